@@ -1,0 +1,33 @@
+"""The networks: one module per architecture, one paper's figure each.
+
+A module NAME has, where NAME is the field set in `model_options.meta_architecture`:
+
+  build(config, dataset_info) -> tf.keras.Model
+  build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
+  build_postprocessor(config, dataset_info) -> callable(outputs, output_size) -> PanopticPrediction
+  TARGETS: 'mask' or 'center', the form of its ground truth (deeplab_tf.structures).
+  BACKBONE_PARTS ...: see max_deeplab.py for what the trainer asks of a model.
+"""
+
+import types
+
+from deeplab_tf import modules
+
+
+def architecture(config) -> types.ModuleType:
+  """Returns the module of the architecture that the config sets."""
+  return modules.load('models', config.model_options.WhichOneof('meta_architecture'))
+
+
+def build_model(config):
+  """Builds the network that a config describes.
+
+  Args:
+    config: ExperimentOptions from `load_config`.
+
+  Returns:
+    A tf.keras.Model: float32 [batch, height, width, 3] normalised images to a dictionary of
+    raw outputs (docs: spec of each module in deeplab_tf.models).
+  """
+  from deeplab_tf.data import catalog
+  return architecture(config).build(config, catalog.from_config(config))

@@ -1,0 +1,37 @@
+"""Finds the module that a config names: the name is the path."""
+
+import difflib
+import importlib
+import pathlib
+import types
+
+_ROOT = pathlib.Path(__file__).resolve().parent
+
+
+def available(package: str) -> list[str]:
+  """Returns the names of the modules in deeplab_tf/<package>, sorted."""
+  folder = _ROOT.joinpath(*package.split('.'))
+  return sorted(p.stem for p in folder.glob('*.py') if not p.stem.startswith('_'))
+
+
+def nearest(name: str, choices) -> str:
+  """Returns ' Did you mean "x"?' for the choice nearest to the name, or an empty string."""
+  match = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+  return f' Did you mean "{match[0]}"?' if match else ''
+
+
+def load(package: str, name: str) -> types.ModuleType:
+  """Imports deeplab_tf.<package>.<name>.
+
+  Args:
+    package: A package of deeplab_tf, e.g. 'models' or 'data.sources'.
+    name: A module in it.
+
+  Raises:
+    ValueError: There is no such module; the message lists those that there are.
+  """
+  choices = available(package)
+  if name not in choices:
+    raise ValueError(f'unknown name "{name}" in {package}: there are {", ".join(choices)}.'
+                     f'{nearest(name, choices)}')
+  return importlib.import_module(f'deeplab_tf.{package}.{name}')

@@ -1,0 +1,99 @@
+"""The containers that pass between data, models, losses and evaluation, with their shapes.
+
+NamedTuples, since they cross tf.data, tf.function and strategy.run. `class id` is the data
+set's contiguous id, `class index` the position among its class ids without the ignored one,
+ascending: the channel of `class_logits`. A panoptic map holds class id * label divisor +
+instance number; instance number 0 of a thing class is a crowd region, and the ignore label
+times the divisor is unlabelled (void).
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class LabeledImage(NamedTuple):
+  """One decoded image of a data source, without a batch dimension.
+
+  Attributes:
+    image: uint8 [height, width, 3], RGB.
+    label: int32 [height, width], panoptic map (crowd regions have instance number 0).
+    name: string [], the file name without extension.
+  """
+  image: tf.Tensor
+  label: tf.Tensor
+  name: tf.Tensor
+
+
+class MaskTargets(NamedTuple):
+  """What a mask model (MaX-DeepLab, CMT-DeepLab, Mask2Former) is trained on.
+
+  Attributes:
+    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabelled.
+    semantic_weights: float32 [batch, height, width], weight of the semantic loss.
+    mask_ids: int32 [batch, height, width], the row of `mask_classes` that a pixel belongs to;
+      -1 on unlabelled and on crowd pixels.
+    mask_classes: int32 [batch, masks], class index of each annotated mask, -1 in unused rows.
+      A row may have a class and no pixels: it is no mask then.
+    mask_isthing: bool [batch, masks], whether the row is a thing instance.
+  """
+  semantic_map: tf.Tensor
+  semantic_weights: tf.Tensor
+  mask_ids: tf.Tensor
+  mask_classes: tf.Tensor
+  mask_isthing: tf.Tensor
+
+
+class CenterTargets(NamedTuple):
+  """What a centre model (Panoptic-DeepLab, Axial-DeepLab) is trained on.
+
+  Attributes:
+    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabelled.
+    semantic_weights: float32 [batch, height, width], weight of the semantic loss.
+    center_heatmap: float32 [batch, height, width, 1] in [0, 1], Gaussians at centres.
+    center_weights: float32 [batch, height, width], 0 on crowd and unlabelled pixels.
+    center_offsets: float32 [batch, height, width, 2], (y, x) from pixel to centre, in pixels.
+    offset_weights: float32 [batch, height, width], 1 on thing instances.
+  """
+  semantic_map: tf.Tensor
+  semantic_weights: tf.Tensor
+  center_heatmap: tf.Tensor
+  center_weights: tf.Tensor
+  center_offsets: tf.Tensor
+  offset_weights: tf.Tensor
+
+
+class EvaluationBatch(NamedTuple):
+  """A batch of evaluation images with their labels at the images' own size.
+
+  Attributes:
+    images: float32 [batch, crop height, crop width, 3], normalised, resized and padded.
+    resized_size: int32 [batch, 2], height and width of the image inside the padding.
+    raw_size: int32 [batch, 2], height and width of the image's file.
+    label: int32 [batch, max raw height, max raw width], panoptic map, padded with void.
+    name: string [batch].
+  """
+  images: tf.Tensor
+  resized_size: tf.Tensor
+  raw_size: tf.Tensor
+  label: tf.Tensor
+  name: tf.Tensor
+
+
+class PanopticPrediction(NamedTuple):
+  """A panoptic segmentation, batched.
+
+  Attributes:
+    panoptic_map: int32 [batch, height, width].
+    semantic_map: int32 [batch, height, width], class ids.
+    instance_map: int32 [batch, height, width], instance numbers; 0 for stuff and void.
+    segment_ids: int32 [batch, segments], values of panoptic_map, padded with -1.
+    segment_classes: int32 [batch, segments], class ids, padded with -1.
+    segment_scores: float32 [batch, segments] in [0, 1], padded with -1.
+  """
+  panoptic_map: tf.Tensor
+  semantic_map: tf.Tensor
+  instance_map: tf.Tensor
+  segment_ids: tf.Tensor
+  segment_classes: tf.Tensor
+  segment_scores: tf.Tensor
