@@ -1,0 +1,123 @@
+"""Finds DeepLab2's weight for each variable of a model.
+
+DeepLab2 names a weight by the path of private attributes that lead to it, and so does
+`variables_by_path` with public ones; the rules below turn one into the other.
+"""
+
+import re
+from typing import Mapping
+
+import numpy as np
+
+_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+
+# Parts of a model to the top level of a checkpoint; the first that matches holds.
+_PARTS = (
+    (r'^queries$', 'encoder/memory_feature'),
+    (r'^mask_head/(class|mask)_feature/', r'encoder/_\1_feature_extra/'),
+    (r'^mask_head/class_projection/', 'transformer_class_head/_conv/'),
+    (r'^mask_head/mask_projection/', 'transformer_mask_head/'),
+    (r'^mask_head/pixel_head/last/', 'pixel_space_head/final_conv/'),
+    (r'^mask_head/pixel_head/block/', 'pixel_space_head/conv_block/_conv1_bn_act/'),
+    (r'^mask_head/norm_pixels/', 'pixel_space_feature_batch_norm/'),
+    (r'^mask_head/norm_masks/', 'pixel_space_mask_batch_norm/'),
+    (r'^semantic_head/last/', 'semantic_last_layer/'),
+    (r'^semantic_head/block/', 'semantic_head_without_last_layer/_conv1_bn_act/'),
+    (r'^semantic_decoder/', 'semantic_decoder/'),
+    (r'^backbone/stem/', 'encoder/_stem/'),
+    (r'^backbone/stages/(\d+)/', lambda m: f'encoder/_stage{int(m[1]) + 2}/'),
+    (r'^extra_stage/', 'encoder/_stage5_extra/'),
+    (r'^pixel_decoder/fuses/(\d+)/',
+     lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}_extra_resized_fuse/'),
+    (r'^pixel_decoder/stages/(\d+)/', lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}_extra/'),
+)
+
+# Attributes inside a part; all that match are applied, in order.
+_ATTRIBUTES = (
+    (r'(^|/)blocks/(\d+)/', lambda m: f'{m[1]}_block{int(m[2]) + 1}/'),
+    (r'(^|/)transformers/(\d+)/', lambda m: f'{m[1]}_block{int(m[2]) + 1}_transformer/'),
+    (r'(^|/)aspp/', r'\1_aspp/'),
+    (r'(^|/)branches/0/', r'\1_conv_bn_act/'),
+    (r'(^|/)branches/(\d+)/', r'\1_aspp_conv\2/_conv_bn_act/'),
+    (r'(^|/)pool/', r'\1_aspp_pool/_conv_bn_act/'),
+    (r'(^|/)projection/', r'\1_proj_conv_bn_act/'),
+    (r'(^|/)low_level/(\d+)/', lambda m: f'{m[1]}_low_level_conv{int(m[2]) + 1}/'),
+    (r'(^|/)fusion/(\d+)/', lambda m: f'{m[1]}_fusion_conv{int(m[2]) + 1}/_conv1_bn_act/'),
+    (r'(^|/)projections/(\d+)/', lambda m: f'{m[1]}_resized_conv_bn{int(m[2]) + 1}/'),
+    (r'(^|/)(conv1|conv2|memory_conv1|pixel_conv1)/', r'\1_\2_bn_act/'),
+    (r'(^|/)(conv3|memory_conv3|pixel_conv3)/', r'\1_\2_bn/'),
+    (r'(^|/)feed_forward1/', r'\1_memory_ffn_conv1_bn_act/'),
+    (r'(^|/)feed_forward2/', r'\1_memory_ffn_conv2_bn/'),
+    (r'(^|/)(memory_qkv|pixel_qkv)/', r'\1_\2_conv_bn/'),
+    (r'(^|/)(attention|height_axis|width_axis|memory_attention|pixel_attention|shortcut)(?=/)',
+     r'\1_\2'),
+    (r'(^|/)(height_axis|width_axis)(?=/)', r'\1_\2'),
+    (r'((?:memory|pixel)_attention)/norm_output/', r'\1/_batch_norm_retrieved_value/'),
+    (r'(^|/)norm_output/', r'\1_batch_norm_retrieved_output/'),
+    (r'(^|/)norm_(qkv|similarity)/', r'\1_batch_norm_\2/'),
+    (r'(^|/)(query|key|value)_positions/', r'\1_\2_rpe/'),
+    (r'(^|/)depthwise/depthwise_kernel$', r'\1_depthwise/_depthwise_conv/depthwise_kernel'),
+    (r'(^|/)depthwise/', r'\1_depthwise/'),
+    (r'(^|/)pointwise/', r'\1_pointwise/'),
+    (r'(^|/)norm/', r'\1_batch_norm/'),
+    (r'(?<!final_conv)(?<!semantic_last_layer)(?<!/_conv)/(kernel|bias)$', r'/_conv/\1'),
+)
+
+# Other spellings of the same weight: by the options of a layer, or by a second edge of the graph.
+_ALTERNATIVES = (
+    ('_pixel_qkv_conv_bn', '_pixel_kv_conv_bn'),
+    ('_memory_qkv_conv_bn', '_memory_query_conv_bn'),
+    ('_resized_conv_bn', '_strided_conv_bn'),
+    ('/embeddings', '/_embeddings'),
+    ('/memory_feature', '/_memory_feature'),
+)
+
+# What a DeepLab2 checkpoint holds beside weights.
+_NOT_WEIGHTS = re.compile(
+    r'^(global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH|(backbone_)?optimizer(/|$))'
+    r'|/\.OPTIMIZER_SLOT/')
+
+
+def keys(path: str) -> list[str]:
+  """Returns DeepLab2's possible names of the variable at a path, the likeliest first."""
+  for pattern, replacement in _PARTS:
+    path, count = re.subn(pattern, replacement, path)
+    if count:
+      break
+  for pattern, replacement in _ATTRIBUTES:
+    path = re.sub(pattern, replacement, path)
+  found = [path]
+  for usual, other in _ALTERNATIVES:
+    found += [name.replace(usual, other) for name in found if usual in name]
+  return found
+
+
+def is_weight(name: str) -> bool:
+  """Whether a name of a checkpoint is a weight, not an optimiser slot or a counter."""
+  return not _NOT_WEIGHTS.search(name)
+
+
+def normalize_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Drops the checkpoint's suffix from names, and everything that is no weight."""
+  return {_strip(name): value for name, value in weights.items() if is_weight(name)}
+
+
+def _strip(name: str) -> str:
+  return name[:-len(_SUFFIX)] if name.endswith(_SUFFIX) else name
+
+
+def convert(path: str, value: np.ndarray, model) -> np.ndarray:
+  """Brings a weight into the form of the variable at a path.
+
+  Class logits go from DeepLab2's order (things, stuff, void) to ascending class ids, and
+  batch norms of attention lose their axes of length 1.
+  """
+  if path.startswith('mask_head/class_projection/'):
+    info = model.dataset_info
+    order = list(info.thing_class_ids) + list(info.stuff_class_ids)
+    if value.shape[-1] == len(order) + 1:
+      source = [order.index(class_id) for class_id in info.class_ids] + [len(order)]
+      value = value[..., source]
+  if path == 'queries':
+    value = value[:, :model.queries.shape[1]]
+  return value

@@ -1,0 +1,26 @@
+"""Activation functions by name."""
+
+from typing import Callable
+
+import tensorflow as tf
+
+_FUNCTIONS = {
+    'relu': tf.nn.relu,
+    'swish': tf.nn.silu,
+    'silu': tf.nn.silu,
+    'gelu': tf.nn.gelu,
+    'elu': tf.nn.elu,
+    'relu6': tf.nn.relu6,
+    'none': tf.identity,
+}
+
+
+def by_name(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
+  """Returns an activation function.
+
+  Raises:
+    ValueError: There is none of this name; the message lists those that there are.
+  """
+  if name not in _FUNCTIONS:
+    raise ValueError(f'unknown activation "{name}": allowed are {", ".join(_FUNCTIONS)}')
+  return _FUNCTIONS[name]

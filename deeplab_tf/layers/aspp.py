@@ -1,0 +1,69 @@
+"""Atrous spatial pyramid pooling."""
+
+from typing import Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers import randomness
+from deeplab_tf.layers.convolution import Convolution
+from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.shapes import dimensions
+
+_DROPOUT = 0.1
+
+
+class ASPP(tf.keras.layers.Layer):
+  """One 1x1, three dilated 3x3 convolutions and image pooling, concatenated and projected."""
+
+  def __init__(self, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,
+               pool_size: Optional[Sequence[int]] = None, only_projection: bool = False):
+    """Makes the variables.
+
+    Args:
+      in_channels: Channels of the input.
+      channels: Channels of each branch and of the output.
+      rates: Dilations of the three 3x3 convolutions.
+      norm: Makes the batch norms.
+      pool_size: Height and width of the pooling window, which slides with stride 1 over larger
+        inputs; None pools over the whole input. DeepLab2 pools over the size of the training
+        crop's feature also at inference.
+      only_projection: Leaves out everything but a 1x1 convolution.
+    """
+    super().__init__()
+    self.pool_size = pool_size
+    self.only_projection = only_projection
+    if only_projection:
+      self.projection = Convolution(in_channels, channels, norm=norm, activation='relu')
+      return
+    self.branches = [Convolution(in_channels, channels, norm=norm, activation='relu')] + [
+        Convolution(in_channels, channels, 3, rate=rate, norm=norm, activation='relu')
+        for rate in rates
+    ]
+    self.pool = Convolution(in_channels, channels, norm=norm, activation='relu')
+    self.projection = Convolution((2 + len(rates)) * channels, channels, norm=norm,
+                                  activation='relu')
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, height, width, in_channels] to [batch, height, width, channels]."""
+    if self.only_projection:
+      return self.projection(x, training=training)
+    _, height, width, _ = dimensions(x)
+    outputs = [branch(x, training=training) for branch in self.branches]
+    pooled = self.pool(self._average(x), training=training)
+    outputs.append(resize_bilinear(pooled, (height, width)))
+    y = self.projection(tf.concat(outputs, axis=-1), training=training)
+    if training:
+      mask = tf.cast(randomness.uniform(dimensions(y)) >= _DROPOUT, y.dtype)
+      y = y * mask / (1 - _DROPOUT)
+    return y
+
+  def _average(self, x: tf.Tensor) -> tf.Tensor:
+    height, width = x.shape[1:3]
+    if self.pool_size is None or height is None or width is None:
+      return tf.reduce_mean(x, [1, 2], keepdims=True)
+    # DeepLab2 fails where the input is smaller than the window; we shrink the window.
+    window = (min(height, self.pool_size[0]), min(width, self.pool_size[1]))
+    if window == (height, width):
+      return tf.reduce_mean(x, [1, 2], keepdims=True)
+    return tf.nn.avg_pool2d(x, window, 1, 'VALID')

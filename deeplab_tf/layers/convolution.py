@@ -1,0 +1,205 @@
+"""Convolutions with their normalisation and activation.
+
+All variables exist from the constructor on, so a model is complete without a forward pass.
+Strided convolutions pad explicitly and symmetrically (as DeepLab2): a 3x3 convolution of
+stride 2 sees one row of zeros above and below whatever the input size.
+"""
+
+from typing import Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers import activation as activation_lib
+from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.shapes import dimensions
+
+HE_NORMAL = tf.keras.initializers.HeNormal
+
+
+def pad_for_stride(x: tf.Tensor, kernel_size: int, rate: int) -> tf.Tensor:
+  """Pads height and width as a 'same' convolution of stride 1 would."""
+  total = (kernel_size - 1) * rate
+  before = total // 2
+  return tf.pad(x, [[0, 0], [before, total - before], [before, total - before], [0, 0]])
+
+
+class Convolution(tf.keras.layers.Layer):
+  """Convolution, batch norm, activation.
+
+  Attributes:
+    kernel: float32 [size, size, in_channels, channels].
+    bias: float32 [channels], or None.
+    norm: BatchNorm, or None.
+  """
+
+  def __init__(self,
+               in_channels: int,
+               channels: int,
+               kernel_size: int = 1,
+               stride: int = 1,
+               rate: int = 1,
+               norm: Optional[NormFactory] = None,
+               activation: str = 'none',
+               kernel_initializer: Optional[tf.keras.initializers.Initializer] = None,
+               zero_gamma: bool = False):
+    """Makes the variables.
+
+    Args:
+      in_channels: Channels of the input.
+      channels: Channels of the output.
+      kernel_size: Height and width of the kernel.
+      stride: Step in pixels.
+      rate: Dilation.
+      norm: Makes the batch norm; None: a bias instead.
+      activation: Name of the activation.
+      kernel_initializer: Default: HeNormal.
+      zero_gamma: Starts the batch norm's gamma at 0, for the end of residual branches.
+    """
+    super().__init__()
+    self.kernel_size, self.stride, self.rate = kernel_size, stride, rate
+    self.activation = activation_lib.by_name(activation)
+    self.kernel = self.add_weight('kernel', (kernel_size, kernel_size, in_channels, channels),
+                                  initializer=kernel_initializer or HE_NORMAL())
+    self.bias = None
+    self.norm = None
+    if norm is None:
+      self.bias = self.add_weight('bias', (channels,), initializer='zeros')
+    else:
+      self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, height, width, in_channels] to [batch, h, w, channels]."""
+    padding = 'SAME'
+    if self.stride > 1:
+      if self.kernel_size > 1:
+        x = pad_for_stride(x, self.kernel_size, self.rate)
+      padding = 'VALID'
+    x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.stride, padding, dilations=self.rate)
+    if self.bias is not None:
+      x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
+    if self.norm is not None:
+      x = self.norm(x, training=training)
+    return self.activation(x)
+
+
+class DepthwiseConvolution(tf.keras.layers.Layer):
+  """Depthwise convolution of stride 1, batch norm, activation.
+
+  Attributes:
+    depthwise_kernel: float32 [size, size, in_channels, 1].
+    norm: BatchNorm.
+  """
+
+  def __init__(self, in_channels: int, kernel_size: int, norm: NormFactory,
+               activation: str = 'none'):
+    super().__init__()
+    self.activation = activation_lib.by_name(activation)
+    self.depthwise_kernel = self.add_weight('depthwise_kernel',
+                                            (kernel_size, kernel_size, in_channels, 1),
+                                            initializer='glorot_uniform')
+    self.norm = norm(in_channels)
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, height, width, in_channels] to the same shape."""
+    kernel = tf.cast(self.depthwise_kernel, x.dtype)
+    x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], 'SAME')
+    return self.activation(self.norm(x, training=training))
+
+
+class SeparableConvolution(tf.keras.layers.Layer):
+  """Depthwise convolution, then a 1x1 convolution, each with batch norm and activation."""
+
+  def __init__(self, in_channels: int, channels: int, kernel_size: int, norm: NormFactory,
+               activation: str = 'relu'):
+    super().__init__()
+    self.depthwise = DepthwiseConvolution(in_channels, kernel_size, norm, activation)
+    self.pointwise = Convolution(in_channels, channels, norm=norm, activation=activation)
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, height, width, in_channels] to [batch, height, width, channels]."""
+    return self.pointwise(self.depthwise(x, training=training), training=training)
+
+
+def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: int,
+                      norm: NormFactory) -> tf.keras.layers.Layer:
+  """Returns a convolution with batch norm and relu.
+
+  Args:
+    kind: 'depthwise_separable_conv' or 'standard_conv'.
+    in_channels: Channels of the input.
+    channels: Channels of the output.
+    kernel_size: Height and width of the kernel.
+    norm: Makes the batch norms.
+
+  Raises:
+    ValueError: The kind is neither.
+  """
+  if kind == 'depthwise_separable_conv':
+    return SeparableConvolution(in_channels, channels, kernel_size, norm)
+  if kind == 'standard_conv':
+    return Convolution(in_channels, channels, kernel_size, norm=norm, activation='relu')
+  raise ValueError(f'unknown convolution "{kind}": allowed are depthwise_separable_conv, '
+                   'standard_conv')
+
+
+class Projection(tf.keras.layers.Layer):
+  """A linear map of the last axis, batch norm, activation: a 1x1 convolution of sequences.
+
+  Attributes:
+    kernel: float32 [in_channels, channels].
+    bias: float32 [channels], or None.
+    norm: BatchNorm, or None.
+  """
+
+  def __init__(self,
+               in_channels: int,
+               channels: int,
+               norm: Optional[NormFactory] = None,
+               activation: str = 'none',
+               kernel_initializer: Optional[tf.keras.initializers.Initializer] = None,
+               zero_gamma: bool = False):
+    """Makes the variables; see Convolution for the arguments."""
+    super().__init__()
+    self.activation = activation_lib.by_name(activation)
+    self.kernel = self.add_weight('kernel', (in_channels, channels),
+                                  initializer=kernel_initializer or HE_NORMAL())
+    self.bias = None
+    self.norm = None
+    if norm is None:
+      self.bias = self.add_weight('bias', (channels,), initializer='zeros')
+    else:
+      self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, length, in_channels] to [batch, length, channels]."""
+    x = project(x, self.kernel)
+    if self.bias is not None:
+      x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
+    if self.norm is not None:
+      x = self.norm(x, training=training)
+    return self.activation(x)
+
+
+def project(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+  """Multiplies the last axis of a tensor of any rank with a matrix, as one matrix product."""
+  shape = dimensions(x)
+  flat = tf.matmul(tf.reshape(x, [-1, shape[-1]]), tf.cast(kernel, x.dtype))
+  return tf.reshape(flat, [*shape[:-1], kernel.shape[-1]])
+
+
+def split_heads(x: tf.Tensor, num_heads: int) -> tf.Tensor:
+  """Maps [batch, length, heads * channels] to [batch, heads, length, channels]."""
+  batch, length, channels = dimensions(x)
+  x = tf.reshape(x, [batch, length, num_heads, channels // num_heads])
+  return tf.transpose(x, [0, 2, 1, 3])
+
+
+def merge_heads(x: tf.Tensor) -> tf.Tensor:
+  """Maps [batch, heads, length, channels] to [batch, length, heads * channels]."""
+  batch, heads, length, channels = dimensions(x)
+  return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, heads * channels])
+
+
+def split_channels(x: tf.Tensor, sizes: Sequence[int]) -> list[tf.Tensor]:
+  """Cuts the last axis into pieces of the given sizes."""
+  return tf.split(x, sizes, axis=-1)

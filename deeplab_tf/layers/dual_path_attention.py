@@ -1,0 +1,158 @@
+"""The dual-path transformer layer: pixels and memory read each other (MaX-DeepLab, figure 3).
+
+The memory holds one vector per query. M2P and M2M are one attention over pixels and memory
+together (equation 14), P2M lets pixels read the memory (equation 13); P2P is the axial or
+convolutional block before this layer.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from deeplab_tf.layers.convolution import Projection, merge_heads, split_channels, split_heads
+from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.layers.stochastic_depth import drop_path
+
+
+class DualPathOptions(NamedTuple):
+  """Sizes and switches of a dual-path layer.
+
+  Attributes:
+    channels: Key channels, over all heads; keys and queries x1, values x2, bottleneck x2.
+    feed_forward_channels: Hidden channels of the memory's feed-forward network.
+    num_heads: Number of heads.
+    pixel_to_memory: Whether pixels read the memory (P2M).
+    memory_to_memory: Whether the memory reads itself (M2M).
+  """
+  channels: int
+  feed_forward_channels: int = 2048
+  num_heads: int = 8
+  pixel_to_memory: bool = True
+  memory_to_memory: bool = True
+
+  @property
+  def key_channels(self) -> int:
+    return self.channels
+
+  @property
+  def value_channels(self) -> int:
+    return 2 * self.channels
+
+  @property
+  def bottleneck_channels(self) -> int:
+    return 2 * self.channels
+
+
+class NormalizedAttention(tf.keras.layers.Layer):
+  """Attention whose logits and output are batch-normalised per head, without other scaling."""
+
+  def __init__(self, value_channels: int, num_heads: int, norm: NormFactory):
+    super().__init__()
+    self.norm_similarity = norm(num_heads, axes=(1,))
+    self.norm_output = norm((num_heads, value_channels // num_heads), axes=(1, 3))
+
+  def call(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor,
+           training: bool = False) -> tf.Tensor:
+    """Attends.
+
+    Args:
+      query: [batch, heads, queries, channels].
+      key: [batch, heads, keys, channels].
+      value: [batch, heads, keys, value channels].
+      training: Whether batch norms use the batch's statistics.
+
+    Returns:
+      [batch, queries, heads * value channels], activated by relu.
+    """
+    logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
+    weights = tf.nn.softmax(self.norm_similarity(logits, training=training))
+    output = tf.matmul(tf.cast(weights, value.dtype), value)
+    return merge_heads(tf.nn.relu(self.norm_output(output, training=training)))
+
+
+class DualPathLayer(tf.keras.layers.Layer):
+  """One exchange between the pixel path and the memory path."""
+
+  def __init__(self, pixel_channels: int, memory_channels: int, options: DualPathOptions,
+               norm: NormFactory, keep_prob: float = 1.0):
+    """Makes the variables.
+
+    Args:
+      pixel_channels: Channels of the pixel path.
+      memory_channels: Channels of the memory path.
+      options: Sizes and switches.
+      norm: Makes the batch norms.
+      keep_prob: Probability that a branch is kept in training (drop path), in (0, 1].
+    """
+    super().__init__()
+    self.options, self.keep_prob = options, keep_prob
+    middle = options.bottleneck_channels
+    keys, values = options.key_channels, options.value_channels
+    # One initializer per kernel: a shared one would draw the same numbers twice.
+    def qkv_init():
+      return tf.keras.initializers.TruncatedNormal(stddev=middle**-0.5)
+
+    self.memory_conv1 = Projection(memory_channels, middle, norm, 'relu')
+    self.pixel_conv1 = Projection(pixel_channels, middle, norm, 'relu')
+    # Names tell what is computed, as in DeepLab2: without readers there are no keys and values.
+    self.memory_sizes = [keys, keys, values]
+    memory_read = options.memory_to_memory or options.pixel_to_memory
+    if not memory_read:
+      self.memory_sizes = [keys]
+    self.memory_qkv = Projection(middle, sum(self.memory_sizes), norm,
+                                 kernel_initializer=qkv_init())
+    self.pixel_sizes = [keys, keys, values] if options.pixel_to_memory else [keys, values]
+    self.pixel_qkv = Projection(middle, sum(self.pixel_sizes), norm, kernel_initializer=qkv_init())
+
+    self.memory_attention = NormalizedAttention(values, options.num_heads, norm)
+    self.memory_conv3 = Projection(values, memory_channels, norm, zero_gamma=True)
+    self.feed_forward1 = Projection(memory_channels, options.feed_forward_channels, norm, 'relu')
+    self.feed_forward2 = Projection(options.feed_forward_channels, memory_channels, norm,
+                                    zero_gamma=True)
+    if options.pixel_to_memory:
+      self.pixel_attention = NormalizedAttention(values, options.num_heads, norm)
+      self.pixel_conv3 = Projection(values, pixel_channels, norm, zero_gamma=True)
+
+  def call(self, pixels: tf.Tensor, memory: tf.Tensor,
+           training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    """Lets both paths read each other.
+
+    Args:
+      pixels: [batch, height, width, pixel_channels], before the activation.
+      memory: [batch, queries, memory_channels].
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+
+    Returns:
+      Pixels (before the activation) and memory, of the same shapes.
+    """
+    batch, height, width, channels = dimensions(pixels)
+    flat = tf.reshape(pixels, [batch, height * width, channels])
+    heads = self.options.num_heads
+    # The paper has relu throughout; as in DeepLab2 the memory enters without one.
+    memory_qkv = self.memory_qkv(self.memory_conv1(memory, training=training), training=training)
+    pixel_qkv = self.pixel_qkv(
+        self.pixel_conv1(tf.nn.relu(flat), training=training), training=training)
+    memory_qkv = [split_heads(t, heads) for t in split_channels(memory_qkv, self.memory_sizes)]
+    pixel_qkv = [split_heads(t, heads) for t in split_channels(pixel_qkv, self.pixel_sizes)]
+
+    new_memory = self._read_all(memory, memory_qkv, pixel_qkv, training)
+    if not self.options.pixel_to_memory:
+      return pixels, new_memory
+    # Pixels read the memory as it was before this layer.
+    read = self.pixel_attention(pixel_qkv[0], memory_qkv[1], memory_qkv[2], training=training)
+    branch = self.pixel_conv3(read, training=training)
+    branch = tf.reshape(branch, [batch, height, width, channels])
+    return pixels + drop_path(branch, self.keep_prob, training), new_memory
+
+  def _read_all(self, memory, memory_qkv, pixel_qkv, training):
+    """M2P and M2M under one softmax, then the feed-forward network."""
+    key, value = pixel_qkv[-2:]
+    if self.options.memory_to_memory:
+      key = tf.concat([key, memory_qkv[1]], axis=2)
+      value = tf.concat([value, memory_qkv[2]], axis=2)
+    read = self.memory_attention(memory_qkv[0], key, value, training=training)
+    branch = self.memory_conv3(read, training=training)
+    memory = tf.nn.relu(memory + drop_path(branch, self.keep_prob, training))
+    branch = self.feed_forward2(self.feed_forward1(memory, training=training), training=training)
+    return tf.nn.relu(memory + drop_path(branch, self.keep_prob, training))

@@ -1,0 +1,31 @@
+"""The first layers of DeepLab2's networks."""
+
+import tensorflow as tf
+
+from deeplab_tf.layers.convolution import Convolution
+from deeplab_tf.layers.normalization import NormFactory
+
+
+class InceptionStem(tf.keras.layers.Layer):
+  """Three 3x3 convolutions, the first with stride 2; the last without activation."""
+
+  def __init__(self, width: float, norm: NormFactory, in_channels: int = 3):
+    """Makes the variables.
+
+    Args:
+      width: Factor on the channels 64, 64, 128.
+      norm: Makes the batch norms.
+      in_channels: Channels of the image.
+    """
+    super().__init__()
+    self.channels = int(128 * width)
+    narrow = int(64 * width)
+    self.conv1 = Convolution(in_channels, narrow, 3, stride=2, norm=norm, activation='relu')
+    self.conv2 = Convolution(narrow, narrow, 3, norm=norm, activation='relu')
+    self.conv3 = Convolution(narrow, self.channels, 3, norm=norm, zero_gamma=False)
+
+  def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, height, width, in_channels] to [batch, ceil(h/2), ceil(w/2), channels]."""
+    x = self.conv1(images, training=training)
+    x = self.conv2(x, training=training)
+    return self.conv3(x, training=training)

@@ -1,0 +1,194 @@
+"""MaX-DeepLab: panoptic segmentation with a dual-path mask transformer (CVPR 2021).
+
+The network of figure 3 with the decoder of L = 0. What differs from the paper is what its
+released code does; the lines say where.
+"""
+
+import functools
+from typing import Callable, Optional
+
+import tensorflow as tf
+
+from deeplab_tf import modules
+from deeplab_tf.backbones import max_deeplab as backbones
+from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.heads import convolution_head
+from deeplab_tf.heads.convolution_head import ConvolutionHead
+from deeplab_tf.heads.mask_head import MaskHead
+from deeplab_tf.layers.block_group import BlockGroup
+from deeplab_tf.layers.dual_path_attention import DualPathOptions
+from deeplab_tf.layers.normalization import BatchNorm
+from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
+from deeplab_tf.pixel_decoders import aspp_decoder
+from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
+from deeplab_tf.pixel_decoders.hourglass import HourglassDecoder
+from deeplab_tf.postprocessing import mask_transformer
+
+TARGETS = 'mask'
+
+
+class MaXDeepLab(tf.keras.Model):
+  """The network; see `call` for what it returns.
+
+  Attributes:
+    queries: float32 [1, num_queries, memory channels], the initial memory.
+    backbone: Stages 1 to 5, the last with dual-path layers.
+    extra_stage: One more dual-path block, not pre-trained.
+    pixel_decoder: To stride 4.
+    mask_head: Classes, masks and pixel features.
+    semantic_decoder, semantic_head: Auxiliary, used by a loss alone; None without the loss.
+  """
+
+  def __init__(self,
+               backbone: BlockGroupNetwork,
+               extra_stage: BlockGroup,
+               pixel_decoder: HourglassDecoder,
+               mask_head: MaskHead,
+               num_queries: int,
+               memory_channels: int,
+               semantic_decoder: Optional[ASPPDecoder] = None,
+               semantic_head: Optional[ConvolutionHead] = None):
+    # === Layers ===
+    super().__init__()
+    self.queries = self.add_weight('queries', (1, num_queries, memory_channels),
+                                   initializer=tf.keras.initializers.TruncatedNormal(stddev=1.0))
+    self.backbone = backbone
+    self.extra_stage = extra_stage
+    self.pixel_decoder = pixel_decoder
+    self.mask_head = mask_head
+    self.semantic_decoder = semantic_decoder
+    self.semantic_head = semantic_head
+
+  # === Forward pass ===
+
+  def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    """Segments.
+
+    Args:
+      images: [batch, height, width, 3], normalised to [-1, 1].
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+
+    Returns:
+      float32 `mask_logits` [batch, ceil(height/4), ceil(width/4), queries], `class_logits`
+      [batch, queries, classes + 1] with "no object" last, `pixel_features` [batch, h, w,
+      channels] of unit norm, and `semantic_logits` [batch, h, w, number of classes] where the
+      model has that head.
+    """
+    memory = tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
+    features, memory = self.backbone(images, memory, training=training)
+    pixels, memory = self.extra_stage(features['stage5'], memory, training=training)
+    pixels, memory = self.pixel_decoder(pixels, (features['stage3'], features['stage2']), memory,
+                                        training=training)
+    outputs = self.mask_head(memory, pixels, training=training)
+    if self.semantic_head is not None:
+      # Without a stacked decoder the semantic head reads the backbone (section 3.4).
+      semantic = self.semantic_decoder(features, training=training)
+      semantic = self.semantic_head(semantic, training=training)
+      outputs['semantic_logits'] = tf.cast(semantic, tf.float32)
+    return outputs
+
+
+# === From a config ===
+
+
+def build(config, dataset_info) -> MaXDeepLab:
+  """Builds the network that a config describes.
+
+  Raises:
+    ValueError: The backbone is not one of MaX-DeepLab's; the message lists those.
+  """
+  model_options, options = config.model_options, config.model_options.max_deeplab
+  name = model_options.backbone.name
+  if name not in backbones.VARIANTS:
+    raise ValueError(f'model_options.backbone.name is "{name}": max_deeplab takes '
+                     f'{", ".join(backbones.VARIANTS)}.{modules.nearest(name, backbones.VARIANTS)}')
+  norm = norm_factory(config.trainer_options.solver_options)
+  memory_channels, key_channels, feature_channels = backbones.MEMORY[name]
+  memory_channels = options.memory_channels or memory_channels
+  dual_path = DualPathOptions(
+      channels=options.transformer_channels or key_channels,
+      feed_forward_channels=options.feed_forward_channels,
+      pixel_to_memory=options.pixel_to_memory_attention,
+      memory_to_memory=options.memory_to_memory_attention)
+  kind = options.pixel_to_pixel_attention
+  axial = None if kind == options.VARIANT_DEFAULT else kind == options.AXIAL
+  backbone = backbones.build(model_options.backbone, norm, dual_path, memory_channels, axial)
+  network = backbone.options
+  # The extra block is not part of the pre-trained network: stride 32 as far as its kind goes.
+  extra_stage = BlockGroup(backbone.channels['res5'], round(16 * 32 * network.width), 1, 1, 32,
+                           network.groups, norm, dual_path, memory_channels)
+  pixel_decoder = HourglassDecoder(
+      extra_stage.channels, backbone.strides['res5'],
+      ((8, backbone.channels['res3']), (4, backbone.channels['res2'])), network.width,
+      network.groups, norm, dual_path, memory_channels)
+  pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.channels, norm)
+  mask_head = MaskHead(memory_channels, options.memory_channels or feature_channels, pixel_head,
+                       options.pixel_space_head.output_channels, len(dataset_info.class_ids), norm)
+  semantic_decoder = semantic_head = None
+  if options.HasField('auxiliary_semantic_head'):
+    semantic_decoder = aspp_decoder.build(
+        model_options.decoder, options.auxiliary_low_level, backbone.channels,
+        config.train_dataset_options.crop_size, model_options.backbone.output_stride, norm)
+    semantic_head = convolution_head.build(options.auxiliary_semantic_head,
+                                           semantic_decoder.channels, norm,
+                                           dataset_info.num_classes)
+  model = MaXDeepLab(backbone, extra_stage, pixel_decoder, mask_head, options.num_queries,
+                     memory_channels, semantic_decoder, semantic_head)
+  model.dataset_info = dataset_info  # Importers order the class logits by it.
+  return model
+
+
+def norm_factory(solver_options) -> Callable[..., BatchNorm]:
+  """Returns the batch norm that SolverOptions describe."""
+  return functools.partial(BatchNorm, momentum=solver_options.batchnorm_momentum,
+                           epsilon=solver_options.batchnorm_epsilon,
+                           synchronized=solver_options.use_sync_batchnorm)
+
+
+def backbone_variables(model: MaXDeepLab) -> list[tf.Variable]:
+  """Returns the trainable variables that pre-training gives: the backbone without its memory.
+
+  They are the ones that backbone_learning_rate_multiplier is for (section 4 and A.6).
+  """
+  later = {id(v) for stage in model.backbone.stages
+           for layer in stage.transformers if layer is not None
+           for v in layer.trainable_variables}
+  return [v for v in model.backbone.trainable_variables if id(v) not in later]
+
+
+def inference_variables(model: MaXDeepLab) -> list[tf.Variable]:
+  """Returns the trainable variables that inference uses: all but the auxiliary semantic head."""
+  training_only = {id(v) for part in (model.semantic_decoder, model.semantic_head)
+                   if part is not None for v in part.trainable_variables}
+  return [v for v in model.trainable_variables if id(v) not in training_only]
+
+
+def build_criterion(config, dataset_info):
+  """Returns the loss of the network's outputs; see losses.max_deeplab."""
+  losses = config.trainer_options.loss_options
+  options = config.model_options.max_deeplab
+  weights, shares = {}, {}
+  for name in ('pq_style', 'mask_id_cross_entropy', 'instance_discrimination', 'semantic'):
+    term = getattr(losses, f'{name}_loss')
+    weights[name] = term.weight if losses.HasField(f'{name}_loss') else 0.0
+    shares[name] = term.top_k_percent
+  return MaXDeepLabCriterion(
+      weights=weights, top_k_percent=shares, ignore_label=dataset_info.ignore_label,
+      similarity=losses.Similarity.Name(losses.pq_style_similarity),
+      negatives=losses.Negatives.Name(losses.pq_style_negatives),
+      solver=_solver(config),
+      sample_k=options.instance_discrimination_sample_k,
+      sample_temperature=options.instance_discrimination_sample_temperature)
+
+
+def _solver(config) -> str:
+  losses = config.trainer_options.loss_options
+  if losses.matching_solver == losses.AUTO:
+    return 'native' if config.trainer_options.jit_compile else 'scipy'
+  return losses.MatchingSolver.Name(losses.matching_solver).lower()
+
+
+def build_postprocessor(config, dataset_info):
+  """Returns the read-out of the network's outputs; see postprocessing.mask_transformer."""
+  return mask_transformer.build(config.evaluator_options, dataset_info)

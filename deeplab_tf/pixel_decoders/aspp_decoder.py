@@ -1,0 +1,104 @@
+"""Panoptic-DeepLab's decoder: ASPP, then fusion with features of higher resolution."""
+
+from typing import NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers.aspp import ASPP
+from deeplab_tf.layers.convolution import Convolution, convolution_block
+from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.shapes import dimensions
+
+
+class DecoderOptions(NamedTuple):
+  """Sizes of an ASPPDecoder.
+
+  Attributes:
+    feature: Name of the backbone feature that ASPP reads.
+    channels: Channels of the fusion convolutions.
+    aspp_channels: Channels of each ASPP branch.
+    atrous_rates: Dilations of ASPP.
+    convolution: Kind of the fusion convolutions, see convolution_block.
+    only_projection: Replaces ASPP by a 1x1 convolution.
+    pool_size: Window of ASPP's image pooling; None: the whole input.
+    low_level: Name and projected channels of each fused feature, from low resolution to high.
+  """
+  feature: str
+  channels: int
+  aspp_channels: int
+  atrous_rates: tuple[int, ...]
+  convolution: str
+  only_projection: bool
+  pool_size: Optional[tuple[int, int]]
+  low_level: tuple[tuple[str, int], ...]
+
+
+class ASPPDecoder(tf.keras.layers.Layer):
+  """One decoder, for the semantic or for the instance branch.
+
+  Attributes:
+    channels: Channels of the output.
+  """
+
+  def __init__(self, feature_channels: dict[str, int], options: DecoderOptions,
+               norm: NormFactory):
+    """Makes the variables.
+
+    Args:
+      feature_channels: Channels of the backbone's features by name.
+      options: Sizes.
+      norm: Makes the batch norms.
+
+    Raises:
+      ValueError: A feature is not among the backbone's; the message lists those.
+    """
+    super().__init__()
+    self.options = options
+    self.channels = options.channels if options.low_level else options.aspp_channels
+    for name in (options.feature, *(name for name, _ in options.low_level)):
+      if name not in feature_channels:
+        raise ValueError(f'decoder: unknown feature_key "{name}": the backbone has '
+                         f'{", ".join(feature_channels)}')
+    self.aspp = ASPP(feature_channels[options.feature], options.aspp_channels,
+                     options.atrous_rates, norm, options.pool_size, options.only_projection)
+    self.low_level, self.fusion = [], []
+    channels = options.aspp_channels
+    for name, projected in options.low_level:
+      self.low_level.append(Convolution(feature_channels[name], projected, norm=norm,
+                                        activation='relu'))
+      self.fusion.append(convolution_block(options.convolution, channels + projected,
+                                           options.channels, 5, norm))
+      channels = options.channels
+
+  def call(self, features: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    """Maps activated features to [batch, h, w, channels] at the last low level's size."""
+    x = self.aspp(features[self.options.feature], training=training)
+    for (name, _), projection, fusion in zip(self.options.low_level, self.low_level, self.fusion):
+      low = projection(features[name], training=training)
+      x = resize_bilinear(x, dimensions(low)[1:3])
+      x = fusion(tf.concat([x, low], axis=-1), training=training)
+    return x
+
+
+def pool_size(crop_size: Sequence[int], output_stride: int) -> Optional[tuple[int, int]]:
+  """Returns the size of a crop's feature, DeepLab2's window of image pooling."""
+  if len(crop_size) != 2:
+    return None
+  height, width = (int((n - 1) / output_stride + 1) for n in crop_size)
+  return height, width
+
+
+def build(decoder, low_level, feature_channels: dict[str, int], crop_size: Sequence[int],
+          output_stride: int, norm: NormFactory) -> ASPPDecoder:
+  """Builds a decoder from its DecoderOptions and LowLevelOptions messages."""
+  feature = 'res5' if decoder.feature_key in ('', 'feature_semantic') else decoder.feature_key
+  return ASPPDecoder(
+      feature_channels,
+      DecoderOptions(
+          feature=feature, channels=decoder.decoder_channels,
+          aspp_channels=decoder.aspp_channels, atrous_rates=tuple(decoder.atrous_rates),
+          convolution=decoder.decoder_conv_type,
+          only_projection=decoder.aspp_use_only_1x1_proj_conv,
+          pool_size=pool_size(crop_size, output_stride),
+          low_level=tuple((low.feature_key, low.channels_project) for low in low_level)), norm)

@@ -1,0 +1,186 @@
+"""Turns the outputs of MaX-DeepLab and CMT-DeepLab into panoptic maps.
+
+Two argmaxes, one over the classes of each query and one over the queries of each pixel, with
+filters on both (MaX-DeepLab, equations 3 and 4 and section 4); or, `maskwise`, masks pasted in
+the order of their confidence. Instance numbers are query numbers from 1.
+"""
+
+from typing import NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers.shapes import Dimension, dimensions
+from deeplab_tf.postprocessing import maskwise
+from deeplab_tf.postprocessing.query_maps import QueryMaps, pixelwise
+from deeplab_tf.structures import PanopticPrediction
+
+
+class PixelwiseOptions(NamedTuple):
+  """Thresholds of the two argmaxes.
+
+  Attributes:
+    class_threshold: Queries of a lower class probability are dropped.
+    pixel_threshold: Pixels whose query has at most this probability become void.
+    thing_area_limit: Things of fewer pixels become void.
+    stuff_area_limit: Stuff regions of fewer pixels become void.
+  """
+  class_threshold: float = 0.7
+  pixel_threshold: float = 0.4
+  thing_area_limit: int = 0
+  stuff_area_limit: int = 0
+
+
+class DatasetClasses(NamedTuple):
+  """What the read-out has to know of a data set.
+
+  Attributes:
+    class_ids: Class id of each channel of class_logits but the last.
+    is_thing: Whether it is a thing class.
+    ignore_label: Class id of void.
+    label_divisor: Factor of the class id in a panoptic map.
+  """
+  class_ids: tuple[int, ...]
+  is_thing: tuple[bool, ...]
+  ignore_label: int
+  label_divisor: int
+
+
+class MaskTransformerPostprocessor:
+  """Callable from raw outputs to a PanopticPrediction."""
+
+  def __init__(self, classes: DatasetClasses, options: PixelwiseOptions,
+               maskwise_options: Optional[maskwise.MaskwiseOptions] = None):
+    """Keeps the options.
+
+    Args:
+      classes: The data set's classes.
+      options: Thresholds; with maskwise_options its pixel threshold and area limits hold.
+      maskwise_options: Pastes masks in order instead of taking the argmax of each pixel.
+    """
+    self.classes = classes
+    self.options = options
+    self.maskwise_options = maskwise_options
+
+  def __call__(self, outputs: dict[str, tf.Tensor],
+               output_size: Sequence[Dimension]) -> PanopticPrediction:
+    """Reads out a batch.
+
+    Args:
+      outputs: `mask_logits` [batch, h, w, queries] and `class_logits` [batch, queries,
+        classes + 1] of the network.
+      output_size: Height and width of the maps: the network's input size.
+    """
+    maps = self.query_maps(outputs, output_size)
+    panoptic = self.panoptic_map(maps)
+    return self._prediction(panoptic, maps)
+
+  def query_maps(self, outputs: dict[str, tf.Tensor],
+                 output_size: Sequence[Dimension]) -> QueryMaps:
+    """Assigns pixels to queries; see QueryMaps."""
+    options = self.options
+    if self.maskwise_options is None:
+      return pixelwise(outputs['mask_logits'], outputs['class_logits'], output_size,
+                       options.class_threshold, options.pixel_threshold)
+    return maskwise.maskwise(outputs['mask_logits'], outputs['class_logits'], output_size,
+                             tf.constant(self.classes.is_thing), options.pixel_threshold,
+                             self.maskwise_options)
+
+  def semantic_map(self, maps: QueryMaps) -> tf.Tensor:
+    """Returns the class id of every pixel's query, int32 [batch, h, w], without filters."""
+    classes = tf.gather(tf.constant(self.classes.class_ids, tf.int32), maps.query_class)
+    return tf.gather(classes, maps.query_map, batch_dims=1)
+
+  def panoptic_map(self, maps: QueryMaps) -> tf.Tensor:
+    """Filters small regions and joins classes and instances, int32 [batch, height, width]."""
+    classes, options = self.classes, self.options
+    void = classes.ignore_label * classes.label_divisor
+    batch, height, width = dimensions(maps.query_map)
+    queries = dimensions(maps.query_class)[1]
+    # Pixels that are not confident count for an extra query, which is void.
+    query_map = tf.where(maps.confident, maps.query_map, queries)
+    index = query_map + tf.range(batch)[:, None, None] * (queries + 1)
+    areas = tf.math.bincount(tf.reshape(index, [-1]), minlength=batch * (queries + 1),
+                             maxlength=batch * (queries + 1))
+    areas = tf.reshape(areas, [batch, queries + 1])[:, :queries]
+
+    is_thing = tf.gather(tf.constant(classes.is_thing), maps.query_class)
+    # Queries of one stuff class make one region.
+    one_hot = tf.one_hot(maps.query_class, len(classes.class_ids), dtype=tf.float32)
+    class_areas = tf.einsum('bqc,bq->bc', one_hot, tf.cast(areas, tf.float32))
+    stuff_areas = tf.cast(tf.gather(class_areas, maps.query_class, batch_dims=1), tf.int32)
+    large = tf.where(is_thing, areas >= options.thing_area_limit,
+                     stuff_areas >= options.stuff_area_limit)
+
+    instance = tf.where(is_thing, maps.query_instance, 0)
+    class_ids = tf.gather(tf.constant(classes.class_ids, tf.int32), maps.query_class)
+    values = tf.where(large, class_ids * classes.label_divisor + instance, void)
+    values = tf.concat([values, tf.fill([batch, 1], void)], axis=1)
+    return tf.reshape(tf.gather(values, query_map, batch_dims=1), [batch, height, width])
+
+  def _prediction(self, panoptic, maps):
+    """Lists the segments that are in the map, one per thing and one per stuff class."""
+    classes = self.classes
+    divisor, void = classes.label_divisor, classes.ignore_label * classes.label_divisor
+    class_ids = tf.gather(tf.constant(classes.class_ids, tf.int32), maps.query_class)
+    is_thing = tf.gather(tf.constant(classes.is_thing), maps.query_class)
+    ids = class_ids * divisor + tf.where(is_thing, maps.query_instance, 0)
+    # Of queries that share a stuff class, the most confident one stands for the segment.
+    same = ids[:, :, None] == ids[:, None, :]
+    numbers = tf.range(dimensions(ids)[1])
+    score = maps.query_score
+    better = (score[:, None, :] > score[:, :, None]) | (
+        (score[:, None, :] == score[:, :, None]) & (numbers[None, None] < numbers[None, :, None]))
+    is_first = ~tf.reduce_any(same & better & maps.kept[:, None, :], axis=2)
+    present = _present(panoptic, ids)
+    listed = present & is_first & maps.kept
+    return PanopticPrediction(
+        panoptic_map=panoptic,
+        semantic_map=panoptic // divisor,
+        instance_map=tf.where(panoptic == void, 0, panoptic % divisor),
+        segment_ids=tf.where(listed, ids, -1),
+        segment_classes=tf.where(listed, class_ids, -1),
+        segment_scores=tf.where(listed, score, -1.0))
+
+
+def _present(panoptic: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+  """Whether each id, [batch, queries], occurs in the panoptic map of its image."""
+  batch, queries = dimensions(ids)
+  # Sorted ids and a count per position cost pixels x log(queries), not pixels x queries.
+  order = tf.argsort(ids, axis=1)
+  ordered = tf.gather(ids, order, batch_dims=1)
+  flat = tf.reshape(panoptic, [batch, -1])
+  position = tf.searchsorted(ordered, flat)
+  position = tf.minimum(position, queries - 1)
+  hit = tf.gather(ordered, position, batch_dims=1) == flat
+  position = tf.where(hit, position, queries)
+  index = position + tf.range(batch)[:, None] * (queries + 1)
+  counts = tf.math.bincount(tf.reshape(index, [-1]), minlength=batch * (queries + 1),
+                            maxlength=batch * (queries + 1))
+  found = tf.reshape(counts, [batch, queries + 1])[:, :queries] > 0
+  # Equal ids: searchsorted finds the first; all of them are present.
+  first = tf.searchsorted(ordered, ids)
+  return tf.gather(found, first, batch_dims=1)
+
+
+def build(evaluator_options, dataset_info) -> MaskTransformerPostprocessor:
+  """Builds the read-out that EvaluatorOptions describe."""
+  things = set(dataset_info.thing_class_ids)
+  classes = DatasetClasses(
+      class_ids=tuple(dataset_info.class_ids),
+      is_thing=tuple(i in things for i in dataset_info.class_ids),
+      ignore_label=dataset_info.ignore_label, label_divisor=dataset_info.label_divisor)
+  options = PixelwiseOptions(
+      class_threshold=evaluator_options.transformer_class_confidence_threshold,
+      pixel_threshold=evaluator_options.pixel_confidence_threshold,
+      thing_area_limit=evaluator_options.thing_area_limit,
+      stuff_area_limit=evaluator_options.stuff_area_limit)
+  pasting = None
+  if evaluator_options.transformer_post_processing == 'maskwise':
+    fields = evaluator_options.maskwise_postprocessing
+    pasting = maskwise.MaskwiseOptions(
+        thing_threshold=fields.transformer_class_confidence_threshold_thing,
+        stuff_threshold=fields.transformer_class_confidence_threshold_stuff,
+        overlap_threshold=fields.overlapping_threshold,
+        class_exponent=fields.reorder_class_weight,
+        mask_exponent=fields.reorder_mask_weight)
+  return MaskTransformerPostprocessor(classes, options, pasting)

@@ -1,0 +1,96 @@
+"""Read-out that pastes masks in the order of their confidence (CMT-DeepLab, DeepLab2)."""
+
+from typing import NamedTuple, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.shapes import Dimension, dimensions
+from deeplab_tf.postprocessing.query_maps import QueryMaps, classify
+
+
+class MaskwiseOptions(NamedTuple):
+  """Thresholds and order of pasting.
+
+  Attributes:
+    thing_threshold: Thing queries of a lower class probability are dropped.
+    stuff_threshold: Stuff queries of a lower class probability are dropped.
+    overlap_threshold: A mask is pasted if more than this share of it is still free.
+    class_exponent: Exponent of the class probability in a mask's confidence.
+    mask_exponent: Exponent of the mean mask probability inside the mask.
+  """
+  thing_threshold: float = 0.7
+  stuff_threshold: float = 0.7
+  overlap_threshold: float = 0.5
+  class_exponent: float = 1.0
+  mask_exponent: float = 0.0
+
+
+def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Sequence[Dimension],
+             is_thing: tf.Tensor, pixel_threshold: float,
+             options: MaskwiseOptions) -> QueryMaps:
+  """Assigns pixels to queries by pasting binary masks.
+
+  Args:
+    mask_logits: [batch, h, w, queries].
+    class_logits: [batch, queries, classes + 1].
+    output_size: Height and width of the maps.
+    is_thing: bool [classes].
+    pixel_threshold: A mask holds the pixels of a higher probability.
+    options: Thresholds and order.
+
+  Returns:
+    QueryMaps; instance numbers are ranks in the order of pasting, from 1.
+  """
+  query_class, query_score = classify(class_logits)
+  thing = tf.gather(is_thing, query_class)
+  threshold = tf.where(thing, options.thing_threshold, options.stuff_threshold)
+  kept = query_score >= threshold
+  mask_logits = tf.cast(mask_logits, tf.float32)
+  order = tf.argsort(_confidence(mask_logits, query_score, pixel_threshold, options),
+                     axis=1, direction='DESCENDING', stable=True)
+  height, width = output_size
+
+  def one_image(arguments):
+    logits, image_order, image_kept = arguments
+    return _paste(logits, image_order, image_kept, (height, width), pixel_threshold, options)
+
+  static = [n if isinstance(n, int) else None for n in (height, width)]
+  signature = (tf.TensorSpec(static, tf.int32), tf.TensorSpec(static, tf.float32),
+               tf.TensorSpec(static, tf.bool))
+  query_map, pixel_score, confident = tf.map_fn(
+      one_image, (mask_logits, order, kept), fn_output_signature=signature, parallel_iterations=1)
+  ranks = tf.argsort(order, axis=1) + 1
+  return QueryMaps(query_map, pixel_score, confident, query_class, query_score, ranks, kept)
+
+
+def _confidence(mask_logits, query_score, pixel_threshold, options):
+  """Class probability and mean mask probability inside the mask, each to its exponent."""
+  probabilities = tf.nn.softmax(mask_logits)
+  inside = tf.cast(probabilities > pixel_threshold, tf.float32)
+  area = tf.reduce_sum(inside, [1, 2])
+  mean = tf.math.divide_no_nan(tf.reduce_sum(probabilities * inside, [1, 2]), area)
+  return query_score**options.class_exponent * mean**options.mask_exponent
+
+
+def _paste(logits, order, kept, size, pixel_threshold, options):
+  """Pastes the masks of one image; logits [h, w, queries], order and kept [queries]."""
+  full = resize_bilinear(logits[None], size)[0]
+  full = tf.nn.softmax(full)
+  queries = dimensions(order)[0]
+
+  def step(i, query_map, filled):
+    query = order[i]
+    mask = full[..., query] > pixel_threshold
+    new = mask & ~filled
+    old_area = tf.reduce_sum(tf.cast(mask, tf.float32))
+    new_area = tf.reduce_sum(tf.cast(new, tf.float32))
+    accept = kept[query] & (new_area > options.overlap_threshold * old_area)
+    new = new & accept
+    return i + 1, tf.where(new, query, query_map), filled | new
+
+  # Uncovered pixels belong to the first in the order, which is not confident there.
+  start = (tf.constant(0), tf.fill(size, order[0]), tf.zeros(size, tf.bool))
+  _, query_map, filled = tf.while_loop(lambda i, *_: i < queries, step, start,
+                                       parallel_iterations=1)
+  return query_map, tf.reduce_max(full, axis=-1), filled

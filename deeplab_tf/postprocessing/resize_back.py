@@ -1,0 +1,48 @@
+"""Brings predictions on a resized and padded image back to the image's own size."""
+
+from typing import Sequence, Union
+
+import tensorflow as tf
+
+from deeplab_tf.structures import PanopticPrediction
+
+Size = Union[tf.Tensor, Sequence[int]]
+
+
+def resize_nearest(x: tf.Tensor, size: Size) -> tf.Tensor:
+  """Resizes a map [height, width, ...] to [*size, ...], nearest with aligned corners."""
+  rows = _nearest(tf.shape(x)[0], size[0])
+  columns = _nearest(tf.shape(x)[1], size[1])
+  return tf.gather(tf.gather(x, rows, axis=0), columns, axis=1)
+
+
+def _nearest(source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+  """Source positions of the target's positions, int32 [target], half away from zero."""
+  steps = tf.cast(tf.maximum(target - 1, 1), tf.float32)
+  scale = tf.cast(source - 1, tf.float32) / steps
+  # TensorFlow's own kernel rounds in this way, and DeepLab2's numbers rest on it.
+  positions = tf.floor(tf.cast(tf.range(target), tf.float32) * scale + 0.5)
+  return tf.minimum(tf.cast(positions, tf.int32), source - 1)
+
+
+def to_raw_size(prediction: PanopticPrediction, resized_size: Size,
+                raw_size: Size) -> PanopticPrediction:
+  """Cuts the padding away and resizes the maps of one image to the size of its file.
+
+  Args:
+    prediction: Of one image; maps [1, height, width] at the network's input size.
+    resized_size: Height and width of the image inside the padding.
+    raw_size: Height and width of the image's file.
+
+  Returns:
+    Maps [1, *raw_size]. Segments that vanish in resizing are still listed.
+  """
+
+  def undo(x):
+    cut = x[0, :resized_size[0], :resized_size[1]]
+    return resize_nearest(cut, raw_size)[None]
+
+  return prediction._replace(
+      panoptic_map=undo(prediction.panoptic_map),
+      semantic_map=undo(prediction.semantic_map),
+      instance_map=undo(prediction.instance_map))
