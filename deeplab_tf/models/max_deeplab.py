@@ -19,7 +19,7 @@ from deeplab_tf.layers.block_group import BlockGroup
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.shapes import dimensions
-from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
+from deeplab_tf.losses.max_deeplab import LossTerm, MaXDeepLabCriterion
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.pixel_decoders.hourglass import HourglassDecoder
@@ -168,18 +168,22 @@ def build_criterion(config, dataset_info):
   """Returns the loss of the network's outputs; see losses.max_deeplab."""
   losses = config.trainer_options.loss_options
   options = config.model_options.max_deeplab
-  weights, shares = {}, {}
-  for name in ('pq_style', 'mask_id_cross_entropy', 'instance_discrimination', 'semantic'):
-    term = getattr(losses, f'{name}_loss')
-    weights[name] = term.weight if losses.HasField(f'{name}_loss') else 0.0
-    shares[name] = term.top_k_percent
+
+  def term(name):
+    fields = getattr(losses, name)
+    return LossTerm(fields.weight if losses.HasField(name) else 0.0, fields.top_k_percent)
+
   return MaXDeepLabCriterion(
-      weights=weights, top_k_percent=shares, ignore_label=dataset_info.ignore_label,
-      similarity=losses.Similarity.Name(losses.pq_style_similarity),
-      negatives=losses.Negatives.Name(losses.pq_style_negatives),
-      solver=_solver(config),
+      ignore_label=dataset_info.ignore_label,
+      pq_style_weight=term('pq_style_loss').weight,
+      mask_id_term=term('mask_id_cross_entropy_loss'),
+      instance_discrimination_term=term('instance_discrimination_loss'),
+      semantic_term=term('semantic_loss'),
       sample_k=options.instance_discrimination_sample_k,
-      sample_temperature=options.instance_discrimination_sample_temperature)
+      sample_temperature=options.instance_discrimination_sample_temperature,
+      similarity=losses.Similarity.Name(losses.pq_style_similarity).lower(),
+      negatives=losses.Negatives.Name(losses.pq_style_negatives).lower(),
+      solver=_solver(config))
 
 
 def _solver(config) -> str:

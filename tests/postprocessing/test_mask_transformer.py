@@ -29,16 +29,13 @@ def _class_order(info):
 
 
 def _without_filters(options):
-  """DeepLab2 takes its semantic map from a second pass without thresholds."""
+  """DeepLab2 takes its semantic map from a second, pixelwise pass without thresholds."""
   plain = evaluator_pb2.EvaluatorOptions()
   plain.CopyFrom(options)
   plain.transformer_class_confidence_threshold = 0
   plain.pixel_confidence_threshold = 0
   plain.thing_area_limit = plain.stuff_area_limit = 0
-  pasting = plain.maskwise_postprocessing
-  pasting.transformer_class_confidence_threshold_thing = 0
-  pasting.transformer_class_confidence_threshold_stuff = 0
-  pasting.overlapping_threshold = 0
+  plain.transformer_post_processing = 'pixelwise'
   return plain
 
 
