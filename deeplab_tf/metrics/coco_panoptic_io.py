@@ -1,0 +1,364 @@
+"""Reads and writes the COCO panoptic format: one JSON and one folder of PNGs.
+
+A PNG holds segment ids as R + 256 G + 65536 B; id 0 is void. The JSON has one annotation per
+image with `segments_info`: id, category_id and, in the ground truth, area and iscrowd. Image
+ids are integers in COCO and strings in Cityscapes and ADE20K.
+"""
+
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+  from deeplab_tf.data.catalog import DatasetInfo
+
+PathLike = Union[str, os.PathLike]
+MAX_ID = 256**3 - 1
+
+
+class Segment(NamedTuple):
+  """One segment of an image.
+
+  Attributes:
+    id: Its value in the map of ids; not 0, which is void.
+    category_id: The data set's own category id.
+    iscrowd: Whether it stands for several instances of a thing class.
+    area: Pixels as stated by the JSON; None to count them in the map.
+  """
+  id: int
+  category_id: int
+  iscrowd: bool = False
+  area: Optional[int] = None
+
+
+class FileCategory(NamedTuple):
+  """A category as the ground truth's JSON lists it."""
+  category_id: int
+  name: str
+  isthing: bool
+
+
+class Annotation(NamedTuple):
+  """The segments of one image and the name of its PNG."""
+  image_id: Union[int, str]
+  file_name: str
+  segments: Tuple[Segment, ...]
+
+
+class PanopticJson(NamedTuple):
+  """A panoptic JSON; `categories` is empty for predictions."""
+  path: str
+  categories: Tuple[FileCategory, ...]
+  annotations: Tuple[Annotation, ...]
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+  """Turns colours into segment ids.
+
+  Args:
+    rgb: uint8 [..., 3 or more]; channels after the third are not read.
+
+  Returns:
+    int32 [...], R + 256 G + 65536 B.
+  """
+  red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+  return red | green << 8 | blue << 16
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+  """Turns segment ids into colours.
+
+  Args:
+    ids: int [...] in [0, 256**3).
+
+  Returns:
+    uint8 [..., 3].
+
+  Raises:
+    ValueError: An id is negative or does not fit into three bytes.
+  """
+  ids = np.asarray(ids)
+  if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+    raise ValueError(f'segment ids reach from {ids.min()} to {ids.max()}: a panoptic PNG holds '
+                     f'0 to {MAX_ID}; number the segments 1, 2, 3, ...')
+  ids = ids.astype(np.int32)
+  return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def read_panoptic_png(path: PathLike) -> np.ndarray:
+  """Reads the segment ids of a panoptic PNG.
+
+  Returns:
+    int32 [height, width].
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: The file is no image, or not RGB(A) with 8 bits.
+  """
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'{path}: there is no such panoptic PNG')
+  try:
+    with Image.open(path) as image:
+      sixteen_bit = bool(image.tile) and '16' in str(image.tile[0][3])
+      mode = f'{image.mode} with 16 bits' if sixteen_bit and 'RGB' in image.mode else image.mode
+      if mode in ('RGB', 'RGBA'):
+        # Pillow keeps four bytes per RGB pixel: reading them as one integer needs no sums.
+        raw = image.tobytes('raw', 'RGBX' if mode == 'RGB' else 'RGBA')
+        ids = np.frombuffer(raw, '<u4').reshape(image.height, image.width)
+        return (ids & MAX_ID).astype(np.int32)
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{path}: not a readable image ({error})') from error
+  raise ValueError(f'{path}: the picture is of mode {mode}; a panoptic PNG is RGB with 8 bits '
+                   '(id = R + 256 G + 65536 B)')
+
+
+def write_panoptic_png(path: PathLike, ids: np.ndarray) -> None:
+  """Writes segment ids as a panoptic PNG, whole or not at all.
+
+  Args:
+    path: The file to write.
+    ids: int [height, width] in [0, 256**3).
+  """
+  path = os.fspath(path)
+  temporary = f'{path}.{os.getpid()}.tmp'
+  try:
+    Image.fromarray(id_to_rgb(ids)).save(temporary, format='PNG')
+    os.replace(temporary, path)
+  finally:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+
+
+def write_json(path: PathLike, content: Any) -> None:
+  """Writes JSON, whole or not at all; numpy numbers become plain ones."""
+  path = os.fspath(path)
+  temporary = f'{path}.{os.getpid()}.tmp'
+  try:
+    with open(temporary, 'w', encoding='utf-8') as file:
+      json.dump(content, file, indent=1, default=_plain)
+      file.write('\n')
+    os.replace(temporary, path)
+  finally:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, (np.generic, np.ndarray)):
+    return value.tolist()
+  raise TypeError(f'{type(value).__name__} cannot be written to JSON')
+
+
+def read_json(path: PathLike, expected: str) -> Any:
+  """Reads any JSON file.
+
+  Args:
+    path: The file.
+    expected: What the file should be, for the error message.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It is no JSON.
+  """
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'{path}: there is no such file; expected {expected}')
+  try:
+    with open(path, encoding='utf-8') as file:
+      return json.load(file)
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path}: not valid JSON ({error}); expected {expected}') from error
+
+
+def load_ground_truth(path: PathLike) -> PanopticJson:
+  """Reads the JSON of a panoptic ground truth and checks it.
+
+  Raises:
+    ValueError: One line naming the file and, where they matter, image, segment and category.
+  """
+  content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
+  categories = []
+  for entry in content.get('categories') or []:
+    if not isinstance(entry, dict) or not {'id', 'isthing'} <= set(entry):
+      raise ValueError(f'{path}: category {entry} lacks "id" or "isthing"; panoptic JSONs have '
+                       'both, instance JSONs only the first')
+    category_id = _integer(entry, 'id', f'{path}: categories')
+    categories.append(
+        FileCategory(category_id, str(entry.get('name', category_id)), bool(entry['isthing'])))
+  if not categories:
+    raise ValueError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
+                     'name and isthing')
+  known = {category.category_id for category in categories}
+  annotations = _annotations(path, content)
+  for annotation in annotations:
+    for segment in annotation.segments:
+      if segment.category_id not in known:
+        raise ValueError(f'{path}: image {annotation.image_id}: segment {segment.id} is of '
+                         f'category {segment.category_id}, which "categories" does not list')
+  return PanopticJson(os.fspath(path), tuple(categories), annotations)
+
+
+def load_predictions(path: PathLike) -> PanopticJson:
+  """Reads the JSON of panoptic predictions; only ids and category ids are read.
+
+  Raises:
+    ValueError: One line naming the file and, where they matter, image and segment.
+  """
+  content = _load(path, 'panoptic predictions (annotations with segments_info)')
+  annotations = tuple(
+      annotation._replace(segments=tuple(
+          Segment(segment.id, segment.category_id) for segment in annotation.segments))
+      for annotation in _annotations(path, content))
+  return PanopticJson(os.fspath(path), (), annotations)
+
+
+def _load(path: PathLike, expected: str) -> Dict[str, Any]:
+  content = read_json(path, expected)
+  if not isinstance(content, dict) or not isinstance(content.get('annotations'), list):
+    kind = 'a list (instance results?)' if isinstance(content, list) else 'without "annotations"'
+    raise ValueError(f'{path}: the JSON is {kind}; expected {expected}')
+  for annotation in content['annotations']:
+    if not isinstance(annotation, dict) or 'segments_info' not in annotation:
+      hint = ' (this looks like an instance JSON)' if 'segmentation' in annotation else ''
+      raise ValueError(f'{path}: annotations without "segments_info"{hint}; expected {expected}')
+  return content
+
+
+def _annotations(path: PathLike, content: Dict[str, Any]) -> Tuple[Annotation, ...]:
+  annotations: Dict[Any, Annotation] = {}
+  for entry in content['annotations']:
+    if not {'image_id', 'file_name'} <= set(entry):
+      raise ValueError(f'{path}: an annotation lacks "image_id" or "file_name"; it has '
+                       f'{", ".join(sorted(entry))}')
+    image_id = entry['image_id']
+    if image_id in annotations:
+      raise ValueError(f'{path}: image {image_id} has two annotations; one is allowed')
+    segments = _segments(f'{path}: image {image_id}', entry['segments_info'])
+    annotations[image_id] = Annotation(image_id, entry['file_name'], segments)
+  return tuple(annotations.values())
+
+
+def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, ...]:
+  segments: List[Segment] = []
+  seen = set()
+  for entry in entries:
+    if not isinstance(entry, dict) or not {'id', 'category_id'} <= set(entry):
+      raise ValueError(f'{where}: a segment lacks "id" or "category_id": {entry}')
+    segment = Segment(
+        _integer(entry, 'id', where), _integer(entry, 'category_id', where),
+        bool(entry.get('iscrowd', 0)), entry.get('area'))
+    if not isinstance(segment.area, (int, float, type(None))):
+      raise ValueError(f'{where}: segment {segment.id}: "area" is {segment.area!r}; it must be a '
+                       'number of pixels')
+    if not 0 < segment.id <= MAX_ID:
+      raise ValueError(f'{where}: segment id {segment.id} of category {segment.category_id}: ids '
+                       f'are 1 to {MAX_ID}, 0 is void')
+    if segment.id in seen:
+      raise ValueError(f'{where}: segment id {segment.id} of category {segment.category_id} is '
+                       'listed twice')
+    seen.add(segment.id)
+    segments.append(segment)
+  return tuple(segments)
+
+
+def _integer(entry: Dict[str, Any], key: str, where: str) -> int:
+  if not isinstance(entry[key], int) or isinstance(entry[key], bool):
+    raise ValueError(f'{where}: "{key}" is {entry[key]!r} in {entry}; it must be an integer')
+  return entry[key]
+
+
+def from_label_map(label: np.ndarray,
+                   dataset_info: 'DatasetInfo') -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+  """Turns a panoptic map into what the COCO panoptic format stores.
+
+  Args:
+    label: int [height, width], class id * label divisor + instance number.
+    dataset_info: Names the classes.
+
+  Returns:
+    ids: int32 [height, width], segments numbered 1, 2, 3, ... in ascending order of their
+      label; 0 is void.
+    segments_info: One dictionary per segment: id, category_id, area, bbox (x, y, width,
+      height; pixels) and iscrowd (1 for instance number 0 of a thing class).
+
+  Raises:
+    ValueError: A label is of no class of the data set.
+  """
+  label = np.asarray(label)
+  values, inverse = np.unique(label, return_inverse=True)
+  ids = np.zeros(len(values), np.int32)
+  segments = []
+  for position, value in enumerate(values.tolist()):
+    segment = label_segment(value, dataset_info, 'panoptic map')
+    if segment is not None:
+      ids[position] = len(segments) + 1
+      segments.append({'id': len(segments) + 1, 'category_id': segment.category_id, 'area': 0,
+                       'bbox': [0, 0, 0, 0], 'iscrowd': int(segment.iscrowd)})
+  ids = ids[inverse].reshape(label.shape)
+  _fill_boxes(ids, segments)
+  return ids, segments
+
+
+def _fill_boxes(ids: np.ndarray, segments: List[Dict[str, Any]]) -> None:
+  rows, columns = np.nonzero(ids)
+  owners = ids[rows, columns]
+  areas = np.bincount(owners, minlength=len(segments) + 1)
+  low = np.full((2, len(segments) + 1), np.iinfo(np.int64).max)
+  high = np.zeros((2, len(segments) + 1), np.int64)
+  for axis, positions in enumerate((columns, rows)):
+    np.minimum.at(low[axis], owners, positions)
+    np.maximum.at(high[axis], owners, positions)
+  for segment in segments:
+    x, y = low[:, segment['id']].tolist()
+    right, bottom = high[:, segment['id']].tolist()
+    segment['area'] = int(areas[segment['id']])
+    segment['bbox'] = [x, y, right - x + 1, bottom - y + 1]
+
+
+def label_segment(label: int, dataset_info: 'DatasetInfo', what: str) -> Optional[Segment]:
+  """Names the segment of a panoptic label.
+
+  Args:
+    label: class id * label divisor + instance number.
+    dataset_info: Names the classes.
+    what: What the label comes from, for the error message.
+
+  Returns:
+    The segment with id label + 1, so that no segment has the id 0 of void; None for void.
+
+  Raises:
+    ValueError: The label is of no class of the data set.
+  """
+  class_id, instance = divmod(label, dataset_info.label_divisor)
+  if class_id == dataset_info.ignore_label:
+    return None
+  category = dataset_info.by_class_id.get(class_id)
+  if category is None:
+    raise ValueError(
+        f'{what}: label {label} is of class {class_id} (label divisor '
+        f'{dataset_info.label_divisor}); {dataset_info.name} has the classes '
+        f'{dataset_info.class_ids[0]} to {dataset_info.class_ids[-1]} and ignores '
+        f'{dataset_info.ignore_label}')
+  return Segment(label + 1, category.category_id, bool(category.isthing) and instance == 0)
+
+
+def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathlib.Path:
+  """Returns the folder of a JSON's PNGs: by default the JSON's path without `.json`.
+
+  `predictions.json`, as the predict program writes it, may lie beside its PNGs.
+
+  Raises:
+    FileNotFoundError: There is no such folder.
+  """
+  path = pathlib.Path(folder) if folder else pathlib.Path(json_path).with_suffix('')
+  if path.is_dir():
+    return path
+  if not folder and pathlib.Path(json_path).name == 'predictions.json':
+    return pathlib.Path(json_path).parent
+  raise FileNotFoundError(f'{path}: there is no such folder; it should hold the panoptic PNGs of '
+                          f'{os.fspath(json_path)}')

@@ -1,0 +1,83 @@
+"""Average precision of instance masks against recorded COCOeval numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import shared
+
+from deeplab_tf.metrics import average_precision
+
+TRUTH = {
+    'images': [{'id': 4, 'height': 8, 'width': 8}],
+    'categories': [{'id': 1, 'name': 'box'}, {'id': 2, 'name': 'ball'}],
+    'annotations': [{'id': 1, 'image_id': 4, 'category_id': 1, 'area': 16, 'iscrowd': 0,
+                     'bbox': [0, 0, 4, 4], 'segmentation': [[0, 0, 4, 0, 4, 4, 0, 4]]}],
+}
+RESULT = {'image_id': 4, 'category_id': 1, 'score': 0.5}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['all_wrong_class', 'area_borders', 'real', 'score_ties',
+                                  'synth'])
+def test_equals_cocoeval(name):
+  folder = shared.path('parity', 'evaluation', 'instance_ap', name)
+  expected = json.loads((folder / 'expected.json').read_text())['segm']
+  score = average_precision.instance_score(folder / 'gt.json', folder / 'results.json')
+  assert list(score.figures) == list(average_precision.NAMES)
+  assert score.figures == pytest.approx(expected['stats'], abs=1e-6)
+  assert {str(category): value for category, value in score.per_class.items()} == pytest.approx(
+      expected['ap_per_category'], abs=1e-6)
+
+
+@pytest.fixture
+def files(tmp_path):
+  (tmp_path / 'gt.json').write_text(json.dumps(TRUTH))
+  (tmp_path / 'results.json').write_text(json.dumps([_result()]))
+  return tmp_path
+
+
+def _result(**changes):
+  from pycocotools import mask
+  pixels = np.zeros((8, 8), np.uint8, order='F')
+  pixels[:4, :4] = 1
+  runs = mask.encode(pixels)
+  runs['counts'] = runs['counts'].decode()
+  return {**RESULT, 'segmentation': runs, **changes}
+
+
+def _score(folder):
+  return average_precision.instance_score(folder / 'gt.json', folder / 'results.json')
+
+
+def test_a_perfect_result(files):
+  score = _score(files)
+  assert score.figures['AP'] == pytest.approx(1.0)
+  assert score.figures['APl'] == -1
+  assert score.per_class == {1: pytest.approx(1.0), 2: None}
+  text = average_precision.format_result(score, per_class=True)
+  assert 'box' in text and '100.0' in text and 'n/a' in text
+
+
+def test_no_results_score_zero(files):
+  (files / 'results.json').write_text('[]')
+  assert _score(files).figures['AP'] == 0
+
+
+@pytest.mark.parametrize('content, words', [
+    ({'annotations': []}, 'no list'),
+    ([{'image_id': 4}], 'result 0 lacks category_id, score, segmentation'),
+    ([_result(image_id=9)], 'result 0 has image_id 9'),
+    ([_result(category_id=9)], 'result 0 has category_id 9'),
+])
+def test_wrong_results_are_refused(files, content, words):
+  (files / 'results.json').write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=words):
+    _score(files)
+
+
+def test_a_panoptic_json_is_refused_as_ground_truth(files):
+  panoptic = {**TRUTH, 'annotations': [{'image_id': 4, 'segments_info': []}]}
+  (files / 'gt.json').write_text(json.dumps(panoptic))
+  with pytest.raises(ValueError, match='gt.json: this is a panoptic JSON'):
+    _score(files)
