@@ -285,8 +285,8 @@ def _check_solver(config):
     return (f'{path}.warmup_steps {solver.warmup_steps} is more than training_number_of_steps '
             f'{solver.training_number_of_steps}')
   losses = config.trainer_options.loss_options
-  native = losses.DESCRIPTOR.enum_types_by_name['MatchingSolver'].values_by_name['SCIPY'].number
-  if config.trainer_options.jit_compile and losses.matching_solver == native:
+  scipy = losses.MatchingSolver.Value('SCIPY')
+  if config.trainer_options.jit_compile and losses.matching_solver == scipy:
     return ('trainer_options.loss_options.matching_solver SCIPY cannot be compiled: set it to '
             'NATIVE, or trainer_options.jit_compile to false')
   return None

@@ -1,0 +1,5 @@
+"""Training losses: single ones as tf.keras.losses.Loss, and a criterion for each model."""
+
+from deeplab_tf.losses.criterion import CriterionResult
+
+__all__ = ['CriterionResult']

@@ -1,0 +1,26 @@
+"""What a criterion returns, and the finite-flags in it."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class CriterionResult(NamedTuple):
+  """The losses of a batch.
+
+  Attributes:
+    losses: name -> float32 [batch], the weighted terms of each image.
+    total: float32 [batch], their sum.
+    statistics: name -> float32 [], figures to watch, over the batch, without gradient.
+    checks: name -> bool [], whether that tensor is finite. Compiled code cannot raise, so the
+      host reads these.
+  """
+  losses: dict[str, tf.Tensor]
+  total: tf.Tensor
+  statistics: dict[str, tf.Tensor]
+  checks: dict[str, tf.Tensor]
+
+
+def are_finite(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  """Returns for each named tensor a bool [] that is True if all of it is finite."""
+  return {name: tf.reduce_all(tf.math.is_finite(tensor)) for name, tensor in tensors.items()}

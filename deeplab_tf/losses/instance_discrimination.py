@@ -1,0 +1,156 @@
+"""Instance discrimination: features of one mask are alike, of two masks are not.
+
+MaX-DeepLab, section 3.4: each pixel names its own mask by the masks' mean features (equations
+16 and 17), or, the form that DeepLab2 added, sampled pixels name the others of their mask.
+"""
+
+import tensorflow as tf
+
+from deeplab_tf.losses import pixel_loss
+from deeplab_tf.matching import cost
+
+# DeepLab2's; the paper does not say.
+_TEMPERATURE = 0.3
+# A logit that no other one is below.
+_NEVER = -99999.
+
+
+class InstanceDiscriminationLoss(pixel_loss.PixelLoss):
+  """Each pixel's mask, named by the mean features of the masks (equations 16 and 17).
+
+  The paper applies it to pixels of thing instances: say so with sample_weight.
+  """
+
+  def __init__(self, masks: int, top_k_percent: float = 1.0, temperature: float = _TEMPERATURE,
+               reduction: str = 'auto', name: str = 'instance_discrimination_loss'):
+    """Args:
+      masks: Number of rows that the labels count.
+      top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
+      temperature: Divides the similarities (tau of equation 17).
+      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      name: Name of the loss.
+    """
+    super().__init__(top_k_percent, reduction, name)
+    self._masks = masks
+    self._temperature = temperature
+
+  def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [batch, h, w], 0 on pixels of no mask.
+
+    Args:
+      y_true: int [batch, height, width], the mask of each pixel; -1 for none.
+      y_pred: float [batch, h, w, channels], normalised pixel features.
+    """
+    mask_ids = pixel_loss.subsample(tf.convert_to_tensor(y_true), *y_pred.shape[1:3])
+    return self.losses(mask_ids, self.logits(mask_ids, y_pred))
+
+  def logits(self, mask_ids: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+    """Compares pixels with the normalised mean features of the masks.
+
+    Args:
+      mask_ids: int [batch, h, w].
+      features: float [batch, h, w, channels].
+
+    Returns:
+      float32 [batch, h, w, masks], far below all others where a mask has no pixel.
+    """
+    height, width, channels = features.shape[1:]
+    pixels = tf.reshape(tf.cast(features, tf.float32), [-1, height * width, channels])
+    members = tf.one_hot(tf.reshape(mask_ids, [-1, height * width]), self._masks)
+    area = tf.reduce_sum(members, axis=1)
+    sums = tf.matmul(members, pixels, transpose_a=True)
+    means = tf.math.l2_normalize(sums / tf.maximum(area, 1.)[:, :, tf.newaxis], axis=2)
+    logits = tf.matmul(pixels, means / self._temperature, transpose_b=True)
+    logits = tf.where(area[:, tf.newaxis] > 0.5, logits, _NEVER)
+    return tf.reshape(logits, [-1, height, width, self._masks])
+
+  def losses(self, mask_ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropies, float32 [batch, h, w], of ids and logits as above."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(mask_ids, 0), logits)
+    return tf.where(mask_ids >= 0, losses, 0.)
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return {**super().get_config(), 'masks': self._masks, 'temperature': self._temperature}
+
+
+class PixelContrastiveLoss(pixel_loss.PixelLoss):
+  """Sampled pixels name the sampled pixels of their own mask, by the similarity of features.
+
+  Pixels of no mask are drawn when there are too few others. DeepLab2 draws crowd pixels, which
+  have no loss, before all others; here they count as unlabelled.
+  """
+
+  def __init__(self, masks: int, sample_k: int, sample_temperature: float = 0.6,
+               top_k_percent: float = 1.0, temperature: float = _TEMPERATURE,
+               reduction: str = 'auto', name: str = 'instance_discrimination_loss'):
+    """Args:
+      masks: Number of rows that the labels count.
+      sample_k: Pixels that are drawn in each image, without replacement.
+      sample_temperature: Exponent that favours pixels of small masks; 0 favours none.
+      top_k_percent: Share of the sampled pixels of highest loss that count, in (0, 1].
+      temperature: Divides the similarities.
+      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      name: Name of the loss.
+    """
+    super().__init__(top_k_percent, reduction, name)
+    self._masks = masks
+    self._sample_k = sample_k
+    self._sample_temperature = sample_temperature
+    self._temperature = temperature
+
+  def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [batch, sample_k], 0 for pixels of no mask.
+
+    Args:
+      y_true: int [batch, height, width], the mask of each pixel; -1 for none.
+      y_pred: float [batch, h, w, channels], normalised pixel features.
+    """
+    mask_ids = pixel_loss.subsample(tf.convert_to_tensor(y_true), *y_pred.shape[1:3])
+    return self.losses(*self.logits(mask_ids, y_pred))
+
+  def logits(self, mask_ids: tf.Tensor, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws pixels and compares them with each other.
+
+    Args:
+      mask_ids: int [batch, h, w].
+      features: float [batch, h, w, channels].
+
+    Returns:
+      int [batch, sample_k], the masks of the drawn pixels, and float32 [batch, sample_k,
+      sample_k], their similarities, each with itself included.
+    """
+    height, width, channels = features.shape[1:]
+    pixels = tf.reshape(tf.cast(features, tf.float32), [-1, height * width, channels])
+    mask_ids = tf.reshape(mask_ids, [-1, height * width])
+    drawn = self._draw(mask_ids)
+    pixels = tf.gather(pixels, drawn, batch_dims=1)
+    similarities = tf.matmul(pixels, pixels, transpose_b=True) / self._temperature
+    return tf.gather(mask_ids, drawn, batch_dims=1), similarities
+
+  def losses(self, mask_ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropies, float32 [batch, sample_k], of what `logits` returns."""
+    targets = tf.cast(same_mask(mask_ids), tf.float32)
+    targets /= tf.maximum(tf.reduce_sum(targets, axis=2, keepdims=True), 1.)
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+  def _draw(self, mask_ids: tf.Tensor) -> tf.Tensor:
+    """Draws pixels of each image by the Gumbel top-k trick: int32 [batch, sample_k]."""
+    pixels = mask_ids.shape[1]
+    area = tf.gather(cost.mask_areas(mask_ids, self._masks), tf.maximum(mask_ids, 0), batch_dims=1)
+    log_weights = tf.math.log(pixels / tf.maximum(area, 1.)) * self._sample_temperature
+    log_weights = tf.where(mask_ids >= 0, log_weights, _NEVER)
+    uniform = tf.random.uniform(tf.shape(mask_ids), minval=1e-20)
+    noise = -tf.math.log(-tf.math.log(uniform))
+    return tf.math.top_k(log_weights + noise, min(self._sample_k, pixels)).indices
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return {**super().get_config(), 'masks': self._masks, 'sample_k': self._sample_k,
+            'sample_temperature': self._sample_temperature, 'temperature': self._temperature}
+
+
+def same_mask(mask_ids: tf.Tensor) -> tf.Tensor:
+  """Returns bool [batch, pixels, pixels], which pixels share a mask, of int [batch, pixels]."""
+  equal = tf.equal(mask_ids[:, tf.newaxis], mask_ids[:, :, tf.newaxis])
+  return equal & (mask_ids >= 0)[:, tf.newaxis]

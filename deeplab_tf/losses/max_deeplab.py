@@ -1,0 +1,262 @@
+"""MaX-DeepLab's criterion: matching, PQ-style loss and auxiliary losses (sections 3.2, 3.4).
+
+Equal to DeepLab2's, but for masks that no query is left for (more masks than queries): DeepLab2
+hands their class to query 0 and their pixels to a query of logit -99999; here they and their
+pixels take part in no term that needs a query.
+"""
+
+from typing import NamedTuple, Optional
+
+import tensorflow as tf
+
+from deeplab_tf import matching as matchers
+from deeplab_tf.losses import criterion, instance_discrimination, mask_id, pq_style, semantic
+from deeplab_tf.losses.pixel_loss import subsample
+from deeplab_tf.matching import cost
+from deeplab_tf.structures import MaskTargets
+
+
+class LossTerm(NamedTuple):
+  """One term of the total.
+
+  Attributes:
+    weight: Factor of the term, at least 0; 0 leaves the term out.
+    top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
+  """
+  weight: float = 1.0
+  top_k_percent: float = 1.0
+
+
+_DEFAULT_TERM = LossTerm()
+_DEFAULT_MASK_ID_TERM = LossTerm(0.3)
+
+
+class MaXDeepLabCriterion:
+  """The losses of MaX-DeepLab from its outputs and targets."""
+
+  def __init__(self, ignore_label: int,
+               pq_style_weight: float = 3.0,
+               mask_id_term: LossTerm = _DEFAULT_MASK_ID_TERM,
+               instance_discrimination_term: LossTerm = _DEFAULT_TERM,
+               semantic_term: LossTerm = _DEFAULT_TERM,
+               sample_k: int = 0,
+               sample_temperature: float = 0.6,
+               similarity: str = 'rq_times_sq',
+               negatives: str = 'void_overlap',
+               solver: str = 'scipy'):
+    """Args:
+      ignore_label: The class id of unlabelled pixels.
+      pq_style_weight: Factor of both PQ-style terms, at least 0.
+      mask_id_term: Mask-ID cross-entropy.
+      instance_discrimination_term: Instance discrimination.
+      semantic_term: Semantic cross-entropy.
+      sample_k: Pixels drawn per image for the pixel-contrastive form of instance
+        discrimination; 0: equations 16 and 17.
+      sample_temperature: Exponent that favours pixels of small masks when drawing.
+      similarity: 'rq_times_sq' (equation 6), or 'rq_plus_sq' (table 6; no dynamic weights).
+      negatives: What "no object" weighs for unmatched queries: 'void_overlap' (DeepLab2) or
+        'all_unmatched' (equation 11).
+      solver: The matching solver, 'scipy' or 'native' (needed under XLA).
+
+    Raises:
+      ValueError: A choice is unknown.
+    """
+    for name, value, choices in (('similarity', similarity, pq_style.SIMILARITIES),
+                                 ('negatives', negatives, pq_style.NEGATIVES),
+                                 ('solver', solver, tuple(matchers.SOLVERS))):
+      if value not in choices:
+        raise ValueError(f'unknown {name} "{value}": use one of {", ".join(choices)}.')
+    self._ignore_label = ignore_label
+    self._pq_style_weight = pq_style_weight
+    self._mask_id_term = mask_id_term
+    self._instance_term = instance_discrimination_term
+    self._semantic_term = semantic_term
+    self._sample_k = sample_k
+    self._sample_temperature = sample_temperature
+    self._similarity = similarity
+    self._negatives = negatives
+    self._solver = solver
+
+  def __call__(self, outputs: dict[str, tf.Tensor], targets: MaskTargets,
+               matching: Optional[tf.Tensor] = None) -> criterion.CriterionResult:
+    """Returns the losses of a batch.
+
+    Targets may have a resolution higher than the outputs' by a whole stride.
+
+    Args:
+      outputs: float; mask_logits [batch, h, w, queries], class_logits [batch, queries,
+        classes + 1], and, unless their terms have weight 0, pixel_features [batch, h, w,
+        channels] and semantic_logits [batch, h', w', semantic classes].
+      targets: The annotation.
+      matching: int32 [batch, masks], the query of each mask, -1 for none, instead of solving.
+
+    Raises:
+      ValueError: The sizes of outputs and targets do not fit.
+      tf.errors.InvalidArgumentError: Solver 'scipy' met NaN or infinity.
+    """
+    outputs = {name: tf.cast(outputs[name], tf.float32) for name in self._outputs_used()}
+    scene = _read_targets(targets, self._ignore_label, *outputs['mask_logits'].shape[1:3])
+    found, recognition, segmentation = _compare(outputs, scene)
+    costs = pq_style.matching_costs(recognition, segmentation, self._similarity)
+    if matching is None:
+      matching = self._match(costs, scene.real, outputs)
+    match = pq_style.matched(matching, recognition, segmentation)
+
+    losses = {}
+    statistics = _matching_statistics(match)
+    if self._pq_style_weight:
+      losses.update(self._pq_style(found, match, outputs['class_logits'], scene))
+    if self._mask_id_term.weight:
+      loss, statistics['mask_id_accuracy'] = self._mask_id(
+          outputs['mask_logits'], scene, matching)
+      losses['mask_id_cross_entropy_loss'] = loss
+    if self._instance_term.weight:
+      loss, statistics['instance_discrimination_accuracy'] = self._instance_discrimination(
+          outputs['pixel_features'], scene)
+      losses['instance_discrimination_loss'] = loss
+    if self._semantic_term.weight:
+      losses['semantic_loss'] = self._semantic(outputs['semantic_logits'], targets)
+    total = tf.add_n(list(losses.values()) or [tf.zeros_like(costs[:, 0, 0])])
+    statistics = {name: tf.stop_gradient(value) for name, value in statistics.items()}
+    checks = criterion.are_finite({**outputs, 'matching_costs': costs, **losses})
+    return criterion.CriterionResult(losses, total, statistics, checks)
+
+  def _outputs_used(self) -> list[str]:
+    names = ['mask_logits', 'class_logits']
+    if self._instance_term.weight:
+      names.append('pixel_features')
+    if self._semantic_term.weight:
+      names.append('semantic_logits')
+    return names
+
+  def _match(self, costs: tf.Tensor, real: tf.Tensor,
+             outputs: dict[str, tf.Tensor]) -> tf.Tensor:
+    if self._solver == 'scipy':
+      # The solver would blame the costs; these name the output that made them so.
+      checked = [tf.debugging.check_numerics(tf.stop_gradient(outputs[name]),
+                                             f'{name} contain NaN or infinity')
+                 for name in ('mask_logits', 'class_logits')]
+      with tf.control_dependencies(checked):
+        costs = tf.identity(costs)
+    return matchers.match(costs, real, self._solver)
+
+  def _pq_style(self, found: pq_style.Overlaps, match: pq_style.Matched,
+                class_logits: tf.Tensor, scene: '_Scene') -> dict[str, tf.Tensor]:
+    dice_term = pq_style.dice_term(found, match, self._similarity)
+    class_term = pq_style.class_term(
+        found, match, class_logits, scene.mask_classes, self._similarity, self._negatives)
+    return {'pq_style_loss_mask_dice_term': self._pq_style_weight * dice_term,
+            'pq_style_loss_class_term': self._pq_style_weight * class_term}
+
+  def _mask_id(self, mask_logits: tf.Tensor, scene: '_Scene',
+               matching: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the weighted loss, float32 [batch], and the accuracy, float32 []."""
+    on_mask = scene.mask_ids >= 0
+    queries = tf.gather(matching, tf.maximum(scene.mask_ids, 0), batch_dims=1)
+    queries = tf.where(on_mask, queries, -1)
+    has_query = queries >= 0
+    # Crowd counts, as in DeepLab2; see MaskIdLoss.
+    counted = scene.labelled & (has_query | ~on_mask)
+    loss = mask_id.MaskIdLoss(self._mask_id_term.top_k_percent, reduction='none')
+    accuracy = _share(_is_argmax(mask_logits, queries), has_query)
+    return self._mask_id_term.weight * loss(queries, mask_logits, counted), accuracy
+
+  def _instance_discrimination(self, features: tf.Tensor,
+                               scene: '_Scene') -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the weighted loss, float32 [batch], and the accuracy, float32 []."""
+    masks = scene.mask_classes.shape[1]
+    top_k_percent = self._instance_term.top_k_percent
+    if self._sample_k:
+      loss = instance_discrimination.PixelContrastiveLoss(
+          masks, self._sample_k, self._sample_temperature, top_k_percent, reduction='none')
+      drawn_ids, logits = loss.logits(scene.mask_ids, features)
+      losses = loss.losses(drawn_ids, logits)
+      accuracy = _neighbour_accuracy(drawn_ids, logits)
+    else:
+      loss = instance_discrimination.InstanceDiscriminationLoss(
+          masks, top_k_percent, reduction='none')
+      logits = loss.logits(scene.mask_ids, features)
+      losses = loss.losses(scene.mask_ids, logits) * tf.cast(scene.on_thing, tf.float32)
+      accuracy = _share(_is_argmax(logits, scene.mask_ids), scene.on_thing)
+    return self._instance_term.weight * loss.reduce(losses), accuracy
+
+  def _semantic(self, semantic_logits: tf.Tensor, targets: MaskTargets) -> tf.Tensor:
+    loss = semantic.SemanticLoss(
+        self._ignore_label, self._semantic_term.top_k_percent, reduction='none')
+    return self._semantic_term.weight * loss(
+        targets.semantic_map, semantic_logits, targets.semantic_weights)
+
+
+class _Scene(NamedTuple):
+  """The annotation at the resolution of the mask logits.
+
+  Attributes:
+    mask_ids: int32 [batch, h, w], the mask of each pixel; -1 on unlabelled and crowd pixels.
+    labelled: bool [batch, h, w], True on crowd too.
+    on_thing: bool [batch, h, w], True on pixels of thing instances.
+    mask_classes: int32 [batch, masks], class indices, -1 in unused rows.
+    real: bool [batch, masks], the masks that have a class and a pixel at this resolution.
+  """
+  mask_ids: tf.Tensor
+  labelled: tf.Tensor
+  on_thing: tf.Tensor
+  mask_classes: tf.Tensor
+  real: tf.Tensor
+
+
+def _read_targets(targets: MaskTargets, ignore_label: int, height: int, width: int) -> _Scene:
+  mask_ids = subsample(targets.mask_ids, height, width)
+  row = tf.maximum(mask_ids, 0)
+  used = targets.mask_classes >= 0
+  on_mask = (mask_ids >= 0) & tf.gather(used, row, batch_dims=1)
+  mask_ids = tf.where(on_mask, mask_ids, -1)
+  flat_ids = tf.reshape(mask_ids, [-1, height * width])
+  area = cost.mask_areas(flat_ids, targets.mask_classes.shape[1])
+  return _Scene(
+      mask_ids=mask_ids,
+      labelled=tf.not_equal(subsample(targets.semantic_map, height, width), ignore_label),
+      on_thing=on_mask & tf.gather(targets.mask_isthing, row, batch_dims=1),
+      mask_classes=targets.mask_classes,
+      real=used & (area > 0.5))
+
+
+def _compare(outputs: dict[str, tf.Tensor],
+             scene: _Scene) -> tuple[pq_style.Overlaps, tf.Tensor, tf.Tensor]:
+  height, width, queries = outputs['mask_logits'].shape[1:]
+  pixels = height * width
+  logits = tf.reshape(outputs['mask_logits'], [-1, pixels, queries])
+  found = pq_style.overlaps(
+      tf.nn.softmax(logits), tf.reshape(scene.mask_ids, [-1, pixels]),
+      tf.reshape(scene.labelled, [-1, pixels]), scene.mask_classes.shape[1])
+  return found, *pq_style.similarities(found, outputs['class_logits'], scene.mask_classes)
+
+
+def _matching_statistics(match: pq_style.Matched) -> dict[str, tf.Tensor]:
+  """Means over the matched pairs of the batch (figure 4, b and c), and pairs per image."""
+  pairs = tf.reduce_sum(match.pairs)
+  images = tf.cast(tf.shape(match.pairs)[0], tf.float32)
+  return {
+      'matched_class_confidence':
+          tf.math.divide_no_nan(tf.reduce_sum(match.mask_confidence), pairs),
+      'matched_mask_dice': tf.math.divide_no_nan(tf.reduce_sum(match.query_dice), pairs),
+      'matched_masks': pairs / images,
+  }
+
+
+def _is_argmax(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+  return tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+
+
+def _share(is_right: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
+  """Returns how many of the counted are right, float32 [] in [0, 1]; 0 if none is counted."""
+  right = tf.math.count_nonzero(is_right & counted, dtype=tf.float32)
+  return tf.math.divide_no_nan(right, tf.math.count_nonzero(counted, dtype=tf.float32))
+
+
+def _neighbour_accuracy(mask_ids: tf.Tensor, similarities: tf.Tensor) -> tf.Tensor:
+  """Returns how often the drawn pixel that is most alike, but for itself, shares the mask."""
+  pixels = mask_ids.shape[1]
+  others = tf.where(tf.eye(pixels, dtype=tf.bool), similarities.dtype.min, similarities)
+  nearest = tf.argmax(others, axis=2, output_type=tf.int32)
+  has_other = tf.equal(tf.gather(mask_ids, nearest, batch_dims=1), mask_ids)
+  return _share(has_other, mask_ids >= 0)
