@@ -1,0 +1,270 @@
+"""What a data set's labels mean: classes, names, colours and the numbers behind its label maps.
+
+The built-in data sets are the JSON files in `categories/`; "coco_format" takes its classes from
+the panoptic JSON that the config names. Numbers are DeepLab2's where it has the data set. It does
+not have Mapillary Vistas: class ids 0..64 as in the data set's label images, 65 is unlabelled and,
+as for Cityscapes, not counted in `num_classes`.
+"""
+
+import colorsys
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any, Mapping, NamedTuple
+
+from deeplab_tf import config as config_lib
+from deeplab_tf import modules
+
+_FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
+
+
+class Category(NamedTuple):
+  """One class.
+
+  Attributes:
+    class_id: The contiguous id in label maps.
+    category_id: The id in the data set's own JSON, used for results on disk.
+    name: For people.
+    isthing: Countable (true) or stuff.
+    color: (red, green, blue), each 0..255.
+  """
+  class_id: int
+  category_id: int
+  name: str
+  isthing: bool
+  color: tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """The classes of a data set.
+
+  Attributes:
+    name: As in `dataset` of the config.
+    categories: Without the ignored class, in ascending class id.
+    num_classes: Channels of `semantic_logits`; includes the ignored class where its id is 0.
+    ignore_label: The class id of unlabelled pixels.
+    label_divisor: A panoptic label is class id * label_divisor + instance number.
+  """
+  name: str
+  categories: tuple[Category, ...]
+  num_classes: int
+  ignore_label: int
+  label_divisor: int
+
+  @property
+  def class_ids(self) -> tuple[int, ...]:
+    return tuple(c.class_id for c in self.categories)
+
+  @property
+  def thing_class_ids(self) -> tuple[int, ...]:
+    return tuple(c.class_id for c in self.categories if c.isthing)
+
+  @property
+  def stuff_class_ids(self) -> tuple[int, ...]:
+    return tuple(c.class_id for c in self.categories if not c.isthing)
+
+  @property
+  def class_index(self) -> dict[int, int]:
+    """Class id -> position among the class ids: the channel of `class_logits`."""
+    return {c.class_id: index for index, c in enumerate(self.categories)}
+
+  @property
+  def by_class_id(self) -> dict[int, Category]:
+    return {c.class_id: c for c in self.categories}
+
+  @property
+  def by_category_id(self) -> dict[int, Category]:
+    return {c.category_id: c for c in self.categories}
+
+  @property
+  def void_label(self) -> int:
+    """The panoptic label of unlabelled pixels."""
+    return self.ignore_label * self.label_divisor
+
+  def to_json(self) -> str:
+    """Returns a JSON text that `from_json` reads."""
+    values = dataclasses.asdict(self)
+    values['categories'] = [c._asdict() for c in self.categories]
+    return json.dumps(values)
+
+  @classmethod
+  def from_json(cls, text: str) -> 'DatasetInfo':
+    """Reads what `to_json` wrote."""
+    values = json.loads(text)
+    values['categories'] = tuple(
+        Category(**{**c, 'color': tuple(c['color'])}) for c in values['categories'])
+    return cls(**values)
+
+
+def names() -> list[str]:
+  """Returns the data sets that a config can name."""
+  return sorted([path.stem for path in _FOLDER.glob('*.json')] + ['coco_format'])
+
+
+@functools.cache
+def built_in(name: str) -> DatasetInfo:
+  """Returns a data set whose categories come with the library.
+
+  Raises:
+    ConfigError: There is none of that name.
+  """
+  path = _FOLDER / f'{name}.json'
+  if name == 'coco_format' or not path.is_file():
+    raise config_lib.ConfigError(f'unknown data set "{name}": there are {", ".join(names())}.'
+                                 f'{modules.nearest(name, names())}')
+  return DatasetInfo.from_json(path.read_text(encoding='utf-8'))
+
+
+def from_options(options) -> DatasetInfo:
+  """Returns the classes of the data set that a DatasetOptions message describes.
+
+  Raises:
+    ConfigError: Unknown data set, or a coco_format description that cannot be used.
+  """
+  if not options.dataset:
+    raise config_lib.ConfigError(f'dataset is not set: there are {", ".join(names())}')
+  if options.dataset != 'coco_format':
+    return built_in(options.dataset)
+  if not options.coco_format.annotation_file:
+    raise config_lib.ConfigError('dataset "coco_format" needs coco_format.annotation_file, the '
+                                 'panoptic JSON whose categories are the classes')
+  path = config_lib.require_value(options.coco_format.annotation_file,
+                                  'coco_format.annotation_file')
+  return from_annotation_file(path, options.coco_format.label_divisor)
+
+
+def from_config(config) -> DatasetInfo:
+  """Returns the classes of an experiment: of its training data, else of its evaluation data.
+
+  Raises:
+    ConfigError: Neither is described, or the two do not have the same classes.
+  """
+  train, evaluation = config.train_dataset_options, config.eval_dataset_options
+  if not train.dataset and not evaluation.dataset:
+    raise config_lib.ConfigError('train_dataset_options.dataset is not set: there are '
+                                 f'{", ".join(names())}')
+  if not train.dataset or not evaluation.dataset:
+    return from_options(train if train.dataset else evaluation)
+  info, other = from_options(train), from_options(evaluation)
+  if info != other:
+    raise config_lib.ConfigError(
+        'train_dataset_options and eval_dataset_options describe data sets of different classes: '
+        f'{_difference(info, other)}')
+  return info
+
+
+def _difference(info: DatasetInfo, other: DatasetInfo) -> str:
+  for field in dataclasses.fields(DatasetInfo):
+    one, two = getattr(info, field.name), getattr(other, field.name)
+    if one != two and field.name == 'categories':
+      one, two = [sorted(set(a) - set(b))[:3] for a, b in ((one, two), (two, one))]
+      one, two = [[f'{c.category_id} "{c.name}"' for c in found] for found in (one, two)]
+    if one != two:
+      return f'{field.name} {one} and {two}'
+  return 'unknown'
+
+
+# --- coco_format ------------------------------------------------------------------------------
+
+
+def from_annotation_file(path: str, label_divisor: int = 256,
+                         name: str = 'coco_format') -> DatasetInfo:
+  """Reads the classes of a panoptic JSON.
+
+  Class ids are 1, 2, ... in ascending category id; 0 is unlabelled. Colours are the JSON's,
+  or generated where it has none.
+
+  Args:
+    path: The JSON.
+    label_divisor: More than the instances of a class in an image.
+    name: Of the result.
+
+  Raises:
+    ConfigError: The file is missing, is no JSON or has no usable categories.
+  """
+  if label_divisor < 2:
+    raise config_lib.ConfigError(f'coco_format.label_divisor is {label_divisor}: it must be at '
+                                 'least 2')
+  try:
+    modified = os.stat(path).st_mtime_ns
+  except OSError:
+    raise config_lib.ConfigError(f'{path}: no such file (coco_format.annotation_file)') from None
+  return _read_categories(os.fspath(path), modified, label_divisor, name)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_categories(path: str, modified: int, label_divisor: int, name: str) -> DatasetInfo:
+  del modified  # Part of the cache's key.
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except (ValueError, OSError) as error:
+    raise config_lib.ConfigError(f'{path}: cannot be read as JSON ({error})') from None
+  return from_categories(content, path, label_divisor, name)
+
+
+def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 256,
+                    name: str = 'coco_format') -> DatasetInfo:
+  """As `from_annotation_file`, for a JSON that is read already."""
+  entries = content.get('categories') if isinstance(content, dict) else None
+  if not isinstance(entries, list) or not entries:
+    raise config_lib.ConfigError(f'{path}: has no list "categories"; a panoptic JSON of the COCO '
+                                 'format is expected')
+  found = {}
+  for entry in entries:
+    problem = _category_problem(entry, found)
+    if problem:
+      raise config_lib.ConfigError(f'{path}: {problem}')
+    found[entry['id']] = entry
+  colors = _distinct_colors([found[i].get('color') for i in sorted(found)])
+  categories = tuple(
+      Category(class_id, category_id, str(found[category_id]['name']),
+               bool(found[category_id]['isthing']), colors[class_id - 1])
+      for class_id, category_id in enumerate(sorted(found), start=1))
+  return DatasetInfo(name, categories, len(categories) + 1, 0, label_divisor)
+
+
+def _category_problem(entry, found):
+  if not isinstance(entry, dict):
+    return f'category {entry!r} is no object with id, name and isthing'
+  missing = [key for key in ('id', 'name', 'isthing') if key not in entry]
+  if missing:
+    hint = ('; a detection JSON? A panoptic JSON is expected' if missing == ['isthing'] else '')
+    return f'category {entry} has no "{missing[0]}"{hint}'
+  if not isinstance(entry['id'], int) or entry['id'] < 0:
+    return f'category id {entry["id"]!r} of "{entry["name"]}" is no whole number from 0 on'
+  if entry['id'] in found:
+    return f'category id {entry["id"]} occurs twice'
+  if entry['isthing'] not in (0, 1):
+    return f'isthing of category {entry["id"]} is {entry["isthing"]!r}: it must be 0 or 1'
+  color = entry.get('color')
+  if color is not None and not (isinstance(color, (list, tuple)) and len(color) == 3 and all(
+      isinstance(c, int) and 0 <= c <= 255 for c in color)):
+    return f'color of category {entry["id"]} is {color!r}: it must be three numbers 0 to 255'
+  return None
+
+
+def _distinct_colors(colors):
+  """Fills in missing and repeated colours with generated ones."""
+  result, used = [], {tuple(c) for c in colors if c is not None}
+  generated = (_generated_color(i) for i in range(10**6))
+  seen = set()
+  for color in colors:
+    chosen = tuple(color) if color is not None else None
+    while chosen is None or chosen in seen:
+      candidate = next(generated)
+      chosen = None if candidate in used else candidate
+    seen.add(chosen)
+    result.append(chosen)
+  return result
+
+
+def _generated_color(index):
+  # Steps of the golden ratio keep the hues of neighbouring classes apart.
+  hue = (index * 0.61803398875) % 1.0
+  red, green, blue = colorsys.hsv_to_rgb(hue, 0.9 - 0.4 * (index // 7 % 2), 0.95 - 0.07 *
+                                         (index % 5))
+  return round(red * 255), round(green * 255), round(blue * 255)

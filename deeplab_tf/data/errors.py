@@ -1,0 +1,91 @@
+"""Errors about the content of data files, from inside tf.data to one line for the user.
+
+A tf.data graph can only fail with a long message of TensorFlow's. Checks made here carry their
+sentence between marks, and `describe_data_error` finds it again. A damaged record file fails
+inside TensorFlow without being named, so files in use are remembered and searched then.
+"""
+
+import re
+from typing import Callable, Optional, Sequence
+
+import tensorflow as tf
+
+_START, _END = '<<data: ', ' :data>>'
+_MARKED = re.compile(f'{_START}(.*?){_END}', re.DOTALL)
+
+# Finds what is wrong with the files in use; the readers add theirs. The latest are searched first.
+_diagnoses: dict[str, Callable[[], Optional[str]]] = {}
+
+
+def check(condition: tf.Tensor, message: Callable[[], Sequence]) -> tf.Operation:
+  """Stops the input pipeline with one line for the user unless the condition holds.
+
+  Args:
+    condition: bool [].
+    message: Returns strings and scalar tensors that make up the line when joined; it is
+      computed only on failure.
+
+  Returns:
+    Something to depend on by tf.control_dependencies.
+  """
+
+  def fail():
+    parts = [part if isinstance(part, str) else _text(part) for part in message()]
+    line = tf.strings.join([_START, *parts, _END])
+    with tf.control_dependencies([tf.debugging.Assert(False, [line])]):
+      return tf.constant(False)
+
+  return tf.cond(condition, lambda: tf.constant(True), fail)
+
+
+def marked(message: str) -> str:
+  """Returns a message that `describe_data_error` finds again in TensorFlow's own."""
+  return f'{_START}{message}{_END}'
+
+
+def _text(value):
+  return value if value.dtype == tf.string else tf.strings.as_string(value)
+
+
+def on_failure(name: str, diagnose: Callable[[], Optional[str]]) -> None:
+  """Adds a search for the cause of failures that TensorFlow does not explain.
+
+  Args:
+    name: Another search of this name is replaced.
+    diagnose: Returns one line, or None when it finds nothing wrong.
+  """
+  _diagnoses.pop(name, None)
+  _diagnoses[name] = diagnose
+
+
+def describe_data_error(error: tf.errors.OpError) -> str:
+  """Returns one line that tells the user which file of the data is wrong, and how.
+
+  Args:
+    error: What iterating over a data set raised.
+  """
+  found = _MARKED.search(str(error))
+  if found:
+    return ' '.join(_unescape(found.group(1), str(error)).split())
+  if isinstance(error, (tf.errors.DataLossError, tf.errors.OutOfRangeError,
+                        tf.errors.NotFoundError, tf.errors.InvalidArgumentError)):
+    for diagnose in reversed(list(_diagnoses.values())):
+      line = diagnose()
+      if line:
+        return line
+  return f'the input pipeline failed: {" ".join(str(error).split())[:400]}'
+
+
+def _unescape(line, text):
+  """Undoes what tf.debugging.Assert does to quotes and to bytes beyond ASCII."""
+  if 'assertion failed' not in text:
+    return line
+  return line.encode().decode('unicode_escape').encode('latin-1').decode('utf-8', 'replace')
+
+
+def is_data_error(error: BaseException) -> bool:
+  """Whether an error raised in a train or evaluation loop came from the content of the data."""
+  text = str(error)
+  return bool(_MARKED.search(text)) or (
+      isinstance(error, tf.errors.DataLossError) or
+      (isinstance(error, tf.errors.OpError) and 'IteratorGetNext' in text))

@@ -1,0 +1,48 @@
+"""The synthetic data set, drawn on the fly or into records."""
+
+import functools
+import io
+
+import tensorflow as tf
+from PIL import Image
+
+from deeplab_tf import structures
+from deeplab_tf.data import catalog, shapes, sources, tfrecord
+
+
+def examples(options: sources.BuildOptions) -> list:
+  """Returns functions that each draw one image; see the package."""
+  if options.split not in shapes.SPLITS:
+    raise ValueError(f'--split={options.split}: shapes has {" and ".join(shapes.SPLITS)}')
+  return [functools.partial(_example, options, index) for index in range(options.num_images)]
+
+
+def _example(options, index):
+  image, label = shapes.generate(options.split, index, options.seed)
+  if options.treat_crowd_as_ignore:
+    things = (label > 0) & (label // shapes.LABEL_DIVISOR <= len(shapes.THINGS))
+    label[things & (label % shapes.LABEL_DIVISOR == 0)] = 0
+  encoded = io.BytesIO()
+  Image.fromarray(image).save(encoded, 'png')
+  return tfrecord.SourceExample(f'{_prefix(options.split, options.seed)}{index:06d}',
+                                encoded.getvalue(), 'png', *label.shape, label)
+
+
+def _prefix(split, seed):
+  return f'shapes_{split}_{seed}_'
+
+
+def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
+  """Returns the images of DatasetOptions.shapes, drawn when they are needed."""
+  del info
+  split, seed = options.shapes.split, options.shapes.seed
+
+  def load(index):
+    image, label = tf.numpy_function(
+        lambda i: shapes.generate(split, int(i), seed), [index], [tf.uint8, tf.int32])
+    image = tf.ensure_shape(image, [shapes.HEIGHT, shapes.WIDTH, 3])
+    label = tf.ensure_shape(label, [shapes.HEIGHT, shapes.WIDTH])
+    name = tf.strings.join([_prefix(split, seed), tf.strings.as_string(index, width=6, fill='0')])
+    return structures.LabeledImage(image, label, name)
+
+  return sources.DirectSource(options.shapes.num_images, load)

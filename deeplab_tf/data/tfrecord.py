@@ -1,0 +1,302 @@
+"""Labelled images to TFRecords and back, with the field names of DeepLab2's records."""
+
+import re
+import struct
+from typing import NamedTuple, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import structures
+from deeplab_tf.data import catalog, errors, sources
+
+_FEATURES = {
+    'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
+    'image/filename': tf.io.FixedLenFeature([], tf.string, ''),
+    'image/height': tf.io.FixedLenFeature([], tf.int64, 0),
+    'image/width': tf.io.FixedLenFeature([], tf.int64, 0),
+    'image/segmentation/class/encoded': tf.io.FixedLenFeature([], tf.string, ''),
+    'image/segmentation/class/format': tf.io.FixedLenFeature([], tf.string, 'raw'),
+}
+_LABEL = 'image/segmentation/class/encoded'
+# length uint64, its checksum uint32, data, checksum uint32
+_HEADER, _FOOTER = 12, 4
+# A record's length beyond this is garbage read as a number.
+_MAX_RECORD = 2**31
+# How JPEG, PNG, GIF and BMP files begin.
+_IMAGE_MAGIC = (b'\xff\xd8', b'\x89P', b'GI', b'BM')
+
+
+class SourceExample(NamedTuple):
+  """One image of a raw data set, as it goes into a record.
+
+  Attributes:
+    name: File name without extension.
+    encoded: The bytes of a JPEG or PNG file, RGB.
+    format: 'jpeg' or 'png'.
+    height, width: In pixels.
+    label: int32 [height, width] panoptic map, or None.
+  """
+  name: str
+  encoded: bytes
+  format: str
+  height: int
+  width: int
+  label: Optional[np.ndarray]
+
+
+def serialize(example: SourceExample) -> bytes:
+  """Returns the record of an example."""
+  features = {
+      'image/encoded': _bytes(example.encoded),
+      'image/filename': _bytes(example.name.encode()),
+      'image/format': _bytes(example.format.encode()),
+      'image/height': _int64(example.height),
+      'image/width': _int64(example.width),
+      'image/channels': _int64(3),
+  }
+  if example.label is not None:
+    features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
+    features['image/segmentation/class/format'] = _bytes(b'raw')
+  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def _bytes(value):
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int64(value):
+  return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+# --- Decoding ---------------------------------------------------------------------------------
+
+
+def parse(record: tf.Tensor, file: tf.Tensor, info: catalog.DatasetInfo,
+          with_label: bool = True) -> structures.LabeledImage:
+  """Decodes a record.
+
+  Args:
+    record: string [].
+    file: string [], the path of the record's file, for errors.
+    info: The data set; every pixel of the label must be one of its classes or void.
+    with_label: Without it the label is void everywhere.
+  """
+  fields = tf.io.parse_single_example(record, _FEATURES)
+  name = fields['image/filename']
+  where = [file, ': ', name, ': ']
+  present = errors.check(tf.strings.length(fields['image/encoded']) > 0, lambda: [
+      file, ': a record has no image (feature image/encoded): it was not made by '
+      'deeplab_tf.data.build or DeepLab2'])
+  with tf.control_dependencies([present]):
+    image = decode_image(fields['image/encoded'], where)
+  if not with_label:
+    label = tf.fill(tf.shape(image)[:2], info.void_label)
+    return structures.LabeledImage(image, label, name)
+  label = _decode_label(fields, tf.shape(image), where)
+  return structures.LabeledImage(image, checked_label(label, info, where), name)
+
+
+def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
+  """Decodes the bytes of an image file to uint8 [height, width, 3]; grey becomes RGB.
+
+  Args:
+    encoded: string [].
+    where: What errors begin with: strings and string scalars.
+  """
+  start = tf.strings.substr(tf.strings.join([encoded, '  ']), 0, 2)
+  known = errors.check(tf.reduce_any(start == tf.constant(_IMAGE_MAGIC)), lambda: [
+      *where, 'the image is neither JPEG nor PNG, or it is damaged'])
+  with tf.control_dependencies([known]):
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  return tf.ensure_shape(image, [None, None, 3])
+
+
+def _decode_label(fields, shape, where):
+  height, width = shape[0], shape[1]
+  encoded = fields[_LABEL]
+  present = errors.check(tf.strings.length(encoded) > 0, lambda: [
+      *where, f'the record has no label (feature {_LABEL}); for images without labels set '
+      'decode_groundtruth_label to false'])
+  raw = errors.check(fields['image/segmentation/class/format'] == 'raw', lambda: [
+      *where, 'the label has format "', fields['image/segmentation/class/format'],
+      '", which holds no instances; "raw" panoptic labels are needed'])
+  with tf.control_dependencies([present, raw]):
+    label_height = tf.cast(fields['image/height'], tf.int32)
+    label_width = tf.cast(fields['image/width'], tf.int32)
+  sound = errors.check(
+      (label_height == height) & (label_width == width)
+      & (tf.strings.length(encoded) == 4 * height * width), lambda: [
+          *where, 'the image is ', height, 'x', width, ', but the record is ', label_height, 'x',
+          label_width, ' with a label of ', tf.strings.length(encoded), ' bytes; height x width '
+          'x 4 is expected'])
+  with tf.control_dependencies([sound]):
+    label = tf.io.decode_raw(encoded, tf.int32)
+  return tf.reshape(label, [height, width])
+
+
+def checked_label(label: tf.Tensor, info: catalog.DatasetInfo, where: Sequence) -> tf.Tensor:
+  """Returns the label; stops where it holds a class that the data set does not have.
+
+  Args:
+    label: int32 [height, width], panoptic map.
+    info: The data set.
+    where: What the error begins with: strings and string scalars.
+  """
+  known = np.zeros(max(max(info.class_ids), info.ignore_label) + 2, bool)
+  known[[*info.class_ids, info.ignore_label]] = True
+  # Classes beyond the table count as its last entry, negative ones too: false.
+  class_id = label // info.label_divisor
+  row = tf.where(class_id < 0, len(known) - 1, tf.minimum(class_id, len(known) - 1))
+  valid = tf.gather(tf.constant(known), row)
+
+  def message():
+    wrong = tf.boolean_mask(label, ~valid)[0]
+    return [*where, 'the label holds ', wrong, ', which is class ', wrong // info.label_divisor,
+            f': data set "{info.name}" has no such class (label = class id x '
+            f'{info.label_divisor} + instance, classes {min(info.class_ids)} to '
+            f'{max(info.class_ids)}, unlabelled {info.ignore_label})']
+
+  with tf.control_dependencies([errors.check(tf.reduce_all(valid), message)]):
+    return tf.identity(label)
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def matching_files(patterns: Sequence[str]) -> list[str]:
+  """Returns the record files that patterns name, sorted; each must match something.
+
+  Raises:
+    FileNotFoundError: A pattern matches no file.
+    ValueError: All files are empty, or one is no TFRecord file.
+  """
+  files = []
+  for pattern in patterns:
+    found = [f for f in tf.io.gfile.glob(pattern) if not f.endswith(sources.INCOMPLETE)]
+    if not found:
+      raise FileNotFoundError(
+          f'file_pattern "{pattern}" matches no file; records are made by python -m '
+          'deeplab_tf.data.build')
+    files.extend(found)
+  files = sorted(set(files))
+  if not any(tf.io.gfile.stat(file).length for file in files):
+    raise ValueError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
+                     'empty; there is no record to read')
+  for file in files:
+    _check_start(file)
+  return files
+
+
+def _listed(patterns):
+  return ', '.join(f'"{p}"' for p in patterns)
+
+
+def _check_start(file):
+  """Reads the first record of a file and looks for the features of an image."""
+  if not tf.io.gfile.stat(file).length:
+    return
+  with tf.io.gfile.GFile(file, 'rb') as stream:
+    length = _read_length(stream, file, 0)
+    data = stream.read(length)
+  problem = _record_problem(data)
+  if len(data) < length or (problem and _is_damaged(file)):
+    raise ValueError(_truncated(file, 0))
+  if problem:
+    raise ValueError(f'{file}: {problem}')
+
+
+def _is_damaged(file):
+  """Whether the checksums of the first record are wrong."""
+  try:
+    next(iter(tf.data.TFRecordDataset(file)))
+  except tf.errors.DataLossError:
+    return True
+  return False
+
+
+def _record_problem(data):
+  try:
+    features = tf.train.Example.FromString(data).features.feature
+  except Exception:  # pylint: disable=broad-except; protobuf raises its own DecodeError
+    features = {}
+  if 'image/encoded' in features:
+    return None
+  names = ', '.join(sorted(features)[:5]) or 'none'
+  return ('its records are not those of deeplab_tf.data.build or DeepLab2: there is no feature '
+          f'image/encoded (features: {names})')
+
+
+def _truncated(file, number):
+  return (f'{file}: is truncated or damaged: record {number} is not whole. Make the file again '
+          '(python -m deeplab_tf.data.build)')
+
+
+def _read_length(stream, file, number):
+  header = stream.read(_HEADER)
+  if len(header) < _HEADER:
+    raise ValueError(_truncated(file, number))
+  length = struct.unpack('<Q', header[:8])[0]
+  if length > _MAX_RECORD:
+    kind = 'is no TFRecord file' if number == 0 else 'is damaged'
+    raise ValueError(f'{file}: {kind} (record {number} would be {length} bytes long)')
+  return length
+
+
+def count_records(file: str) -> int:
+  """Counts the records of a file by reading their lengths alone.
+
+  Raises:
+    ValueError: The file is truncated or no TFRecord file.
+  """
+  size = tf.io.gfile.stat(file).length
+  number = position = 0
+  with tf.io.gfile.GFile(file, 'rb') as stream:
+    while position < size:
+      stream.seek(position)
+      position += _HEADER + _read_length(stream, file, number) + _FOOTER
+      if position > size:
+        raise ValueError(_truncated(file, number))
+      number += 1
+  return number
+
+
+def diagnose(files: Sequence[str], info: catalog.DatasetInfo) -> Optional[str]:
+  """Searches files for what TensorFlow stumbled over: damage, then images that do not decode.
+
+  Returns:
+    One line with the file, or None.
+  """
+  for file in files:
+    try:
+      count_records(file)
+    except ValueError as error:
+      return str(error)
+  for file in files:
+    line = _diagnose_content(file, info)
+    if line:
+      return line
+  return None
+
+
+def _diagnose_content(file, info):
+  number = -1
+  try:
+    for number, record in enumerate(tf.data.TFRecordDataset(file)):
+      problem = _record_problem(record.numpy())
+      if problem:
+        return f'{file}: record {number}: {problem}'
+      _decode_eagerly(record, file, info)
+  except tf.errors.DataLossError:
+    return _truncated(file, number + 1)
+  except tf.errors.InvalidArgumentError as error:
+    reason = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]', '', str(error))
+    name = tf.train.Example.FromString(record.numpy()).features.feature['image/filename']
+    return (f'{file}: record {number} ({b"".join(name.bytes_list.value).decode()}) cannot be '
+            f'decoded: {" ".join(reason.split())[:200]}')
+  return None
+
+
+def _decode_eagerly(record, file, info):
+  fields = tf.io.parse_single_example(record, _FEATURES)
+  tf.io.decode_image(fields['image/encoded'], channels=3, expand_animations=False)

@@ -1,0 +1,74 @@
+"""Small data sets and configs for the tests of the data path."""
+
+import json
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from PIL import Image
+
+from deeplab_tf.protos import config_pb2
+
+
+@pytest.fixture(name='experiment')
+def fixture_experiment():
+  """From two DatasetOptions textprotos to ExperimentOptions."""
+
+  def make(train='', evaluation=''):
+    return text_format.Parse(
+        f'train_dataset_options {{ {train} }} eval_dataset_options {{ {evaluation} }}',
+        config_pb2.ExperimentOptions())
+
+  return make
+
+
+class PanopticFolder:
+  """Two images, 20x30 and 16x24, in the COCO panoptic format: cats, grass, a crowd of cats."""
+
+  def __init__(self, root):
+    self.root = root
+    self.json_file = root / 'annotations' / 'panoptic_val.json'
+    self.label_dir = root / 'annotations' / 'panoptic_val'
+    self.image_dir = root / 'val'
+    for folder in (self.label_dir, self.image_dir):
+      folder.mkdir(parents=True)
+    self.categories = [
+        {'id': 7, 'name': 'grass', 'isthing': 0}, {'id': 3, 'name': 'cat', 'isthing': 1}]
+    self.ids, images, annotations = [], [], []
+    for number, (height, width) in enumerate([(20, 30), (16, 24)]):
+      name = f'photo{number}'
+      pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3)).astype(np.uint8)
+      Image.fromarray(pixels).save(self.image_dir / f'{name}.png')
+      ids = np.full((height, width), 70000)
+      ids[:3] = 0
+      ids[4:9, 2:8], ids[4:9, 10:15], ids[10:15, 3:9] = 12, 300, 5
+      self.ids.append(ids)
+      self.save_ids(self.label_dir / f'{name}.png', ids)
+      segments = [{'id': i, 'category_id': c, 'iscrowd': crowd, 'area': int((ids == i).sum())}
+                  for i, c, crowd in ((12, 3, 0), (70000, 7, 0), (300, 3, 0), (5, 3, 1))]
+      images.append({'id': number, 'file_name': f'{name}.png', 'height': height, 'width': width})
+      annotations.append(
+          {'image_id': number, 'file_name': f'{name}.png', 'segments_info': segments})
+    self.content = {
+        'images': images, 'annotations': annotations, 'categories': self.categories}
+    self.save()
+
+  def save(self):
+    self.json_file.write_text(json.dumps(self.content))
+
+  def save_ids(self, path, ids):
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+    Image.fromarray(rgb).save(path)
+
+  def segment(self, image=0, index=0):
+    return self.content['annotations'][image]['segments_info'][index]
+
+  def options(self, extra=''):
+    return (f'dataset: "coco_format" crop_size: [21, 33] batch_size: 2 max_thing_id: 8 {extra} '
+            f'coco_format {{ annotation_file: "{self.json_file}" image_dir: "{self.image_dir}" '
+            f'annotation_dir: "{self.label_dir}" }}')
+
+
+@pytest.fixture(name='panoptic_folder')
+def fixture_panoptic_folder(tmp_path):
+  return PanopticFolder(tmp_path / 'raw')

@@ -1,0 +1,99 @@
+"""Targets of mask and centre models, on label maps small enough to read."""
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies
+
+from deeplab_tf.data import catalog, errors, shapes, targets
+
+INFO = catalog.DatasetInfo('small', (
+    catalog.Category(1, 10, 'cat', True, (1, 1, 1)),
+    catalog.Category(2, 20, 'grass', False, (2, 2, 2)),
+    catalog.Category(3, 30, 'dog', True, (3, 3, 3)),
+    catalog.Category(4, 40, 'sky', False, (4, 4, 4))), 5, 0, 10)
+# Sky, a dog, two cats, a crowd of cats, void.
+LABEL = np.array([[40, 40, 31, 31],
+                  [12, 12, 11, 31],
+                  [10, 10, 11, 0]], np.int32)
+
+
+def test_things_take_rows_in_order_of_appearance_and_stuff_has_fixed_rows():
+  result = targets.mask_targets(tf.constant(LABEL), INFO, 5)
+  np.testing.assert_array_equal(
+      result.mask_ids, [[6, 6, 0, 0], [1, 1, 2, 0], [-1, -1, 2, -1]])
+  # Class indices: cat 0, grass 1, dog 2, sky 3. Grass has a row although it does not occur.
+  np.testing.assert_array_equal(result.mask_classes, [2, 0, 0, -1, -1, 1, 3])
+  np.testing.assert_array_equal(result.mask_isthing, [True] * 5 + [False] * 2)
+  np.testing.assert_array_equal(result.semantic_map, LABEL // 10)
+  assert result.semantic_map.dtype == result.mask_ids.dtype == result.mask_classes.dtype == tf.int32
+
+
+def test_small_instances_weigh_more_and_crowd_and_stuff_do_not():
+  small = targets.SmallInstances(3, 7.0)
+  weights = targets.mask_targets(tf.constant(LABEL), INFO, 5, small).semantic_weights
+  np.testing.assert_array_equal(weights, [[1, 1, 1, 1], [7, 7, 7, 1], [1, 1, 7, 1]])
+
+
+def test_centers_offsets_and_weights():
+  result = targets.center_targets(tf.constant(LABEL), INFO, 1.0)
+  # The dog: mean (1/3, 8/3) -> (0, 3); cat 2: (1, 0.5) -> (1, 0), half to even; cat 1: (1.5, 2).
+  heatmap = result.center_heatmap[..., 0].numpy()
+  assert heatmap[0, 3] == heatmap[1, 0] == heatmap[2, 2] == 1
+  assert np.sum(heatmap == 1) == 3
+  np.testing.assert_array_equal(result.center_offsets[1, 3], [-1, 0])
+  np.testing.assert_array_equal(result.center_offsets[0, 0], [0, 0])
+  np.testing.assert_array_equal(result.offset_weights, [[0, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 0]])
+  np.testing.assert_array_equal(result.center_weights, [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 0]])
+
+
+def test_nothing_labelled():
+  empty = tf.zeros([4, 6], tf.int32)
+  masks = targets.mask_targets(empty, INFO, 3)
+  assert np.all(masks.mask_ids == -1) and np.all(masks.mask_classes[:3] == -1)
+  centers = targets.center_targets(empty, INFO, 2.0)
+  for value in centers[2:]:
+    assert not np.any(value)
+
+
+def test_more_instances_than_rows_is_an_error_with_the_name():
+  with pytest.raises(tf.errors.InvalidArgumentError) as error:
+    targets.mask_targets(tf.constant(LABEL), INFO, 2, name=tf.constant('photo'))
+  assert errors.describe_data_error(error.value) == (
+      'photo: 3 thing instances in one image, more than max_thing_id 2; raise max_thing_id')
+
+
+def test_crowd_becomes_void():
+  np.testing.assert_array_equal(targets.is_crowd(tf.constant(LABEL), INFO), LABEL == 10)
+  np.testing.assert_array_equal(
+      targets.crowd_to_void(tf.constant(LABEL), INFO), np.where(LABEL == 10, 0, LABEL))
+
+
+def test_static_shapes():
+  spec = tf.TensorSpec([9, 7], tf.int32)
+  masks = tf.function(lambda x: targets.mask_targets(x, INFO, 5)).get_concrete_function(spec)
+  assert [o.shape.as_list() for o in masks.structured_outputs] == [
+      [9, 7], [9, 7], [9, 7], [7], [7]]
+  centers = tf.function(
+      lambda x: targets.center_targets(x, INFO, 2.0)).get_concrete_function(spec)
+  assert [o.shape.as_list() for o in centers.structured_outputs] == [
+      [9, 7], [9, 7], [9, 7, 1], [9, 7], [9, 7, 2], [9, 7]]
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(strategies.integers(0, 10**6))
+def test_masks_say_the_same_as_the_label(index):
+  info = catalog.built_in('shapes')
+  label = shapes.generate('train', index)[1]
+  result = [value.numpy() for value in targets.mask_targets(tf.constant(label), info, 16)]
+  semantic, _, ids, classes, isthing = result
+  inside = ids >= 0
+  class_ids = np.array(info.class_ids)
+  np.testing.assert_array_equal(class_ids[classes[ids[inside]]], semantic[inside])
+  outside = (label == 0) | ((label % 256 == 0) & np.isin(semantic, info.thing_class_ids))
+  np.testing.assert_array_equal(~inside, outside)
+  # One row per segment and one segment per row.
+  pairs = np.unique(np.stack([ids[inside], label[inside]]), axis=1)
+  assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1]
+  np.testing.assert_array_equal(isthing[ids[inside]], label[inside] % 256 > 0)
