@@ -1,0 +1,51 @@
+"""Batches for the trainer and the evaluator, with data errors turned into one line."""
+
+from typing import Iterable, Iterator
+
+import tensorflow as tf
+
+from deeplab_tf import cli
+from deeplab_tf.data import errors, pipeline
+
+
+def checked(batches: Iterable) -> Iterator:
+  """Iterates over batches.
+
+  Raises:
+    UsageError: The content of a data file is wrong; the message names it.
+  """
+  iterator = iter(batches)
+  while True:
+    try:
+      batch = next(iterator)
+    except StopIteration:
+      return
+    except tf.errors.OpError as error:
+      raise cli.UsageError(errors.describe_data_error(error)) from error
+    yield batch
+
+
+def training(config, dataset_info, targets: str, strategy: tf.distribute.Strategy,
+             start_step: int) -> Iterator:
+  """Returns the batches of a training from a step on, for each replica its part.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    targets: 'mask' or 'center'; see structures.
+    strategy: What shares the batch.
+    start_step: Steps whose batches are skipped.
+  """
+  def dataset(input_context=None):
+    return pipeline.train_dataset(config, dataset_info, targets,
+                                  seed=config.trainer_options.seed, start_step=start_step,
+                                  input_context=input_context)
+
+  if strategy.num_replicas_in_sync == 1:
+    return checked(dataset())
+  return checked(strategy.distribute_datasets_from_function(dataset))
+
+
+def evaluation(config, dataset_info) -> Iterator:
+  """Returns the evaluation batches (EvaluationBatch), in the order of the files."""
+  return checked(pipeline.eval_dataset(config, dataset_info))

@@ -1,0 +1,199 @@
+"""A look at an experiment without training: layers, shapes, memory, and whether data fit."""
+
+import math
+from typing import Iterable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import models
+from deeplab_tf.data import catalog
+from deeplab_tf.structures import MaskTargets
+from deeplab_tf.training import batches, distribution
+
+# Images that the checks of the data look at, at least.
+_CHECKED_IMAGES = 32
+# Operations whose output is another's memory, or no activation.
+_FREE_OPS = ('Identity', 'Reshape', 'ReadVariableOp', 'Const', 'ExpandDims', 'Squeeze',
+             'StopGradient', 'Placeholder', 'ResourceGather')
+
+
+class DataReport(NamedTuple):
+  """What a few training batches hold.
+
+  Attributes:
+    images: Number of images looked at.
+    class_pixels: class id -> share of all pixels; the ignore label among them.
+    masks: Annotated masks with pixels, per image.
+    things: Those of things; as `masks` empty for centre models.
+  """
+  images: int
+  class_pixels: dict
+  masks: list
+  things: list
+
+
+def run(config, strategy: tf.distribute.Strategy) -> None:
+  """Prints the report of an experiment; trains nothing.
+
+  Args:
+    config: ExperimentOptions.
+    strategy: The devices that it would train on.
+  """
+  print(*distribution.describe(strategy), sep='\n')
+  dataset_info = catalog.from_config(config)
+  architecture = models.architecture(config)
+  batch_size = config.train_dataset_options.batch_size
+  per_replica = distribution.per_replica_batch(strategy, batch_size)
+  with strategy.scope():
+    model = architecture.build(config, dataset_info)
+  print('\nlayers', *layer_table(model), sep='\n')
+  one_device = tf.distribute.get_strategy()
+  iterator = batches.training(config, dataset_info, architecture.TARGETS, one_device, 0)
+  batch = next(iterator)
+  criterion = architecture.build_criterion(config, dataset_info)
+  graph, shapes = _trace(model, criterion, batch, per_replica)
+  print('\none batch', *_shape_lines(batch, shapes), sep='\n')
+  print('\nmemory per device, expected', *memory_lines(config, model, graph), sep='\n')
+  report = inspect_data(_enough(batch, iterator, batch_size), dataset_info)
+  print('\ntraining data', *data_lines(report, dataset_info, _queries(config)), sep='\n')
+
+
+def layer_table(model: tf.keras.Model) -> list[str]:
+  """Returns a line for each part of a model, two levels deep, with its parameters."""
+  lines = []
+  for name, layer in _parts(model):
+    lines.append(_layer_line(f'  {name}', layer))
+    lines += [_layer_line(f'    {child_name}', child) for child_name, child in _parts(layer)]
+  for title, variables in (('total', model.variables), ('trainable', model.trainable_variables)):
+    lines.append(f'  {title:<58} {_count(variables):>12,}')
+  return lines
+
+
+def _layer_line(name: str, layer) -> str:
+  return f'{name:<34} {type(layer).__name__:<25} {_count(layer.variables):>12,}'
+
+
+def _parts(layer) -> list:
+  """(attribute name, layer) of the layers in a layer's attributes and lists, in order."""
+  view = tf.train.TrackableView(layer)
+  found = {}
+  # A model has each layer under "layer-0" and the like, too; attributes come first.
+  for name, child in sorted(view.children(layer).items(), key=lambda x: x[0].startswith('layer')):
+    if isinstance(child, tf.keras.layers.Layer):
+      found.setdefault(id(child), (name, child))
+    elif isinstance(child, (list, tuple)):
+      for i, item in enumerate(child):
+        if isinstance(item, tf.keras.layers.Layer):
+          found.setdefault(id(item), (f'{name}[{i}]', item))
+  return list(found.values())
+
+
+def _count(variables) -> int:
+  return sum(math.prod(v.shape) for v in variables)
+
+
+def _trace(model, criterion, batch, per_replica):
+  """Traces the forward pass and the losses; (graph, name -> shape of outputs and losses)."""
+  found = {}
+
+  @tf.function(autograph=False)
+  def forward(images, targets):
+    outputs = model(images, training=True)
+    result = criterion(outputs, targets)
+    found.update({f'output {name}': (x.dtype.name, x.shape) for name, x in outputs.items()})
+    found.update({f'loss {name}': (x.dtype.name, x.shape) for name, x in result.losses.items()})
+    return result.total
+
+  specs = tf.nest.map_structure(
+      lambda x: tf.TensorSpec([per_replica, *x.shape[1:]], x.dtype), batch)
+  return forward.get_concrete_function(*specs).graph, found
+
+
+def _shape_lines(batch, shapes) -> list[str]:
+  images, targets = batch
+  lines = {'images': (images.dtype.name, images.shape)}
+  lines.update({name: (x.dtype.name, x.shape) for name, x in targets._asdict().items()})
+  lines.update(shapes)
+  return [f'  {name:<40} {dtype} {shape.as_list()}' for name, (dtype, shape) in lines.items()]
+
+
+def memory_lines(config, model: tf.keras.Model, graph: tf.Graph) -> list[str]:
+  """Returns the memory of a train step, estimated from the variables and the forward graph."""
+  weights = sum(math.prod(v.shape) * v.dtype.size for v in model.variables)
+  trained = sum(math.prod(v.shape) * v.dtype.size for v in model.trainable_variables)
+  slots = {'sgd': 1, 'radam_lookahead': 3}.get(config.trainer_options.solver_options.optimizer, 2)
+  activations = sum(_bytes(tensor) for operation in graph.get_operations()
+                    if operation.type not in _FREE_OPS for tensor in operation.outputs)
+  parts = {'weights': weights, 'gradients': trained, 'optimizer': slots * trained,
+           'activations (at most)': activations}
+  lines = [f'  {name:<40} {size / 2**20:10,.0f} MiB' for name, size in parts.items()]
+  return lines + [f'  {"total":<40} {sum(parts.values()) / 2**20:10,.0f} MiB']
+
+
+def _bytes(tensor) -> int:
+  if not tensor.shape.is_fully_defined() or not tensor.dtype.is_floating:
+    return 0
+  return tensor.shape.num_elements() * tensor.dtype.size
+
+
+def _enough(first, iterator: Iterable, batch_size: int) -> Iterable:
+  yield first
+  for _ in range(math.ceil(_CHECKED_IMAGES / batch_size) - 1):
+    yield next(iterator)
+
+
+def inspect_data(examples: Iterable, dataset_info) -> DataReport:
+  """Counts classes and masks in training batches (images, targets)."""
+  pixels, masks, things, images = {}, [], [], 0
+  for _, targets in examples:
+    images += targets.semantic_map.shape[0]
+    ids, counts = np.unique(targets.semantic_map.numpy(), return_counts=True)
+    for class_id, count in zip(ids.tolist(), counts.tolist()):
+      pixels[class_id] = pixels.get(class_id, 0) + count
+    if isinstance(targets, MaskTargets):
+      for ids, isthing in zip(targets.mask_ids.numpy(), targets.mask_isthing.numpy()):
+        present = np.unique(ids[ids >= 0])
+        masks.append(len(present))
+        things.append(int(isthing[present].sum()))
+  total = sum(pixels.values())
+  shares = {class_id: count / total for class_id, count in sorted(pixels.items())}
+  return DataReport(images, shares, masks, things)
+
+
+def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
+  """Returns what a report says, with warnings.
+
+  Args:
+    report: From inspect_data.
+    dataset_info: The classes.
+    queries: Of a mask model; 0: it is none.
+  """
+  unlabelled = report.class_pixels.get(dataset_info.ignore_label, 0.0)
+  seen = {i: share for i, share in report.class_pixels.items() if i in dataset_info.by_class_id}
+  lines = [f'  {report.images} images, {100 * unlabelled:.1f} % of the pixels unlabelled']
+  for class_id, share in seen.items():
+    category = dataset_info.by_class_id[class_id]
+    kind = 'thing' if category.isthing else 'stuff'
+    lines.append(f'  class {class_id:>4} {category.name[:28]:<28} {kind} {100 * share:6.2f} %')
+  missing = len(dataset_info.categories) - len(seen)
+  if missing:
+    lines.append(f'  {missing} of {len(dataset_info.categories)} classes do not occur in these')
+  strange = set(report.class_pixels) - set(seen) - {dataset_info.ignore_label}
+  if strange:
+    lines.append(f'  WARNING: class ids that the data set does not have: {sorted(strange)}')
+  if report.masks:
+    lines.append(f'  masks per image: {_spread(report.masks)}; things: {_spread(report.things)}')
+    if queries and max(report.masks) > queries:
+      lines.append(f'  WARNING: up to {max(report.masks)} masks and {queries} queries: some masks '
+                   'cannot be learned; raise num_queries')
+  return lines
+
+
+def _spread(values: list) -> str:
+  return f'{min(values)} to {max(values)}, {np.mean(values):.1f} on average'
+
+
+def _queries(config) -> int:
+  options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
+  return getattr(options, 'num_queries', 0)

@@ -1,0 +1,142 @@
+"""The progress line: step, loss, learning rate, images per second and time left."""
+
+import sys
+import threading
+import time
+from typing import Optional, TextIO
+
+# A line at least this often, in seconds, whatever the length of a step is.
+INTERVAL = 10.0
+_TERMINAL_INTERVAL = 0.5
+# Speed is measured over this many seconds.
+_SPEED_WINDOW = 60.0
+
+
+def format_duration(seconds: float) -> str:
+  """Returns e.g. '3d 04h', '2h 05m', '1m 09s' or '7s'."""
+  seconds = int(round(seconds))
+  days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+  if days:
+    return f'{days}d {hours:02d}h'
+  if hours:
+    return f'{hours}h {minutes:02d}m'
+  if minutes:
+    return f'{minutes}m {seconds % 60:02d}s'
+  return f'{seconds}s'
+
+
+class Progress:
+  """Shows how far a loop is: on a terminal one line that is rewritten, elsewhere plain lines.
+
+  A thread of its own repeats the line when the loop is silent, for instance while the first
+  step is compiled. Use as a context manager.
+  """
+
+  def __init__(self, label: str, total: Optional[int], batch_size: int = 1, *,
+               first_step: int = 0, stream: Optional[TextIO] = None,
+               interval: float = INTERVAL, clock=time.monotonic):
+    """Initialises the display.
+
+    Args:
+      label: What runs, e.g. 'train'.
+      total: The last step; None: unknown.
+      batch_size: Images per step.
+      first_step: Steps that were done before.
+      stream: Where lines go; None: standard output.
+      interval: Longest time between lines, in seconds.
+      clock: Returns the time in seconds.
+    """
+    self._label = label
+    self._total = total
+    self._batch_size = batch_size
+    self._stream = stream or sys.stdout
+    self._terminal = bool(getattr(self._stream, 'isatty', lambda: False)())
+    self._interval = interval
+    self._clock = clock
+    self._lock = threading.Lock()
+    self._stop = threading.Event()
+    self._thread = None
+    self._step = first_step
+    self._values = {}
+    self._marks = []
+    self._printed = None
+    self._printed_step = None
+    self._width = 0
+
+  def __enter__(self):
+    self._started = self._printed = self._clock()
+    self._stop.clear()
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_):
+    self._stop.set()
+    self._thread.join()
+    with self._lock:
+      if self._marks and self._printed_step != self._step:
+        self._print()
+      if self._terminal and self._width:
+        self._stream.write('\n')
+        self._stream.flush()
+      self._width = 0
+
+  @property
+  def images_per_second(self) -> Optional[float]:
+    """Speed over the last minute without the first step, or None before there is one."""
+    if len(self._marks) < 2:
+      return None
+    (first, start), (last, end) = self._marks[0], self._marks[-1]
+    return (last - first) * self._batch_size / max(end - start, 1e-9)
+
+  def update(self, step: int, **values: float) -> None:
+    """Tells that a step is done.
+
+    Args:
+      step: The number of steps that are done.
+      **values: Shown by name, e.g. loss=1.5.
+    """
+    now = self._clock()
+    with self._lock:
+      self._step, self._values = step, values
+      self._marks.append((step, now))
+      while len(self._marks) > 2 and now - self._marks[1][1] > _SPEED_WINDOW:
+        self._marks.pop(0)
+      first = len(self._marks) == 1
+      wait = min(_TERMINAL_INTERVAL, self._interval) if self._terminal else self._interval
+      # A quarter of the interval early, since the next step may take that long.
+      if first or now - self._printed >= (wait if self._terminal else 0.75 * wait):
+        self._print()
+
+  def line(self) -> str:
+    """Returns the line without its end."""
+    step = f'{self._step}/{self._total}' if self._total else str(self._step)
+    if not self._marks:
+      waited = format_duration(self._clock() - self._started)
+      return f'{self._label}: preparing the first step, {waited}'
+    parts = [f'{self._label} {step}']
+    parts += [f'{name} {value:.4g}' for name, value in self._values.items()]
+    speed = self.images_per_second
+    if speed is not None:
+      parts.append(f'{speed:.3g} images/s')
+      if self._total and speed > 0:
+        left = (self._total - self._step) * self._batch_size / speed
+        parts.append(f'{format_duration(left)} left')
+    return ' | '.join(parts)
+
+  def _watch(self):
+    while not self._stop.wait(self._interval / 10):
+      with self._lock:
+        if self._clock() - self._printed >= 0.9 * self._interval:
+          self._print()
+
+  def _print(self):
+    text = self.line()
+    if self._terminal:
+      self._stream.write('\r' + text.ljust(self._width))
+      self._width = len(text)
+    else:
+      self._stream.write(text + '\n')
+    self._stream.flush()
+    self._printed = self._clock()
+    self._printed_step = self._step if self._marks else None

@@ -1,0 +1,71 @@
+"""Learning rates over the steps of a training: poly or cosine, with linear warm-up."""
+
+import tensorflow as tf
+
+POLICIES = ('poly', 'cosine')
+
+
+class LinearWarmup(tf.keras.optimizers.schedules.LearningRateSchedule):
+  """Rises from 0 to a peak in a straight line, then follows another schedule.
+
+  The other schedule is read at the unshifted step, so the rate drops a little where the
+  warm-up ends, as in DeepLab2. tf-models-official's LinearWarmup rises to the value that the
+  other schedule has at the end of the warm-up instead of to the peak.
+  """
+
+  def __init__(self, schedule: tf.keras.optimizers.schedules.LearningRateSchedule,
+               peak: float, warmup_steps: int):
+    """Initialises the schedule.
+
+    Args:
+      schedule: What follows the warm-up.
+      peak: The learning rate that the warm-up rises to.
+      warmup_steps: Its number of steps, at least 1.
+    """
+    super().__init__()
+    self.schedule = schedule
+    self.peak = peak
+    self.warmup_steps = warmup_steps
+
+  def __call__(self, step):
+    """Returns the learning rate, float32 [], at a step (an integer or an integer tensor)."""
+    position = tf.cast(step, tf.float32)
+    rising = self.peak * position / float(self.warmup_steps)
+    return tf.where(position < float(self.warmup_steps), rising, self.schedule(step))
+
+  def get_config(self):
+    serialize = tf.keras.optimizers.schedules.serialize
+    return {'schedule': serialize(self.schedule), 'peak': self.peak,
+            'warmup_steps': self.warmup_steps}
+
+  @classmethod
+  def from_config(cls, config):
+    schedule = tf.keras.optimizers.schedules.deserialize(config['schedule'])
+    return cls(schedule, config['peak'], config['warmup_steps'])
+
+
+def build(solver, multiplier: float = 1.0) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+  """Builds the schedule that the solver options describe.
+
+  Args:
+    solver: SolverOptions.
+    multiplier: Factor on base_learning_rate. The end of the poly schedule is not multiplied,
+      as in DeepLab2.
+
+  Raises:
+    ValueError: learning_policy is unknown.
+  """
+  peak = solver.base_learning_rate * multiplier
+  steps = solver.training_number_of_steps
+  if solver.learning_policy == 'poly':
+    schedule = tf.keras.optimizers.schedules.PolynomialDecay(
+        peak, steps, end_learning_rate=solver.poly_end_learning_rate,
+        power=solver.poly_learning_power)
+  elif solver.learning_policy == 'cosine':
+    schedule = tf.keras.optimizers.schedules.CosineDecay(peak, steps)
+  else:
+    raise ValueError(f'solver_options.learning_policy is "{solver.learning_policy}"; it can be '
+                     + ' or '.join(f'"{name}"' for name in POLICIES))
+  if solver.warmup_steps > 0:
+    return LinearWarmup(schedule, peak, solver.warmup_steps)
+  return schedule

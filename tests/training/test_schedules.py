@@ -1,0 +1,55 @@
+"""Learning rates against numpy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.protos import trainer_pb2
+from deeplab_tf.training import schedules
+
+
+def _solver(**fields):
+  defaults = {'base_learning_rate': 0.5, 'training_number_of_steps': 100}
+  return trainer_pb2.SolverOptions(**{**defaults, **fields})
+
+
+def _rates(schedule, steps):
+  return np.array([float(schedule(tf.constant(step, tf.int64))) for step in steps])
+
+
+def test_poly_falls_from_base_to_end_and_stays_there():
+  schedule = schedules.build(_solver(poly_learning_power=0.9, poly_end_learning_rate=0.1))
+  steps = np.array([0, 1, 50, 99, 100, 150])
+  expected = 0.4 * (1 - np.minimum(steps, 100) / 100)**0.9 + 0.1
+  np.testing.assert_allclose(_rates(schedule, steps), expected, rtol=1e-5)
+
+
+def test_cosine_falls_from_base_to_zero():
+  schedule = schedules.build(_solver(learning_policy='cosine'))
+  steps = np.array([0, 25, 50, 100, 120])
+  expected = 0.25 * (1 + np.cos(np.pi * np.minimum(steps, 100) / 100))
+  np.testing.assert_allclose(_rates(schedule, steps), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize('policy', ['poly', 'cosine'])
+def test_warmup_is_linear_to_base_then_the_schedule_at_the_unshifted_step(policy):
+  plain = schedules.build(_solver(learning_policy=policy))
+  warm = schedules.build(_solver(learning_policy=policy, warmup_steps=10))
+  np.testing.assert_allclose(_rates(warm, range(10)), 0.5 * np.arange(10) / 10, rtol=1e-6)
+  np.testing.assert_array_equal(_rates(warm, [10, 11, 60]), _rates(plain, [10, 11, 60]))
+
+
+def test_multiplier_scales_the_base_but_not_the_end():
+  schedule = schedules.build(_solver(poly_end_learning_rate=0.01, warmup_steps=10), 0.1)
+  np.testing.assert_allclose(_rates(schedule, [5, 100]), [0.025, 0.01], rtol=1e-6)
+
+
+def test_warmup_survives_its_config():
+  warm = schedules.build(_solver(warmup_steps=10))
+  again = schedules.LinearWarmup.from_config(warm.get_config())
+  np.testing.assert_array_equal(_rates(again, [3, 30]), _rates(warm, [3, 30]))
+
+
+def test_unknown_policy_lists_those_there_are():
+  with pytest.raises(ValueError, match='"step".*"poly" or "cosine"'):
+    schedules.build(_solver(learning_policy='step'))

@@ -1,0 +1,70 @@
+"""Trains and evaluates a model.
+
+  python trainer/train.py --config_file=configs/shapes/max_deeplab.textproto --model_dir=runs/a \
+      --mode=train_and_eval
+
+Run again with the same command, it goes on from the last checkpoint in --model_dir.
+"""
+
+import argparse
+import sys
+from typing import Optional, Sequence
+
+from deeplab_tf import cli
+
+MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
+
+
+def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog='train.py', description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--config_file', required=True, metavar='F',
+                      help='the experiment, a textproto; see configs/')
+  parser.add_argument('--model_dir', metavar='D',
+                      help='folder of checkpoints, TensorBoard logs and scores')
+  parser.add_argument('--mode', choices=MODES, default='train',
+                      help='train_and_eval scores every evaluator_options.eval_interval steps; '
+                      'continuous_eval waits for checkpoints of another process '
+                      '(default: %(default)s)')
+  parser.add_argument('--num_gpus', type=int, metavar='N',
+                      help='0: the CPU; several share each batch (default: all there are)')
+  parser.add_argument('--tpu', metavar='NAME', help="name or address of a TPU, 'local' on its VM")
+  parser.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
+                      help='merged over the file, the last wins; e.g. '
+                      "'trainer_options { seed: 1 }'; may be given several times")
+  parser.add_argument('--dry_run', action='store_true',
+                      help='print layers, shapes, parameters, memory and checks of the data, and '
+                      'train nothing')
+  flags = parser.parse_args(argv)
+  if not flags.model_dir and not flags.dry_run:
+    parser.error('--model_dir is needed: a folder for checkpoints, logs and scores')
+  return flags
+
+
+def _run(argv: Optional[Sequence[str]]) -> None:
+  flags = _parse(argv)
+  # Wrong configs are told before the seconds that TensorFlow takes to load.
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(flags.config_file, flags.override)
+  cli.quiet_tensorflow()
+  from deeplab_tf.training import distribution
+  strategy = distribution.build(flags.num_gpus, flags.tpu)
+  if flags.dry_run:
+    from deeplab_tf.training import dry_run
+    dry_run.run(config, strategy)
+    return
+  from deeplab_tf.training import runs
+  runs.Run(config, flags.model_dir, flags.mode, strategy).run()
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program; returns its exit code."""
+  try:
+    return cli.run(_run, argv)
+  except FloatingPointError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())
