@@ -1,18 +1,39 @@
-"""How the programs end: 0 on success, 2 with one line on bad input, 1 otherwise."""
+"""How the programs start and end: 0 on success, 2 with one line on bad input, 1 otherwise."""
 
+import argparse
 import os
 import sys
-from typing import Callable, Optional, Sequence
+import warnings
+from typing import Callable, NoReturn, Optional, Sequence
+
+_BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError,
+              FileExistsError, PermissionError)
 
 
 class UsageError(ValueError):
   """Wrong use or bad input; the message is one line for the user."""
 
 
+class Parser(argparse.ArgumentParser):
+  """An argument parser whose errors are one line, and whose --help shows all defaults."""
+
+  def __init__(self, prog: str, description: str, epilog: Optional[str] = None):
+    super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+
+  def error(self, message: str) -> NoReturn:
+    """Raises UsageError with argparse's message."""
+    raise UsageError(f'{message}; see --help')
+
+
 def quiet_tensorflow() -> None:
-  """Silences TensorFlow's start-up notices; call before it is imported."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+  """Silences notices of TensorFlow and of its imports that no user can act on.
+
+  Call before TensorFlow is imported.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  warnings.filterwarnings('ignore', category=FutureWarning, module='google')
+  warnings.filterwarnings('ignore', category=UserWarning, module='tensorflow_addons')
 
 
 def run(main: Callable[[Optional[Sequence[str]]], None],
@@ -25,15 +46,13 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
     argv: Passed to it.
 
   Returns:
-    0, or 2 after bad input (ValueError, FileNotFoundError, NotADirectoryError,
-    IsADirectoryError, FileExistsError) with one line on standard error. Anything else
-    propagates: Python prints it and exits 1.
+    0, or 2 after bad input (an error that deeplab_tf raised on purpose, or a missing file) with
+    one line on standard error. Anything else propagates: Python prints it and exits 1.
   """
-  bad_input = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError,
-               FileExistsError)
+  quiet_tensorflow()
   try:
     main(argv)
-  except bad_input as error:
+  except _BAD_INPUT as error:
     if not is_user_error(error):
       raise
     print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
@@ -49,7 +68,7 @@ def is_user_error(error: BaseException) -> bool:
 
   A ValueError from inside TensorFlow is a fault of ours and keeps its traceback.
   """
-  if isinstance(error, (UsageError, FileNotFoundError)):
+  if isinstance(error, (UsageError, OSError)):
     return True
   traceback = error.__traceback__
   while traceback is not None and traceback.tb_next is not None:

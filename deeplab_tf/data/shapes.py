@@ -21,8 +21,8 @@ STUFF = ('stripes', 'checks', 'grain')
 
 _MIN_VISIBLE_PIXELS = 90
 _MIN_VISIBLE_SHARE = 0.45
-_RIM = 0.45          # Brightness of the dark rim around an object.
-_RIM_PIXELS = 1.5
+_RIM = 0.2          # Brightness of the dark rim around an object.
+_RIM_PIXELS = 2.0
 _VOID_RIM_SHARE = 0.6   # Images in which objects have an unlabelled rim.
 _VOID_PATCH_SHARE = 0.3
 _CROWD_SHARE = 0.15
@@ -245,18 +245,15 @@ def _window(item, reach):
 
 
 def _patchwork(rng, palette, y, x, radius):
-  """Colours [..., 3] of an object: patches around five points, shaded from side to side."""
-  count = 5
-  angles = rng.uniform(0, 2 * math.pi) + np.arange(count) * (2 * math.pi / count)
-  reach = radius * rng.uniform(0.45, 0.75, count)
-  py, px = reach * np.sin(angles), reach * np.cos(angles)
-  squares = [(y - a)**2 + (x - b)**2 for a, b in zip(py, px)]
-  patch = np.argmin(np.stack(squares), axis=0)
-  own = rng.uniform(20, 235, (2, 3)).astype(np.float32)
-  own[1] = np.clip(own[0] + np.where(own[0] > 127, -1, 1) * rng.uniform(55, 110, 3), 10, 245)
-  shared = palette[int(rng.integers(len(palette)))]
-  # Neighbouring patches differ, so that no colour holds half of the object.
-  colors = np.stack([own[0], own[1], own[0], own[1], shared])
+  """Colours [..., 3] of an object: two halves and a wedge, shaded from side to side."""
+  turn = rng.uniform(0, 2 * math.pi)
+  angle = np.mod(np.arctan2(y, x) - turn, 2 * math.pi)
+  # No part holds more than half of the object, so that no colour gives it away.
+  patch = np.digitize(angle, np.array([0.8, 1.5]) * math.pi)
+  own = rng.uniform(20, 235, 3).astype(np.float32)
+  pair = 2 * int(rng.integers(len(palette) // 2))
+  # Two of the three colours are those of a texture, often of the one around the object.
+  colors = np.stack([own, palette[pair], palette[pair + 1]])
   direction = rng.uniform(0, 2 * math.pi)
   shade = (x * math.cos(direction) + y * math.sin(direction)) / radius
   return colors[patch] * (1 + 0.18 * shade[..., None])

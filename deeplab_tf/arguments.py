@@ -1,0 +1,50 @@
+"""Flags that several programs have, and errors of one line."""
+
+import argparse
+import re
+from typing import NoReturn
+
+from deeplab_tf import cli
+
+
+class Parser(argparse.ArgumentParser):
+  """An argument parser whose errors are one line."""
+
+  def __init__(self, program: str, description: str, epilog: str = ''):
+    """Makes a parser.
+
+    Args:
+      program: Its name in the help.
+      description: The program's docstring; what it does, then how it is called.
+      epilog: Shown at the end of the help.
+    """
+    super().__init__(program, description=description, epilog=epilog, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the parsing."""
+    raise cli.UsageError(f'{message}; see --help')
+
+  def add_config(self, required: bool = True) -> None:
+    """Adds --config_file and --override."""
+    self.add_argument('--config_file', required=required, metavar='F',
+                      help='the experiment, a textproto; see configs/')
+    self.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
+                      help='merged over the file, the last wins; e.g. '
+                      "'evaluator_options { thing_area_limit: 0 }'; may be given several times")
+
+
+def size(text: str) -> tuple[int, int]:
+  """Reads HEIGHTxWIDTH, or one number for both, as the type of a flag."""
+  match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
+  found = match and (int(match[1]), int(match[2] or match[1]))
+  if not found or 0 in found:
+    raise argparse.ArgumentTypeError(f'"{text}" is no size: give HEIGHTxWIDTH, e.g. 641x641')
+  return found
+
+
+def positive(text: str) -> int:
+  """Reads a number from 1 on, as the type of a flag."""
+  if not text.isdigit() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 1 on')
+  return int(text)

@@ -1,0 +1,92 @@
+"""Turns checkpoints of other programs into checkpoints of this library."""
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.checkpoints.reference import load_reference_weights
+from deeplab_tf.checkpoints.restore import find_checkpoint
+
+
+def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
+  """Reads all arrays of a TensorFlow checkpoint.
+
+  Args:
+    path: A prefix, or a folder, which means its latest checkpoint.
+
+  Returns:
+    The file's own names to arrays.
+
+  Raises:
+    FileNotFoundError: There is no checkpoint.
+    ValueError: It is no TensorFlow checkpoint, or damaged.
+  """
+  prefix = find_checkpoint(path)
+  try:
+    reader = tf.train.load_checkpoint(prefix)
+    names = [name for name in reader.get_variable_to_shape_map()
+             if name != '_CHECKPOINTABLE_OBJECT_GRAPH']
+    return {name: reader.get_tensor(name) for name in names}
+  except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+    reason = str(error).strip().split('\n')[0][:200]
+    raise ValueError(f'{prefix}: cannot be read as a checkpoint ({reason})') from None
+
+
+# Source -> function from a path to the source's own names and arrays.
+READERS = {'deeplab2': read_tensorflow_weights}
+
+
+def convert(model: tf.keras.Model, source: str, path: str, output: str) -> str:
+  """Sets a model's variables from another program's checkpoint and writes one of ours.
+
+  Args:
+    model: A model of deeplab_tf.
+    source: Where the checkpoint comes from, one of READERS.
+    path: The checkpoint: a file, a prefix or a folder.
+    output: The prefix to write; its folder is made. See `save_checkpoint`.
+
+  Returns:
+    The prefix that was written. `load_checkpoint`, the trainer's `initial_checkpoint` and the
+    exporter read it, and so does `path=folder`.
+
+  Raises:
+    FileNotFoundError: There is no checkpoint.
+    ValueError: It cannot be read, or does not fit the model.
+  """
+  if source not in READERS:
+    raise ValueError(f'unknown source "{source}": allowed are {", ".join(sorted(READERS))}')
+  load_reference_weights(model, source, READERS[source](path))
+  return save_checkpoint(model, output)
+
+
+def save_checkpoint(model: tf.keras.Model, output: str) -> str:
+  """Writes a model's variables as a checkpoint, whole or not at all.
+
+  Args:
+    model: A model of deeplab_tf.
+    output: The prefix; in a folder, it becomes 'ckpt-0'.
+
+  Returns:
+    The prefix.
+  """
+  output = os.path.abspath(output)
+  if os.path.isdir(output):
+    output = os.path.join(output, 'ckpt-0')
+  folder, name = os.path.split(output)
+  os.makedirs(folder, exist_ok=True)
+  temporary = tempfile.mkdtemp(prefix=f'.{name}.', dir=folder)
+  try:
+    tf.train.Checkpoint(model=model).write(os.path.join(temporary, name))
+    # The index last: without it there is no checkpoint.
+    for part in sorted(os.listdir(temporary), key=lambda part: part.endswith('.index')):
+      os.replace(os.path.join(temporary, part), os.path.join(folder, part))
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  # So that the folder alone names the checkpoint. A folder of another checkpoint keeps its own.
+  if tf.train.get_checkpoint_state(folder) is None:
+    with open(os.path.join(folder, 'checkpoint'), 'w', encoding='utf-8') as file:
+      file.write(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+  return output

@@ -1,0 +1,140 @@
+"""Finds checkpoints and reads a model's variables from them, all or none.
+
+A checkpoint is what training writes: a tf.train.Checkpoint whose item `model` is the network.
+"""
+
+import os
+
+import tensorflow as tf
+
+from deeplab_tf import modules
+
+_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+_ROOT = 'model'
+# Differences that an error lists.
+_LISTED = 3
+
+
+def load_checkpoint(model: tf.keras.Model, path: str) -> None:
+  """Sets every variable of a model from a checkpoint.
+
+  A model without the parts that only training uses reads a checkpoint that has them: parts whose
+  attribute of the model is None are skipped.
+
+  Args:
+    model: A model of deeplab_tf.
+    path: A prefix such as '.../ckpt-1000', or a folder, which means its latest checkpoint.
+
+  Raises:
+    FileNotFoundError: There is no checkpoint.
+    ValueError: It is of another model, or damaged; no variable has changed.
+  """
+  prefix = find_checkpoint(path)
+  variables = variables_by_key(model)
+  reader = _reader(prefix)
+  saved = _saved_shapes(reader)
+  differences = _differences(model, variables, saved)
+  if differences:
+    more = len(differences) - _LISTED
+    raise ValueError(f'{prefix} is a checkpoint of another model: '
+                     + '; '.join(differences[:_LISTED])
+                     + (f'; and {more} more differences' if more > 0 else '')
+                     + '. Use the config that it was trained with')
+  try:
+    values = {key: reader.get_tensor(f'{_ROOT}/{key}{_SUFFIX}') for key in variables}
+  except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+    raise ValueError(f'{prefix}: the checkpoint is damaged ({_first_line(error)})') from None
+  for key, variable in variables.items():
+    variable.assign(values[key])
+
+
+def find_checkpoint(path: str) -> str:
+  """Returns the prefix of a checkpoint.
+
+  Args:
+    path: A prefix, one of the files of a checkpoint, or a folder, which means its latest.
+
+  Raises:
+    FileNotFoundError: There is none; the nearest is named.
+  """
+  path = os.fspath(path)
+  if os.path.isdir(path):
+    latest = tf.train.latest_checkpoint(path)
+    if latest is None:
+      raise FileNotFoundError(f'{path}: holds no checkpoint; give a folder that training wrote '
+                              'to, or a prefix such as .../ckpt-1000')
+    return latest
+  prefix = path[:-len('.index')] if path.endswith('.index') else path.split('.data-')[0]
+  if os.path.exists(prefix + '.index'):
+    return prefix
+  folder = os.path.dirname(prefix) or '.'
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'{path}: no such checkpoint; the folder {folder} does not exist')
+  found = [name[:-len('.index')] for name in os.listdir(folder) if name.endswith('.index')]
+  raise FileNotFoundError(f'{path}: no such checkpoint; give a folder that training wrote to, or '
+                          'a prefix such as .../ckpt-1000.'
+                          + modules.nearest(os.path.basename(prefix), found))
+
+
+def variables_by_key(model: tf.keras.Model) -> dict[str, tf.Variable]:
+  """Returns a model's variables by the names that checkpoints give them, without 'model/'.
+
+  The name is the shortest path of attributes that leads to a variable, as in tf.train.Checkpoint.
+  """
+  view = tf.train.TrackableView(model)
+  found, seen, level = {}, {id(model)}, [('', model)]
+  while level:
+    below = []
+    for path, node in level:
+      for name, child in view.children(node).items():
+        if id(child) in seen:
+          continue
+        seen.add(id(child))
+        step = name.replace('.', '..').replace('/', '.S')
+        key = f'{path}/{step}' if path else step
+        if isinstance(child, tf.Variable):
+          found[key] = child
+        below.append((key, child))
+    level = below
+  return found
+
+
+def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
+  """Returns the shapes of the model's variables in a checkpoint, by the same names.
+
+  Raises:
+    ValueError: The file is no checkpoint, or damaged.
+  """
+  return _saved_shapes(_reader(prefix))
+
+
+def _reader(prefix: str):
+  try:
+    return tf.train.load_checkpoint(prefix)
+  except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    raise ValueError(f'{prefix}: cannot be read as a checkpoint ({_first_line(error)})') from None
+
+
+def _saved_shapes(reader) -> dict[str, list[int]]:
+  start, end = len(_ROOT) + 1, -len(_SUFFIX)
+  return {name[start:end]: list(shape) for name, shape in reader.get_variable_to_shape_map().items()
+          if name.startswith(f'{_ROOT}/') and name.endswith(_SUFFIX)
+          and '.OPTIMIZER_SLOT' not in name}
+
+
+def _differences(model, variables, saved) -> list[str]:
+  own = {key: variable.shape.as_list() for key, variable in variables.items()}
+  found = [f'{key} is {saved[key]} there and {own[key]} in the config'
+           for key in sorted(own) if key in saved and saved[key] != own[key]]
+  found += [f'{key} is not there' for key in sorted(own) if key not in saved]
+  found += [f'{key} is only there' for key in sorted(saved)
+            if key not in own and not _is_switched_off(model, key)]
+  return found
+
+
+def _is_switched_off(model, key: str) -> bool:
+  return getattr(model, key.split('/')[0], model) is None
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().split('\n')[0][:200]

@@ -1,0 +1,84 @@
+"""Writes a SavedModel that needs nothing but TensorFlow."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from typing import Iterator
+
+import tensorflow as tf
+from google.protobuf import text_format
+
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.export.serving_module import ServingModule
+
+EXTRA_FOLDER = 'assets.extra'
+DATASET_FILE = 'dataset.json'
+CONFIG_FILE = 'config.textproto'
+
+
+def export_saved_model(module: ServingModule, config, dataset_info: DatasetInfo,
+                       export_dir: str) -> None:
+  """Writes a module with its two signatures, whole or not at all.
+
+  The folder assets.extra holds the classes (dataset.json) and the config; TensorFlow does not
+  read them.
+
+  Args:
+    module: What is exported.
+    config: Its ExperimentOptions.
+    dataset_info: The classes.
+    export_dir: The folder to write. An earlier export in it is replaced.
+
+  Raises:
+    ValueError: The folder holds something else.
+  """
+  signatures = {'serving_default': module.predict, 'serve_encoded': module.predict_encoded}
+  with whole_folder(export_dir, 'saved_model.pb') as folder:
+    tf.saved_model.save(module, folder, signatures)
+    write_description(os.path.join(folder, EXTRA_FOLDER), config, dataset_info)
+
+
+def write_description(folder: str, config, dataset_info: DatasetInfo) -> None:
+  """Writes the classes and the config of an export into a folder."""
+  os.makedirs(folder, exist_ok=True)
+  with open(os.path.join(folder, DATASET_FILE), 'w', encoding='utf-8') as file:
+    file.write(dataset_info.to_json())
+  with open(os.path.join(folder, CONFIG_FILE), 'w', encoding='utf-8') as file:
+    file.write(text_format.MessageToString(config))
+
+
+@contextlib.contextmanager
+def whole_folder(target: str, main_file: str) -> Iterator[str]:
+  """Gives a temporary folder that takes the target's place when all went well.
+
+  Args:
+    target: The folder to write.
+    main_file: What marks a folder as an earlier export, which may be replaced.
+
+  Raises:
+    ValueError: The target is a file, or a folder that holds something else.
+  """
+  check_target(target, main_file)
+  target = os.path.abspath(target)
+  parent = os.path.dirname(target)
+  os.makedirs(parent, exist_ok=True)
+  temporary = tempfile.mkdtemp(prefix=f'.{os.path.basename(target)}.', dir=parent)
+  try:
+    new, old = os.path.join(temporary, 'new'), os.path.join(temporary, 'old')
+    os.mkdir(new)
+    yield new
+    if os.path.isdir(target):
+      os.replace(target, old)
+    os.replace(new, target)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(target: str, main_file: str) -> None:
+  """Checks that an export may be written to a folder; see `whole_folder`."""
+  if os.path.isfile(target):
+    raise ValueError(f'{target} is a file; the export is a folder, give another name')
+  if os.path.isdir(target) and os.listdir(target) and main_file not in os.listdir(target):
+    raise ValueError(f'{target} holds files that are no earlier export ({main_file}); give a new '
+                     'folder, or empty this one')

@@ -1,0 +1,172 @@
+"""From uint8 images of any size to panoptic maps of that size, in TensorFlow ops alone.
+
+  resize and pad as in evaluation -> network at the crop size -> read-out -> cut the padding ->
+  resize to the image's own size -> list the segments that are left
+"""
+
+from typing import Callable, Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf import models
+from deeplab_tf.data import pipeline, transforms
+from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.postprocessing import resize_back
+from deeplab_tf.structures import PanopticPrediction
+
+
+class ServingModule(tf.Module):
+  """The exported program.
+
+  Attributes:
+    recipe: How images become the network's input.
+  """
+
+  def __init__(self, network: Callable, variables: Sequence[tf.Variable], postprocess: Callable,
+               recipe: pipeline.Recipe):
+    """Keeps the parts.
+
+    Args:
+      network: Normalised images to raw outputs. Not a Keras layer: those would be saved with all
+        their layers' functions.
+      variables: What it reads.
+      postprocess: (outputs, output_size) -> PanopticPrediction.
+      recipe: Sizes; without a crop size the network works at the images' own (resized) size.
+    """
+    super().__init__()
+    self._network = network
+    self._saved_variables = list(variables)
+    self._postprocess = postprocess
+    self.recipe = recipe
+
+  # === Signatures ===
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, 'images')],
+               autograph=False)
+  def predict(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Segments images of one size.
+
+    Args:
+      images: uint8 [batch, height, width, 3], RGB.
+
+    Returns:
+      The fields of PanopticPrediction; maps [batch, height, width]; segments in front, then -1.
+    """
+    inputs, resized_size = self.prepare(images)
+    prediction = self.predict_prepared(inputs)
+    return self._restore(prediction, resized_size, tf.shape(images)[1:3])
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'encoded_images')],
+               autograph=False)
+  def predict_encoded(self, encoded_images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """As `predict`, for JPEG or PNG files, string [batch], whose images have one size."""
+    images = tf.map_fn(_decode, encoded_images,
+                       fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
+    return self.predict(images)
+
+  # === Steps ===
+
+  def prepare(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the network's input, and the size of the images inside the padding, int32 [2]."""
+
+    def prepare(image):
+      if self.recipe.crop_size:
+        image, size = pipeline.prepare_for_evaluation(image, self.recipe)
+        return transforms.normalize(image), size
+      image = tf.cast(image, tf.float32)
+      size = transforms.size_in_range(tf.shape(image)[:2], self.recipe.min_size,
+                                      self.recipe.max_size, self.recipe.resize_factor)
+      image, _ = transforms.resize(image, None, size)
+      return transforms.normalize(image), size
+
+    height, width = self.recipe.crop_size or (None, None)
+    inputs, sizes = tf.map_fn(prepare, images, fn_output_signature=(
+        tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32)))
+    return inputs, sizes[0]
+
+  def predict_prepared(self, inputs: tf.Tensor) -> PanopticPrediction:
+    """Segments the network's own input, float32 [batch, height, width, 3], at its size."""
+    return self._postprocess(self._network(inputs), dimensions(inputs)[1:3])
+
+  def _restore(self, prediction, resized_size, raw_size):
+    """Maps at the images' own size, and the segments that are still in them."""
+    segments = prediction.segment_ids.shape[1]
+
+    def restore(of_image):
+      restored = resize_back.to_raw_size(
+          PanopticPrediction(*(x[None] for x in of_image)), resized_size, raw_size)
+      return tuple(x[0] for x in compact_segments(restored))
+
+    maps = [tf.TensorSpec([None, None], tf.int32)] * 3
+    lists = [tf.TensorSpec([segments], dtype) for dtype in (tf.int32, tf.int32, tf.float32)]
+    restored = tf.map_fn(restore, tuple(prediction), fn_output_signature=(*maps, *lists))
+    return PanopticPrediction(*restored)._asdict()
+
+
+def _decode(encoded):
+  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  return tf.ensure_shape(image, [None, None, 3])
+
+
+def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:
+  """Drops the segments that no pixel of the map belongs to and moves the others to the front.
+
+  Args:
+    prediction: Of one image, [1, ...].
+  """
+  values, _ = tf.unique(tf.reshape(prediction.panoptic_map, [-1]))
+  ids = prediction.segment_ids
+  listed = (ids >= 0) & tf.reduce_any(ids[..., None] == values, axis=-1)
+  order = tf.argsort(tf.cast(~listed, tf.int32), axis=1, stable=True)
+
+  def compact(x):
+    return tf.gather(tf.where(listed, x, tf.cast(-1, x.dtype)), order, batch_dims=1)
+
+  return prediction._replace(segment_ids=compact(ids),
+                             segment_classes=compact(prediction.segment_classes),
+                             segment_scores=compact(prediction.segment_scores))
+
+
+# --- From a config ----------------------------------------------------------------------------
+
+
+def build_network(config, dataset_info) -> tf.keras.Model:
+  """Builds a model without the parts that only training uses."""
+  inference = type(config)()
+  inference.CopyFrom(config)
+  options = inference.model_options
+  options = getattr(options, options.WhichOneof('meta_architecture'))
+  if 'auxiliary_semantic_head' in options.DESCRIPTOR.fields_by_name:
+    options.ClearField('auxiliary_semantic_head')
+  return models.architecture(inference).build(inference, dataset_info)
+
+
+def build(config, dataset_info, model: tf.keras.Model,
+          network: Optional[Callable] = None) -> ServingModule:
+  """Builds the module of an experiment.
+
+  Args:
+    config: ExperimentOptions; eval_dataset_options tell the sizes, evaluator_options the
+      read-out.
+    dataset_info: The classes.
+    model: Its network, from `build_network`.
+    network: What is called in the model's place; default: the model at inference.
+  """
+  if network is None:
+    def network(images):
+      return model(images, training=False)
+
+  postprocess = models.architecture(config).build_postprocessor(config, dataset_info)
+  return ServingModule(network, model.variables, postprocess,
+                       _recipe(config.eval_dataset_options))
+
+
+def _recipe(options) -> pipeline.Recipe:
+  return pipeline.Recipe(
+      crop_size=tuple(options.crop_size), min_size=_pair(options.min_resize_value),
+      max_size=_pair(options.max_resize_value), resize_factor=options.resize_factor,
+      scale=(), policy=(), flip=False)
+
+
+def _pair(values):
+  return tuple(values) * 2 if len(values) == 1 else tuple(values)

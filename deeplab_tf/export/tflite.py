@@ -1,0 +1,54 @@
+"""Writes a TensorFlow Lite file for images of one fixed size."""
+
+import os
+
+import tensorflow as tf
+
+from deeplab_tf.data import transforms
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.export.saved_model import whole_folder, write_description
+from deeplab_tf.export.serving_module import ServingModule, compact_segments
+
+MODEL_FILE = 'model.tflite'
+
+
+def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
+                  export_dir: str) -> None:
+  """Writes model.tflite, the classes (dataset.json) and the config, whole or not at all.
+
+  The input is uint8 [1, *crop_size, 3], outputs are those of the SavedModel at that size; the
+  caller resizes and pads. The read-out needs operations that are not TensorFlow Lite's own, so
+  the interpreter needs the "Select TensorFlow ops" (Flex) delegate; Python's has it.
+
+  Args:
+    module: What is exported.
+    config: Its ExperimentOptions.
+    dataset_info: The classes.
+    export_dir: The folder to write. An earlier export in it is replaced.
+
+  Raises:
+    ValueError: The config has no evaluation crop size, or the folder holds something else.
+  """
+  if not module.recipe.crop_size:
+    raise ValueError('eval_dataset_options.crop_size is not set: a tflite file has one input '
+                     "size; set it with --override='eval_dataset_options { crop_size: 641 "
+                     "crop_size: 641 }'")
+  with whole_folder(export_dir, MODEL_FILE) as folder:
+    with open(os.path.join(folder, MODEL_FILE), 'wb') as file:
+      file.write(_convert(module))
+    write_description(folder, config, dataset_info)
+
+
+def _convert(module: ServingModule) -> bytes:
+  spec = tf.TensorSpec([1, *module.recipe.crop_size, 3], tf.uint8, 'images')
+
+  @tf.function(input_signature=[spec], autograph=False)
+  def predict(images):
+    prediction = module.predict_prepared(transforms.normalize(images))
+    return compact_segments(prediction)._asdict()
+
+  converter = tf.lite.TFLiteConverter.from_concrete_functions(
+      [predict.get_concrete_function()], module)
+  converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS,
+                                         tf.lite.OpsSet.SELECT_TF_OPS]
+  return converter.convert()

@@ -1,0 +1,176 @@
+"""Counts parameters and multiply-adds of a network without running it.
+
+Multiply-adds are those of convolutions, matrix products and einsums in the traced graph at batch
+1 and inference, as papers count: normalisation, activations and interpolation are left out. Our
+bilinear resizing is a matrix product with a constant; no learned operation has a constant
+operand, and so products with one do not count.
+"""
+
+import math
+from typing import NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf import models
+from deeplab_tf.data import catalog
+
+_PRODUCTS = ('MatMul', 'BatchMatMul', 'BatchMatMulV2', 'BatchMatMulV3')
+# Operations that hand a tensor on; a constant behind them is still a constant.
+_TRANSPARENT = ('Identity', 'Cast', 'Reshape', 'Transpose', 'ExpandDims', 'Squeeze')
+
+
+class Part(NamedTuple):
+  """Counts of a part of a model, or of all of it.
+
+  Attributes:
+    parameters: Numbers in all variables.
+    trainable_parameters: Those that training changes.
+    inference_parameters: The trainable ones that inference uses, which is what papers count.
+    madds: Multiply-adds at inference.
+  """
+  parameters: int = 0
+  trainable_parameters: int = 0
+  inference_parameters: int = 0
+  madds: int = 0
+
+
+class Summary(NamedTuple):
+  """Counts of a model.
+
+  Attributes:
+    total: Of the whole model.
+    by_part: Name of an attribute of the model -> its counts.
+    input_size: Height and width that multiply-adds are counted at.
+  """
+  total: Part
+  by_part: dict[str, Part]
+  input_size: tuple[int, int]
+
+
+def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
+  """Builds a config's model and counts.
+
+  Args:
+    config: ExperimentOptions.
+    input_size: Height and width; None: the evaluation crop.
+
+  Raises:
+    ValueError: No size is given and the config has none.
+  """
+  size = tuple(input_size or config.eval_dataset_options.crop_size)
+  if len(size) != 2:
+    raise ValueError('eval_dataset_options.crop_size is not set: give --input_size=HxW')
+  architecture = models.architecture(config)
+  model = architecture.build(config, catalog.from_config(config))
+  used = {id(v) for v in architecture.inference_variables(model)}
+  madds, training_only = _madds_by_part(model, used, size)
+  by_part = {}
+  for name, variables in _variables_by_part(model).items():
+    trainable = [v for v in variables if v.trainable]
+    by_part[name] = Part(_numbers(variables), _numbers(trainable),
+                         _numbers(v for v in trainable if id(v) in used),
+                         0 if name in training_only else madds.get(name, 0))
+  # Operations of the model itself, outside of its parts.
+  if madds.get('', 0):
+    by_part['other'] = Part(madds=madds[''])
+  total = Part(*(sum(values) for values in zip(*by_part.values())))
+  return Summary(total, by_part, size)
+
+
+def count_madds(graph: tf.Graph) -> dict[str, int]:
+  """Returns the multiply-adds of each operation of a graph with static shapes, by its name.
+
+  Raises:
+    ValueError: A shape is not known.
+  """
+  counts = {}
+  for operation in graph.get_operations():
+    count = _madds(operation)
+    if count:
+      counts[operation.name] = count
+  return counts
+
+
+def _madds(operation: tf.Operation) -> int:
+  if operation.type == 'Conv2D':
+    kernel = _shape(operation.inputs[1])
+    return math.prod(_shape(operation.outputs[0])) * math.prod(kernel[:3])
+  if operation.type == 'DepthwiseConv2dNative':
+    kernel = _shape(operation.inputs[1])
+    return math.prod(_shape(operation.outputs[0])) * math.prod(kernel[:2])
+  if operation.type == 'Einsum':
+    return _einsum_madds(operation)
+  if operation.type in _PRODUCTS and not any(_is_constant(x) for x in operation.inputs):
+    transposed = operation.get_attr(
+        'transpose_a' if operation.type == 'MatMul' else 'adj_x')
+    summed = _shape(operation.inputs[0])[-2 if transposed else -1]
+    return math.prod(_shape(operation.outputs[0])) * summed
+  return 0
+
+
+def _einsum_madds(operation: tf.Operation) -> int:
+  """The product of the sizes of all indices."""
+  terms = operation.get_attr('equation').decode().split('->')[0].split(',')
+  if any('.' in term for term in terms):
+    raise ValueError(f'{operation.name}: an einsum with an ellipsis cannot be counted')
+  sizes = {}
+  for term, operand in zip(terms, operation.inputs):
+    sizes.update(zip(term, _shape(operand)))
+  return math.prod(sizes.values()) if len(terms) > 1 else 0
+
+
+def _shape(tensor: tf.Tensor) -> list[int]:
+  if not tensor.shape.is_fully_defined():
+    raise ValueError(f'{tensor.name}: the shape {tensor.shape} is not known; trace with a static '
+                     'input')
+  return tensor.shape.as_list()
+
+
+def _is_constant(tensor: tf.Tensor) -> bool:
+  operation = tensor.op
+  while operation.type in _TRANSPARENT:
+    operation = operation.inputs[0].op
+  return operation.type == 'Const'
+
+
+# --- Parts ------------------------------------------------------------------------------------
+
+
+def _madds_by_part(model, used, size):
+  """Multiply-adds by part ('' for the rest), and the parts that inference does not use."""
+  forward = tf.function(lambda images: model(images, training=False), autograph=False,
+                        input_signature=[tf.TensorSpec([1, *size, 3], tf.float32)])
+  counts = count_madds(forward.get_concrete_function().graph)
+  parts = _parts(model)
+  # Keras names the operations of a layer `model name/layer name/...`.
+  names = {layer.name: part for part, layer in parts.items()}
+  madds = {}
+  for name, count in counts.items():
+    part = next((names[scope] for scope in name.split('/')[:2] if scope in names), '')
+    madds[part] = madds.get(part, 0) + count
+  training_only = {part for part, layer in parts.items() if layer.trainable_variables
+                   and not any(id(v) in used for v in layer.trainable_variables)}
+  return madds, training_only
+
+
+def _parts(model) -> dict[str, tf.keras.layers.Layer]:
+  return {name: value for name, value in vars(model).items()
+          if isinstance(value, tf.keras.layers.Layer) and not name.startswith('_')}
+
+
+def _variables_by_part(model) -> dict[str, list[tf.Variable]]:
+  """Every variable once, by the attribute of the model that it belongs to."""
+  parts, seen = {}, set()
+  for name, value in vars(model).items():
+    if name.startswith('_') or not isinstance(value, (tf.Variable, tf.keras.layers.Layer)):
+      continue
+    variables = [value] if isinstance(value, tf.Variable) else value.variables
+    new = [v for v in variables if id(v) not in seen]
+    seen.update(id(v) for v in new)
+    if new:
+      parts[name] = new
+  return parts
+
+
+def _numbers(variables) -> int:
+  return sum(math.prod(v.shape) for v in variables)

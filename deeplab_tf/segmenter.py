@@ -1,0 +1,163 @@
+"""Segments one image after another, from a SavedModel or a checkpoint."""
+
+import os
+from typing import Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.checkpoints.restore import load_checkpoint
+from deeplab_tf.data import catalog
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.export import saved_model, serving_module
+from deeplab_tf.visualization import draw
+
+
+class Segment(NamedTuple):
+  """One segment of an image.
+
+  Attributes:
+    id: Its value in the panoptic map.
+    class_id: The contiguous class id.
+    category_id: The data set's own id of the class.
+    isthing: Whether the class is countable.
+    score: Confidence, in [0, 1].
+    area: Pixels.
+  """
+  id: int
+  class_id: int
+  category_id: int
+  isthing: bool
+  score: float
+  area: int
+
+
+class PanopticResult:
+  """A segmented image.
+
+  Attributes:
+    image: uint8 [height, width, 3], the input.
+    panoptic_map: int32 [height, width], class id * label divisor + instance number.
+    segments: list of Segment, the largest first.
+    dataset_info: The classes.
+  """
+
+  def __init__(self, image: np.ndarray, panoptic_map: np.ndarray, segments: list[Segment],
+               dataset_info: DatasetInfo):
+    self.image = image
+    self.panoptic_map = panoptic_map
+    self.segments = segments
+    self.dataset_info = dataset_info
+
+  def overlay(self) -> np.ndarray:
+    """Returns the image with colours, outlines and class names, uint8 [height, width, 3]."""
+    return draw.overlay(self.image, self.panoptic_map, self.dataset_info)
+
+
+class Segmenter:
+  """Callable from an image to a PanopticResult.
+
+  Attributes:
+    dataset_info: The classes.
+  """
+
+  def __init__(self, predict: Callable, dataset_info: DatasetInfo):
+    """Keeps the parts; see `from_saved_model` and `from_checkpoint`.
+
+    Args:
+      predict: uint8 [1, height, width, 3] to a dictionary of the fields of PanopticPrediction.
+      dataset_info: The classes.
+    """
+    self._predict = predict
+    self.dataset_info = dataset_info
+
+  @classmethod
+  def from_saved_model(cls, directory: str) -> 'Segmenter':
+    """Reads what trainer/export.py wrote.
+
+    Raises:
+      FileNotFoundError: There is no SavedModel.
+      ValueError: It is no SavedModel of this library, or damaged.
+    """
+    directory = os.fspath(directory)
+    if not os.path.isfile(os.path.join(directory, 'saved_model.pb')):
+      raise FileNotFoundError(f'{directory}: holds no saved_model.pb; give a folder that '
+                              'trainer/export.py wrote')
+    path = os.path.join(directory, saved_model.EXTRA_FOLDER, saved_model.DATASET_FILE)
+    if not os.path.isfile(path):
+      raise ValueError(f'{directory}: is a SavedModel without {path}, so not one of '
+                       'trainer/export.py')
+    with open(path, encoding='utf-8') as file:
+      dataset_info = DatasetInfo.from_json(file.read())
+    try:
+      loaded = tf.saved_model.load(directory)
+    except (tf.errors.OpError, OSError, ValueError) as error:
+      reason = str(error).strip().split('\n')[0][:200]
+      raise ValueError(f'{directory}: the SavedModel cannot be read ({reason}); export it '
+                       'again') from None
+    # The function must keep the object alive, which owns the variables.
+    return cls(lambda images: loaded.signatures['serving_default'](images=images), dataset_info)
+
+  @classmethod
+  def from_checkpoint(cls, config, path: str) -> 'Segmenter':
+    """Builds the network that a config describes and reads its weights.
+
+    Args:
+      config: ExperimentOptions from `load_config`.
+      path: A checkpoint: its prefix, or a folder, which means its latest.
+
+    Raises:
+      FileNotFoundError: There is no checkpoint.
+      ValueError: It is of another model.
+    """
+    dataset_info = catalog.from_config(config)
+    model = serving_module.build_network(config, dataset_info)
+    load_checkpoint(model, path)
+    module = serving_module.build(config, dataset_info, model)
+    return cls(lambda images: module.predict(images), dataset_info)  # Keeps the module alive.
+
+  def __call__(self, image: np.ndarray) -> PanopticResult:
+    """Segments an image.
+
+    Args:
+      image: uint8 [height, width, 3], RGB, any size.
+
+    Raises:
+      ValueError: The image has another dtype or shape.
+    """
+    image = _checked(image)
+    outputs = self._predict(tf.constant(image[None]))
+    outputs = {name: value.numpy()[0] for name, value in outputs.items()}
+    panoptic_map = outputs['panoptic_map']
+    return PanopticResult(image, panoptic_map, self._segments(outputs), self.dataset_info)
+
+  def _segments(self, outputs) -> list[Segment]:
+    values, counts = np.unique(outputs['panoptic_map'], return_counts=True)
+    areas = dict(zip(values.tolist(), counts.tolist()))
+    categories = self.dataset_info.by_class_id
+    segments = []
+    for segment_id, class_id, score in zip(*(outputs[f'segment_{name}'].tolist()
+                                             for name in ('ids', 'classes', 'scores'))):
+      if segment_id >= 0:
+        category = categories[class_id]
+        segments.append(Segment(segment_id, class_id, category.category_id, category.isthing,
+                                score, areas[segment_id]))
+    return sorted(segments, key=lambda segment: -segment.area)
+
+
+def _checked(image) -> np.ndarray:
+  image = np.asarray(image)
+  allowed = 'the segmenter takes uint8 [height, width, 3], RGB'
+  if image.dtype != np.uint8:
+    hint = '; multiply values in [0, 1] by 255 and convert them' if image.dtype.kind == 'f' else ''
+    raise ValueError(f'the image has dtype {image.dtype}: {allowed}{hint}')
+  if image.ndim != 3 or image.shape[-1] != 3:
+    hint = ''
+    if image.ndim == 4:
+      hint = '; give the images of a batch one by one'
+    elif image.ndim == 2 or image.shape[-1] in (1, 4):
+      hint = "; convert it, with Pillow by image.convert('RGB')"
+    raise ValueError(f'the image has shape {list(image.shape)}: {allowed}{hint}')
+  if 0 in image.shape:
+    raise ValueError(f'the image is empty, shape {list(image.shape)}: {allowed}')
+  return image

@@ -1,0 +1,311 @@
+"""Measures time and memory of a model, its read-out, its training step, matching or input data.
+
+  python evaluation/benchmark.py --config_file=F --what=inference --input_size=641x641
+
+All but input_pipeline run on made-up data, so no data set and no checkpoint is needed.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from typing import Any, Callable, Optional, Sequence
+
+from deeplab_tf import arguments, cli
+
+_NOTES = """\
+what:
+  inference       uint8 image to panoptic map, as exported, with random weights; the class
+                  predictions are replaced by ones of which some are confident
+  train_step      forward, losses, matching, backward and update, as the trainer does them
+  postprocess     the read-out alone
+  matching        128 queries and 100 annotated masks, by both solvers; needs no size
+  input_pipeline  training batches from train_dataset_options, read for --repeats batches
+output:
+  first    seconds from the start of building the model to the first result in hand
+  median   seconds of the calls after it
+  peak     largest resident memory of this process, TensorFlow included
+"""
+_WHAT = ('inference', 'train_step', 'postprocess', 'matching', 'input_pipeline')
+# Segments of made-up predictions and annotations.
+_SEGMENTS = 20
+_QUERIES, _TARGETS = 128, 100
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  # The pipeline's own batch size unless it is asked for.
+  if args.batch_size is None:
+    args.batch_size = (config.train_dataset_options.batch_size if args.what == 'input_pipeline'
+                       else 1)
+  training = args.what in ('train_step', 'input_pipeline')
+  _set_sizes(config.train_dataset_options if training else config.eval_dataset_options, args,
+             args.what)
+  cli.quiet_tensorflow()
+  measure = {'inference': _inference, 'train_step': _train_step, 'postprocess': _postprocess,
+             'matching': _matching, 'input_pipeline': _input_pipeline}[args.what]
+  results = measure(config, args)
+  report = {'what': args.what, 'results': results, 'machine': _machine(), 'peak_gb': _peak(),
+            'repeats': args.repeats, 'jit_compile': args.jit_compile}
+  if args.what != 'matching':
+    report.update(input_size=list(args.input_size), batch_size=args.batch_size)
+  print(json.dumps(report, indent=1) if args.format == 'json' else _table(report))
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('benchmark.py', __doc__, _NOTES)
+  parser.add_config()
+  parser.add_argument('--what', choices=_WHAT, default='inference')
+  parser.add_argument('--input_size', type=arguments.size, metavar='HxW',
+                      help='e.g. 641x641 (default: the crop size of the config)')
+  parser.add_argument('--batch_size', type=arguments.positive, metavar='N',
+                      help="default: 1; of input_pipeline the config's")
+  parser.add_argument('--repeats', type=arguments.positive, default=5, metavar='N',
+                      help='calls after the first (default: %(default)s)')
+  parser.add_argument('--jit_compile', action='store_true',
+                      help='compile the network, or the training step, with XLA')
+  parser.add_argument('--format', choices=('table', 'json'), default='table')
+  return parser
+
+
+def _set_sizes(options, args, what: str) -> None:
+  """Writes the flags into the data options."""
+  if args.input_size is None:
+    if len(options.crop_size) != 2 and what != 'matching':
+      raise cli.UsageError('the config has no crop_size: give --input_size=HxW')
+    args.input_size = tuple(options.crop_size)
+  elif what != 'matching':
+    options.crop_size[:] = args.input_size
+    options.ClearField('min_resize_value')
+    options.ClearField('max_resize_value')
+  options.batch_size = args.batch_size
+
+
+# === Measuring ===
+
+
+def _measure(start: float, step: Callable, repeats: int, images: int) -> dict[str, float]:
+  """Calls a step once and then `repeats` times.
+
+  Args:
+    start: When the work for the first result began.
+    step: Returns when its result is in hand.
+    repeats: Calls after the first.
+    images: Per call.
+  """
+  before = time.perf_counter()
+  step()
+  first = time.perf_counter()
+  times = []
+  for _ in range(repeats):
+    begin = time.perf_counter()
+    step()
+    times.append(time.perf_counter() - begin)
+  median = statistics.median(times)
+  return {'first_s': first - start, 'first_call_s': first - before, 'median_s': median,
+          'fastest_s': min(times), 'images_per_s': images / median}
+
+
+def _machine() -> dict[str, Any]:
+  import tensorflow as tf
+  return {'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+          else os.cpu_count(), 'processor': platform.machine(),
+          'gpus': len(tf.config.list_physical_devices('GPU')), 'tensorflow': tf.__version__,
+          'load_average': os.getloadavg()[0]}
+
+
+def _peak() -> float:
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak * (1 if sys.platform == 'darwin' else 1024) / 1e9
+
+
+def _table(report) -> str:
+  lines = [report['what'] + (f' at {report["input_size"][0]}x{report["input_size"][1]}, batch '
+                             f'{report["batch_size"]}' if 'input_size' in report else '')]
+  for name, values in report['results'].items():
+    lines.append(f'{name:<16} first {values["first_s"]:8.3f} s   median {values["median_s"]:8.4f} '
+                 f's   {values["images_per_s"]:8.2f} images/s')
+    lines += [f'  {key:<14} {values[key]:14.3f} s' for key in ('build_s', 'trace_s', 'first_call_s')
+              if key in values]
+  machine = report['machine']
+  lines.append(f'peak memory {report["peak_gb"]:.2f} GB; {machine["cores"]} cores, '
+               f'{machine["gpus"]} GPUs, TensorFlow {machine["tensorflow"]}, load average '
+               f'{machine["load_average"]:.1f}')
+  return '\n'.join(lines)
+
+
+# === What is measured ===
+
+
+def _inference(config, args) -> dict[str, dict[str, float]]:
+  import numpy as np
+  import tensorflow as tf
+
+  from deeplab_tf.data import catalog
+  from deeplab_tf.export import serving_module
+  images = np.random.default_rng(0).integers(0, 256, (args.batch_size, *args.input_size, 3),
+                                             dtype=np.uint8)
+  start = time.perf_counter()
+  dataset_info = catalog.from_config(config)
+  model = serving_module.build_network(config, dataset_info)
+  built = time.perf_counter()
+  network = model
+  if args.jit_compile:
+    network = tf.function(lambda x: model(x, training=False), jit_compile=True, autograph=False)
+
+  def confident(inputs):
+    outputs = network(inputs)
+    if 'class_logits' in outputs:
+      shape = outputs['class_logits'].shape[1:]
+      outputs = {**outputs, 'class_logits': outputs['class_logits'] + _confidence(*shape)}
+    return outputs
+
+  module = serving_module.build(config, dataset_info, model, confident)
+  module.predict.get_concrete_function()
+  traced = time.perf_counter()
+  step = lambda: module.predict(images)['panoptic_map'].numpy()  # noqa: E731
+  result = _measure(start, step, args.repeats, args.batch_size)
+  return {'inference': {'build_s': built - start, 'trace_s': traced - built, **result}}
+
+
+def _train_step(config, args) -> dict[str, dict[str, float]]:
+  import itertools
+
+  import tensorflow as tf
+
+  from deeplab_tf import models
+  from deeplab_tf.data import catalog
+  from deeplab_tf.training import optimizers
+  from deeplab_tf.training.trainer import Trainer
+  dataset_info = catalog.from_config(config)
+  architecture = models.architecture(config)
+  batch = _made_up_batch(config, dataset_info, architecture.TARGETS, args)
+  config.trainer_options.jit_compile |= args.jit_compile
+  start = time.perf_counter()
+  model = architecture.build(config, dataset_info)
+  built = time.perf_counter()
+  optimizer = optimizers.build(config.trainer_options.solver_options, model.trainable_variables,
+                               architecture.backbone_variables(model))
+  optimizer.build()
+  trainer = Trainer(
+      strategy=tf.distribute.get_strategy(), model=model,
+      criterion=architecture.build_criterion(config, dataset_info), optimizer=optimizer,
+      global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
+      batches=lambda step: itertools.repeat(batch), global_batch=args.batch_size,
+      jit_compile=config.trainer_options.jit_compile)
+  result = _measure(start, lambda: trainer.train(1), args.repeats, args.batch_size)
+  return {'train_step': {'build_s': built - start, **result}}
+
+
+def _postprocess(config, args) -> dict[str, dict[str, float]]:
+  import tensorflow as tf
+
+  from deeplab_tf import models
+  from deeplab_tf.data import catalog
+  dataset_info = catalog.from_config(config)
+  architecture = models.architecture(config)
+  if architecture.TARGETS != 'mask':
+    raise cli.UsageError('--what=postprocess measures mask models; this config has '
+                         f'{config.model_options.WhichOneof("meta_architecture")}')
+  options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
+  queries, classes = options.num_queries, len(dataset_info.class_ids) + 1
+  height, width = args.input_size
+  tf.random.set_seed(0)
+  # Blobs, not noise: maps have regions.
+  coarse = tf.random.normal([args.batch_size, 12, 12, queries], stddev=8.0)
+  inputs = {'mask_logits': tf.image.resize(coarse, [-(-height // 4), -(-width // 4)]),
+            'class_logits': tf.tile(_confidence(queries, classes)[None], [args.batch_size, 1, 1])}
+  start = time.perf_counter()
+  postprocess = architecture.build_postprocessor(config, dataset_info)
+  function = tf.function(lambda outputs: postprocess(outputs, (height, width)), autograph=False)
+  step = lambda: function(inputs).panoptic_map.numpy()  # noqa: E731
+  return {'postprocess': _measure(start, step, args.repeats, args.batch_size)}
+
+
+def _matching(config, args) -> dict[str, dict[str, float]]:
+  del config
+  import tensorflow as tf
+
+  from deeplab_tf import matching
+  tf.random.set_seed(0)
+  costs = -tf.random.uniform([args.batch_size, _QUERIES, _TARGETS])
+  valid = tf.ones([args.batch_size, _TARGETS], tf.bool)
+  results = {}
+  for solver in matching.SOLVERS:
+    start = time.perf_counter()
+    function = tf.function(matching.match, autograph=False)
+    step = lambda f=function, name=solver: f(costs, valid, name).numpy()  # noqa: E731
+    results[solver] = _measure(start, step, max(args.repeats, 20), args.batch_size)
+  return results
+
+
+def _input_pipeline(config, args) -> dict[str, dict[str, float]]:
+  from deeplab_tf import models
+  from deeplab_tf.data import catalog, pipeline
+  dataset_info = catalog.from_config(config)
+  targets = models.architecture(config).TARGETS
+  start = time.perf_counter()
+  batches = iter(pipeline.train_dataset(config, dataset_info, targets, seed=0))
+  result = _measure(start, lambda: next(batches), args.repeats, args.batch_size)
+  # Batches wait ready behind the first call: only the mean over many tells the rate.
+  begin = time.perf_counter()
+  for _ in range(args.repeats):
+    next(batches)
+  result['images_per_s'] = args.batch_size * args.repeats / (time.perf_counter() - begin)
+  return {'input_pipeline': result}
+
+
+# === Made-up data ===
+
+
+def _confidence(queries: int, outputs: int):
+  """Class logits that make some queries sure of a class and the others sure of none."""
+  import numpy as np
+  logits = np.zeros((queries, outputs), np.float32)
+  kept = min(_SEGMENTS, queries)
+  logits[np.arange(kept), np.arange(kept) % (outputs - 1)] = 30
+  logits[kept:, -1] = 30
+  return logits
+
+
+def _made_up_batch(config, dataset_info, kind: str, args):
+  """Random images with boxes as annotated masks."""
+  import numpy as np
+  import tensorflow as tf
+
+  from deeplab_tf.data import targets
+  rng = np.random.default_rng(0)
+  height, width = args.input_size
+  background = dataset_info.class_ids[-1] * dataset_info.label_divisor
+  labels = np.full((args.batch_size, height, width), background, np.int32)
+  instances = min(_SEGMENTS, config.train_dataset_options.max_thing_id)
+  for label in labels:
+    for instance in range(1, instances + 1):
+      class_id = int(rng.choice(dataset_info.thing_class_ids))
+      y, x = rng.integers(0, height * 3 // 4), rng.integers(0, width * 3 // 4)
+      label[y:y + height // 4, x:x + width // 4] = class_id * dataset_info.label_divisor + instance
+  options = config.train_dataset_options
+
+  def make(label):
+    if kind == 'mask':
+      return targets.mask_targets(label, dataset_info, options.max_thing_id,
+                                  targets.SmallInstances(), tf.constant('made up'))
+    return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
+
+  made = [make(tf.constant(label)) for label in labels]
+  images = rng.uniform(-1, 1, (args.batch_size, height, width, 3)).astype(np.float32)
+  return tf.constant(images), tf.nest.map_structure(lambda *parts: tf.stack(parts), *made)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

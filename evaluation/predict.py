@@ -1,0 +1,228 @@
+"""Segments images and writes what it found as pictures and as COCO panoptic predictions.
+
+  python evaluation/predict.py --saved_model=exported --output_dir=predictions photo.jpg folder/
+"""
+
+import os
+import sys
+from typing import Any, NamedTuple, Optional, Sequence, Union
+
+from deeplab_tf import arguments, cli
+
+_EXTENSIONS = ('.jpg', '.jpeg', '.png')
+# Unreadable images that the last line names.
+_LISTED = 5
+_NOTES = """\
+output:
+  NAME.png          segment ids in COCO's encoding, id = R + 256 G + 65536 B; 0 is unlabelled
+  NAME_overlay.png  the image with colours, outlines and class names
+  predictions.json  COCO panoptic format; evaluation/evaluate.py --predictions takes the folder
+Images are turned upright as their EXIF data say. An image that cannot be read is left out: the
+others are done, and the exit code is 2.
+"""
+
+
+class _Input(NamedTuple):
+  """An image to segment: its file, the stem of the output files, and its id."""
+  path: str
+  name: str
+  image_id: Union[int, str]
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  _check(args)
+  inputs = _name(_find_images(args.images, args.output_dir), _ground_truth_ids(args.ground_truth))
+  cli.quiet_tensorflow()
+  segmenter = _segmenter(args)
+  import tqdm
+
+  from deeplab_tf.metrics import coco_panoptic_io
+  os.makedirs(args.output_dir, exist_ok=True)
+  images, annotations, unreadable = [], [], []
+  for entry in tqdm.tqdm(inputs, unit=' images', disable=None):
+    try:
+      pixels = read_image(entry.path)
+    except ValueError as error:
+      unreadable.append(str(error))
+      continue
+    result = segmenter(pixels)
+    images.append({'id': entry.image_id, 'file_name': os.path.basename(entry.path),
+                   'height': pixels.shape[0], 'width': pixels.shape[1]})
+    annotations.append(_write(result, entry, args.output_dir))
+  categories = [{'id': c.category_id, 'name': c.name, 'isthing': int(c.isthing),
+                 'color': list(c.color)} for c in segmenter.dataset_info.categories]
+  path = os.path.join(args.output_dir, 'predictions.json')
+  coco_panoptic_io.write_json(path, {'images': images, 'annotations': annotations,
+                                     'categories': categories})
+  print(f'{len(images)} images segmented, written to {args.output_dir}')
+  if unreadable:
+    more = len(unreadable) - _LISTED
+    raise cli.UsageError(f'{len(unreadable)} of {len(inputs)} images were left out: '
+                         + '; '.join(unreadable[:_LISTED])
+                         + (f'; and {more} more' if more > 0 else ''))
+
+
+# --- Flags ------------------------------------------------------------------------------------
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('predict.py', __doc__, _NOTES)
+  parser.add_argument('images', nargs='+', metavar='IMAGE_OR_FOLDER',
+                      help='image files, and folders whose .jpg, .jpeg and .png files are taken')
+  parser.add_argument('--saved_model', metavar='D', help='folder that trainer/export.py wrote')
+  parser.add_config(required=False)
+  parser.add_argument('--checkpoint', metavar='C',
+                      help='with --config_file: a prefix such as runs/a/ckpt-1000, or a folder: '
+                      'its latest')
+  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_argument('--ground_truth', metavar='JSON',
+                      help='take image ids from this COCO JSON, by file name (default: the number '
+                      'that the file name is, else the file name without extension)')
+  return parser
+
+
+def _check(args) -> None:
+  from_checkpoint = args.config_file is not None or args.checkpoint is not None
+  if (args.saved_model is None) != from_checkpoint:
+    raise cli.UsageError('give either --saved_model, or --config_file and --checkpoint')
+  if from_checkpoint and (args.config_file is None or args.checkpoint is None):
+    missing = '--checkpoint' if args.checkpoint is None else '--config_file'
+    raise cli.UsageError(f'{missing} is missing: --config_file and --checkpoint go together')
+  if args.saved_model is not None and args.override:
+    raise cli.UsageError('--override changes a config, and a SavedModel is fixed: use it with '
+                         '--config_file, or export again')
+  if os.path.isfile(args.output_dir):
+    raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
+
+
+def _segmenter(args):
+  if args.saved_model is not None:
+    from deeplab_tf.segmenter import Segmenter
+    return Segmenter.from_saved_model(args.saved_model)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  from deeplab_tf.segmenter import Segmenter
+  return Segmenter.from_checkpoint(config, args.checkpoint)
+
+
+# --- Images -----------------------------------------------------------------------------------
+
+
+def _find_images(paths: Sequence[str], output_dir: str) -> list[str]:
+  """The image files that files and folders name, each once."""
+  found = []
+  for path in paths:
+    if os.path.isdir(path):
+      names = sorted(name for name in os.listdir(path)
+                     if name.lower().endswith(_EXTENSIONS) and not name.startswith('.'))
+      if not names:
+        raise cli.UsageError(f'{path}: holds no {", ".join(_EXTENSIONS)} files')
+      found += [os.path.join(path, name) for name in names]
+    elif os.path.exists(path):
+      found.append(path)
+    else:
+      raise FileNotFoundError(f'{path}: no such image or folder')
+  found = list({os.path.realpath(path): path for path in found}.values())
+  for path in found:
+    if os.path.realpath(os.path.dirname(path) or '.') == os.path.realpath(output_dir):
+      raise cli.UsageError(f'--output_dir={output_dir} holds {path}, which would be overwritten; '
+                           'give another folder')
+  return found
+
+
+def _ground_truth_ids(path: Optional[str]) -> Optional[dict[str, Any]]:
+  """Stem of the file name -> id, of the images in a COCO JSON."""
+  if path is None:
+    return None
+  from deeplab_tf.metrics import coco_panoptic_io
+  content = coco_panoptic_io.read_json(path, 'a COCO ground truth')
+  images = content.get('images') if isinstance(content, dict) else None
+  if not isinstance(images, list) or not all(
+      isinstance(i, dict) and 'id' in i and 'file_name' in i for i in images):
+    raise cli.UsageError(f'--ground_truth={path}: has no list "images" with id and file_name; a '
+                         'COCO JSON is expected')
+  return {_stem(image['file_name']): image['id'] for image in images}
+
+
+def _name(paths: Sequence[str], known_ids: Optional[dict[str, Any]]) -> list[_Input]:
+  """Gives each image output files and an id of its own."""
+  inputs, files, ids = [], set(), set()
+  for path in paths:
+    stem, number = _stem(path), 1
+    name = stem
+    while files & {f'{name}.png', f'{name}_overlay.png'}:
+      number += 1
+      name = f'{stem}_{number}'
+    files |= {f'{name}.png', f'{name}_overlay.png'}
+    if known_ids is not None and stem not in known_ids:
+      raise cli.UsageError(f'{path}: --ground_truth lists no image of this name; leave the image '
+                           'or the flag out')
+    image_id = known_ids[stem] if known_ids is not None else _id_of(stem)
+    if image_id in ids:
+      image_id = name
+    ids.add(image_id)
+    inputs.append(_Input(path, name, image_id))
+  return inputs
+
+
+def _stem(path: str) -> str:
+  return os.path.splitext(os.path.basename(path))[0]
+
+
+def _id_of(stem: str) -> Union[int, str]:
+  return int(stem) if stem.isascii() and stem.isdigit() else stem
+
+
+def read_image(path: str):
+  """Reads an image file, upright, as uint8 [height, width, 3], RGB.
+
+  Raises:
+    ValueError: It is no image, or damaged.
+  """
+  import numpy as np
+  from PIL import Image, ImageOps
+  try:
+    with Image.open(path) as file:
+      image = ImageOps.exif_transpose(file)
+      if image.mode.startswith('I'):  # 16 bits, which Pillow would clip.
+        high_byte = np.clip(np.asarray(image).astype(np.int64) // 256, 0, 255)
+        image = Image.fromarray(high_byte.astype(np.uint8))
+      return np.asarray(image.convert('RGB'))
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    reason = str(error).split('\n')[0]
+    raise ValueError(f'{path} is no image, or damaged ({reason})') from None
+
+
+# --- Output -----------------------------------------------------------------------------------
+
+
+def _write(result, entry: _Input, output_dir: str) -> dict[str, Any]:
+  """Writes the two pictures of an image; its annotation in COCO's form."""
+  import numpy as np
+  from PIL import Image
+
+  from deeplab_tf.metrics import coco_panoptic_io
+  info = result.dataset_info
+  ids, segments_info = coco_panoptic_io.from_label_map(result.panoptic_map, info)
+  # One entry per label but void, in ascending order of the labels.
+  labels = [label for label in np.unique(result.panoptic_map).tolist()
+            if label // info.label_divisor != info.ignore_label]
+  found = {segment.id: segment for segment in result.segments}
+  for label, segment_info in zip(labels, segments_info):
+    segment_info['isthing'] = int(found[label].isthing)
+    segment_info['score'] = found[label].score
+  file_name = f'{entry.name}.png'
+  coco_panoptic_io.write_panoptic_png(os.path.join(output_dir, file_name), ids)
+  overlay = Image.fromarray(result.overlay())
+  overlay.save(os.path.join(output_dir, f'{entry.name}_overlay.png'))
+  return {'image_id': entry.image_id, 'file_name': file_name, 'segments_info': segments_info}
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,65 @@
+"""Counts a model's parameters and multiply-adds, part by part, without running it.
+
+  python evaluation/summary.py --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto
+"""
+
+import json
+import sys
+from typing import Optional, Sequence
+
+from deeplab_tf import arguments, cli
+
+_NOTES = """\
+columns:
+  parameters  numbers in all variables
+  trainable   those that training changes; the rest are moving averages of batch norms
+  inference   the trainable ones without parts that only training uses: what papers print
+  madds       multiply-adds of one image at inference: convolutions, matrix products and einsums;
+              without normalisation, activations, interpolation, the parts that only training
+              uses, and the read-out after the network
+"""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  cli.quiet_tensorflow()
+  from deeplab_tf import profiling
+  summary = profiling.summarize(config, args.input_size)
+  if args.format == 'json':
+    result = {**summary.total._asdict(), 'input_size': list(summary.input_size),
+              'by_part': {name: part._asdict() for name, part in summary.by_part.items()}}
+    print(json.dumps(result, indent=1))
+  else:
+    print(_table(summary))
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('summary.py', __doc__, _NOTES)
+  parser.add_config()
+  parser.add_argument('--input_size', type=arguments.size, metavar='HxW',
+                      help='e.g. 641x641 (default: eval_dataset_options.crop_size)')
+  parser.add_argument('--format', choices=('table', 'json'), default='table')
+  return parser
+
+
+def _table(summary) -> str:
+  titles = ('parameters', 'trainable', 'inference', 'madds')
+  lines = [f'{"":<20}' + ''.join(f'{title:>14}' for title in titles)]
+  for name, part in [*summary.by_part.items(), ('total', summary.total)]:
+    numbers = ''.join(f'{number:>14,}' for number in part[:3])
+    lines.append(f'{name:<20}{numbers}{part.madds / 1e9:>12.3f} G')
+  total, (height, width) = summary.total, summary.input_size
+  lines.append(f'{total.inference_parameters / 1e6:.1f} M parameters and '
+               f'{total.madds / 1e9:.1f} G multiply-adds at {height}x{width}')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,30 @@
+"""evaluation/benchmark.py."""
+
+import json
+
+import programs
+import pytest
+import tiny
+
+PROGRAM = 'evaluation/benchmark.py'
+
+
+@pytest.mark.parametrize('what, names', [
+    ('inference', ['inference']), ('postprocess', ['postprocess']),
+    ('matching', ['scipy', 'native']), ('input_pipeline', ['input_pipeline']),
+    ('train_step', ['train_step'])])
+def test_every_measurement_reports_times_and_memory(tmp_path, what, names):
+  done = programs.run(PROGRAM, f'--config_file={tiny.write_config(tmp_path)}', f'--what={what}',
+                      '--repeats=2', '--format=json')
+  report = json.loads(done.stdout)
+  assert list(report['results']) == names and report['what'] == what
+  for values in report['results'].values():
+    assert values['first_s'] > values['median_s'] > 0 and values['images_per_s'] > 0
+  assert 0.1 < report['peak_gb'] < 20
+  assert report['machine']['cores'] >= 1
+
+
+def test_the_table_names_size_and_batch(tmp_path):
+  done = programs.run(PROGRAM, f'--config_file={tiny.write_config(tmp_path)}', '--repeats=1',
+                      '--input_size=33x49', '--batch_size=2', '--what=postprocess')
+  assert 'postprocess at 33x49, batch 2' in done.stdout and 'peak memory' in done.stdout

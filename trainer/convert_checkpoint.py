@@ -1,0 +1,50 @@
+"""Converts another program's checkpoint into one of this library.
+
+  python trainer/convert_checkpoint.py --source=deeplab2 --input=downloaded/ckpt-100000 \\
+      --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto --output=converted/ckpt-0
+
+The result is for model_options.initial_checkpoint, trainer/export.py and evaluation/predict.py.
+"""
+
+import sys
+from typing import Optional, Sequence
+
+from deeplab_tf import arguments, cli
+
+SOURCES = ('deeplab2', 'mask2former', 'huggingface', 'axial_deeplab')
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  cli.quiet_tensorflow()
+  from deeplab_tf import models
+  from deeplab_tf.checkpoints import convert
+  if args.source not in convert.READERS:
+    raise cli.UsageError(f'--source={args.source} is not available yet: there is '
+                         f'{", ".join(sorted(convert.READERS))}')
+  model = models.build_model(config)
+  prefix = convert.convert(model, args.source, args.input, args.output)
+  print(f'converted {args.input} to {prefix}: {len(model.variables)} variables')
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('convert_checkpoint.py', __doc__)
+  parser.add_config()
+  parser.add_argument('--source', required=True, choices=SOURCES,
+                      help='the program that wrote the checkpoint')
+  parser.add_argument('--input', required=True, metavar='P',
+                      help='its checkpoint: a prefix, or a folder: its latest')
+  parser.add_argument('--output', required=True, metavar='C',
+                      help='the prefix to write; in a folder that exists, ckpt-0')
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(main())

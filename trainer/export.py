@@ -1,0 +1,62 @@
+"""Exports a trained model as a program that runs without this library.
+
+  python trainer/export.py --config_file=F --checkpoint=runs/a --export_dir=exported
+"""
+
+import sys
+from typing import Optional, Sequence
+
+from deeplab_tf import arguments, cli
+
+_NOTES = """\
+formats:
+  saved_model  for tf.saved_model.load and TensorFlow Serving. Signatures: serving_default takes
+               `images` uint8 [batch, height, width, 3] of any size, serve_encoded takes
+               `encoded_images` string [batch], JPEG or PNG. Images are resized, padded and
+               normalised inside, as in evaluation.
+  tflite       one fixed input size, eval_dataset_options.crop_size: `images` uint8
+               [1, height, width, 3]. The interpreter needs the Flex delegate (Select TF ops).
+outputs: panoptic_map, semantic_map, instance_map int32 [batch, height, width]; segment_ids,
+segment_classes, segment_scores [batch, segments], padded with -1.
+"""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  cli.quiet_tensorflow()
+  from deeplab_tf.checkpoints import restore
+  from deeplab_tf.data import catalog
+  from deeplab_tf.export import saved_model, serving_module, tflite
+  # What can be wrong is checked before the network is built.
+  prefix = restore.find_checkpoint(args.checkpoint)
+  is_tflite = args.format == 'tflite'
+  saved_model.check_target(args.export_dir, tflite.MODEL_FILE if is_tflite else 'saved_model.pb')
+  dataset_info = catalog.from_config(config)
+  model = serving_module.build_network(config, dataset_info)
+  restore.load_checkpoint(model, prefix)
+  module = serving_module.build(config, dataset_info, model)
+  export = tflite.export_tflite if is_tflite else saved_model.export_saved_model
+  export(module, config, dataset_info, args.export_dir)
+  print(f'exported {prefix} to {args.export_dir}')
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('export.py', __doc__, _NOTES)
+  parser.add_config()
+  parser.add_argument('--checkpoint', required=True, metavar='C',
+                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+  parser.add_argument('--export_dir', required=True, metavar='D',
+                      help='folder to write; an earlier export in it is replaced')
+  parser.add_argument('--format', choices=('saved_model', 'tflite'), default='saved_model')
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(main())
