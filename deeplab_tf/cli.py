@@ -1,10 +1,9 @@
 """How the programs start and end: 0 on success, 2 with one line on bad input, 1 otherwise."""
 
-import argparse
 import os
 import sys
 import warnings
-from typing import Callable, NoReturn, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 _BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError,
               FileExistsError, PermissionError)
@@ -12,18 +11,6 @@ _BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryErr
 
 class UsageError(ValueError):
   """Wrong use or bad input; the message is one line for the user."""
-
-
-class Parser(argparse.ArgumentParser):
-  """An argument parser whose errors are one line, and whose --help shows all defaults."""
-
-  def __init__(self, prog: str, description: str, epilog: Optional[str] = None):
-    super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-  def error(self, message: str) -> NoReturn:
-    """Raises UsageError with argparse's message."""
-    raise UsageError(f'{message}; see --help')
 
 
 def quiet_tensorflow() -> None:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import pathlib
 import types
+from typing import Iterable
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 
@@ -14,7 +15,7 @@ def available(package: str) -> list[str]:
   return sorted(p.stem for p in folder.glob('*.py') if not p.stem.startswith('_'))
 
 
-def nearest(name: str, choices) -> str:
+def nearest(name: str, choices: Iterable[str]) -> str:
   """Returns ' Did you mean "x"?' for the choice nearest to the name, or an empty string."""
   match = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
   return f' Did you mean "{match[0]}"?' if match else ''

@@ -7,9 +7,9 @@
 import argparse
 import os
 import sys
-from typing import Any, Dict, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
-from deeplab_tf import cli
+from deeplab_tf import arguments, cli
 from deeplab_tf.metrics import coco_panoptic_io
 
 _FORMATS = """\
@@ -21,13 +21,6 @@ files:
   instance  ground truth: an instance JSON; predictions: a results JSON, a list of image_id,
             category_id, segmentation, score. COCO's twelve figures for masks.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-  """An argument parser whose errors are one line."""
-
-  def error(self, message: str) -> NoReturn:
-    raise cli.UsageError(f'{message}; see --help')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -52,8 +45,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser('evaluate', description=__doc__.splitlines()[0], epilog=_FORMATS,
-                   formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  parser = arguments.Parser('evaluate', __doc__.splitlines()[0], _FORMATS)
   parser.add_argument('--task', required=True, choices=('panoptic', 'instance', 'semantic'))
   parser.add_argument('--ground_truth', required=True, metavar='JSON')
   parser.add_argument('--ground_truth_dir', metavar='DIR',

@@ -62,7 +62,7 @@ def test_public_names_are_documented_and_typed(path):
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
       assert ast.get_docstring(node), f'{path}:{node.lineno} {node.name} has no docstring'
     if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
-      arguments = [a for a in node.args.args + node.args.kwonlyargs]
+      arguments = node.args.args + node.args.kwonlyargs
       untyped = [a.arg for a in arguments if a.annotation is None
                  and a.arg not in ('config', 'options', 'model', 'value', 'dataset_info', 'info')]
       if node.name not in ('build', 'build_model') and not node.name.startswith('build_'):

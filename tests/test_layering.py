@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows from the bottom up; within a row from left to right. The longest matching name counts.
 ROWS = (
     ('structures', 'protos', 'modules'),
-    ('config', 'cli', 'layers', 'matching', 'visualization', 'data.catalog', 'data.errors'),
+    ('config', 'cli', 'arguments', 'layers', 'matching', 'visualization', 'data.catalog',
+     'data.errors'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),
     ('models',),
@@ -32,7 +33,8 @@ def _place(module: str):
 
 
 def _sources():
-  for folder, prefix in (('deeplab_tf', ''), ('trainer', 'trainer.'), ('evaluation', 'evaluation.')):
+  for folder, prefix in (
+      ('deeplab_tf', ''), ('trainer', 'trainer.'), ('evaluation', 'evaluation.')):
     for path in sorted((ROOT / folder).rglob('*.py')):
       if path.name.endswith('_pb2.py'):
         continue

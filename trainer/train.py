@@ -1,6 +1,6 @@
 """Trains and evaluates a model.
 
-  python trainer/train.py --config_file=configs/shapes/max_deeplab.textproto --model_dir=runs/a \
+  python trainer/train.py --config_file=configs/shapes/max_deeplab_s.textproto --model_dir=runs/a \
       --mode=train_and_eval
 
 Run again with the same command, it goes on from the last checkpoint in --model_dir.
@@ -10,14 +10,13 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from deeplab_tf import cli
+from deeplab_tf import arguments, cli
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 
 
 def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog='train.py', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.Parser('train', __doc__)
   parser.add_argument('--config_file', required=True, metavar='F',
                       help='the experiment, a textproto; see configs/')
   parser.add_argument('--model_dir', metavar='D',
@@ -46,7 +45,6 @@ def _run(argv: Optional[Sequence[str]]) -> None:
   # Wrong configs are told before the seconds that TensorFlow takes to load.
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(flags.config_file, flags.override)
-  cli.quiet_tensorflow()
   from deeplab_tf.training import distribution
   strategy = distribution.build(flags.num_gpus, flags.tpu)
   if flags.dry_run:

@@ -5,6 +5,7 @@ A checkpoint is what training writes: a tf.train.Checkpoint whose item `model` i
 
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import modules
@@ -30,22 +31,42 @@ def load_checkpoint(model: tf.keras.Model, path: str) -> None:
     ValueError: It is of another model, or damaged; no variable has changed.
   """
   prefix = find_checkpoint(path)
+  check_same_model(model, prefix)
   variables = variables_by_key(model)
   reader = _reader(prefix)
-  saved = _saved_shapes(reader)
-  differences = _differences(model, variables, saved)
-  if differences:
-    more = len(differences) - _LISTED
-    raise ValueError(f'{prefix} is a checkpoint of another model: '
-                     + '; '.join(differences[:_LISTED])
-                     + (f'; and {more} more differences' if more > 0 else '')
-                     + '. Use the config that it was trained with')
   try:
     values = {key: reader.get_tensor(f'{_ROOT}/{key}{_SUFFIX}') for key in variables}
   except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
     raise ValueError(f'{prefix}: the checkpoint is damaged ({_first_line(error)})') from None
   for key, variable in variables.items():
     variable.assign(values[key])
+
+
+def check_same_model(model: tf.keras.Model, prefix: str,
+                     advice: str = 'use the config that it was trained with') -> None:
+  """Checks that a checkpoint holds the variables of a model, no more, no fewer.
+
+  Parts of the model that are None may be in the checkpoint.
+
+  Args:
+    model: A model of deeplab_tf.
+    prefix: Of the checkpoint.
+    advice: What to do, the end of the error.
+
+  Raises:
+    ValueError: It is another model's; the first differences are listed.
+  """
+  differences = _differences(model, variables_by_key(model), shapes_in_checkpoint(prefix))
+  if differences:
+    more = len(differences) - _LISTED
+    raise ValueError(f'{prefix} is a checkpoint of another model: '
+                     + '; '.join(differences[:_LISTED])
+                     + (f'; and {more} more differences' if more > 0 else '') + f'; {advice}')
+
+
+def read_variable(prefix: str, key: str) -> np.ndarray:
+  """Returns the value of one of the model's variables in a checkpoint."""
+  return tf.train.load_variable(prefix, f'{_ROOT}/{key}{_SUFFIX}')
 
 
 def find_checkpoint(path: str) -> str:

@@ -8,14 +8,13 @@ interrupted build leaves none behind. Field names, labels and the order of image
 DeepLab2's builders.
 """
 
-import argparse
 import concurrent.futures
 import os
 import signal
 import sys
 from typing import Callable, Optional, Sequence
 
-from deeplab_tf import cli, modules
+from deeplab_tf import arguments, cli, modules
 from deeplab_tf.data import catalog, sources
 
 SPLITS = ('train', 'val', 'test')
@@ -72,14 +71,14 @@ def _write_shards(examples, paths, per_shard, num_workers):
           bar.update()
 
 
-def _in_order(pool, function, arguments):
+def _in_order(pool, function, items):
   """As pool.map, but with few results waiting, and without the rest once one has failed."""
   ahead = 16
-  futures = [pool.submit(function, argument) for argument in arguments[:ahead]]
+  futures = [pool.submit(function, argument) for argument in items[:ahead]]
   try:
-    for position in range(len(arguments)):
-      if position + ahead < len(arguments):
-        futures.append(pool.submit(function, arguments[position + ahead]))
+    for position in range(len(items)):
+      if position + ahead < len(items):
+        futures.append(pool.submit(function, items[position + ahead]))
       future, futures[position] = futures[position], None
       yield future.result()
   finally:
@@ -93,34 +92,33 @@ def _in_order(pool, function, arguments):
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
   """Runs the program."""
-  arguments = _parser().parse_args(argv)
+  args = _parser().parse_args(argv)
   available = modules.available('data.sources')
-  if arguments.dataset not in available:
-    problem = ('cannot be built yet' if arguments.dataset in catalog.names() else 'is unknown')
-    raise cli.UsageError(f'--dataset={arguments.dataset} {problem}: available are '
-                         f'{", ".join(available)}.{modules.nearest(arguments.dataset, available)}')
-  if arguments.dataset != 'shapes' and not arguments.root:
+  if args.dataset not in available:
+    problem = ('cannot be built yet' if args.dataset in catalog.names() else 'is unknown')
+    raise cli.UsageError(f'--dataset={args.dataset} {problem}: available are '
+                         f'{", ".join(available)}.{modules.nearest(args.dataset, available)}')
+  if args.dataset != 'shapes' and not args.root:
     raise cli.UsageError('--root is missing: the folder of the raw data set')
-  if arguments.num_shards is not None and arguments.num_shards < 1:
-    raise cli.UsageError(f'--num_shards={arguments.num_shards}: it must be at least 1')
-  if arguments.num_images < 1:
-    raise cli.UsageError(f'--num_images={arguments.num_images}: it must be at least 1')
+  if args.num_shards is not None and args.num_shards < 1:
+    raise cli.UsageError(f'--num_shards={args.num_shards}: it must be at least 1')
+  if args.num_images < 1:
+    raise cli.UsageError(f'--num_images={args.num_images}: it must be at least 1')
   # So that a terminated build cleans up as an interrupted one does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-  module = modules.load('data.sources', arguments.dataset)
+  module = modules.load('data.sources', args.dataset)
   options = sources.BuildOptions(
-      **{field: getattr(arguments, field) for field in sources.BuildOptions._fields})
+      **{field: getattr(args, field) for field in sources.BuildOptions._fields})
   examples = module.examples(options)
-  paths = build(examples, arguments.output_dir, arguments.split, arguments.num_shards,
-                arguments.num_workers)
-  pattern = f'{arguments.split}-*-of-{len(paths):05d}.tfrecord'
+  paths = build(examples, args.output_dir, args.split, args.num_shards,
+                args.num_workers)
+  pattern = f'{args.split}-*-of-{len(paths):05d}.tfrecord'
   print(f'{len(examples)} images in {len(paths)} files: '
-        f'{os.path.join(arguments.output_dir, pattern)}')
+        f'{os.path.join(args.output_dir, pattern)}')
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog='python -m deeplab_tf.data.build', description=__doc__.split('\n')[0])
+  parser = arguments.Parser('python -m deeplab_tf.data.build', __doc__.split('\n')[0])
   parser.add_argument('--dataset', required=True, help='e.g. coco_panoptic, coco_format, shapes')
   parser.add_argument('--root', default='', help='folder of the raw data set')
   parser.add_argument('--split', required=True, choices=SPLITS)
@@ -145,5 +143,4 @@ def _parser():
 
 
 if __name__ == '__main__':
-  cli.quiet_tensorflow()
   sys.exit(cli.run(main))

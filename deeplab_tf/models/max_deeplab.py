@@ -139,11 +139,11 @@ def build(config, dataset_info) -> MaXDeepLab:
   return model
 
 
-def norm_factory(solver_options) -> Callable[..., BatchNorm]:
+def norm_factory(options) -> Callable[..., BatchNorm]:
   """Returns the batch norm that SolverOptions describe."""
-  return functools.partial(BatchNorm, momentum=solver_options.batchnorm_momentum,
-                           epsilon=solver_options.batchnorm_epsilon,
-                           synchronized=solver_options.use_sync_batchnorm)
+  return functools.partial(BatchNorm, momentum=options.batchnorm_momentum,
+                           epsilon=options.batchnorm_epsilon,
+                           synchronized=options.use_sync_batchnorm)
 
 
 def backbone_variables(model: MaXDeepLab) -> list[tf.Variable]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from deeplab_tf.training import progress as progress_lib
 from deeplab_tf.training import summaries
+from deeplab_tf.training.evaluator import Sample
 from deeplab_tf.visualization import draw
 
 
@@ -122,7 +123,7 @@ class SampleMonitor:
     Image.fromarray(picture.astype(np.uint8)).save(path.with_name(path.name + '.png'))
 
 
-def side_by_side(sample, dataset_info) -> np.ndarray:
+def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
   """Returns input, ground truth and prediction next to each other, uint8 [h, 3 w + gaps, 3]."""
   image, truth, guess = (draw.enlarge(x, 240) for x in
                          (sample.image, sample.ground_truth, sample.prediction))

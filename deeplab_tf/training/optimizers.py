@@ -31,7 +31,7 @@ class Group(NamedTuple):
   variables: list
 
 
-def is_kernel(variable) -> bool:
+def is_kernel(variable: tf.Variable) -> bool:
   """Whether weight decay touches a variable: its name ends in kernel or weight."""
   return variable.name.split(':')[0].endswith(('kernel', 'weight'))
 

@@ -12,15 +12,17 @@ from google.protobuf import text_format
 from orbit import controller as orbit_controller
 
 from deeplab_tf import models
+from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.metrics import coco_panoptic_io, panoptic_quality
 from deeplab_tf.training import batches, checkpointing, distribution, monitor, optimizers, summaries
 from deeplab_tf.training.evaluator import Evaluator
-from deeplab_tf.training.trainer import Trainer
+from deeplab_tf.training.trainer import StepOptions, Trainer
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 CONFIG_FILE = 'config.textproto'
 METRICS_FILE = 'metrics.json'
+_OTHER_MODEL = 'use the config that made it, or another --model_dir'
 
 # Orbit prints every output as a Python dictionary; the progress line shows the same shorter.
 orbit_controller._log = logging.debug
@@ -137,12 +139,12 @@ class Run:
   def _build_controller(self) -> orbit.Controller:
     latest = checkpointing.latest(self._model_dir)
     if latest is not None:
-      checkpointing.check_same_model(self.model, latest)
+      restore.check_same_model(self.model, latest, _OTHER_MODEL)
     manager = None
     if self._trains:
       manager = self._build_trainer(latest)
     elif self._mode == 'eval':
-      self._restore_for_evaluation(checkpointing.find_checkpoint(self._model_dir))
+      self._restore_for_evaluation(restore.find_checkpoint(self._model_dir))
     if self._mode != 'train':
       self._build_evaluator()
     controller = orbit.Controller(
@@ -185,9 +187,9 @@ class Run:
         optimizer=optimizer, global_step=self.global_step,
         batches=lambda step: batches.training(config, self._dataset_info,
                                               self._architecture.TARGETS, self._strategy, step),
-        global_batch=batch_size, seed=self._options.seed,
-        jit_compile=self._options.jit_compile,
-        weight_decay=solver.weight_decay if solver.apply_weight_decay else 0.0,
+        options=StepOptions(
+            batch_size, self._options.seed, self._options.jit_compile,
+            solver.weight_decay if solver.apply_weight_decay else 0.0),
         on_step=self._training_monitor.on_step)
     return manager
 
@@ -209,7 +211,7 @@ class Run:
         num_images=samples.num_images)
 
   def _restore_for_evaluation(self, prefix: str):
-    checkpointing.check_same_model(self.model, prefix)
+    restore.check_same_model(self.model, prefix, _OTHER_MODEL)
     with self._strategy.scope():
       checkpointing.make_checkpoint(self.model, self.global_step).restore(prefix).expect_partial()
     self._print(f'checkpoint: {prefix}, step {int(self.global_step.numpy())}')

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from typing import Mapping, Optional
+from typing import Mapping, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,7 @@ TRAIN = 'train'
 EVAL = 'eval'
 
 
-def scalars_of(output) -> dict:
+def scalars_of(output: NamedTuple) -> dict:
   """Returns the scalars of a trainer.StepOutput by their TensorBoard tag."""
   scalars = {f'losses/{name}': value for name, value in output.losses.items()}
   scalars.update({f'statistics/{name}': value for name, value in output.statistics.items()})

@@ -18,6 +18,21 @@ class NonFiniteError(FloatingPointError):
   """A loss, a gradient or a tensor that they come from is not a finite number."""
 
 
+class StepOptions(NamedTuple):
+  """How a training step is made.
+
+  Attributes:
+    global_batch: Images per step over all replicas.
+    seed: Of the stochastic layers.
+    jit_compile: Compiles the step with XLA.
+    weight_decay: Factor of the L2 penalty on kernels that is added to the loss; 0: none.
+  """
+  global_batch: int
+  seed: int = 0
+  jit_compile: bool = False
+  weight_decay: float = 0.0
+
+
 class StepOutput(NamedTuple):
   """What one step returns, the same on all replicas.
 
@@ -44,8 +59,7 @@ class Trainer(orbit.AbstractTrainer):
 
   def __init__(self, *, strategy: tf.distribute.Strategy, model: tf.keras.Model,
                criterion: Callable, optimizer: optimizers_lib.GroupedOptimizer,
-               global_step: tf.Variable, batches: Callable, global_batch: int,
-               seed: int = 0, jit_compile: bool = False, weight_decay: float = 0.0,
+               global_step: tf.Variable, batches: Callable, options: StepOptions,
                on_step: Optional[Callable] = None):
     """Initialises the trainer.
 
@@ -57,10 +71,7 @@ class Trainer(orbit.AbstractTrainer):
       global_step: int64 [], the steps that are done.
       batches: step -> an iterator over the batches (images, targets) from that step on. Called
         once, at the first step after a checkpoint has been restored.
-      global_batch: Images per step over all replicas.
-      seed: Of the stochastic layers.
-      jit_compile: Compiles the step with XLA.
-      weight_decay: Factor of the L2 penalty on kernels that is added to the loss; 0: none.
+      options: How a step is made.
       on_step: Called after each step with (step number, dictionary of numpy values like
         StepOutput's fields, seconds of the step).
     """
@@ -72,13 +83,12 @@ class Trainer(orbit.AbstractTrainer):
     self._global_step = global_step
     self._batches = batches
     self._iterator = None
-    self._global_batch = global_batch
-    self._seed = seed
-    self._weight_decay = weight_decay
+    self._options = options
     self._on_step = on_step
     self._trained = optimizer.variables
     self._state = model.non_trainable_variables
-    self._compiled_step = tf.function(self._step, autograph=False, jit_compile=jit_compile)
+    self._compiled_step = tf.function(self._step, autograph=False,
+                                      jit_compile=options.jit_compile)
 
   def train(self, num_steps) -> dict:
     """Runs steps; a loop of the host, so that each step can be watched.
@@ -144,12 +154,13 @@ class Trainer(orbit.AbstractTrainer):
     state = [tf.identity(variable) for variable in self._state]
     with tf.GradientTape() as tape, randomness.seeded(self._random_seed(step)):
       result = self._criterion(self._model(images, training=True), targets)
-      losses = {name: tf.reduce_sum(value) / self._global_batch
+      losses = {name: tf.reduce_sum(value) / self._options.global_batch
                 for name, value in result.losses.items()}
-      total = tf.reduce_sum(result.total) / self._global_batch
-      if self._weight_decay:
+      total = tf.reduce_sum(result.total) / self._options.global_batch
+      weight_decay = self._options.weight_decay
+      if weight_decay:
         replicas = self._strategy.num_replicas_in_sync
-        penalty = optimizers_lib.kernel_penalty(self._trained, self._weight_decay) / replicas
+        penalty = optimizers_lib.kernel_penalty(self._trained, weight_decay) / replicas
         losses['weight_decay'] = penalty
         total += penalty
     losses['total'] = total
@@ -172,7 +183,7 @@ class Trainer(orbit.AbstractTrainer):
     """The seed of the stochastic layers, a function of the step and the replica."""
     context = tf.distribute.get_replica_context()
     replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
-    return tf.stack([tf.constant(self._seed, tf.int64),
+    return tf.stack([tf.constant(self._options.seed, tf.int64),
                      step * context.num_replicas_in_sync + replica])
 
   def _update(self, gradients: dict) -> None:

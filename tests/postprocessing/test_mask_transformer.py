@@ -161,7 +161,8 @@ def test_resizing_back_cuts_the_padding():
           one.panoptic_map[:, :20, :30, None], (40, 60), align_corners=True)[0, ..., 0])
 
 
-@pytest.mark.parametrize('source,target', [((1, 1), (5, 4)), ((7, 9), (1, 1)), ((33, 41), (17, 90))])
+@pytest.mark.parametrize('source,target', [
+    ((1, 1), (5, 4)), ((7, 9), (1, 1)), ((33, 41), (17, 90))])
 def test_nearest_resizing_equals_tensorflow_with_aligned_corners(source, target):
   x = tf.reshape(tf.range(source[0] * source[1]), source)
   expected = tf.compat.v1.image.resize_nearest_neighbor(x[None, ..., None], target,

@@ -7,6 +7,7 @@ import tiny_runs
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
+from deeplab_tf.checkpoints import restore
 from deeplab_tf.training import checkpointing, optimizers, runs
 
 
@@ -27,20 +28,20 @@ def _save(model, folder, step=5):
 
 def test_paths_are_those_of_the_checkpoint_of_a_real_model(tmp_path):
   model = models.build_model(config_lib.load_config(tiny_runs.write_config(tmp_path)))
-  saved = checkpointing.shapes_in_file(_save(model, tmp_path))
-  own = checkpointing.variables_by_path(model)
-  assert {f'model/{name}' for name in own} == {n for n in saved if n.startswith('model/')}
+  saved = restore.shapes_in_checkpoint(_save(model, tmp_path))
+  own = restore.variables_by_key(model)
+  assert set(own) == set(saved)
   assert len(own) == len(model.variables)
-  checkpointing.check_same_model(model, tf.train.latest_checkpoint(tmp_path))
+  restore.check_same_model(model, tf.train.latest_checkpoint(tmp_path))
 
 
 def test_another_model_is_refused_with_the_first_differences(tmp_path):
   prefix = _save(Network(), tmp_path)
-  checkpointing.check_same_model(Network(), prefix)
+  restore.check_same_model(Network(), prefix)
   with pytest.raises(ValueError, match=r'kernel is \[3, 4\] there and \[3, 5\] in the config'):
-    checkpointing.check_same_model(Network(width=5), prefix)
+    restore.check_same_model(Network(width=5), prefix)
   with pytest.raises(ValueError, match='inner/1/bias is only there'):
-    checkpointing.check_same_model(Network(bias=False), prefix)
+    restore.check_same_model(Network(bias=False), prefix)
 
 
 def test_initial_checkpoint_sets_what_fits_and_tells_the_rest(tmp_path):
@@ -76,7 +77,7 @@ def test_initial_checkpoint_that_is_a_placeholder_or_absent_is_an_error(tmp_path
 def test_find_checkpoint_takes_prefix_file_and_folder(tmp_path):
   prefix = _save(Network(), tmp_path)
   for path in (prefix, prefix + '.index', prefix + '.data-00000-of-00001', str(tmp_path)):
-    assert checkpointing.find_checkpoint(path) == prefix
+    assert restore.find_checkpoint(path) == prefix
 
 
 @pytest.mark.parametrize('name', ['sgd', 'radam_lookahead'])

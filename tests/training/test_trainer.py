@@ -14,7 +14,7 @@ from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.losses.criterion import CriterionResult, are_finite
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.training import optimizers
-from deeplab_tf.training.trainer import NonFiniteError, Trainer
+from deeplab_tf.training.trainer import NonFiniteError, StepOptions, Trainer
 
 SOLVER = trainer_pb2.SolverOptions(base_learning_rate=0.01, training_number_of_steps=100,
                                    optimizer='adam', use_gradient_clipping=True,
@@ -70,9 +70,9 @@ def make(strategy=None, batches=None, **options):
     optimizer.build()
   seen = []
   trainer = Trainer(strategy=strategy, model=model, criterion=criterion, optimizer=optimizer,
-                    global_step=step, batches=batches or batches_of(4), global_batch=4,
+                    global_step=step, batches=batches or batches_of(4),
                     on_step=lambda number, output, seconds: seen.append((number, output)),
-                    **options)
+                    options=StepOptions(4, **options))
   trainer.everything = (model.variables + [step]
                         + [v for g in optimizer.groups for v in g.optimizer.variables()])
   return trainer, seen
