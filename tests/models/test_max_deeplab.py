@@ -1,0 +1,157 @@
+"""MaX-DeepLab's promises beyond equal numbers: any size, every option, gradients, compilation."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from deeplab_tf import models
+from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.config import load_config
+from deeplab_tf.data import catalog, pipeline
+from deeplab_tf.layers import randomness
+from deeplab_tf.models import max_deeplab
+
+
+def _config(tmp_path, *overrides):
+  return load_config(tiny.write_config(tmp_path), overrides)
+
+
+def _parts(config):
+  info = catalog.from_config(config)
+  return info, models.build_model(config), max_deeplab.build_criterion(config, info)
+
+
+def _batch(config, info):
+  return next(iter(pipeline.train_dataset(config, info, 'mask', seed=0)))
+
+
+@pytest.mark.parametrize('size', [(65, 65), (64, 97), (33, 130), (50, 41)])
+def test_any_input_size_gives_masks_at_a_quarter_of_it(tmp_path, size):
+  config = _config(tmp_path)
+  info, model, _ = _parts(config)
+  outputs = model(tf.random.uniform([2, *size, 3]))
+  quarter = [-(-n // 4) for n in size]
+  queries = config.model_options.max_deeplab.num_queries
+  assert outputs['mask_logits'].shape == [2, *quarter, queries]
+  assert outputs['class_logits'].shape == [2, queries, len(info.class_ids) + 1]
+  assert outputs['pixel_features'].shape[:3] == [2, *quarter]
+  assert outputs['semantic_logits'].shape == [2, *quarter, info.num_classes]
+  np.testing.assert_allclose(tf.norm(outputs['pixel_features'], axis=-1), 1, atol=1e-5)
+  assert all(np.isfinite(v).all() for v in outputs.values())
+
+
+def test_sizes_unknown_while_tracing_give_the_same_outputs(tmp_path):
+  _, model, _ = _parts(_config(tmp_path))
+  run = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3])],
+                    autograph=False)
+  images = tf.random.uniform([1, 65, 97, 3])
+  static, dynamic = model(images), run(images)
+  for name in static:
+    np.testing.assert_allclose(dynamic[name], static[name], atol=2e-4, err_msg=name)
+
+
+def test_variables_exist_before_the_first_call_and_none_is_made_by_it(tmp_path):
+  _, model, _ = _parts(_config(tmp_path))
+  before = variables_by_path(model)
+  assert len(before) == len(model.variables)
+  model(tf.zeros([1, 65, 65, 3]))
+  assert set(variables_by_path(model)) == set(before)
+
+
+OPTIONS = {
+    'axial': 'pixel_to_pixel_attention: AXIAL',
+    'convolution': 'pixel_to_pixel_attention: CONVOLUTION',
+    'no P2M': 'pixel_to_memory_attention: false',
+    'no M2M': 'memory_to_memory_attention: false',
+    'neither': 'pixel_to_memory_attention: false memory_to_memory_attention: false',
+}
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_every_option_trains_every_variable(tmp_path, name):
+  config = _config(tmp_path, f'model_options {{ max_deeplab {{ {OPTIONS[name]} }} }}')
+  info, model, criterion = _parts(config)
+  images, targets = _batch(config, info)
+  # Residual branches start at zero, and what is before them then has no gradient.
+  for path, variable in variables_by_path(model).items():
+    if path.endswith('gamma'):
+      variable.assign(tf.maximum(variable, 0.1))
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_mean(criterion(model(images, training=True), targets).total)
+  paths = {id(v): path for path, v in variables_by_path(model).items()}
+  gradients = tape.gradient(loss, model.trainable_variables)
+  idle = [paths[id(v)] for v, g in zip(model.trainable_variables, gradients)
+          if g is None or not np.abs(tf.convert_to_tensor(g)).max() > 0]
+  # Where a feature has one row only, attention along the height sees itself alone.
+  assert not [p for p in idle if 'positions' not in p], idle
+  names = ' '.join(paths.values())
+  assert ('attention/height_axis' in names) == (name != 'convolution')
+  assert ('pixel_attention' in names) == ('P2M' not in name and name != 'neither')
+
+
+def _train_step(config, jit_compile):
+  """Returns the losses of two steps from the same weights."""
+  tf.keras.utils.set_random_seed(1)
+  info, model, criterion = _parts(config)
+  optimizer = tf.keras.optimizers.legacy.SGD(0.01)
+  batch = _batch(config, info)
+
+  @tf.function(jit_compile=jit_compile, autograph=False)
+  def step(images, targets, number):
+    with randomness.seeded(tf.stack([0, number])), tf.GradientTape() as tape:
+      result = criterion(model(images, training=True), targets)
+      loss = tf.reduce_mean(result.total)
+    variables = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+    return {name: tf.reduce_mean(term) for name, term in result.losses.items()}
+
+  return [step(*batch, tf.constant(i)) for i in range(2)]
+
+
+def test_the_two_matching_solvers_train_alike(tmp_path):
+  losses = [_train_step(_config(tmp_path, 'trainer_options { loss_options { '
+                                f'matching_solver: {solver} }} }}'), False)
+            for solver in ('SCIPY', 'NATIVE')]
+  for first, second in zip(*losses):
+    for name in first:
+      np.testing.assert_allclose(first[name], second[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_drop_path_follows_the_seed_and_stops_at_inference(tmp_path):
+  config = _config(tmp_path, 'model_options { backbone { drop_path_keep_prob: 0.5 } }')
+  _, model, _ = _parts(config)
+  for path, variable in variables_by_path(model).items():
+    if path.endswith('gamma'):
+      variable.assign(tf.maximum(variable, 0.1))
+  images = tf.random.uniform([2, 65, 65, 3])
+
+  def logits(seed):
+    with randomness.seeded(tf.constant([0, seed])):
+      return model(images, training=True)['mask_logits'].numpy()
+
+  np.testing.assert_array_equal(logits(1), logits(1))
+  assert np.abs(logits(1) - logits(2)).max() > 1e-3
+  np.testing.assert_array_equal(model(images)['mask_logits'], model(images)['mask_logits'])
+
+
+def test_variable_groups(tmp_path):
+  _, model, _ = _parts(_config(tmp_path))
+  paths = {id(v): path for path, v in variables_by_path(model).items()}
+  backbone = {paths[id(v)] for v in max_deeplab.backbone_variables(model)}
+  assert backbone
+  assert all(p.startswith('backbone/') and 'transformers' not in p for p in backbone)
+  inference = {paths[id(v)] for v in max_deeplab.inference_variables(model)}
+  assert not any(p.startswith('semantic_') for p in inference)
+  assert {p for p in paths.values() if p.startswith('mask_head') and 'moving' not in p} < inference
+
+
+def test_without_the_auxiliary_head_there_are_no_semantic_logits(tmp_path):
+  config = _config(tmp_path)
+  config.model_options.max_deeplab.ClearField('auxiliary_semantic_head')
+  config.trainer_options.loss_options.semantic_loss.weight = 0
+  info, model, criterion = _parts(config)
+  images, targets = _batch(config, info)
+  outputs = model(images, training=True)
+  assert 'semantic_logits' not in outputs
+  assert np.isfinite(criterion(outputs, targets).total).all()
