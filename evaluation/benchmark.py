@@ -51,7 +51,6 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   training = args.what in ('train_step', 'input_pipeline')
   _set_sizes(config.train_dataset_options if training else config.eval_dataset_options, args,
              args.what)
-  cli.quiet_tensorflow()
   measure = {'inference': _inference, 'train_step': _train_step, 'postprocess': _postprocess,
              'matching': _matching, 'input_pipeline': _input_pipeline}[args.what]
   results = measure(config, args)
@@ -186,7 +185,7 @@ def _train_step(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf import models
   from deeplab_tf.data import catalog
   from deeplab_tf.training import optimizers
-  from deeplab_tf.training.trainer import Trainer
+  from deeplab_tf.training.trainer import StepOptions, Trainer
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
   batch = _made_up_batch(config, dataset_info, architecture.TARGETS, args)
@@ -201,8 +200,8 @@ def _train_step(config, args) -> dict[str, dict[str, float]]:
       strategy=tf.distribute.get_strategy(), model=model,
       criterion=architecture.build_criterion(config, dataset_info), optimizer=optimizer,
       global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
-      batches=lambda step: itertools.repeat(batch), global_batch=args.batch_size,
-      jit_compile=config.trainer_options.jit_compile)
+      batches=lambda step: itertools.repeat(batch),
+      options=StepOptions(args.batch_size, jit_compile=config.trainer_options.jit_compile))
   result = _measure(start, lambda: trainer.train(1), args.repeats, args.batch_size)
   return {'train_step': {'build_s': built - start, **result}}
 

@@ -38,7 +38,6 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   _check(args)
   inputs = _name(_find_images(args.images, args.output_dir), _ground_truth_ids(args.ground_truth))
-  cli.quiet_tensorflow()
   segmenter = _segmenter(args)
   import tqdm
 

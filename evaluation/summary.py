@@ -29,7 +29,6 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
-  cli.quiet_tensorflow()
   from deeplab_tf import profiling
   summary = profiling.summarize(config, args.input_size)
   if args.format == 'json':

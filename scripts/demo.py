@@ -128,12 +128,14 @@ def _write_report(output: pathlib.Path, labels: dict, seconds: float) -> None:
     score = quality.result()['All']['pq']
     gallery.append(report.gallery_item(name, image, label, prediction, info, score))
   scores = json.loads((output / 'metrics.json').read_text())
+  # JSON has no integer keys.
+  scores['per_class'] = {int(k): v for k, v in scores['per_class'].items()}
   unseen = json.loads((output / 'unseen_metrics.json').read_text())
   report.write_report(
       str(output / 'report.html'), 'MaX-DeepLab on shapes',
       {
           'training steps': scores.pop('step'),
-          'training time in all': f'{seconds / 60:.1f} minutes',
+          'time of the whole demo': f'{seconds / 60:.1f} minutes',
           f'PQ of the exported model on the {len(labels)} images below':
               f'{100 * unseen["All"]["pq"]:.1f}',
           'config': CONFIG,
@@ -152,9 +154,11 @@ def _curves(model_dir: pathlib.Path) -> dict:
     for tag in events.Tags()['tensors']:
       points = [(e.step, tensor_util.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
       if points and points[0][1].shape == () and points[0][1].dtype.kind == 'f':
-        name = tag.replace('/', ' ') if prefix else tag
-        curves[prefix + name] = [(step, float(value)) for step, value in points]
-  return {name: points for name, points in curves.items() if not name.endswith(' n')}
+        curves[prefix + (tag.replace('/', ' ') if prefix else tag)] = [
+            (step, float(value)) for step, value in points]
+  # What would only clutter the plots: counts, and parts of PQ.
+  return {name: points for name, points in curves.items()
+          if not name.endswith((' n', ' sq', ' rq', 'matched_masks'))}
 
 
 def _say_where(output: pathlib.Path, seconds: float) -> None:

@@ -23,7 +23,6 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
-  cli.quiet_tensorflow()
   from deeplab_tf import models
   from deeplab_tf.checkpoints import convert
   if args.source not in convert.READERS:

@@ -235,7 +235,7 @@ def _plot(group: str, series: Mapping[str, Series]) -> str:
       spine.set_visible(side == 'bottom')
       spine.set_color(report_style.GRID)
     if len(series) > 1:
-      figure.legend(loc='outside lower center', ncols=min(3, len(series)), frameon=False,
+      figure.legend(loc='outside lower center', ncols=2, frameon=False,
                     labelcolor=report_style.INK, fontsize=9, handlelength=1.4)
     buffer = io.StringIO()
     figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
