@@ -15,7 +15,7 @@ formats:
                `encoded_images` string [batch], JPEG or PNG. Images are resized, padded and
                normalised inside, as in evaluation.
   tflite       one fixed input size, eval_dataset_options.crop_size: `images` uint8
-               [1, height, width, 3]. The interpreter needs the Flex delegate (Select TF ops).
+               [1, height, width, 3].
 outputs: panoptic_map, semantic_map, instance_map int32 [batch, height, width]; segment_ids,
 segment_classes, segment_scores [batch, segments], padded with -1.
 """

@@ -17,8 +17,7 @@ def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
   """Writes model.tflite, the classes (dataset.json) and the config, whole or not at all.
 
   The input is uint8 [1, *crop_size, 3], outputs are those of the SavedModel at that size; the
-  caller resizes and pads. The read-out needs operations that are not TensorFlow Lite's own, so
-  the interpreter needs the "Select TensorFlow ops" (Flex) delegate; Python's has it.
+  caller resizes and pads. Only TensorFlow Lite's own operations are used.
 
   Args:
     module: What is exported.
@@ -49,6 +48,5 @@ def _convert(module: ServingModule) -> bytes:
 
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
       [predict.get_concrete_function()], module)
-  converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS,
-                                         tf.lite.OpsSet.SELECT_TF_OPS]
+  converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
   return converter.convert()

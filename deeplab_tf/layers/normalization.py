@@ -4,6 +4,8 @@ from typing import Callable, Optional, Sequence, Union
 
 import tensorflow as tf
 
+from deeplab_tf.layers.shapes import dimensions
+
 # Makes a batch norm from its number of channels and keyword arguments of BatchNorm; how layers
 # are told the momentum, epsilon and synchronisation of the run.
 NormFactory = Callable[..., 'BatchNorm']
@@ -93,7 +95,7 @@ class BatchNorm(tf.keras.layers.Layer):
     return scale, self.beta - mean * scale
 
   def _call_fused(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-    rank, shape = x.shape.rank, tf.shape(x)
+    rank = x.shape.rank
     flat = x if rank == 4 else tf.reshape(x, [1, -1, 1, x.shape[-1]])
     if not training:
       y, _, _ = tf.compat.v1.nn.fused_batch_norm(
@@ -104,12 +106,14 @@ class BatchNorm(tf.keras.layers.Layer):
           flat, self.gamma, self.beta, epsilon=self.epsilon, is_training=True)
       if self.synchronized or rank != 4:
         # The kernel returns the unbiased variance.
-        count = tf.cast(tf.size(flat) // flat.shape[-1], tf.float32)
+        count = x.shape.num_elements()
+        count = tf.cast(tf.size(x), tf.float32) if count is None else float(count)
+        count /= x.shape[-1]
         variance = variance * ((count - 1) / count)
       self._record(mean, variance)
     if rank != 4:
-      y = tf.reshape(y, shape)
-    return tf.ensure_shape(y, x.shape)
+      y = tf.reshape(y, dimensions(x))
+    return y
 
   def _replicas(self) -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync if self.synchronized else 1
@@ -117,8 +121,8 @@ class BatchNorm(tf.keras.layers.Layer):
   def _record(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
     keep = self.momentum
     mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
-    self.moving_mean.assign_sub((self.moving_mean - mean) * (1 - keep))
-    self.moving_variance.assign_sub((self.moving_variance - variance) * (1 - keep))
+    for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+      moving.assign(moving * keep + value * (1 - keep), read_value=False)
 
 
 def _across_replicas(mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

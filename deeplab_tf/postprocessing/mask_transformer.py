@@ -71,8 +71,8 @@ class MaskTransformerPostprocessor:
       output_size: Height and width of the maps: the network's input size.
     """
     maps = self.query_maps(outputs, output_size)
-    panoptic = self.panoptic_map(maps)
-    return self._prediction(panoptic, maps)
+    segment_ids = self._segment_ids(maps)
+    return self._prediction(self._panoptic_map(maps, segment_ids), segment_ids, maps)
 
   def query_maps(self, outputs: dict[str, tf.Tensor],
                  output_size: Sequence[Dimension]) -> QueryMaps:
@@ -90,17 +90,18 @@ class MaskTransformerPostprocessor:
     classes = tf.gather(tf.constant(self.classes.class_ids, tf.int32), maps.query_class)
     return tf.gather(classes, maps.query_map, batch_dims=1)
 
-  def panoptic_map(self, maps: QueryMaps) -> tf.Tensor:
-    """Filters small regions and joins classes and instances, int32 [batch, height, width]."""
+  def _segment_ids(self, maps):
+    """Returns the value that each query's pixels get, int32 [batch, queries].
+
+    It is void for queries without confident pixels and for those of small regions.
+    """
     classes, options = self.classes, self.options
-    void = classes.ignore_label * classes.label_divisor
-    batch, height, width = dimensions(maps.query_map)
-    queries = dimensions(maps.query_class)[1]
-    # Pixels that are not confident count for an extra query, which is void.
-    query_map = tf.where(maps.confident, maps.query_map, queries)
-    index = query_map + tf.range(batch)[:, None, None] * (queries + 1)
-    areas = tf.math.bincount(tf.reshape(index, [-1]), minlength=batch * (queries + 1),
-                             maxlength=batch * (queries + 1))
+    batch, queries = dimensions(maps.query_class)
+    # Pixels that are not confident count for an extra query.
+    index = tf.where(maps.confident, maps.query_map, queries)
+    index += tf.range(batch)[:, None, None] * (queries + 1)
+    ones = tf.ones_like(index)
+    areas = tf.math.unsorted_segment_sum(ones, index, batch * (queries + 1))
     areas = tf.reshape(areas, [batch, queries + 1])[:, :queries]
 
     is_thing = tf.gather(tf.constant(classes.is_thing), maps.query_class)
@@ -108,58 +109,38 @@ class MaskTransformerPostprocessor:
     one_hot = tf.one_hot(maps.query_class, len(classes.class_ids), dtype=tf.float32)
     class_areas = tf.einsum('bqc,bq->bc', one_hot, tf.cast(areas, tf.float32))
     stuff_areas = tf.cast(tf.gather(class_areas, maps.query_class, batch_dims=1), tf.int32)
-    large = tf.where(is_thing, areas >= options.thing_area_limit,
-                     stuff_areas >= options.stuff_area_limit)
-
-    instance = tf.where(is_thing, maps.query_instance, 0)
+    large = tf.where(is_thing, areas >= max(1, options.thing_area_limit),
+                     stuff_areas >= max(1, options.stuff_area_limit))
     class_ids = tf.gather(tf.constant(classes.class_ids, tf.int32), maps.query_class)
-    values = tf.where(large, class_ids * classes.label_divisor + instance, void)
-    values = tf.concat([values, tf.fill([batch, 1], void)], axis=1)
-    return tf.reshape(tf.gather(values, query_map, batch_dims=1), [batch, height, width])
+    ids = class_ids * classes.label_divisor + tf.where(is_thing, maps.query_instance, 0)
+    return tf.where(large, ids, classes.ignore_label * classes.label_divisor)
 
-  def _prediction(self, panoptic, maps):
-    """Lists the segments that are in the map, one per thing and one per stuff class."""
-    classes = self.classes
-    divisor, void = classes.label_divisor, classes.ignore_label * classes.label_divisor
-    class_ids = tf.gather(tf.constant(classes.class_ids, tf.int32), maps.query_class)
-    is_thing = tf.gather(tf.constant(classes.is_thing), maps.query_class)
-    ids = class_ids * divisor + tf.where(is_thing, maps.query_instance, 0)
+  def _panoptic_map(self, maps, segment_ids):
+    """Paints the segments, int32 [batch, height, width]."""
+    batch, height, width = dimensions(maps.query_map)
+    void = self.classes.ignore_label * self.classes.label_divisor
+    painted = tf.gather(segment_ids, tf.reshape(maps.query_map, [batch, -1]), batch_dims=1)
+    painted = tf.reshape(painted, [batch, height, width])
+    return tf.where(maps.confident, painted, void)
+
+  def _prediction(self, panoptic, ids, maps):
+    """Lists the segments of the map, one per thing and one per stuff class."""
+    divisor = self.classes.label_divisor
+    void = self.classes.ignore_label * divisor
     # Of queries that share a stuff class, the most confident one stands for the segment.
     same = ids[:, :, None] == ids[:, None, :]
     numbers = tf.range(dimensions(ids)[1])
-    score = maps.query_score
+    score = tf.where(maps.kept, maps.query_score, -1.0)
     better = (score[:, None, :] > score[:, :, None]) | (
         (score[:, None, :] == score[:, :, None]) & (numbers[None, None] < numbers[None, :, None]))
-    is_first = ~tf.reduce_any(same & better & maps.kept[:, None, :], axis=2)
-    present = _present(panoptic, ids)
-    listed = present & is_first & maps.kept
+    listed = (ids != void) & ~tf.reduce_any(same & better, axis=2)
     return PanopticPrediction(
         panoptic_map=panoptic,
         semantic_map=panoptic // divisor,
         instance_map=tf.where(panoptic == void, 0, panoptic % divisor),
         segment_ids=tf.where(listed, ids, -1),
-        segment_classes=tf.where(listed, class_ids, -1),
+        segment_classes=tf.where(listed, ids // divisor, -1),
         segment_scores=tf.where(listed, score, -1.0))
-
-
-def _present(panoptic: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-  """Whether each id, [batch, queries], occurs in the panoptic map of its image."""
-  batch, queries = dimensions(ids)
-  # Sorted ids and a count per position cost pixels x log(queries), not pixels x queries.
-  order = tf.argsort(ids, axis=1)
-  ordered = tf.gather(ids, order, batch_dims=1)
-  flat = tf.reshape(panoptic, [batch, -1])
-  position = tf.searchsorted(ordered, flat)
-  position = tf.minimum(position, queries - 1)
-  hit = tf.gather(ordered, position, batch_dims=1) == flat
-  position = tf.where(hit, position, queries)
-  index = position + tf.range(batch)[:, None] * (queries + 1)
-  counts = tf.math.bincount(tf.reshape(index, [-1]), minlength=batch * (queries + 1),
-                            maxlength=batch * (queries + 1))
-  found = tf.reshape(counts, [batch, queries + 1])[:, :queries] > 0
-  # Equal ids: searchsorted finds the first; all of them are present.
-  first = tf.searchsorted(ordered, ids)
-  return tf.gather(found, first, batch_dims=1)
 
 
 def build(evaluator_options, dataset_info) -> MaskTransformerPostprocessor:

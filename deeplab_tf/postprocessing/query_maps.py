@@ -8,6 +8,8 @@ from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 _DROPPED = -99999.0
+# Dropped queries at full resolution at once: fewer are slow, more need memory.
+_AT_A_TIME = 16
 
 
 class QueryMaps(NamedTuple):
@@ -99,7 +101,7 @@ def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, best: tf.Tensor,
   """Whether a dropped query's logit exceeds the best kept one, bool of the given size.
 
   The interpolated maximum over dropped queries bounds each of them from above, so queries are
-  brought to full resolution one after the other, and only where that bound is not enough.
+  brought to full resolution only where that bound is not enough, and a few at a time.
   """
   dropped = tf.cast(tf.where(~kept)[:, 0], tf.int32)
   low_resolution_maximum = tf.reduce_max(tf.where(kept, _DROPPED, logits), axis=-1)
@@ -109,10 +111,11 @@ def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, best: tf.Tensor,
   unclear = bound > best - slack
 
   def check(i, beaten):
-    full = resize_bilinear(logits[None, :, :, dropped[i], None], size)[0, ..., 0]
-    beaten = beaten | (full > best)
+    some = tf.gather(logits, dropped[i:i + _AT_A_TIME], axis=2)
+    full = resize_bilinear(some[None], size)[0]
+    beaten = beaten | (tf.reduce_max(full, axis=-1) > best)
     beaten.set_shape(best.shape)
-    return i + 1, beaten
+    return i + _AT_A_TIME, beaten
 
   def check_all():
     start = (tf.constant(0), tf.zeros_like(best, tf.bool))
