@@ -96,7 +96,7 @@ FAULTS = {
     'crop below the stride': (
         MINIMAL + 'train_dataset_options { crop_size: [9, 65] }',
         r'train_dataset_options\.crop_size has 9, smaller than .*output_stride'),
-    'three sizes': (MINIMAL + 'eval_dataset_options { crop_size: [65, 65, 3] }',
+    'three sizes': (MINIMAL + 'eval_dataset_options { crop_size: [65, 65, 65] }',
                     r'eval_dataset_options\.crop_size has 3 values'),
     'resized beyond the crop': (
         MINIMAL + 'train_dataset_options { crop_size: [65, 65] max_resize_value: 70 }',
@@ -115,7 +115,7 @@ FAULTS = {
     'solver that cannot be compiled': (
         MINIMAL + 'trainer_options { jit_compile: true loss_options { matching_solver: SCIPY } }',
         'SCIPY cannot be compiled'),
-    'output stride': (MINIMAL + 'model_options { backbone { output_stride: 7 } }',
+    'output stride': ('model_options { max_deeplab { } backbone { output_stride: 7 } }',
                       'output_stride is 7: allowed are 8, 16, 32'),
 }
 

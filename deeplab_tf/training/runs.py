@@ -16,6 +16,7 @@ from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.metrics import coco_panoptic_io, panoptic_quality
 from deeplab_tf.training import batches, checkpointing, distribution, monitor, optimizers, summaries
+from deeplab_tf.training.batch_pictures import BatchPictures
 from deeplab_tf.training.evaluator import Evaluator
 from deeplab_tf.training.trainer import StepOptions, Trainer
 
@@ -181,6 +182,11 @@ class Run:
     self._training_monitor = monitor.TrainingMonitor(
         writer, total_steps=self._total_steps, batch_size=batch_size,
         summary_steps=self._options.save_summaries_steps)
+    self._pictures = None
+    if self._mode == 'train' and self._architecture.TARGETS == 'mask':
+      self._pictures = BatchPictures(
+          self.model, self._architecture.build_postprocessor(config, self._dataset_info),
+          self._dataset_info, writer, config.evaluator_options.num_vis_samples)
     self.trainer = Trainer(
         strategy=self._strategy, model=self.model,
         criterion=self._architecture.build_criterion(config, self._dataset_info),
@@ -190,8 +196,17 @@ class Run:
         options=StepOptions(
             batch_size, self._options.seed, self._options.jit_compile,
             solver.weight_decay if solver.apply_weight_decay else 0.0),
-        on_step=self._training_monitor.on_step)
+        on_step=self._on_step)
     return manager
+
+  def _on_step(self, step: int, output, seconds: float):
+    self._training_monitor.on_step(step, output, seconds)
+    # With evaluation there are pictures of evaluated images instead.
+    if self._pictures is not None and (step % self._options.save_checkpoints_steps == 0
+                                       or step == self._total_steps):
+      images, targets = tf.nest.map_structure(
+          lambda x: self._strategy.experimental_local_results(x)[0], self.trainer.last_batch)
+      self._pictures.draw(images, targets, step)
 
   def _build_evaluator(self):
     config = self._config

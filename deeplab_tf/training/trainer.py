@@ -56,6 +56,9 @@ class Trainer(orbit.AbstractTrainer):
 
   A step with a non-finite loss or gradient changes no variable: the weights, the slots and the
   statistics of the batch norms stay those of the step before.
+
+  Attributes:
+    last_batch: (images, targets) of the latest step, per replica; None before the first.
   """
 
   def __init__(self, *, strategy: tf.distribute.Strategy, model: tf.keras.Model,
@@ -86,6 +89,7 @@ class Trainer(orbit.AbstractTrainer):
     self._iterator = None
     self._options = options
     self._on_step = on_step
+    self.last_batch = None
     self._trained = optimizer.variables
     self._state = model.non_trainable_variables
     self._compiled_step = tf.function(self._step, autograph=False,
@@ -103,6 +107,7 @@ class Trainer(orbit.AbstractTrainer):
       start = time.monotonic()
       batch = next(self._iterator)
       output = self._checked_step(batch)
+      self.last_batch = batch
       step = int(self._global_step.numpy())
       if self._on_step is not None:
         self._on_step(step, output, time.monotonic() - start)

@@ -115,8 +115,11 @@ def test_killed_run_goes_on_with_the_losses_of_an_uninterrupted_one(config_file,
   assert again.returncode == 0, again.stderr[-3000:]
   assert 'ckpt-2, step 2' in again.stdout
   uninterrupted = tiny_runs.read_scalars(trained[0] / 'train')['losses/total']
-  resumed = tiny_runs.read_scalars(model_dir / 'train')['losses/total']
+  written = tiny_runs.read_scalars(model_dir / 'train')
+  resumed = written['losses/total']
   assert sorted(resumed) == [1, 2, 3, 4]
+  # Without evaluation there are pictures of the batch, at each checkpoint.
+  assert set(written['pictures/00']) == {2, 4}
   for step in (1, 2, 3, 4):
     assert resumed[step] == pytest.approx(uninterrupted[step], rel=1e-5), step
 

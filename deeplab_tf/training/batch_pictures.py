@@ -1,0 +1,71 @@
+"""Pictures of the batch that is trained on, for runs without evaluation."""
+
+from typing import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.data import pipeline
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.structures import MaskTargets
+from deeplab_tf.training import summaries
+from deeplab_tf.training.evaluator import Sample
+from deeplab_tf.training.monitor import side_by_side
+
+
+class BatchPictures:
+  """Draws input, ground truth and prediction of a batch into TensorBoard."""
+
+  def __init__(self, model: tf.keras.Model, postprocess: Callable, dataset_info: DatasetInfo,
+               writer: summaries.Writer, num_images: int):
+    """Keeps the parts.
+
+    Args:
+      model: The network.
+      postprocess: (outputs, output_size) -> PanopticPrediction.
+      dataset_info: The classes.
+      writer: Of the training curves.
+      num_images: At most this many images of the batch.
+    """
+    self._dataset_info = dataset_info
+    self._writer = writer
+    self._num_images = num_images
+
+    def predict(images):
+      return postprocess(model(images, training=False), tuple(images.shape[1:3])).panoptic_map
+
+    self._predict = tf.function(predict, autograph=False, reduce_retracing=True)
+
+  def draw(self, images: tf.Tensor, targets: MaskTargets, step: int) -> None:
+    """Draws the first images of a batch of one replica.
+
+    Args:
+      images: float32 [batch, height, width, 3], normalised.
+      targets: What they are trained on.
+      step: The steps that are done.
+    """
+    count = min(self._num_images, int(images.shape[0]))
+    if not count:
+      return
+    predictions = self._predict(images[:count]).numpy()
+    pixels = np.clip(np.round(pipeline.denormalize(images[:count]).numpy()), 0, 255)
+    for i in range(count):
+      truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
+                        self._dataset_info)
+      sample = Sample(f'{i}', pixels[i].astype(np.uint8), truth, predictions[i])
+      self._writer.image(f'pictures/{i:02d}', side_by_side(sample, self._dataset_info), step)
+    self._writer.flush()
+
+
+def label_map(targets: MaskTargets, info: DatasetInfo) -> np.ndarray:
+  """Returns the panoptic map that mask targets describe, int32 [height, width]; crowd is void.
+
+  Args:
+    targets: Of one image, numpy arrays without batch dimension.
+    info: The classes.
+  """
+  classes = np.asarray(info.class_ids)[np.maximum(targets.mask_classes, 0)]
+  instances = np.where(targets.mask_isthing, np.arange(len(classes)) + 1, 0)
+  values = np.append(classes * info.label_divisor + instances, info.void_label)
+  # Row -1, no mask, is the last: void.
+  return values[targets.mask_ids].astype(np.int32)
