@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+from deeplab_tf import cli
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = 'configs/shapes/max_deeplab_s.textproto'
 # Images that the exported model segments and that are scored from files.
@@ -30,7 +32,7 @@ def main() -> None:
   parser.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
                       help='passed on to the training')
   args = parser.parse_args()
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  cli.quiet_tensorflow()
   output = pathlib.Path(args.output_dir).resolve()
   start = time.monotonic()
   _empty(output)

@@ -6,7 +6,8 @@ A module NAME has, where NAME is the field set in `model_options.meta_architectu
   build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
   build_postprocessor(config, dataset_info) -> callable(outputs, output_size) -> PanopticPrediction
   TARGETS: 'mask' or 'center', the form of its ground truth (deeplab_tf.structures).
-  BACKBONE_PARTS ...: see max_deeplab.py for what the trainer asks of a model.
+  backbone_variables(model), inference_variables(model): what pre-training gives, and what
+      inference uses, of the trainable variables.
 """
 
 import types
@@ -27,7 +28,7 @@ def build_model(config):
 
   Returns:
     A tf.keras.Model: float32 [batch, height, width, 3] normalised images to a dictionary of
-    raw outputs (docs: spec of each module in deeplab_tf.models).
+    raw outputs (see the model's `call`).
   """
   from deeplab_tf.data import catalog
   return architecture(config).build(config, catalog.from_config(config))
