@@ -6,7 +6,7 @@ import tensorflow as tf
 
 CPU_WARNING = (
     'WARNING: TensorFlow sees no GPU and runs on the CPU, which is far slower. If this machine '
-    'has one, install the CUDA packages with: pip install "deeplab_tf[gpu]"')
+    'has one, install the CUDA packages with: pip install ".[gpu]" in the checkout')
 
 
 def build(num_gpus: Optional[int] = None, tpu: Optional[str] = None) -> tf.distribute.Strategy:
