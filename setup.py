@@ -86,7 +86,7 @@ setuptools.setup(
     extras_require={
         'gpu': GPU_REQUIREMENTS,
         'test': [
-            'pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.4', 'grpcio-tools>=1.62,<1.63',
+            'pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.6,<0.18', 'grpcio-tools>=1.62,<1.63',
             'setuptools>=64'
         ],
     },

@@ -7,7 +7,6 @@ Every step is the program that a user would call; the lines say which.
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import subprocess
