@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import modules
+from deeplab_tf.checkpoints.paths import variables_by_path
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _ROOT = 'model'
@@ -32,7 +33,7 @@ def load_checkpoint(model: tf.keras.Model, path: str) -> None:
   """
   prefix = find_checkpoint(path)
   check_same_model(model, prefix)
-  variables = variables_by_key(model)
+  variables = variables_by_path(model)
   reader = _reader(prefix)
   try:
     values = {key: reader.get_tensor(f'{_ROOT}/{key}{_SUFFIX}') for key in variables}
@@ -56,7 +57,7 @@ def check_same_model(model: tf.keras.Model, prefix: str,
   Raises:
     ValueError: It is another model's; the first differences are listed.
   """
-  differences = _differences(model, variables_by_key(model), shapes_in_checkpoint(prefix))
+  differences = _differences(model, variables_by_path(model), shapes_in_checkpoint(prefix))
   if differences:
     more = len(differences) - _LISTED
     raise ValueError(f'{prefix} is a checkpoint of another model: '
@@ -97,31 +98,8 @@ def find_checkpoint(path: str) -> str:
                           + modules.nearest(os.path.basename(prefix), found))
 
 
-def variables_by_key(model: tf.keras.Model) -> dict[str, tf.Variable]:
-  """Returns a model's variables by the names that checkpoints give them, without 'model/'.
-
-  The name is the shortest path of attributes that leads to a variable, as in tf.train.Checkpoint.
-  """
-  view = tf.train.TrackableView(model)
-  found, seen, level = {}, {id(model)}, [('', model)]
-  while level:
-    below = []
-    for path, node in level:
-      for name, child in view.children(node).items():
-        if id(child) in seen:
-          continue
-        seen.add(id(child))
-        step = name.replace('.', '..').replace('/', '.S')
-        key = f'{path}/{step}' if path else step
-        if isinstance(child, tf.Variable):
-          found[key] = child
-        below.append((key, child))
-    level = below
-  return found
-
-
 def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
-  """Returns the shapes of the model's variables in a checkpoint, by the same names.
+  """Returns the shapes of the model's variables in a checkpoint, by their paths.
 
   Raises:
     ValueError: The file is no checkpoint, or damaged.

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.checkpoints import restore
+from deeplab_tf.checkpoints.paths import variables_by_path
 
 _CLEAR = '--override=\'model_options { initial_checkpoint: "" }\''
 # Differences that an error lists.
@@ -47,7 +48,7 @@ def restore_initial(model: tf.keras.Model, path: str) -> list[str]:
     raise config_lib.ConfigError(f'{error}, or clear it with {_CLEAR}') from None
   prefix = restore.find_checkpoint(path)
   shapes = restore.shapes_in_checkpoint(prefix)
-  variables = restore.variables_by_key(model)
+  variables = variables_by_path(model)
   matched = [name for name, variable in variables.items()
              if shapes.get(name) == variable.shape.as_list()]
   if not matched:

@@ -7,6 +7,7 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert, restore
+from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
 
@@ -47,7 +48,7 @@ def test_a_folder_a_prefix_and_a_file_name_a_checkpoint(saved, name):
 
 def test_names_are_those_of_the_file(saved):
   _, model, folder = saved
-  variables = restore.variables_by_key(model)
+  variables = variables_by_path(model)
   assert len(variables) == len(model.variables)
   assert {key: v.shape.as_list() for key, v in variables.items()} == (
       restore.shapes_in_checkpoint(str(folder / 'ckpt-7')))

@@ -8,6 +8,7 @@ import tiny_runs
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
+from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.training import checkpointing, optimizers, runs
 
 
@@ -29,7 +30,7 @@ def _save(model, folder, step=5):
 def test_paths_are_those_of_the_checkpoint_of_a_real_model(tmp_path):
   model = models.build_model(config_lib.load_config(tiny_runs.write_config(tmp_path)))
   saved = restore.shapes_in_checkpoint(_save(model, tmp_path))
-  own = restore.variables_by_key(model)
+  own = variables_by_path(model)
   assert set(own) == set(saved)
   assert len(own) == len(model.variables)
   restore.check_same_model(model, tf.train.latest_checkpoint(tmp_path))
