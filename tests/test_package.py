@@ -18,14 +18,13 @@ def _python(code, **kwargs):
 
 
 def test_import_is_light():
-  code = ('import tensorflow, sys, time; before = set(sys.modules); t = time.perf_counter(); '
-          'import deeplab_tf; seconds = time.perf_counter() - t; '
-          f'heavy = [m for m in set(sys.modules) - before if m.split(".")[0] in {_HEAVY}]; '
-          'print(seconds, heavy)')
-  result = _python(code)
-  seconds, heavy = result.stdout.strip().split(' ', 1)
-  assert heavy == '[]', result.stderr
-  assert float(seconds) < 0.3
+  code = ('import tensorflow, sys; before = set(sys.modules); import deeplab_tf; '
+          'new = set(sys.modules) - before; '
+          f'print(len(new), [m for m in new if m.split(".")[0] in {_HEAVY}])')
+  count, heavy = _python(code).stdout.strip().split(' ', 1)
+  assert heavy == '[]'
+  # Time is not asserted; few modules take little of it.
+  assert int(count) < 10
 
 
 def test_model_and_inference_need_no_training_library():
