@@ -23,7 +23,31 @@ def pad_for_stride(x: tf.Tensor, kernel_size: int, rate: int) -> tf.Tensor:
   return tf.pad(x, [[0, 0], [before, total - before], [before, total - before], [0, 0]])
 
 
-class Convolution(tf.keras.layers.Layer):
+class _LinearLayer(tf.keras.layers.Layer):
+  """A kernel, then a batch norm or a bias, then an activation: what its subclasses share."""
+
+  def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
+    """Makes the variables; the last of the kernel's axes is the output's channels."""
+    self.activation = activation_lib.by_name(activation)
+    self.kernel = self.add_weight('kernel', kernel_shape,
+                                  initializer=kernel_initializer or HE_NORMAL())
+    self.bias = None
+    self.norm = None
+    if norm is None:
+      self.bias = self.add_weight('bias', kernel_shape[-1:], initializer='zeros')
+    else:
+      self.norm = norm(kernel_shape[-1], gamma_initializer='zeros' if zero_gamma else 'ones')
+
+  def _finish(self, x, training):
+    """What follows the product with the kernel."""
+    if self.bias is not None:
+      x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
+    if self.norm is not None:
+      x = self.norm(x, training=training)
+    return self.activation(x)
+
+
+class Convolution(_LinearLayer):
   """Convolution, batch norm, activation.
 
   Attributes:
@@ -57,15 +81,8 @@ class Convolution(tf.keras.layers.Layer):
     """
     super().__init__()
     self.kernel_size, self.stride, self.rate = kernel_size, stride, rate
-    self.activation = activation_lib.by_name(activation)
-    self.kernel = self.add_weight('kernel', (kernel_size, kernel_size, in_channels, channels),
-                                  initializer=kernel_initializer or HE_NORMAL())
-    self.bias = None
-    self.norm = None
-    if norm is None:
-      self.bias = self.add_weight('bias', (channels,), initializer='zeros')
-    else:
-      self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
+    self._make((kernel_size, kernel_size, in_channels, channels), norm, activation,
+               kernel_initializer, zero_gamma)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, channels]."""
@@ -75,11 +92,7 @@ class Convolution(tf.keras.layers.Layer):
         x = pad_for_stride(x, self.kernel_size, self.rate)
       padding = 'VALID'
     x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.stride, padding, dilations=self.rate)
-    if self.bias is not None:
-      x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
-    if self.norm is not None:
-      x = self.norm(x, training=training)
-    return self.activation(x)
+    return self._finish(x, training)
 
 
 class DepthwiseConvolution(tf.keras.layers.Layer):
@@ -142,7 +155,7 @@ def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: i
                    'standard_conv')
 
 
-class Projection(tf.keras.layers.Layer):
+class Projection(_LinearLayer):
   """A linear map of the last axis, batch norm, activation: a 1x1 convolution of sequences.
 
   Attributes:
@@ -160,24 +173,11 @@ class Projection(tf.keras.layers.Layer):
                zero_gamma: bool = False):
     """Makes the variables; see Convolution for the arguments."""
     super().__init__()
-    self.activation = activation_lib.by_name(activation)
-    self.kernel = self.add_weight('kernel', (in_channels, channels),
-                                  initializer=kernel_initializer or HE_NORMAL())
-    self.bias = None
-    self.norm = None
-    if norm is None:
-      self.bias = self.add_weight('bias', (channels,), initializer='zeros')
-    else:
-      self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
+    self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, length, in_channels] to [batch, length, channels]."""
-    x = project(x, self.kernel)
-    if self.bias is not None:
-      x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
-    if self.norm is not None:
-      x = self.norm(x, training=training)
-    return self.activation(x)
+    return self._finish(project(x, self.kernel), training)
 
 
 def project(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -22,7 +22,7 @@ class InceptionStem(tf.keras.layers.Layer):
     narrow = int(64 * width)
     self.conv1 = Convolution(in_channels, narrow, 3, stride=2, norm=norm, activation='relu')
     self.conv2 = Convolution(narrow, narrow, 3, norm=norm, activation='relu')
-    self.conv3 = Convolution(narrow, self.channels, 3, norm=norm, zero_gamma=False)
+    self.conv3 = Convolution(narrow, self.channels, 3, norm=norm)
 
   def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, ceil(h/2), ceil(w/2), channels]."""
