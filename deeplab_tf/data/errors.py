@@ -81,11 +81,3 @@ def _unescape(line, text):
   if 'assertion failed' not in text:
     return line
   return line.encode().decode('unicode_escape').encode('latin-1').decode('utf-8', 'replace')
-
-
-def is_data_error(error: BaseException) -> bool:
-  """Whether an error raised in a train or evaluation loop came from the content of the data."""
-  text = str(error)
-  return bool(_MARKED.search(text)) or (
-      isinstance(error, tf.errors.DataLossError) or
-      (isinstance(error, tf.errors.OpError) and 'IteratorGetNext' in text))

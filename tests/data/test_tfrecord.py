@@ -45,7 +45,6 @@ def message_of(experiment, pattern):
   except (ValueError, FileNotFoundError) as error:
     return str(error)
   except tf.errors.OpError as error:
-    assert errors.is_data_error(error)
     return errors.describe_data_error(error)
   return 'no error'
 
