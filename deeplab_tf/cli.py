@@ -1,5 +1,6 @@
 """How the programs start and end: 0 on success, 2 with one line on bad input, 1 otherwise."""
 
+import errno
 import os
 import sys
 import warnings
@@ -34,7 +35,7 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
 
   Returns:
     0, or 2 after bad input (an error that deeplab_tf raised on purpose, or a missing file) with
-    one line on standard error. Anything else propagates: Python prints it and exits 1.
+    one line on standard error, or 1 with one line when a disk is full. Anything else propagates: Python prints it and exits 1.
   """
   quiet_tensorflow()
   try:
@@ -44,6 +45,12 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
       raise
     print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
     return 2
+  except OSError as error:
+    if error.errno != errno.ENOSPC:
+      raise
+    where = f'{error.filename}: ' if error.filename else ''
+    print(f'error: {where}{error.strerror}', file=sys.stderr)
+    return 1
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     return 130

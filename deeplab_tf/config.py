@@ -203,6 +203,8 @@ _RANGES = {
     'train_dataset_options.batch_size': (1, None),
     'eval_dataset_options.batch_size': (1, None),
     'train_dataset_options.max_thing_id': (1, None),
+    'train_dataset_options.max_damaged_images': (0, None),
+    'eval_dataset_options.max_damaged_images': (0, None),
     'train_dataset_options.shapes.num_images': (1, None),
     'eval_dataset_options.shapes.num_images': (1, None),
     'evaluator_options.transformer_class_confidence_threshold': (0, 1),

@@ -180,29 +180,22 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
 def _train_step(config, args) -> dict[str, dict[str, float]]:
   import itertools
 
-  import tensorflow as tf
-
   from deeplab_tf import models
   from deeplab_tf.data import catalog
-  from deeplab_tf.training import optimizers
-  from deeplab_tf.training.trainer import StepOptions, Trainer
+  from deeplab_tf.training import distribution, state, trainer
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
-  batch = _made_up_batch(config, dataset_info, architecture.TARGETS, args)
   config.trainer_options.jit_compile |= args.jit_compile
+  strategy = distribution.build()
+  distribution.check(config, strategy)
+  batch = _made_up_batch(config, dataset_info, architecture.TARGETS, args)
   start = time.perf_counter()
-  model = architecture.build(config, dataset_info)
+  model, global_step = state.build_model(config, dataset_info, architecture, strategy)
   built = time.perf_counter()
-  optimizer = optimizers.build(config.trainer_options.solver_options, model.trainable_variables,
-                               architecture.backbone_variables(model))
-  optimizer.build()
-  trainer = Trainer(
-      strategy=tf.distribute.get_strategy(), model=model,
-      criterion=architecture.build_criterion(config, dataset_info), optimizer=optimizer,
-      global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
-      batches=lambda step: itertools.repeat(batch),
-      options=StepOptions(args.batch_size, jit_compile=config.trainer_options.jit_compile))
-  result = _measure(start, lambda: trainer.train(1), args.repeats, args.batch_size)
+  learnt = state.build(config, architecture, model, global_step, strategy)
+  trained = trainer.build(config, architecture, dataset_info, strategy, learnt,
+                          lambda step: itertools.repeat(batch))
+  result = _measure(start, lambda: trained.train(1), args.repeats, args.batch_size)
   return {'train_step': {'build_s': built - start, **result}}
 
 

@@ -157,9 +157,11 @@ def _curves(model_dir: pathlib.Path) -> dict:
       if points and points[0][1].shape == () and points[0][1].dtype.kind == 'f':
         curves[prefix + (tag.replace('/', ' ') if prefix else tag)] = [
             (step, float(value)) for step, value in points]
-  # What would only clutter the plots: counts, and parts of PQ.
+  # What would only clutter the plots: counts, parts of PQ, and what tells about the machine.
   return {name: points for name, points in curves.items()
-          if not name.endswith((' n', ' sq', ' rq', 'matched_masks'))}
+          if not name.endswith((' n', ' sq', ' rq', 'matched_masks'))
+          and not name.startswith(('losses_unweighted/', 'memory/', 'weight_norm', 'loss_scale',
+                                   'skipped_steps'))}
 
 
 def _say_where(output: pathlib.Path, seconds: float) -> None:

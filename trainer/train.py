@@ -7,6 +7,7 @@ Run again with the same command, it goes on from the last checkpoint in --model_
 """
 
 import argparse
+import os
 import sys
 from typing import Optional, Sequence
 
@@ -51,17 +52,34 @@ def _run(argv: Optional[Sequence[str]]) -> None:
     from deeplab_tf.training import dry_run
     dry_run.run(config, strategy)
     return
-  from deeplab_tf.training import runs
-  runs.Run(config, flags.model_dir, flags.mode, strategy).run()
+  from deeplab_tf.training import runs, signals
+  with signals.StopRequest() as stop_request:
+    try:
+      runs.Run(config, flags.model_dir, flags.mode, strategy, stop_request).run()
+    except signals.Stopped:
+      sys.exit(stop_request.exit_code)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Runs the program; returns its exit code."""
   try:
-    return cli.run(_run, argv)
+    code = cli.run(_run, argv)
   except FloatingPointError as error:
     print(f'error: {error}', file=sys.stderr)
-    return 1
+    code = 1
+  except RuntimeError as error:
+    if not cli.is_user_error(error):
+      raise
+    print(f'error: {error}', file=sys.stderr)
+    code = 1
+  except SystemExit as error:
+    code = error.code
+  if 'TF_CONFIG' in os.environ:
+    # TensorFlow's connections to other workers would keep the process from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  return code
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.checkpoints import files
 from deeplab_tf.checkpoints.reference import load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
 
@@ -30,9 +31,9 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
     names = [name for name in reader.get_variable_to_shape_map()
              if name != '_CHECKPOINTABLE_OBJECT_GRAPH']
     return {name: reader.get_tensor(name) for name in names}
-  except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-    reason = str(error).strip().split('\n')[0][:200]
-    raise ValueError(f'{prefix}: cannot be read as a checkpoint ({reason})') from None
+  except files.READ_ERRORS as error:
+    raise ValueError(
+        f'{prefix}: cannot be read as a checkpoint ({files.first_line(error)})') from None
 
 
 # Source -> function from a path to the source's own names and arrays.
@@ -80,13 +81,10 @@ def save_checkpoint(model: tf.keras.Model, output: str) -> str:
   temporary = tempfile.mkdtemp(prefix=f'.{name}.', dir=folder)
   try:
     tf.train.Checkpoint(model=model).write(os.path.join(temporary, name))
-    # The index last: without it there is no checkpoint.
-    for part in sorted(os.listdir(temporary), key=lambda part: part.endswith('.index')):
-      os.replace(os.path.join(temporary, part), os.path.join(folder, part))
+    files.move_in(temporary, folder, name)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   # So that the folder alone names the checkpoint. A folder of another checkpoint keeps its own.
   if tf.train.get_checkpoint_state(folder) is None:
-    with open(os.path.join(folder, 'checkpoint'), 'w', encoding='utf-8') as file:
-      file.write(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+    files.write_state(output)
   return output

@@ -1,5 +1,7 @@
 """Names the variables of a model by the attributes that lead to them."""
 
+from typing import Iterable, Iterator, Optional, Union
+
 import tensorflow as tf
 
 
@@ -9,15 +11,37 @@ def variables_by_path(model: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
   A path is the attribute names from the model to the variable, list positions included, and of
   several the shortest. It is what a checkpoint calls the variable, below the model's own name.
   """
+  return {path: variable for path, variable, _ in _walk(model)}
+
+
+def owners_by_path(model: tf.keras.layers.Layer) -> dict[str, Optional[tf.Module]]:
+  """Returns for the path of every variable the layer that it belongs to."""
+  return {path: owner for path, _, owner in _walk(model)}
+
+
+def paths_of(model: tf.keras.layers.Layer,
+             parts: Iterable[Union[tf.keras.layers.Layer, tf.Variable]]) -> list[str]:
+  """Returns the paths of the variables of some layers, and of single variables, of a model."""
+  wanted = {id(variable) for part in parts for _, variable, _ in _walk(part)}
+  return [path for path, variable, _ in _walk(model) if id(variable) in wanted]
+
+
+def _walk(model) -> Iterator[tuple[str, tf.Variable, Optional[tf.Module]]]:
+  """Yields each variable below a model with its path and its layer, the shortest paths first."""
   view = tf.train.TrackableView(model)
-  found, seen, queue = {}, {id(model)}, [('', model)]
-  for path, node in queue:
+  seen, queue = {id(model)}, [('', model, None)]
+  for path, node, owner in queue:
     if isinstance(node, tf.Variable):
-      found[path] = node
+      yield path, node, owner
+    if isinstance(node, tf.Module):
+      owner = node
     for name, child in view.children(node).items():
       if id(child) not in seen:
         seen.add(id(child))
-        # As checkpoints escape names.
-        step = name.replace('.', '..').replace('/', '.S')
-        queue.append((f'{path}/{step}' if path else step, child))
-  return found
+        step = escape(name)
+        queue.append((f'{path}/{step}' if path else step, child, owner))
+
+
+def escape(name: str) -> str:
+  """Writes the name of an attribute or an item as checkpoints do, in which '/' separates names."""
+  return name.replace('.', '..').replace('/', '.S')

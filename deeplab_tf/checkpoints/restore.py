@@ -1,23 +1,30 @@
 """Finds checkpoints and reads a model's variables from them, all or none.
 
-A checkpoint is what training writes: a tf.train.Checkpoint whose item `model` is the network.
+A checkpoint is what training writes: a tf.train.Checkpoint whose item `model` is the network. An
+item `averaged_weights` may hold averages of its variables, each under the variable's path. That
+is the network which evaluation scored, so where there is an average it is read instead.
 """
 
 import os
+from typing import Iterable
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import modules
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.checkpoints import files
+from deeplab_tf.checkpoints.paths import escape, variables_by_path
+
+# The items of a checkpoint.
+MODEL = 'model'
+AVERAGED = 'averaged_weights'
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
-_ROOT = 'model'
 # Differences that an error lists.
 _LISTED = 3
 
 
-def load_checkpoint(model: tf.keras.Model, path: str) -> None:
+def load_checkpoint(model: tf.keras.Model, path: str, averaged: bool = True) -> None:
   """Sets every variable of a model from a checkpoint.
 
   A model without the parts that only training uses reads a checkpoint that has them: parts whose
@@ -25,7 +32,8 @@ def load_checkpoint(model: tf.keras.Model, path: str) -> None:
 
   Args:
     model: A model of deeplab_tf.
-    path: A prefix such as '.../ckpt-1000', or a folder, which means its latest checkpoint.
+    path: A prefix such as '.../ckpt-1000', or a folder, which means its latest whole checkpoint.
+    averaged: Whether to take the average of a variable where the checkpoint has one.
 
   Raises:
     FileNotFoundError: There is no checkpoint.
@@ -34,11 +42,7 @@ def load_checkpoint(model: tf.keras.Model, path: str) -> None:
   prefix = find_checkpoint(path)
   check_same_model(model, prefix)
   variables = variables_by_path(model)
-  reader = _reader(prefix)
-  try:
-    values = {key: reader.get_tensor(f'{_ROOT}/{key}{_SUFFIX}') for key in variables}
-  except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-    raise ValueError(f'{prefix}: the checkpoint is damaged ({_first_line(error)})') from None
+  values = read_variables(prefix, variables, averaged)
   for key, variable in variables.items():
     variable.assign(values[key])
 
@@ -65,23 +69,71 @@ def check_same_model(model: tf.keras.Model, prefix: str,
                      + (f'; and {more} more differences' if more > 0 else '') + f'; {advice}')
 
 
-def read_variable(prefix: str, key: str) -> np.ndarray:
-  """Returns the value of one of the model's variables in a checkpoint."""
-  return tf.train.load_variable(prefix, f'{_ROOT}/{key}{_SUFFIX}')
+def read_variable(prefix: str, key: str, averaged: bool = True) -> np.ndarray:
+  """Returns the value of one of the model's variables; see read_variables."""
+  return read_variables(prefix, [key], averaged)[key]
+
+
+def read_variables(prefix: str, keys: Iterable[str],
+                   averaged: bool = True) -> dict[str, np.ndarray]:
+  """Returns the values of some of the model's variables in a checkpoint.
+
+  Args:
+    prefix: Of the checkpoint.
+    keys: Paths of variables that it has.
+    averaged: Whether to take the average of a variable where the checkpoint has one.
+
+  Raises:
+    ValueError: The checkpoint is damaged.
+  """
+  reader = _reader(prefix)
+  shapes = reader.get_variable_to_shape_map()
+  try:
+    return {key: reader.get_tensor(_saved_name(shapes, key, averaged)) for key in keys}
+  except files.READ_ERRORS as error:
+    raise ValueError(f'{prefix}: the checkpoint is damaged ({files.first_line(error)})') from None
+
+
+def names_in_checkpoint(prefix: str) -> list[str]:
+  """Returns the names of everything in a checkpoint, as its file has them.
+
+  Raises:
+    ValueError: The file is no checkpoint, or damaged.
+  """
+  return sorted(_reader(prefix).get_variable_to_shape_map())
+
+
+def averaged_key(key: str) -> str:
+  """Returns the name in a checkpoint of the average of the variable at a path of the model."""
+  return f'{AVERAGED}/{escape(key)}{_SUFFIX}'
+
+
+def _saved_name(shapes, key: str, averaged: bool) -> str:
+  own, average = f'{MODEL}/{key}{_SUFFIX}', averaged_key(key)
+  has_average = average in shapes and shapes[average] == shapes.get(own)
+  return average if averaged and has_average else own
+
+
+def read_step(prefix: str) -> int:
+  """Returns the number of training steps that a checkpoint comes after."""
+  return int(tf.train.load_variable(prefix, f'global_step{_SUFFIX}'))
 
 
 def find_checkpoint(path: str) -> str:
   """Returns the prefix of a checkpoint.
 
   Args:
-    path: A prefix, one of the files of a checkpoint, or a folder, which means its latest.
+    path: A prefix, one of the files of a checkpoint, or a folder, which means its latest whole
+      one; warnings about damaged ones go to standard error.
 
   Raises:
     FileNotFoundError: There is none; the nearest is named.
+    ValueError: All checkpoints of the folder are damaged.
   """
   path = os.fspath(path)
   if os.path.isdir(path):
-    latest = tf.train.latest_checkpoint(path)
+    # Only a name without a number needs the file `checkpoint` to be found.
+    latest = files.newest_whole(path) or tf.train.latest_checkpoint(path)
     if latest is None:
       raise FileNotFoundError(f'{path}: holds no checkpoint; give a folder that training wrote '
                               'to, or a prefix such as .../ckpt-1000')
@@ -110,14 +162,15 @@ def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
 def _reader(prefix: str):
   try:
     return tf.train.load_checkpoint(prefix)
-  except (tf.errors.OpError, ValueError, RuntimeError) as error:
-    raise ValueError(f'{prefix}: cannot be read as a checkpoint ({_first_line(error)})') from None
+  except files.READ_ERRORS as error:
+    raise ValueError(
+        f'{prefix}: cannot be read as a checkpoint ({files.first_line(error)})') from None
 
 
 def _saved_shapes(reader) -> dict[str, list[int]]:
-  start, end = len(_ROOT) + 1, -len(_SUFFIX)
+  start, end = len(MODEL) + 1, -len(_SUFFIX)
   return {name[start:end]: list(shape) for name, shape in reader.get_variable_to_shape_map().items()
-          if name.startswith(f'{_ROOT}/') and name.endswith(_SUFFIX)
+          if name.startswith(f'{MODEL}/') and name.endswith(_SUFFIX)
           and '.OPTIMIZER_SLOT' not in name}
 
 
@@ -133,7 +186,3 @@ def _differences(model, variables, saved) -> list[str]:
 
 def _is_switched_off(model, key: str) -> bool:
   return getattr(model, key.split('/')[0], model) is None
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().split('\n')[0][:200]

@@ -64,9 +64,9 @@ def describe_data_error(error: tf.errors.OpError) -> str:
   Args:
     error: What iterating over a data set raised.
   """
-  found = _MARKED.search(str(error))
-  if found:
-    return ' '.join(_unescape(found.group(1), str(error)).split())
+  line = stated(error)
+  if line:
+    return line
   if isinstance(error, (tf.errors.DataLossError, tf.errors.OutOfRangeError,
                         tf.errors.NotFoundError, tf.errors.InvalidArgumentError)):
     for diagnose in reversed(list(_diagnoses.values())):
@@ -74,6 +74,18 @@ def describe_data_error(error: tf.errors.OpError) -> str:
       if line:
         return line
   return f'the input pipeline failed: {" ".join(str(error).split())[:400]}'
+
+
+def stated(error: Exception) -> Optional[str]:
+  """Returns the line that a check of ours put into an error, or None."""
+  found = _MARKED.search(str(error))
+  return ' '.join(_unescape(found.group(1), str(error)).split()) if found else None
+
+
+def reason(error: Exception) -> str:
+  """Returns the start of TensorFlow's own message, without the names of nodes and ops."""
+  text = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]', '', str(error))
+  return ' '.join(text.split())[:200]
 
 
 def _unescape(line, text):

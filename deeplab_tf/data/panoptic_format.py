@@ -71,8 +71,15 @@ def _check_keys(path, entries, keys, what):
 
 
 def annotated_images(path: str, content: dict[str, Any], image_dir: str,
-                     label_dir: str) -> list[AnnotatedImage]:
+                     label_dir: str, max_missing: int = 0) -> list[AnnotatedImage]:
   """Joins images with their annotations, sorted by file name, and checks that all files exist.
+
+  Args:
+    path: The JSON, for errors.
+    content: What is in it.
+    image_dir: Folder of the images.
+    label_dir: Folder of the PNGs.
+    max_missing: So many of each may be missing.
 
   Raises:
     ValueError: Ids that occur twice or do not match.
@@ -100,13 +107,13 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str,
     raise ValueError(f'{path}: the annotation of image id {next(iter(annotations))} has no image')
   if not result:
     raise ValueError(f'{path}: has no images')
-  _check_exist([r.image_file for r in result], 'the image')
-  _check_exist([r.label_file for r in result], 'the panoptic PNG')
+  _check_exist([r.image_file for r in result], 'the image', max_missing)
+  _check_exist([r.label_file for r in result], 'the panoptic PNG', max_missing)
   return sorted(result, key=lambda r: os.path.basename(r.image_file))
 
 
-def _check_exist(paths, what):
-  listings = {}
+def _check_exist(paths, what, max_missing):
+  listings, missing = {}, []
   for path in paths:
     folder, name = os.path.split(path)
     if folder not in listings:
@@ -114,7 +121,10 @@ def _check_exist(paths, what):
         raise FileNotFoundError(f'{folder}: no such folder; {what} {name} is expected in it')
       listings[folder] = set(os.listdir(folder))
     if name not in listings[folder]:
-      raise FileNotFoundError(f'{path}: no such file; the JSON names it as {what}')
+      missing.append(path)
+  if len(missing) > max_missing:
+    more = f' (and {len(missing) - 1} more like it)' if len(missing) > 1 else ''
+    raise FileNotFoundError(f'{missing[0]}: no such file; the JSON names it as {what}{more}')
 
 
 # --- Label maps -------------------------------------------------------------------------------
@@ -163,7 +173,7 @@ def read_segment_ids(path: str) -> np.ndarray:
       if file.mode != 'RGB':
         raise ValueError(f'{path}: has colour mode {file.mode}; a panoptic PNG is 8-bit RGB')
       rgb = np.asarray(file)
-  except OSError as error:
+  except (OSError, SyntaxError) as error:  # Pillow has both for broken files.
     raise ValueError(f'{path}: cannot be read as an image ({error})') from None
   # As the numbers of a little-endian int32 whose highest byte is 0.
   padded = np.zeros((*rgb.shape[:2], 4), np.uint8)

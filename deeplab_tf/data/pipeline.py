@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
-from deeplab_tf.data import autoaugment, catalog, readers, targets, transforms
+from deeplab_tf.data import autoaugment, catalog, damage, readers, targets, transforms
 
 normalize = transforms.normalize
 denormalize = transforms.denormalize
@@ -31,8 +31,9 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
     targets: 'mask' or 'center'.
     seed: Of the order and of the augmentation.
     start_step: Batches that are left out, without decoding them.
-    input_context: Of one worker of several: it gets its share of every global batch, in batches
-      for one replica. Without it, batches are global.
+    input_context: Of one worker of several: it gets its block of every global batch, in batches
+      for one replica, so that those of all replicas together are the global batch in its order.
+      Without it, batches are global.
 
   Returns:
     (images, targets): float32 [batch, *crop_size, 3] normalised, and MaskTargets or
@@ -48,14 +49,15 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
   make_targets = _target_function(options, dataset_info, targets)
   source = readers.open_source(options, dataset_info, 'train_dataset_options')
   batch_size = options.batch_size
-  payloads = _endless(source, seed, start_step * batch_size, options.shuffle_buffer_size)
+  payloads = _endless(source, seed, start_step * batch_size, options)
   if input_context is not None:
-    payloads = payloads.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
+    payloads = _block(payloads, batch_size, input_context)
     batch_size = input_context.get_per_replica_batch_size(batch_size)
+  load = _loader(source, options, 'train_dataset_options', dataset_info)
 
   @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and it takes seconds.
   def sample(number, payload):
-    example = source.load(*payload)
+    example = load(*payload).example
     image, label = augment(example, recipe, dataset_info, tf.stack([seed, number]))
     return transforms.normalize(image), make_targets(label, example.name)
 
@@ -64,15 +66,19 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
   return batches.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 
-def eval_dataset(config, dataset_info: catalog.DatasetInfo) -> tf.data.Dataset:
+def eval_dataset(config, dataset_info: catalog.DatasetInfo, workers: int = 1,
+                 worker: int = 0) -> tf.data.Dataset:
   """Returns the evaluation images once, in the order of the files, as EvaluationBatch.
 
   Images are resized to the range (by default they only shrink to the crop) and padded at the
-  bottom and on the right; labels keep the images' own sizes. The last batch may be smaller.
+  bottom and on the right; labels keep the images' own sizes. The last batch may be smaller, and
+  damaged images are left out if the options allow for some.
 
   Args:
     config: ExperimentOptions; eval_dataset_options is used.
     dataset_info: Its data set.
+    workers: Number of workers; batch_size is shared among them.
+    worker: Which of them this is: it gets every workers-th image, from this one on.
 
   Raises:
     As train_dataset.
@@ -80,31 +86,60 @@ def eval_dataset(config, dataset_info: catalog.DatasetInfo) -> tf.data.Dataset:
   options = config.eval_dataset_options
   recipe = _recipe(options, 'eval_dataset_options')
   source = readers.open_source(options, dataset_info, 'eval_dataset_options')
+  load = _loader(source, options, 'eval_dataset_options', dataset_info)
 
   @tf.autograph.experimental.do_not_convert
   def sample(*payload):
-    example = source.load(*payload)
+    example, is_intact = load(*payload)
     image, resized = prepare_for_evaluation(example.image, recipe)
-    return structures.EvaluationBatch(transforms.normalize(image), resized,
-                                      tf.shape(example.image)[:2], example.label, example.name)
+    return structures.EvaluationBatch(
+        transforms.normalize(image), resized, tf.shape(example.image)[:2], example.label,
+        example.name), is_intact
 
   crop = list(recipe.crop_size)
   shapes = structures.EvaluationBatch([*crop, 3], [2], [2], [None, None], [])
   padding = structures.EvaluationBatch(0.0, 0, 0, dataset_info.void_label, '')
-  samples = source.in_order().map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  batches = samples.padded_batch(options.batch_size, shapes, padding)
+  payloads = source.in_order().shard(workers, worker)
+  if options.max_damaged_images:
+    payloads = damage.alone(payloads)
+  samples = payloads.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  if options.max_damaged_images:
+    samples = samples.filter(lambda _, is_intact: is_intact)
+  samples = samples.map(lambda sample, _: sample)
+  batches = samples.padded_batch(options.batch_size // workers, shapes, padding)
   return batches.with_options(_options()).prefetch(2)
 
 
-def _endless(source, seed, start, shuffle_buffer_size):
+def _endless(source, seed, start, options):
   """(running number, payload) from number `start` on, epoch after epoch.
 
   Epochs are shuffled one by one, so that those before `start` need not be read.
   """
-  first_epoch, rest = divmod(start, source.count_exactly()) if start else (0, 0)
+  # What may replace the first images must be known too.
+  begin = max(start - damage.EARLIER, 0) if options.max_damaged_images else start
+  first_epoch, rest = divmod(begin, source.count_exactly()) if begin else (0, 0)
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-  payloads = epochs.flat_map(lambda epoch: source.shuffled(seed, epoch, shuffle_buffer_size))
-  return payloads.skip(rest).enumerate(start)
+  payloads = epochs.flat_map(
+      lambda epoch: source.shuffled(seed, epoch, options.shuffle_buffer_size))
+  numbered = payloads.skip(rest).enumerate(begin)
+  if options.max_damaged_images:
+    numbered = damage.with_earlier(numbered).skip(start - begin)
+  return numbered
+
+
+def _block(numbered, batch_size, input_context):
+  """Of every global batch, the block of one worker."""
+  size = batch_size // input_context.num_input_pipelines
+  return numbered.filter(
+      lambda number, _: number % batch_size // size == input_context.input_pipeline_id)
+
+
+def _loader(source, options, field, info):
+  """A function from a payload to damage.Loaded."""
+  if not options.max_damaged_images:
+    return lambda *payload: damage.Loaded(source.load(*payload), tf.constant(True))
+  log = damage.log_of(options, field)
+  return damage.Guard(source, log, tuple(options.crop_size), info.void_label).load
 
 
 def _options():

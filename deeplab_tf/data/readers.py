@@ -2,11 +2,12 @@
 
 from typing import Optional, Sequence, Union
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import modules, structures
-from deeplab_tf.data import catalog, errors, sources, tfrecord
+from deeplab_tf.data import catalog, errors, record_files, sources, tfrecord
 
 _INTERLEAVED_FILES = 16
 # Files of up to this size in all are read through for damage when they are opened.
@@ -29,7 +30,6 @@ class RecordSource:
     self._count: Optional[int] = None
     if sum(tf.io.gfile.stat(file).length for file in files) <= _CHECKED_BYTES:
       self.count_exactly()
-    errors.on_failure(files[0], lambda: tfrecord.diagnose(self._files, info))
 
   def count(self) -> Optional[int]:
     """Returns the number of records, or None where counting would take long."""
@@ -42,19 +42,19 @@ class RecordSource:
       ValueError: A file is damaged; names it.
     """
     if self._count is None:
-      self._count = sum(tfrecord.count_records(file) for file in self._files)
+      self._count = sum(self._count_file(file) for file in self._files)
     return self._count
 
   def in_order(self) -> tf.data.Dataset:
     """Returns the arguments of `load` for every record, in order."""
-    return tf.data.Dataset.from_tensor_slices(self._files).flat_map(_records)
+    return tf.data.Dataset.from_tensor_slices(self._files).flat_map(self._open)
 
   def shuffled(self, seed: int, epoch: tf.Tensor, buffer_size: int) -> tf.data.Dataset:
     """Returns the arguments of `load` for every record in the order of an epoch, int64 []."""
     files = tf.random.experimental.stateless_shuffle(
         tf.constant(self._files), tf.stack([tf.constant(seed, tf.int64), epoch]))
     records = tf.data.Dataset.from_tensor_slices(files).interleave(
-        _records, cycle_length=min(_INTERLEAVED_FILES, len(self._files)), block_length=1,
+        self._open, cycle_length=min(_INTERLEAVED_FILES, len(self._files)), block_length=1,
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Inside the epoch's function, hence for it alone: the order must not depend on what seed the
     # program has set globally.
@@ -65,13 +65,64 @@ class RecordSource:
     """Decodes a record."""
     return tfrecord.parse(record, file, self._info, self._with_label)
 
+  def _count_file(self, file):
+    return record_files.count_records(file)
 
-def _records(file):
-  return tf.data.TFRecordDataset(file).map(lambda record: (record, file))
+  def _open(self, file):
+    return tf.data.TFRecordDataset(file).map(lambda record: (record, file))
+
+
+class AddressedRecordSource(RecordSource):
+  """Record files whose records are read one by one, so that a damaged one hides no other.
+
+  The order is that of RecordSource. An address is int64 [3]: file, record number in it, offset.
+  Where a file is damaged so that the next record cannot be found, its rest counts as one record.
+  """
+
+  def __init__(self, files: Sequence[str], info: catalog.DatasetInfo, with_label: bool):
+    self._addresses: dict[str, np.ndarray] = {}
+    super().__init__(files, info, with_label)
+
+  def load(self, address: tf.Tensor) -> structures.LabeledImage:
+    """Reads and decodes a record."""
+    file = tf.constant(self._files)[address[0]]
+    record = record_files.record_at(file, address[2])
+    return tfrecord.parse(record, file, self._info, self._with_label)
+
+  def place(self, address: np.ndarray) -> str:
+    """Returns what the user calls a record."""
+    return f'{self._files[address[0]]}: record {address[1]}'
+
+  def fault(self, address: np.ndarray) -> Optional[str]:
+    """Returns one line about what is wrong with a record; None if nothing is found."""
+    file, number, offset = address.tolist()
+    try:
+      return tfrecord.diagnose_record(self._files[file], number, offset, self._info,
+                                      self._with_label)
+    except tf.errors.OpError as error:  # The file itself cannot be read any more.
+      return f'{self.place(address)}: {errors.reason(error)}'
+
+  def _count_file(self, file):
+    return len(self._find(file))
+
+  def _open(self, file):
+    addresses = tf.numpy_function(lambda name: self._find(name.decode()), [file], tf.int64)
+    addresses = tf.ensure_shape(addresses, [None, 3])
+    return tf.data.Dataset.from_tensor_slices((addresses,))
+
+  def _find(self, file):
+    """int64 [records, 3]; the file is read once."""
+    if file not in self._addresses:
+      index = record_files.index_records(file)
+      offsets = [*index.offsets, index.end] if index.problem else index.offsets
+      number = np.arange(len(offsets))
+      self._addresses[file] = np.stack(
+          [np.full_like(number, self._files.index(file)), number, np.array(offsets, np.int64)], 1)
+    return self._addresses[file]
 
 
 class IndexSource:
-  """Images that are loaded by index."""
+  """Images that are loaded by index, which is also their address."""
 
   def __init__(self, direct: sources.DirectSource):
     self._direct = direct
@@ -100,10 +151,26 @@ class IndexSource:
     """Loads an image."""
     return self._direct.load(index)
 
+  def place(self, index: np.ndarray) -> str:
+    """Returns what the user calls an image."""
+    return self._direct.files[index] if self._direct.files else f'image {index}'
+
+  def fault(self, index: np.ndarray) -> Optional[str]:
+    """Returns one line about what is wrong with an image; None if nothing is found."""
+    try:
+      self.load(tf.constant(index))
+    except (tf.errors.OpError, ValueError) as error:
+      place = self.place(index)
+      # A missing file is named by TensorFlow too.
+      return errors.stated(error) or f'{place}: {errors.reason(error).replace(f"{place}; ", "")}'
+    return None
+
 
 def open_source(options, info: catalog.DatasetInfo,
                 field: str) -> Union[RecordSource, IndexSource]:
   """Returns the RecordSource or IndexSource that DatasetOptions name.
+
+  If they allow damaged images it is read by addresses: a damage.Source.
 
   Args:
     options: DatasetOptions.
@@ -124,8 +191,13 @@ def open_source(options, info: catalog.DatasetInfo,
         f'"{options.dataset}", made by python -m deeplab_tf.data.build')
   patterns = [config_lib.require_value(pattern, f'{field}.file_pattern')
               for pattern in options.file_pattern]
+  if options.max_damaged_images:
+    files = tfrecord.matching_files(patterns, allow_damaged=True)
+    return AddressedRecordSource(files, info, options.decode_groundtruth_label)
   files = tfrecord.matching_files(patterns)
-  return RecordSource(files, info, options.decode_groundtruth_label)
+  source = RecordSource(files, info, options.decode_groundtruth_label)
+  errors.on_failure(files[0], lambda: tfrecord.diagnose(files, info))
+  return source
 
 
 def _direct(options, info, only):

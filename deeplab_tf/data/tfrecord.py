@@ -1,14 +1,12 @@
 """Labelled images to TFRecords and back, with the field names of DeepLab2's records."""
 
-import re
-import struct
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import structures
-from deeplab_tf.data import catalog, errors, sources
+from deeplab_tf.data import catalog, errors, record_files, sources
 
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
@@ -19,10 +17,6 @@ _FEATURES = {
     'image/segmentation/class/format': tf.io.FixedLenFeature([], tf.string, 'raw'),
 }
 _LABEL = 'image/segmentation/class/encoded'
-# length uint64, its checksum uint32, data, checksum uint32
-_HEADER, _FOOTER = 12, 4
-# A record's length beyond this is garbage read as a number.
-_MAX_RECORD = 2**31
 # How JPEG, PNG, GIF and BMP files begin.
 _IMAGE_MAGIC = (b'\xff\xd8', b'\x89P', b'GI', b'BM')
 
@@ -164,8 +158,12 @@ def checked_label(label: tf.Tensor, info: catalog.DatasetInfo, where: Sequence) 
 # --- Files ------------------------------------------------------------------------------------
 
 
-def matching_files(patterns: Sequence[str]) -> list[str]:
+def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list[str]:
   """Returns the record files that patterns name, sorted; each must match something.
+
+  Args:
+    patterns: Paths; * and ? stand for any characters.
+    allow_damaged: Whether a file may be truncated or damaged, as long as it is a TFRecord file.
 
   Raises:
     FileNotFoundError: A pattern matches no file.
@@ -184,7 +182,7 @@ def matching_files(patterns: Sequence[str]) -> list[str]:
     raise ValueError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
                      'empty; there is no record to read')
   for file in files:
-    _check_start(file)
+    _check_start(file, allow_damaged)
   return files
 
 
@@ -192,27 +190,17 @@ def _listed(patterns):
   return ', '.join(f'"{p}"' for p in patterns)
 
 
-def _check_start(file):
+def _check_start(file, allow_damaged):
   """Reads the first record of a file and looks for the features of an image."""
   if not tf.io.gfile.stat(file).length:
     return
-  with tf.io.gfile.GFile(file, 'rb') as stream:
-    length = _read_length(stream, file, 0)
-    data = stream.read(length)
-  problem = _record_problem(data)
-  if len(data) < length or (problem and _is_damaged(file)):
-    raise ValueError(_truncated(file, 0))
-  if problem:
+  raw = record_files.read_record(file, 0, 0)
+  problem = _record_problem(raw.data)
+  if not raw.is_whole or (problem and not raw.has_right_checksum()):
+    if not allow_damaged:
+      raise ValueError(record_files.truncated(file, 0))
+  elif problem:
     raise ValueError(f'{file}: {problem}')
-
-
-def _is_damaged(file):
-  """Whether the checksums of the first record are wrong."""
-  try:
-    next(iter(tf.data.TFRecordDataset(file)))
-  except tf.errors.DataLossError:
-    return True
-  return False
 
 
 def _record_problem(data):
@@ -227,38 +215,7 @@ def _record_problem(data):
           f'image/encoded (features: {names})')
 
 
-def _truncated(file, number):
-  return (f'{file}: is truncated or damaged: record {number} is not whole. Make the file again '
-          '(python -m deeplab_tf.data.build)')
-
-
-def _read_length(stream, file, number):
-  header = stream.read(_HEADER)
-  if len(header) < _HEADER:
-    raise ValueError(_truncated(file, number))
-  length = struct.unpack('<Q', header[:8])[0]
-  if length > _MAX_RECORD:
-    kind = 'is no TFRecord file' if number == 0 else 'is damaged'
-    raise ValueError(f'{file}: {kind} (record {number} would be {length} bytes long)')
-  return length
-
-
-def count_records(file: str) -> int:
-  """Counts the records of a file by reading their lengths alone.
-
-  Raises:
-    ValueError: The file is truncated or no TFRecord file.
-  """
-  size = tf.io.gfile.stat(file).length
-  number = position = 0
-  with tf.io.gfile.GFile(file, 'rb') as stream:
-    while position < size:
-      stream.seek(position)
-      position += _HEADER + _read_length(stream, file, number) + _FOOTER
-      if position > size:
-        raise ValueError(_truncated(file, number))
-      number += 1
-  return number
+# --- What is wrong ----------------------------------------------------------------------------
 
 
 def diagnose(files: Sequence[str], info: catalog.DatasetInfo) -> Optional[str]:
@@ -269,7 +226,7 @@ def diagnose(files: Sequence[str], info: catalog.DatasetInfo) -> Optional[str]:
   """
   for file in files:
     try:
-      count_records(file)
+      record_files.count_records(file)
     except ValueError as error:
       return str(error)
   for file in files:
@@ -283,20 +240,49 @@ def _diagnose_content(file, info):
   number = -1
   try:
     for number, record in enumerate(tf.data.TFRecordDataset(file)):
-      problem = _record_problem(record.numpy())
+      # Wrong labels are found where they are read, if they are.
+      problem = _content_problem(record.numpy(), file, number, info, with_label=False)
       if problem:
-        return f'{file}: record {number}: {problem}'
-      _decode_eagerly(record, file, info)
+        return problem
   except tf.errors.DataLossError:
-    return _truncated(file, number + 1)
-  except tf.errors.InvalidArgumentError as error:
-    reason = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]', '', str(error))
-    name = tf.train.Example.FromString(record.numpy()).features.feature['image/filename']
-    return (f'{file}: record {number} ({b"".join(name.bytes_list.value).decode()}) cannot be '
-            f'decoded: {" ".join(reason.split())[:200]}')
+    return record_files.truncated(file, number + 1)
   return None
 
 
-def _decode_eagerly(record, file, info):
-  fields = tf.io.parse_single_example(record, _FEATURES)
-  tf.io.decode_image(fields['image/encoded'], channels=3, expand_animations=False)
+def diagnose_record(file: str, number: int, offset: int, info: catalog.DatasetInfo,
+                    with_label: bool) -> Optional[str]:
+  """Says what is wrong with one record.
+
+  Args:
+    file: Its file.
+    number: Its number in it, for the message.
+    offset: Where it begins.
+    info: The data set.
+    with_label: Whether its label must be sound too.
+
+  Returns:
+    One line with the file, or None.
+  """
+  try:
+    raw = record_files.read_record(file, number, offset)
+  except ValueError:
+    raw = None
+  if raw is None or not raw.is_whole:
+    return f'{file}: record {number} and what follows in the file cannot be read'
+  if not raw.has_right_checksum():
+    return f'{file}: record {number}: its checksum is wrong'
+  return _content_problem(raw.data, file, number, info, with_label)
+
+
+def _content_problem(record, file, number, info, with_label):
+  problem = _record_problem(record)
+  if problem:
+    return f'{file}: record {number}: {problem}'
+  try:
+    parse(tf.constant(record), tf.constant(file), info, with_label)
+  except tf.errors.OpError as error:
+    name = tf.train.Example.FromString(record).features.feature['image/filename']
+    return errors.stated(error) or (
+        f'{file}: record {number} ({b"".join(name.bytes_list.value).decode()}) cannot be '
+        f'decoded: {errors.reason(error)}')
+  return None

@@ -4,6 +4,8 @@ Attention along one axis of a feature map, with learned relative positions for q
 and values and batch norms in place of the scaling by 1 / sqrt(channels).
 """
 
+from typing import Optional
+
 import numpy as np
 import tensorflow as tf
 
@@ -27,6 +29,27 @@ class RelativePositions(tf.keras.layers.Layer):
     self.embeddings = self.add_weight(
         'embeddings', (2 * MAX_DISTANCE + 1, channels),
         initializer=tf.keras.initializers.TruncatedNormal(stddev=1.0))
+
+  def fit_saved_value(self, variable: tf.Variable, value: np.ndarray) -> Optional[np.ndarray]:
+    """Fits a table of another reach: rows are cut off at both ends, or the end rows repeated.
+
+    Distance 0 stays in the middle, and larger distances than the saved table knows have the
+    vector of its largest, as clipping gives them.
+
+    Args:
+      variable: `embeddings`.
+      value: [rows, channels], from a checkpoint.
+
+    Returns:
+      An array of the variable's shape, or None if the value is no such table of these channels.
+    """
+    rows, channels = variable.shape
+    if value.ndim != 2 or value.shape[1] != channels or value.shape[0] % 2 == 0:
+      return None
+    margin = (rows - value.shape[0]) // 2
+    if margin < 0:
+      return value[-margin:margin]
+    return np.pad(value, ((margin, margin), (0, 0)), mode='edge')
 
   def call(self, length: Dimension) -> tf.Tensor:
     """Returns float32 [length, length, channels]: for query l and key m the row of m - l."""

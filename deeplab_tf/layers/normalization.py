@@ -17,7 +17,8 @@ class BatchNorm(tf.keras.layers.Layer):
   Differs from tf.keras.layers.BatchNormalization in three ways: variables exist from the
   constructor on; normalisation over the last axis uses the fused kernel whatever the rank;
   and one class serves both the plain and the synchronised form. As in Keras, the plain form
-  keeps the unbiased variance as moving variance for rank 4, all others the biased one.
+  keeps the unbiased variance as moving variance for rank 4, all others the biased one. It
+  computes in float32 whatever the precision of its input, which the output has too.
 
   Attributes:
     gamma, beta, moving_mean, moving_variance: float32 variables of the shape of the parameters.
@@ -29,6 +30,7 @@ class BatchNorm(tf.keras.layers.Layer):
                momentum: float = 0.99,
                epsilon: float = 1e-3,
                synchronized: bool = True,
+               frozen: bool = False,
                gamma_initializer: Union[str, tf.keras.initializers.Initializer] = 'ones',
                name: Optional[str] = None):
     """Makes the variables.
@@ -39,15 +41,18 @@ class BatchNorm(tf.keras.layers.Layer):
       momentum: Share of the old moving statistics that is kept at each step.
       epsilon: Added to variances.
       synchronized: Takes statistics over all replicas of the strategy.
+      frozen: Uses the moving statistics in training too, and leaves them as they are.
       gamma_initializer: 'ones', 'zeros' or an initializer.
       name: Name of the layer.
     """
-    super().__init__(name=name)
+    # Without autocast, mixed precision hands inputs over as they are: float32 logits stay so.
+    super().__init__(name=name, autocast=False)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     self.axes = tuple(axes)
     self.momentum = momentum
     self.epsilon = epsilon
     self.synchronized = synchronized
+    self.frozen = frozen
     self.gamma = self.add_weight('gamma', shape, tf.float32, initializer=gamma_initializer,
                                  experimental_autocast=False)
     self.beta = self.add_weight('beta', shape, tf.float32, initializer='zeros',
@@ -63,6 +68,7 @@ class BatchNorm(tf.keras.layers.Layer):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Normalises a tensor; at training=True by its own statistics, which it also records."""
+    training = training and not self.frozen
     if self.axes == (-1,) and not (training and self._replicas() > 1):
       return self._call_fused(x, training)
     axes = [a % x.shape.rank for a in self.axes]
@@ -73,8 +79,8 @@ class BatchNorm(tf.keras.layers.Layer):
       mean, variance = None, None
     scale, offset = self.affine(mean, variance, training)
     broadcast = [n if i in axes else 1 for i, n in enumerate(x.shape.as_list())]
-    scale = tf.cast(tf.reshape(scale, broadcast), x.dtype)
-    return x * scale + tf.cast(tf.reshape(offset, broadcast), x.dtype)
+    y = tf.cast(x, tf.float32) * tf.reshape(scale, broadcast) + tf.reshape(offset, broadcast)
+    return tf.cast(y, x.dtype)
 
   def affine(self, mean: Optional[tf.Tensor], variance: Optional[tf.Tensor],
              training: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -85,7 +91,7 @@ class BatchNorm(tf.keras.layers.Layer):
       variance: Batch variance (biased) over this replica.
       training: Whether to use the batch's statistics rather than the moving ones.
     """
-    if training:
+    if training and not self.frozen:
       if self._replicas() > 1:
         mean, variance = _across_replicas(mean, variance)
       self._record(mean, variance)

@@ -1,21 +1,27 @@
-"""Random numbers of stochastic layers as a pure function of a seed.
+"""Random numbers of stochastic layers as a pure function of a seed and the image.
 
-A train step opens `seeded(seed)` with a seed made of the run's seed, the step and the replica;
-inside, each call of `uniform` draws from its own stream. So the same step gives the same
-numbers after a restart, with and without XLA, and no variable has to be saved. Outside of
-`seeded` the numbers come from TensorFlow's global generator.
+A train step opens `seeded(seed, ...)` with a seed made of the run's seed and the step; inside,
+each call of `uniform` draws from its own stream. So the same step gives the same numbers after a
+restart, with and without XLA, and no variable has to be saved. Numbers are drawn for the whole
+batch and each replica or part of it takes those of its own images, so that neither the number of
+replicas nor gradient accumulation changes them. Outside of `seeded` the numbers come from
+TensorFlow's global generator.
 """
 
 import contextlib
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Optional, Sequence, Union
 
 import tensorflow as tf
+
+from deeplab_tf.layers.shapes import Dimension
 
 
 class _Stream:
 
-  def __init__(self, seed: tf.Tensor):
+  def __init__(self, seed: tf.Tensor, images: Optional[int], first: Union[int, tf.Tensor]):
     self.seed = seed
+    self.images = images
+    self.first = first
     self.count = 0
 
 
@@ -23,20 +29,33 @@ _current: Optional[_Stream] = None
 
 
 @contextlib.contextmanager
-def seeded(seed: tf.Tensor) -> Iterator[None]:
-  """Makes `uniform` a function of a seed, int32 or int64 [2], while the context is open."""
+def seeded(seed: tf.Tensor, images: Optional[int] = None,
+           first: Union[int, tf.Tensor] = 0) -> Iterator[None]:
+  """Makes `uniform` a function of a seed and of the image while the context is open.
+
+  Args:
+    seed: int32 or int64 [2], the run's seed and the step.
+    images: Images of the whole batch; None: this part is the whole batch.
+    first: The place in the batch of this part's first image, an int or int32 [].
+  """
   global _current
-  previous, _current = _current, _Stream(tf.cast(seed, tf.int32))
+  previous, _current = _current, _Stream(tf.cast(seed, tf.int32), images, first)
   try:
     yield
   finally:
     _current = previous
 
 
-def uniform(shape: Sequence[int]) -> tf.Tensor:
-  """Returns float32 numbers in [0, 1) of the given shape."""
+def uniform(shape: Sequence[Dimension]) -> tf.Tensor:
+  """Returns float32 numbers in [0, 1) of a shape whose first dimension counts images."""
   if _current is None:
     return tf.random.uniform(shape)
   _current.count += 1
+  images = shape[0] if _current.images is None else _current.images
   seed = tf.stack([_current.seed[0], _current.seed[1] * 1009 + _current.count])
-  return tf.random.stateless_uniform(shape, seed)
+  # The bits of this generator are the same under XLA; what TensorFlow makes of them is not.
+  bits = tf.random.stateless_uniform([images, *shape[1:]], seed, None, None, tf.uint32, 'philox')
+  drawn = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+  if _current.images is None:
+    return drawn
+  return tf.slice(drawn, [_current.first] + [0] * (len(shape) - 1), shape)

@@ -10,12 +10,14 @@ class CriterionResult(NamedTuple):
 
   Attributes:
     losses: name -> float32 [batch], the weighted terms of each image.
+    weights: name -> the weight in that term, above 0.
     total: float32 [batch], their sum.
     statistics: name -> float32 [], figures to watch, over the batch, without gradient.
     checks: name -> bool [], whether that tensor is finite. Compiled code cannot raise, so the
       host reads these.
   """
   losses: dict[str, tf.Tensor]
+  weights: dict[str, float]
   total: tf.Tensor
   statistics: dict[str, tf.Tensor]
   checks: dict[str, tf.Tensor]

@@ -6,6 +6,8 @@ MaX-DeepLab, section 3.4: each pixel names its own mask by the masks' mean featu
 
 import tensorflow as tf
 
+from deeplab_tf.layers import randomness
+from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses import pixel_loss
 from deeplab_tf.matching import cost
 
@@ -140,7 +142,7 @@ class PixelContrastiveLoss(pixel_loss.PixelLoss):
     area = tf.gather(cost.mask_areas(mask_ids, self._masks), tf.maximum(mask_ids, 0), batch_dims=1)
     log_weights = tf.math.log(pixels / tf.maximum(area, 1.)) * self._sample_temperature
     log_weights = tf.where(mask_ids >= 0, log_weights, _NEVER)
-    uniform = tf.random.uniform(tf.shape(mask_ids), minval=1e-20)
+    uniform = tf.maximum(randomness.uniform(dimensions(mask_ids)), 1e-20)
     noise = -tf.math.log(-tf.math.log(uniform))
     return tf.math.top_k(log_weights + noise, min(self._sample_k, pixels)).indices
 

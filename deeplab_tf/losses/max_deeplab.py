@@ -76,6 +76,13 @@ class MaXDeepLabCriterion:
     self._similarity = similarity
     self._negatives = negatives
     self._solver = solver
+    self._weights = {
+        'pq_style_loss_mask_dice_term': pq_style_weight,
+        'pq_style_loss_class_term': pq_style_weight,
+        'mask_id_cross_entropy_loss': mask_id_term.weight,
+        'instance_discrimination_loss': instance_discrimination_term.weight,
+        'semantic_loss': semantic_term.weight,
+    }
 
   def __call__(self, outputs: dict[str, tf.Tensor], targets: MaskTargets,
                matching: Optional[tf.Tensor] = None) -> criterion.CriterionResult:
@@ -92,14 +99,15 @@ class MaXDeepLabCriterion:
 
     Raises:
       ValueError: The sizes of outputs and targets do not fit.
-      tf.errors.InvalidArgumentError: Solver 'scipy' met NaN or infinity.
     """
     outputs = {name: tf.cast(outputs[name], tf.float32) for name in self._outputs_used()}
     scene = _read_targets(targets, self._ignore_label, *outputs['mask_logits'].shape[1:3])
     found, recognition, segmentation = _compare(outputs, scene)
     costs = pq_style.matching_costs(recognition, segmentation, self._similarity)
     if matching is None:
-      matching = self._match(costs, scene.real, outputs)
+      # What is not finite is reported by `checks`, whichever solver: the rest of the step runs.
+      finite_costs = tf.where(tf.math.is_finite(costs), costs, 0.)
+      matching = matchers.match(finite_costs, scene.real, self._solver)
     match = pq_style.matched(matching, recognition, segmentation)
 
     losses = {}
@@ -119,7 +127,8 @@ class MaXDeepLabCriterion:
     total = tf.add_n(list(losses.values()) or [tf.zeros_like(costs[:, 0, 0])])
     statistics = {name: tf.stop_gradient(value) for name, value in statistics.items()}
     checks = criterion.are_finite({**outputs, 'matching_costs': costs, **losses})
-    return criterion.CriterionResult(losses, total, statistics, checks)
+    weights = {name: self._weights[name] for name in losses}
+    return criterion.CriterionResult(losses, weights, total, statistics, checks)
 
   def _outputs_used(self) -> list[str]:
     names = ['mask_logits', 'class_logits']
@@ -128,17 +137,6 @@ class MaXDeepLabCriterion:
     if self._semantic_term.weight:
       names.append('semantic_logits')
     return names
-
-  def _match(self, costs: tf.Tensor, real: tf.Tensor,
-             outputs: dict[str, tf.Tensor]) -> tf.Tensor:
-    if self._solver == 'scipy':
-      # The solver would blame the costs; these name the output that made them so.
-      checked = [tf.debugging.check_numerics(tf.stop_gradient(outputs[name]),
-                                             f'{name} contain NaN or infinity')
-                 for name in ('mask_logits', 'class_logits')]
-      with tf.control_dependencies(checked):
-        costs = tf.identity(costs)
-    return matchers.match(costs, real, self._solver)
 
   def _pq_style(self, found: pq_style.Overlaps, match: pq_style.Matched,
                 class_logits: tf.Tensor, scene: '_Scene') -> dict[str, tf.Tensor]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequenc
 import numpy as np
 from PIL import Image
 
+from deeplab_tf import whole_file
+
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
 
@@ -136,16 +138,9 @@ def write_panoptic_png(path: PathLike, ids: np.ndarray) -> None:
 
 def write_json(path: PathLike, content: Any) -> None:
   """Writes JSON, whole or not at all; numpy numbers become plain ones."""
-  path = os.fspath(path)
-  temporary = f'{path}.{os.getpid()}.tmp'
-  try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      json.dump(content, file, indent=1, default=_plain)
-      file.write('\n')
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
+  with whole_file.writing(path) as file:
+    json.dump(content, file, indent=1, default=_plain)
+    file.write('\n')
 
 
 def _plain(value: Any) -> Any:

@@ -130,6 +130,17 @@ class PanopticQuality:
     self.false_positives += other.false_positives
     self.false_negatives += other.false_negatives
 
+  def counts(self) -> np.ndarray:
+    """Returns all that is counted so far, float64 [4, categories]; sums of these merge, too."""
+    return np.stack([self.iou_sum, self.true_positives, self.false_positives,
+                     self.false_negatives]).astype(np.float64)
+
+  def set_counts(self, counts: np.ndarray) -> None:
+    """Replaces what is counted by what `counts` returned, or a sum of it over workers."""
+    self.iou_sum = np.array(counts[0], np.float64)
+    self.true_positives, self.false_positives, self.false_negatives = (
+        np.rint(row).astype(np.int64) for row in counts[1:])
+
   def result(self) -> Dict[str, Any]:
     """Returns the scores of all images so far, as Python numbers in [0, 1].
 

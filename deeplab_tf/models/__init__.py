@@ -4,10 +4,14 @@ A module NAME has, where NAME is the field set in `model_options.meta_architectu
 
   build(config, dataset_info) -> tf.keras.Model
   build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
-  build_postprocessor(config, dataset_info) -> callable(outputs, output_size) -> PanopticPrediction
+  build_postprocessor(config, dataset_info, static_shapes=False) ->
+      callable(outputs, output_size) -> PanopticPrediction; static_shapes for XLA.
   TARGETS: 'mask' or 'center', the form of its ground truth (deeplab_tf.structures).
   backbone_variables(model), inference_variables(model): what pre-training gives, and what
       inference uses, of the trainable variables.
+  last_layers(model) -> dict of lists of layers: the final convolutions of its heads, 'semantic'
+      and, where it has an instance branch, 'instance'. The options
+      restore_..._last_layer_from_initial_checkpoint are about them.
 """
 
 import types

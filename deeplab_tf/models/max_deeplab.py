@@ -143,7 +143,8 @@ def norm_factory(options) -> Callable[..., BatchNorm]:
   """Returns the batch norm that SolverOptions describe."""
   return functools.partial(BatchNorm, momentum=options.batchnorm_momentum,
                            epsilon=options.batchnorm_epsilon,
-                           synchronized=options.use_sync_batchnorm)
+                           synchronized=options.use_sync_batchnorm,
+                           frozen=options.freeze_batchnorm_statistics)
 
 
 def backbone_variables(model: MaXDeepLab) -> list[tf.Variable]:
@@ -162,6 +163,11 @@ def inference_variables(model: MaXDeepLab) -> list[tf.Variable]:
   training_only = {id(v) for part in (model.semantic_decoder, model.semantic_head)
                    if part is not None for v in part.trainable_variables}
   return [v for v in model.trainable_variables if id(v) not in training_only]
+
+
+def last_layers(model: MaXDeepLab) -> dict[str, list[tf.keras.layers.Layer]]:
+  """Returns the layers whose weights belong to the classes of one data set."""
+  return {'semantic': [] if model.semantic_head is None else [model.semantic_head.last]}
 
 
 def build_criterion(config, dataset_info):
@@ -193,6 +199,6 @@ def _solver(config) -> str:
   return losses.MatchingSolver.Name(losses.matching_solver).lower()
 
 
-def build_postprocessor(config, dataset_info):
+def build_postprocessor(config, dataset_info, static_shapes: bool = False):
   """Returns the read-out of the network's outputs; see postprocessing.mask_transformer."""
-  return mask_transformer.build(config.evaluator_options, dataset_info)
+  return mask_transformer.build(config.evaluator_options, dataset_info, static_shapes)

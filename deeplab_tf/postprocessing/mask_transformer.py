@@ -49,17 +49,21 @@ class MaskTransformerPostprocessor:
   """Callable from raw outputs to a PanopticPrediction."""
 
   def __init__(self, classes: DatasetClasses, options: PixelwiseOptions,
-               maskwise_options: Optional[maskwise.MaskwiseOptions] = None):
+               maskwise_options: Optional[maskwise.MaskwiseOptions] = None,
+               static_shapes: bool = False):
     """Keeps the options.
 
     Args:
       classes: The data set's classes.
       options: Thresholds; with maskwise_options its pixel threshold and area limits hold.
       maskwise_options: Pastes masks in order instead of taking the argmax of each pixel.
+      static_shapes: For XLA, no shape depends on values; see query_maps.pixelwise. With
+        maskwise_options that is so in any case.
     """
     self.classes = classes
     self.options = options
     self.maskwise_options = maskwise_options
+    self.static_shapes = static_shapes
 
   def __call__(self, outputs: dict[str, tf.Tensor],
                output_size: Sequence[Dimension]) -> PanopticPrediction:
@@ -80,7 +84,8 @@ class MaskTransformerPostprocessor:
     options = self.options
     if self.maskwise_options is None:
       return pixelwise(outputs['mask_logits'], outputs['class_logits'], output_size,
-                       options.class_threshold, options.pixel_threshold)
+                       options.class_threshold, options.pixel_threshold,
+                       static_shapes=self.static_shapes)
     return maskwise.maskwise(outputs['mask_logits'], outputs['class_logits'], output_size,
                              tf.constant(self.classes.is_thing), options.pixel_threshold,
                              self.maskwise_options)
@@ -143,8 +148,9 @@ class MaskTransformerPostprocessor:
         segment_scores=tf.where(listed, score, -1.0))
 
 
-def build(evaluator_options, dataset_info) -> MaskTransformerPostprocessor:
-  """Builds the read-out that EvaluatorOptions describe."""
+def build(evaluator_options, dataset_info,
+          static_shapes: bool = False) -> MaskTransformerPostprocessor:
+  """Builds the read-out that EvaluatorOptions describe; static_shapes is for XLA."""
   things = set(dataset_info.thing_class_ids)
   classes = DatasetClasses(
       class_ids=tuple(dataset_info.class_ids),
@@ -164,4 +170,4 @@ def build(evaluator_options, dataset_info) -> MaskTransformerPostprocessor:
         overlap_threshold=fields.overlapping_threshold,
         class_exponent=fields.reorder_class_weight,
         mask_exponent=fields.reorder_mask_weight)
-  return MaskTransformerPostprocessor(classes, options, pasting)
+  return MaskTransformerPostprocessor(classes, options, pasting, static_shapes)

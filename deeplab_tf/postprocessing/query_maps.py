@@ -8,7 +8,7 @@ from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 _DROPPED = -99999.0
-# Dropped queries at full resolution at once: fewer are slow, more need memory.
+# Queries brought to full resolution at once: fewer are slow, more need memory.
 _AT_A_TIME = 16
 
 
@@ -42,7 +42,7 @@ def classify(class_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
               output_size: Sequence[Dimension], class_threshold: float,
-              pixel_threshold: float) -> QueryMaps:
+              pixel_threshold: float, static_shapes: bool = False) -> QueryMaps:
   """Assigns each pixel to the kept query of the highest mask logit (equations 3 and 4).
 
   A pixel is confident if that query's probability among the kept ones is above the threshold
@@ -55,6 +55,9 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
     output_size: Height and width of the maps.
     class_threshold: Queries of a lower class probability are dropped.
     pixel_threshold: Pixels of at most this probability are not confident.
+    static_shapes: For XLA, which pads shapes that depend on values where it takes them at all:
+      reads the kept queries a few at a time, so that no shape tells how many there are. The
+      maps are the same.
   """
   query_class, query_score = classify(class_logits)
   kept = query_score >= class_threshold
@@ -62,7 +65,7 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
 
   def one_image(arguments):
     logits, kept_queries = arguments
-    return _read_image(logits, kept_queries, (height, width), pixel_threshold)
+    return _read_image(logits, kept_queries, (height, width), pixel_threshold, static_shapes)
 
   static = [n if isinstance(n, int) else None for n in (height, width)]
   signature = (tf.TensorSpec(static, tf.int32), tf.TensorSpec(static, tf.float32),
@@ -76,51 +79,99 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
 
 
 def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
-                pixel_threshold: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                pixel_threshold: float,
+                static_shapes: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Reads out one image; logits [h, w, queries], kept bool [queries]."""
-  numbers = tf.cast(tf.where(kept)[:, 0], tf.int32)
-
-  def some_kept():
-    full = resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size)[0]
-    best = tf.reduce_max(full, axis=-1)
-    score = 1 / tf.reduce_sum(tf.exp(full - best[..., None]), axis=-1)
-    query_map = tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32))
-    beaten = _beaten_by_dropped(logits, kept, best, size)
-    return query_map, score, (score > pixel_threshold) & ~beaten
-
-  def none_kept():
-    # As in DeepLab2: everything belongs to the first query and nothing is confident.
-    return (tf.zeros(size, tf.int32), tf.zeros(size, tf.float32),
-            tf.zeros(size, tf.bool))
-
-  return tf.cond(tf.size(numbers) > 0, some_kept, none_kept)
+  order, count = _kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
+  read = _best_in_parts if static_shapes else _best_at_once
+  # With none kept, as in DeepLab2, everything belongs to the first query, which leads the order
+  # then, and nothing is confident.
+  query_map, best, score = read(logits, order, tf.maximum(count, 1), size)
+  score = tf.where(count > 0, score, 0)
+  beaten = _beaten_by_dropped(logits, kept, order, best, size)
+  return query_map, score, (score > pixel_threshold) & (count > 0) & ~beaten
 
 
-def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, best: tf.Tensor,
+def _kept_first(kept: tf.Tensor) -> tf.Tensor:
+  """Lists the kept queries, then the dropped ones, both ascending, int32 [queries + a few].
+
+  The last one is repeated, so that any query begins a slice of _AT_A_TIME.
+  """
+  queries = dimensions(kept)[0]
+  order = tf.sort(tf.range(queries) + tf.where(kept, 0, queries)) % queries
+  return tf.concat([order, tf.fill([_AT_A_TIME], order[-1])], axis=0)
+
+
+def _best_at_once(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
+                  size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Finds each pixel's best query among the first of the order.
+
+  Args:
+    logits: [h, w, queries].
+    order: int32 [queries + a few].
+    count: int32 scalar from 1, how many of the order take part.
+    size: Height and width of the maps.
+
+  Returns:
+    The query, its logit and its probability among them, each of the given size.
+  """
+  numbers = order[:count]
+  full = resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size)[0]
+  best = tf.reduce_max(full, axis=-1)
+  score = 1 / tf.reduce_sum(tf.exp(full - best[..., None]), axis=-1)
+  return tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32)), best, score
+
+
+def _best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
+                   size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Like _best_at_once, with static shapes: only the number of steps depends on the count."""
+
+  def step(i, query_map, best, total):
+    numbers, full = _some_at_full_resolution(logits, order, i, size)
+    full = tf.where(i + tf.range(_AT_A_TIME) < count, full, tf.float32.min)
+    new_best = tf.maximum(best, tf.reduce_max(full, axis=-1))
+    # Where logits are equal the earlier query stays, as with argmax over all of them.
+    query = tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32))
+    query_map = tf.where(new_best > best, query, query_map)
+    total *= tf.exp(best - new_best)
+    total += tf.reduce_sum(tf.exp(full - new_best[..., None]), axis=-1)
+    return i + _AT_A_TIME, query_map, new_best, total
+
+  start = (tf.constant(0), tf.zeros(size, tf.int32), tf.fill(size, tf.float32.min),
+           tf.zeros(size, tf.float32))
+  _, query_map, best, total = tf.while_loop(lambda i, *_: i < count, step, start,
+                                            parallel_iterations=1)
+  return query_map, best, 1 / total
+
+
+def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, best: tf.Tensor,
                        size: Sequence[Dimension]) -> tf.Tensor:
   """Whether a dropped query's logit exceeds the best kept one, bool of the given size.
 
   The interpolated maximum over dropped queries bounds each of them from above, so queries are
   brought to full resolution only where that bound is not enough, and a few at a time.
   """
-  dropped = tf.cast(tf.where(~kept)[:, 0], tf.int32)
   low_resolution_maximum = tf.reduce_max(tf.where(kept, _DROPPED, logits), axis=-1)
   bound = resize_bilinear(low_resolution_maximum[None, ..., None], size)[0, ..., 0]
   # Rounding may put the bound a little below the value that it bounds.
   slack = 1e-4 * (1 + tf.abs(best))
-  unclear = bound > best - slack
+  unclear = tf.reduce_any(bound > best - slack)
+  first = tf.math.count_nonzero(kept, dtype=tf.int32)
+  # With none kept nothing is confident, beaten or not.
+  end = tf.where(unclear & (first > 0), dimensions(kept)[0], first)
 
   def check(i, beaten):
-    some = tf.gather(logits, dropped[i:i + _AT_A_TIME], axis=2)
-    full = resize_bilinear(some[None], size)[0]
-    beaten = beaten | (tf.reduce_max(full, axis=-1) > best)
-    beaten.set_shape(best.shape)
-    return i + _AT_A_TIME, beaten
+    # Of a slice that goes beyond the end the rest is the last dropped query again.
+    _, full = _some_at_full_resolution(logits, order, i, size)
+    return i + _AT_A_TIME, beaten | (tf.reduce_max(full, axis=-1) > best)
 
-  def check_all():
-    start = (tf.constant(0), tf.zeros_like(best, tf.bool))
-    _, beaten = tf.while_loop(lambda i, _: i < tf.size(dropped), check, start,
-                              parallel_iterations=1)
-    return beaten
+  _, beaten = tf.while_loop(lambda i, _: i < end, check, (first, tf.zeros(size, tf.bool)),
+                            parallel_iterations=1)
+  return beaten
 
-  return tf.cond(tf.reduce_any(unclear), check_all, lambda: tf.zeros_like(best, tf.bool))
+
+def _some_at_full_resolution(logits: tf.Tensor, order: tf.Tensor, start: tf.Tensor,
+                             size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the queries of a slice of the order, and their logits [*size, _AT_A_TIME]."""
+  numbers = tf.slice(order, [start], [_AT_A_TIME])
+  return numbers, resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size)[0]

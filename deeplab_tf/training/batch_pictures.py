@@ -10,19 +10,18 @@ from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.structures import MaskTargets
 from deeplab_tf.training import summaries
 from deeplab_tf.training.evaluator import Sample
-from deeplab_tf.training.monitor import side_by_side
+from deeplab_tf.training.pictures import side_by_side
 
 
 class BatchPictures:
   """Draws input, ground truth and prediction of a batch into TensorBoard."""
 
-  def __init__(self, model: tf.keras.Model, postprocess: Callable, dataset_info: DatasetInfo,
-               writer: summaries.Writer, num_images: int):
+  def __init__(self, predict: Callable, dataset_info: DatasetInfo, writer: summaries.Writer,
+               num_images: int):
     """Keeps the parts.
 
     Args:
-      model: The network.
-      postprocess: (outputs, output_size) -> PanopticPrediction.
+      predict: Images of a batch -> PanopticPrediction; see ReplicatedPrediction.
       dataset_info: The classes.
       writer: Of the training curves.
       num_images: At most this many images of the batch.
@@ -30,11 +29,7 @@ class BatchPictures:
     self._dataset_info = dataset_info
     self._writer = writer
     self._num_images = num_images
-
-    def predict(images):
-      return postprocess(model(images, training=False), tuple(images.shape[1:3])).panoptic_map
-
-    self._predict = tf.function(predict, autograph=False, reduce_retracing=True)
+    self._predict = predict
 
   def draw(self, images: tf.Tensor, targets: MaskTargets, step: int) -> None:
     """Draws the first images of a batch of one replica.
@@ -47,7 +42,7 @@ class BatchPictures:
     count = min(self._num_images, int(images.shape[0]))
     if not count:
       return
-    predictions = self._predict(images[:count]).numpy()
+    predictions = self._predict(images[:count]).panoptic_map.numpy()
     pixels = np.clip(np.round(pipeline.denormalize(images[:count]).numpy()), 0, 255)
     for i in range(count):
       truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),

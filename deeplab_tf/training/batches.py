@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf import cli
 from deeplab_tf.data import errors, pipeline
+from deeplab_tf.training.distribution import Cluster
 
 
 def checked(batches: Iterable) -> Iterator:
@@ -46,6 +47,12 @@ def training(config, dataset_info, targets: str, strategy: tf.distribute.Strateg
   return checked(strategy.distribute_datasets_from_function(dataset))
 
 
-def evaluation(config, dataset_info) -> Iterator:
-  """Returns the evaluation batches (EvaluationBatch), in the order of the files."""
-  return checked(pipeline.eval_dataset(config, dataset_info))
+def evaluation(config, dataset_info, cluster: Cluster) -> Iterator:
+  """Returns the evaluation batches (EvaluationBatch) of one worker, in the order of the files.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    cluster: The workers, each of which gets every n-th image.
+  """
+  return checked(pipeline.eval_dataset(config, dataset_info, len(cluster.workers), cluster.index))

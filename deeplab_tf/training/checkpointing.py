@@ -1,38 +1,85 @@
 """The checkpoints of a model directory, and the weights that a new run starts from."""
 
+import errno
+import os
 import pathlib
-from typing import Mapping, Optional
+from typing import Collection, Mapping, Optional, Sequence
 
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf.checkpoints import restore
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.checkpoints import files, initial, paths, restore
 
 _CLEAR = '--override=\'model_options { initial_checkpoint: "" }\''
-# Differences that an error lists.
-_LISTED = 3
 
 
-def make_checkpoint(model: tf.keras.Model, global_step: tf.Variable,
-                    optimizers: Optional[Mapping] = None) -> tf.train.Checkpoint:
-  """Returns what is saved: `model`, `global_step` and the optimisers by their names."""
-  return tf.train.Checkpoint(model=model, global_step=global_step, **(optimizers or {}))
+class DiskFullError(OSError):
+  """There is no room to write to; the checkpoints are whole."""
 
 
-def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str,
-                 max_to_keep: int) -> tf.train.CheckpointManager:
-  """Returns the manager of `model_dir/ckpt-STEP`; it saves whenever it is asked at a new step."""
-  return tf.train.CheckpointManager(checkpoint, model_dir, max_to_keep=max_to_keep,
-                                    step_counter=checkpoint.global_step, checkpoint_interval=1)
+class Manager(tf.train.CheckpointManager):
+  """Saves checkpoints, each whole or not at all and once, and removes the oldest."""
+
+  def save(self, checkpoint_number: int, **kwargs) -> Optional[str]:
+    """Saves as tf.train.CheckpointManager does, unless this step is saved already.
+
+    Raises:
+      DiskFullError: There is no room for it.
+    """
+    if self.latest_checkpoint == os.path.join(self.directory, f'ckpt-{int(checkpoint_number)}'):
+      return None
+    try:
+      return super().save(checkpoint_number, **kwargs)
+    except (tf.errors.OpError, OSError) as error:
+      explain_full_disk(error, self.directory)
+      raise
 
 
-def restore_initial(model: tf.keras.Model, path: str) -> list[str]:
-  """Sets the variables of a model that a checkpoint of ours has, by path and shape.
+def explain_full_disk(error: Exception, model_dir: str) -> None:
+  """Raises DiskFullError with a line for the user if an error says that a disk is full.
+
+  Args:
+    error: Of Python or of TensorFlow.
+    model_dir: The folder that was written to; what was half-written there is removed.
+  """
+  if isinstance(error, DiskFullError) or not (
+      isinstance(error, OSError) and error.errno == errno.ENOSPC
+      or os.strerror(errno.ENOSPC) in str(error)):
+    return
+  files.remove_leftovers(model_dir)
+  last = files.newest_whole(model_dir, warn=lambda line: None)
+  kept = f'the last checkpoint, {last}, is whole' if last else 'there is no checkpoint yet'
+  raise DiskFullError(errno.ENOSPC, (
+      f'{model_dir}: no space left on the disk; {kept}. Free some space and start again with the '
+      'same command')) from error
+
+
+def make_checkpoint(items: Mapping) -> tf.train.Checkpoint:
+  """Returns what is saved, from state.TrainingState.checkpoint_items or some of them."""
+  return tf.train.Checkpoint(**items)
+
+
+def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: int) -> Manager:
+  """Returns the manager of `model_dir/ckpt-STEP`, after tidying up what a killed run left.
+
+  It saves whenever it is asked at a new step. For the one process that writes there.
+  """
+  if os.path.isdir(model_dir):
+    files.remove_leftovers(model_dir)
+    last = files.newest_whole(model_dir, warn=lambda line: None)
+    if last is not None:
+      files.write_state(last)  # The manager counts what is listed there.
+  return Manager(checkpoint, model_dir, max_to_keep=max_to_keep,
+                 step_counter=checkpoint.global_step, checkpoint_interval=1)
+
+
+def restore_initial(model: tf.keras.Model, path: str, skip: Collection[str] = ()) -> list[str]:
+  """Sets the variables of a model that a checkpoint of ours has; see initial.restore_matching.
 
   Args:
     model: A model whose variables exist.
     path: `model_options.initial_checkpoint`: a prefix or a directory.
+    skip: Paths of variables to leave as they are, from `left_out`.
 
   Returns:
     Lines that tell what was restored and what was not.
@@ -40,35 +87,42 @@ def restore_initial(model: tf.keras.Model, path: str) -> list[str]:
   Raises:
     ConfigError: The path is still a placeholder.
     FileNotFoundError: There is no checkpoint.
-    ValueError: No variable matches.
+    ValueError: No variable matches, or the checkpoint is damaged.
   """
   try:
     config_lib.require_value(path, 'model_options.initial_checkpoint')
   except config_lib.ConfigError as error:
     raise config_lib.ConfigError(f'{error}, or clear it with {_CLEAR}') from None
-  prefix = restore.find_checkpoint(path)
-  shapes = restore.shapes_in_checkpoint(prefix)
-  variables = variables_by_path(model)
-  matched = [name for name, variable in variables.items()
-             if shapes.get(name) == variable.shape.as_list()]
-  if not matched:
-    raise ValueError(f'model_options.initial_checkpoint: nothing in {prefix} matches this '
-                     f'model by name and shape; give a checkpoint of this library, or clear '
-                     f'it with {_CLEAR}')
-  for name in matched:
-    variables[name].assign(restore.read_variable(prefix, name))
-  lines = [f'initial checkpoint: {len(matched)} of {len(variables)} variables from {prefix}']
-  missed = sorted(set(variables) - set(matched))
-  if missed:
-    listed = ', '.join(missed[:_LISTED])
-    more = f' and {len(missed) - _LISTED} more' if len(missed) > _LISTED else ''
-    lines.append(f'  not in it, or of another shape: {listed}{more}')
-  return lines
+  try:
+    return initial.restore_matching(model, restore.find_checkpoint(path), skip)
+  except initial.NothingMatches as error:
+    raise ValueError(
+        f'model_options.initial_checkpoint: {error}, or clear it with {_CLEAR}') from None
+
+
+def left_out(config, model: tf.keras.Model,
+             last_layers: Mapping[str, Sequence[tf.keras.layers.Layer]]) -> list[str]:
+  """Returns the paths of the variables that a config keeps out of the initial checkpoint.
+
+  Args:
+    config: ExperimentOptions.
+    model: The model.
+    last_layers: What the architecture's `last_layers(model)` returns.
+  """
+  options = config.model_options
+  restored = {'semantic': options.restore_semantic_last_layer_from_initial_checkpoint,
+              'instance': options.restore_instance_last_layer_from_initial_checkpoint}
+  return paths.paths_of(model, [layer for kind, layers in last_layers.items()
+                                if not restored[kind] for layer in layers])
 
 
 def latest(model_dir: str) -> Optional[str]:
-  """Returns the prefix of the latest checkpoint of a model directory, or None."""
-  return tf.train.latest_checkpoint(str(pathlib.Path(model_dir)))
+  """Returns the prefix of the latest whole checkpoint of a model directory, or None.
+
+  Raises:
+    ValueError: All its checkpoints are damaged.
+  """
+  return files.newest_whole(str(pathlib.Path(model_dir)))
 
 
 def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
@@ -84,8 +138,8 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
     status.assert_existing_objects_matched()
   except AssertionError:
     raise ValueError(
-        f'{prefix} was written by a training with another optimizer or another '
-        'backbone_learning_rate_multiplier; use the config that made it, or another --model_dir '
+        f'{prefix} was written by a training with another optimizer, another '
+        'backbone_learning_rate_multiplier, precision or without ema_decay; use the config that made it, or another --model_dir '
         'with this checkpoint as model_options.initial_checkpoint') from None
   # Slots of another optimiser in the file would be silent otherwise.
   status.expect_partial()

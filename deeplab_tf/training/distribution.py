@@ -1,38 +1,76 @@
-"""The devices of a run, by flags."""
+"""The devices of a run, by flags and by the environment variable TF_CONFIG."""
 
-from typing import Optional
+import contextlib
+import json
+import os
+import re
+from typing import Iterator, NamedTuple, Optional
 
 import tensorflow as tf
 
 CPU_WARNING = (
     'WARNING: TensorFlow sees no GPU and runs on the CPU, which is far slower. If this machine '
     'has one, install the CUDA packages with: pip install ".[gpu]" in the checkout')
+# What TensorFlow puts before its messages.
+_NODE = re.compile(r'\{\{.*?\}\}')
+_EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
+            '"index": 0}}')
+
+
+class LostWorkerError(RuntimeError):
+  """Another worker of a cluster is gone."""
+
+
+class Cluster(NamedTuple):
+  """The workers of a run and which of them this process is.
+
+  Attributes:
+    workers: Addresses, the chief's first.
+    index: This process's place among them.
+  """
+  workers: tuple[str, ...] = ('localhost',)
+  index: int = 0
+
+  @property
+  def is_chief(self) -> bool:
+    """Whether this worker writes checkpoints, logs and scores."""
+    return self.index == 0
 
 
 def build(num_gpus: Optional[int] = None, tpu: Optional[str] = None) -> tf.distribute.Strategy:
   """Builds the strategy that a run uses; call before anything else touches TensorFlow.
 
   Args:
-    num_gpus: GPUs to use: 0 is the CPU, several are mirrored; None: all that are visible.
+    num_gpus: GPUs of this machine to use: 0 is the CPU, several are mirrored; None: all.
     tpu: Name or address of a TPU ('local' on a TPU VM); None: none.
 
+  Returns:
+    OneDeviceStrategy, MirroredStrategy, MultiWorkerMirroredStrategy where TF_CONFIG names several
+    workers (it waits until all are there), or TPUStrategy.
+
   Raises:
-    ValueError: There are fewer GPUs than asked for, or both kinds are asked for.
+    ValueError: There are fewer GPUs than asked for, both kinds are asked for, or TF_CONFIG is
+      wrong.
   """
   if tpu is not None:
     if num_gpus:
       raise ValueError('--tpu and --num_gpus exclude each other; give one of them')
     return _tpu_strategy(tpu)
+  physical = tf.config.list_physical_devices('GPU')
+  if num_gpus is not None and not 0 <= num_gpus <= len(physical):
+    raise ValueError(f'--num_gpus={num_gpus}, and TensorFlow sees {len(physical)}; it can be 0 '
+                     f'(the CPU) to {len(physical)}')
+  cluster = read_cluster(os.environ.get('TF_CONFIG', ''))
+  if num_gpus is not None:
+    tf.config.set_visible_devices(physical[:num_gpus], 'GPU')
+  if len(cluster.workers) > 1:
+    print(f'worker {cluster.index + 1} of {len(cluster.workers)}: waiting for '
+          f'{", ".join(cluster.workers)}', flush=True)
+    return tf.distribute.MultiWorkerMirroredStrategy()
   gpus = tf.config.list_logical_devices('GPU')
-  wanted = len(gpus) if num_gpus is None else num_gpus
-  if wanted < 0 or wanted > len(gpus):
-    raise ValueError(f'--num_gpus={wanted}, and TensorFlow sees {len(gpus)}; it can be 0 (the '
-                     f'CPU) to {len(gpus)}')
-  if wanted == 0:
-    return tf.distribute.OneDeviceStrategy('/cpu:0')
-  if wanted == 1:
-    return tf.distribute.OneDeviceStrategy(gpus[0].name)
-  return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus[:wanted]])
+  if len(gpus) > 1:
+    return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
+  return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else '/cpu:0')
 
 
 def _tpu_strategy(name: str) -> tf.distribute.Strategy:
@@ -43,25 +81,127 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
   return tf.distribute.TPUStrategy(resolver)
 
 
+def read_cluster(text: str) -> Cluster:
+  """Reads TF_CONFIG.
+
+  Args:
+    text: Its value; empty: this process is alone.
+
+  Raises:
+    ValueError: It is no JSON or no description of workers; the message shows one.
+  """
+  if not text:
+    return Cluster()
+  try:
+    fields = json.loads(text)
+    hosts, task = fields['cluster'], fields['task']
+    if set(hosts) - {'chief', 'worker'}:
+      raise ValueError(f'it names {", ".join(sorted(hosts))}; only chief and worker are used')
+    workers = [*hosts.get('chief', ()), *hosts.get('worker', ())]
+    index = int(task['index'])
+    if task['type'] not in hosts or not 0 <= index < len(hosts[task['type']]):
+      raise ValueError(f'its task is {task["type"]} {index}, which is not in its cluster')
+    if task['type'] == 'worker':
+      index += len(hosts.get('chief', ()))
+    return Cluster(tuple(workers), index)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    reason = f'{error} is missing' if isinstance(error, KeyError) else error
+    raise ValueError(f'TF_CONFIG cannot be used ({reason}); for two workers it is, on the first, '
+                     f'{_EXAMPLE}') from None
+
+
+def cluster_of(strategy: tf.distribute.Strategy) -> Cluster:
+  """Returns the workers of a strategy that `build` returned."""
+  if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    return read_cluster(os.environ['TF_CONFIG'])
+  return Cluster()
+
+
+def is_tpu(strategy: tf.distribute.Strategy) -> bool:
+  """Whether a strategy runs on TPU, which compiles all that it runs."""
+  return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def local_replicas(strategy: tf.distribute.Strategy) -> int:
+  """Returns the number of replicas in this process."""
+  return strategy.num_replicas_in_sync // len(cluster_of(strategy).workers)
+
+
+@contextlib.contextmanager
+def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+  """Turns what TensorFlow says when another worker is gone into a LostWorkerError."""
+  try:
+    yield
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+          tf.errors.DeadlineExceededError, tf.errors.InternalError,
+          tf.errors.FailedPreconditionError) as error:
+    if len(cluster_of(strategy).workers) == 1:
+      raise
+    reason = _NODE.sub('', str(error)).strip().split('\n')[0][:160]
+    raise LostWorkerError(
+        f'another worker has stopped ({reason}); start all workers again with the same command, '
+        'and they go on from the last checkpoint') from error
+
+
+def check(config, strategy: tf.distribute.Strategy) -> None:
+  """Checks that a config can train and be evaluated on these devices.
+
+  Raises:
+    ValueError: It cannot; one line with what to change.
+  """
+  options, losses = config.trainer_options, config.trainer_options.loss_options
+  replicas = strategy.num_replicas_in_sync
+  if is_tpu(strategy) and losses.matching_solver == losses.SCIPY:
+    raise ValueError('trainer_options.loss_options.matching_solver SCIPY runs on the host and '
+                     'cannot be used on TPU: set it to NATIVE or AUTO')
+  if (options.jit_compile and options.solver_options.use_sync_batchnorm and replicas > 1
+      and not is_tpu(strategy)):
+    raise ValueError(
+        f'trainer_options.jit_compile and solver_options.use_sync_batchnorm cannot be combined on '
+        f'{replicas} devices in TensorFlow 2.15: set one of them to false')
+  per_replica_batch(strategy, config)
+  workers = len(cluster_of(strategy).workers)
+  batch_size = config.eval_dataset_options.batch_size
+  if batch_size % workers:
+    raise ValueError(f'eval_dataset_options.batch_size is {batch_size} and {workers} workers '
+                     f'share it; make it a multiple of {workers}')
+
+
+def adapt(config, strategy: tf.distribute.Strategy) -> None:
+  """Sets what the devices decide: on TPU the matching solver is NATIVE."""
+  losses = config.trainer_options.loss_options
+  if is_tpu(strategy) and losses.matching_solver == losses.AUTO:
+    losses.matching_solver = losses.NATIVE
+
+
 def describe(strategy: tf.distribute.Strategy) -> list[str]:
   """Returns the lines that tell which devices a run uses, with a warning on a CPU alone."""
   devices = strategy.extended.worker_devices
   kinds = [tf.DeviceSpec.from_string(device).device_type for device in devices]
   counts = ', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))
+  cluster = cluster_of(strategy)
+  if len(cluster.workers) > 1:
+    counts = (f'{counts} on this worker, {cluster.index + 1} of {len(cluster.workers)}; '
+              f'{strategy.num_replicas_in_sync} in all')
   lines = [f'devices: {counts} ({type(strategy).__name__})']
   if set(kinds) == {'CPU'}:
     lines.append(CPU_WARNING)
   return lines
 
 
-def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
-  """Returns the images per replica and step.
+def per_replica_batch(strategy: tf.distribute.Strategy, config) -> int:
+  """Returns the images that a replica has in memory at once.
 
   Raises:
-    ValueError: The replicas cannot share the batch evenly.
+    ValueError: The replicas and their accumulation steps cannot share the batch evenly.
   """
+  batch_size = config.train_dataset_options.batch_size
   replicas = strategy.num_replicas_in_sync
-  if batch_size % replicas:
-    raise ValueError(f'train_dataset_options.batch_size is {batch_size} and {replicas} devices '
-                     f'share it; make it a multiple of {replicas}')
-  return batch_size // replicas
+  parts = config.trainer_options.gradient_accumulation_steps
+  if batch_size % (replicas * parts):
+    shares = f'{replicas} device{"s" if replicas > 1 else ""}'
+    if parts > 1:
+      shares += f' with {parts} gradient_accumulation_steps'
+    raise ValueError(f'train_dataset_options.batch_size is {batch_size} and {shares} share it; '
+                     f'make it a multiple of {replicas * parts}')
+  return batch_size // (replicas * parts)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from deeplab_tf import models
 from deeplab_tf.data import catalog
 from deeplab_tf.structures import MaskTargets
-from deeplab_tf.training import batches, distribution
+from deeplab_tf.training import batches, distribution, state
 
 # Images that the checks of the data look at, at least.
 _CHECKED_IMAGES = 32
@@ -44,9 +44,9 @@ def run(config, strategy: tf.distribute.Strategy) -> None:
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
   batch_size = config.train_dataset_options.batch_size
-  per_replica = distribution.per_replica_batch(strategy, batch_size)
-  with strategy.scope():
-    model = architecture.build(config, dataset_info)
+  distribution.check(config, strategy)
+  per_replica = distribution.per_replica_batch(strategy, config)
+  model, _ = state.build_model(config, dataset_info, architecture, strategy)
   print('\nlayers', *layer_table(model), sep='\n')
   one_device = tf.distribute.get_strategy()
   iterator = batches.training(config, dataset_info, architecture.TARGETS, one_device, 0)
@@ -122,11 +122,14 @@ def memory_lines(config, model: tf.keras.Model, graph: tf.Graph) -> list[str]:
   """Returns the memory of a train step, estimated from the variables and the forward graph."""
   weights = sum(math.prod(v.shape) * v.dtype.size for v in model.variables)
   trained = sum(math.prod(v.shape) * v.dtype.size for v in model.trainable_variables)
-  slots = {'sgd': 1, 'radam_lookahead': 3}.get(config.trainer_options.solver_options.optimizer, 2)
+  options = config.trainer_options
+  slots = {'sgd': 1, 'radam_lookahead': 3}.get(options.solver_options.optimizer, 2)
   activations = sum(_bytes(tensor) for operation in graph.get_operations()
                     if operation.type not in _FREE_OPS for tensor in operation.outputs)
   parts = {'weights': weights, 'gradients': trained, 'optimizer': slots * trained,
            'activations (at most)': activations}
+  if options.ema_decay:
+    parts['average of the weights'] = weights
   lines = [f'  {name:<40} {size / 2**20:10,.0f} MiB' for name, size in parts.items()]
   return lines + [f'  {"total":<40} {sum(parts.values()) / 2**20:10,.0f} MiB']
 

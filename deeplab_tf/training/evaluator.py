@@ -11,7 +11,8 @@ from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.structures import EvaluationBatch
-from deeplab_tf.training import progress as progress_lib
+from deeplab_tf.training import distribution, replicated_prediction
+from deeplab_tf.training.signals import Stopped
 
 
 class Sample(NamedTuple):
@@ -31,45 +32,43 @@ class Sample(NamedTuple):
 
 
 class Evaluator(orbit.AbstractEvaluator):
-  """Predicts, resizes to the size of the files and counts panoptic quality.
+  """Predicts on all replicas, resizes to the size of the files and counts panoptic quality.
+
+  Each worker scores its own images; then the counts of all are added up.
 
   Attributes:
     result: Of the last evaluation; see PanopticQuality.result. None before the first.
   """
 
-  def __init__(self, *, model: tf.keras.Model, postprocess: Callable, dataset_info: DatasetInfo,
-               batches: Callable[[], Iterable[EvaluationBatch]], use_tf_function: bool = True,
-               num_batches: Optional[int] = None, batch_size: int = 1,
-               on_sample: Optional[Callable[[int, Sample], None]] = None,
-               num_images: Optional[int] = None):
+  def __init__(self, *, strategy: tf.distribute.Strategy, predict: Callable,
+               dataset_info: DatasetInfo, batches: Callable[[], Iterable[EvaluationBatch]],
+               progress: Callable, on_sample: Optional[Callable[[int, Sample], None]] = None,
+               num_images: Optional[int] = None,
+               stop_requested: Callable[[], bool] = lambda: False):
     """Initialises the evaluator.
 
     Args:
-      model: The network.
-      postprocess: (outputs, output_size) -> PanopticPrediction.
+      strategy: The devices.
+      predict: Images of a batch -> PanopticPrediction; see ReplicatedPrediction.
       dataset_info: The classes.
-      batches: Returns the evaluation data, from its start.
-      use_tf_function: Runs as a graph; eager is slow and for debugging.
-      num_batches: What there is of them, for the progress line; None: unknown.
-      batch_size: Images per batch, for the images per second.
-      on_sample: Called with (position, Sample) for each image.
+      batches: Returns this worker's evaluation data, from its start.
+      progress: Number of batches or None -> a progress.Progress to enter.
+      on_sample: Called with (position, Sample) for each image of this worker.
       num_images: Samples from this position on have no `image`; None: all have it.
+      stop_requested: Asked after each batch where there is one worker.
     """
     super().__init__()
-    self._model = model
-    self._postprocess = postprocess
+    self._strategy = strategy
+    self._predict = predict
     self._dataset_info = dataset_info
     self._batches = batches
-    self._num_batches = num_batches
-    self._batch_size = batch_size
+    self._progress = progress
     self._on_sample = on_sample
     self._num_images = num_images if on_sample is not None else 0
-    self._use_tf_function = use_tf_function
-    self._predict_step = None
-    self._restore_step = resize_back.to_raw_size
-    if use_tf_function:
-      self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
-                                       reduce_retracing=True)
+    self._stop_requested = stop_requested
+    self._is_alone = len(distribution.cluster_of(strategy).workers) == 1
+    self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
+                                     reduce_retracing=True)
     self.result = None
 
   def evaluate(self, num_steps) -> dict:
@@ -81,37 +80,28 @@ class Evaluator(orbit.AbstractEvaluator):
     Returns:
       Flat scalars for TensorBoard: 'All/pq', 'Things/sq', ... and 'All/n'; what is not
       available (no class to average over) is left out.
+
+    Raises:
+      Stopped: A stop was requested.
     """
     num_steps = int(num_steps)
     metric = PanopticQuality(self._dataset_info.categories)
     position = 0
-    total = self._num_batches
-    if num_steps >= 0:
-      total = num_steps if total is None else min(num_steps, total)
-    with progress_lib.Progress('eval', total, self._batch_size) as progress:
+    with self._progress(num_steps if num_steps >= 0 else None) as progress:
       for step, batch in enumerate(self._batches()):
         if 0 <= num_steps <= step:
           break
-        prediction = self._predict_batch(batch.images)
+        prediction = tf.nest.map_structure(_on_host, self._predict(batch.images))
         for i in range(batch.images.shape[0]):
           self._score(metric, position, self._sample(batch, prediction, i, position))
           position += 1
         progress.update(step + 1)
+        if self._is_alone and self._stop_requested():
+          raise Stopped
+    metric.set_counts(replicated_prediction.sum_over_workers(
+        self._strategy, tf.constant(metric.counts())).numpy())
     self.result = metric.result()
     return flat_scalars(self.result)
-
-  def _predict(self, images):
-    outputs = self._model(images, training=False)
-    return self._postprocess(outputs, tuple(images.shape[1:3]))
-
-  def _predict_batch(self, images):
-    if self._predict_step is None:
-      self._predict_step = self._predict
-      if self._use_tf_function:
-        # One trace for the last batch, which may be smaller, too.
-        spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
-        self._predict_step = tf.function(self._predict, input_signature=[spec], autograph=False)
-    return self._predict_step(images)
 
   def _sample(self, batch: EvaluationBatch, prediction, i: int, position: int) -> Sample:
     """The image at index i of a batch."""
@@ -132,6 +122,12 @@ class Evaluator(orbit.AbstractEvaluator):
     metric.update_from_label_maps(sample.ground_truth, sample.prediction, self._dataset_info)
     if self._on_sample is not None:
       self._on_sample(position, sample)
+
+
+def _on_host(value: tf.Tensor) -> tf.Tensor:
+  """Brings a prediction to the host's memory, where maps of any size fit."""
+  with tf.device('/cpu:0'):
+    return tf.identity(value)
 
 
 def flat_scalars(result: dict) -> dict:

@@ -6,31 +6,37 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
+from deeplab_tf.training import memory, run_log, summaries
 from deeplab_tf.training import progress as progress_lib
-from deeplab_tf.training import summaries
-from deeplab_tf.training.evaluator import Sample
+from deeplab_tf.training.pictures import side_by_side
 from deeplab_tf.visualization import draw
 
 
 class TrainingMonitor:
-  """Listens to a Trainer: the progress line, and TensorBoard scalars as means over intervals."""
+  """Listens to a Trainer: the progress line, and the means over intervals as curves and events."""
 
-  def __init__(self, writer: summaries.Writer, *, total_steps: int, batch_size: int,
-               summary_steps: int):
+  def __init__(self, writer: summaries.Writer, log: run_log.RunLog, *, total_steps: int,
+               batch_size: int, summary_steps: int, quiet: bool = False):
     """Initialises the monitor.
 
     Args:
       writer: Of the training curves.
+      log: Of the run.
       total_steps: Of the whole training.
       batch_size: Images per step over all replicas.
       summary_steps: Steps between summaries.
+      quiet: Prints no progress.
     """
     self._writer = writer
+    self._log = log
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._summary_steps = summary_steps
+    self._quiet = quiet
     self._averages = summaries.Averages()
-    self._progress: Optional[progress_lib.Progress] = None
+    self._skipped_steps = 0
+    self._loss = {}
+    self._progress = self._new_progress(0)
 
   def progress(self, step: int) -> progress_lib.Progress:
     """Returns the display of the steps that follow; enter it around them.
@@ -38,22 +44,37 @@ class TrainingMonitor:
     Args:
       step: The steps that are done.
     """
-    self._progress = progress_lib.Progress('train', self._total_steps, self._batch_size,
-                                           first_step=step)
+    self._progress = self._new_progress(step)
     return self._progress
 
   def on_step(self, step: int, output, seconds: float) -> None:
     """Takes in a step; see Trainer."""
     del seconds  # Speed is measured between steps, so that waiting for data counts.
-    self._averages.add(summaries.scalars_of(output))
-    if self._progress is not None:
-      rate = output.learning_rates.get('main', next(iter(output.learning_rates.values())))
-      self._progress.update(step, loss=output.losses['total'], lr=rate)
+    broken = output.not_finite
+    if not broken:
+      self._averages.add(summaries.scalars_of(output))
+      self._loss = {'loss': output.losses['total']}
+    rate = output.learning_rates.get('main', next(iter(output.learning_rates.values())))
+    self._progress.update(step, **self._loss, lr=rate)
+    if broken:
+      self._skipped_steps += 1
+      self._progress.note(f'step {step}: skipped, not finite: {", ".join(broken)}')
+      self._log.write('skip', step, not_finite=broken)
     if step % self._summary_steps == 0 or step == self._total_steps:
-      scalars = self._averages.take()
-      if self._progress is not None:
-        scalars['images_per_second'] = self._progress.images_per_second
-      self._writer.scalars(scalars, step)
+      self._summarize(step)
+
+  def _summarize(self, step: int) -> None:
+    scalars = self._averages.take()
+    scalars['images_per_second'] = self._progress.images_per_second
+    scalars.update({f'memory/{name}': value for name, value in memory.in_use().items()})
+    if self._skipped_steps:
+      scalars['skipped_steps'] = self._skipped_steps
+    self._writer.scalars(scalars, step)
+    self._log.write('train', step, **scalars, seconds_left=self._progress.seconds_left)
+
+  def _new_progress(self, step: int) -> progress_lib.Progress:
+    return progress_lib.Progress('train', self._total_steps, self._batch_size, first_step=step,
+                                 quiet=self._quiet)
 
 
 class SampleMonitor:
@@ -121,13 +142,3 @@ class SampleMonitor:
       raise ValueError(f'evaluator_options.raw_panoptic_format {options.raw_panoptic_format} has '
                        f'8 bits and a value is {picture.max()}; use two_channel_numpy_array')
     Image.fromarray(picture.astype(np.uint8)).save(path.with_name(path.name + '.png'))
-
-
-def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
-  """Returns input, ground truth and prediction next to each other, uint8 [h, 3 w + gaps, 3]."""
-  image, truth, guess = (draw.enlarge(x, 240) for x in
-                         (sample.image, sample.ground_truth, sample.prediction))
-  parts = [image, draw.overlay(image, truth, dataset_info),
-           draw.overlay(image, guess, dataset_info)]
-  gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
-  return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)

@@ -154,8 +154,15 @@ def _build_one(solver, schedule):
                    + ', '.join(f'"{name}"' for name in OPTIMIZERS))
 
 
+def learning_rate_scale(solver, batch_size: int) -> float:
+  """Returns the factor of the linear rule on the learning rates, for the run's batch size."""
+  reference = solver.learning_rate_batch_size
+  return batch_size / reference if reference else 1.0
+
+
 def build(solver, trainable_variables: Sequence[tf.Variable],
-          backbone_variables: Sequence[tf.Variable] = ()) -> GroupedOptimizer:
+          backbone_variables: Sequence[tf.Variable] = (),
+          batch_size: int = 0) -> GroupedOptimizer:
   """Builds the optimiser that the solver options describe; its slots are made by `.build()`.
 
   Args:
@@ -163,11 +170,14 @@ def build(solver, trainable_variables: Sequence[tf.Variable],
     trainable_variables: All variables to train.
     backbone_variables: Those among them whose rate has backbone_learning_rate_multiplier. They
       are a group of their own only where the multiplier is not 1.
+    batch_size: Of the run, over all replicas; where learning_rate_batch_size is set, rates are
+      multiplied by the ratio of the two.
 
   Raises:
     ValueError: The optimiser or the learning policy is unknown.
   """
   multiplier = solver.backbone_learning_rate_multiplier
+  scale = learning_rate_scale(solver, batch_size)
   backbone_ids = {id(v) for v in backbone_variables} if multiplier != 1.0 else set()
   members = {
       'main': (1.0, [v for v in trainable_variables if id(v) not in backbone_ids]),
@@ -176,7 +186,7 @@ def build(solver, trainable_variables: Sequence[tf.Variable],
   groups = []
   for name, (factor, variables) in members.items():
     if variables:
-      schedule = schedules.build(solver, factor)
+      schedule = schedules.build(solver, scale * factor)
       groups.append(Group(name, _build_one(solver, schedule), schedule, variables))
   clip_norm = solver.clip_gradient_norm if solver.use_gradient_clipping else None
   return GroupedOptimizer(groups, clip_norm)

@@ -1,5 +1,6 @@
 """The progress line: step, loss, learning rate, images per second and time left."""
 
+import shutil
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ class Progress:
 
   def __init__(self, label: str, total: Optional[int], batch_size: int = 1, *,
                first_step: int = 0, stream: Optional[TextIO] = None,
-               interval: float = INTERVAL, clock=time.monotonic):
+               interval: float = INTERVAL, clock=time.monotonic, quiet: bool = False):
     """Initialises the display.
 
     Args:
@@ -45,6 +46,7 @@ class Progress:
       stream: Where lines go; None: standard output.
       interval: Longest time between lines, in seconds.
       clock: Returns the time in seconds.
+      quiet: Only measures and prints nothing.
     """
     self._label = label
     self._total = total
@@ -53,24 +55,28 @@ class Progress:
     self._terminal = bool(getattr(self._stream, 'isatty', lambda: False)())
     self._interval = interval
     self._clock = clock
+    self._quiet = quiet
     self._lock = threading.Lock()
     self._stop = threading.Event()
     self._thread = None
     self._step = first_step
     self._values = {}
     self._marks = []
-    self._printed = None
+    self._started = self._printed = clock()
     self._printed_step = None
     self._width = 0
 
   def __enter__(self):
     self._started = self._printed = self._clock()
-    self._stop.clear()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
-    self._thread.start()
+    if not self._quiet:
+      self._stop.clear()
+      self._thread = threading.Thread(target=self._watch, daemon=True)
+      self._thread.start()
     return self
 
   def __exit__(self, *_):
+    if self._quiet:
+      return
     self._stop.set()
     self._thread.join()
     with self._lock:
@@ -88,6 +94,14 @@ class Progress:
       return None
     (first, start), (last, end) = self._marks[0], self._marks[-1]
     return (last - first) * self._batch_size / max(end - start, 1e-9)
+
+  @property
+  def seconds_left(self) -> Optional[float]:
+    """Time until the last step at this speed, or None where either is unknown."""
+    speed = self.images_per_second
+    if not self._total or not speed:
+      return None
+    return (self._total - self._step) * self._batch_size / speed
 
   def update(self, step: int, **values: float) -> None:
     """Tells that a step is done.
@@ -108,6 +122,19 @@ class Progress:
       if first or now - self._printed >= (wait if self._terminal else 0.75 * wait):
         self._print()
 
+  def note(self, text: str) -> None:
+    """Prints a line of its own, above the progress line on a terminal."""
+    if self._quiet:
+      return
+    with self._lock:
+      if not self._terminal:
+        self._stream.write(text + '\n')
+        self._stream.flush()
+        return
+      self._stream.write('\r' + text.ljust(self._width) + '\n')
+      self._width = 0
+      self._print()
+
   def line(self) -> str:
     """Returns the line without its end."""
     step = f'{self._step}/{self._total}' if self._total else str(self._step)
@@ -119,9 +146,8 @@ class Progress:
     speed = self.images_per_second
     if speed is not None:
       parts.append(f'{speed:.3g} images/s')
-      if self._total and speed > 0:
-        left = (self._total - self._step) * self._batch_size / speed
-        parts.append(f'{format_duration(left)} left')
+    if self.seconds_left is not None:
+      parts.append(f'{format_duration(self.seconds_left)} left')
     return ' | '.join(parts)
 
   def _watch(self):
@@ -131,8 +157,12 @@ class Progress:
           self._print()
 
   def _print(self):
+    if self._quiet:
+      return
     text = self.line()
     if self._terminal:
+      # A line that is longer than the window cannot be rewritten.
+      text = text[:shutil.get_terminal_size().columns - 1]
       self._stream.write('\r' + text.ljust(self._width))
       self._width = len(text)
     else:

@@ -1,8 +1,10 @@
 """A run from its first line to its last: build, restore, train, evaluate."""
 
+import contextlib
 import math
 import os
 import pathlib
+import tempfile
 from typing import Optional
 
 import orbit
@@ -11,18 +13,33 @@ from absl import logging
 from google.protobuf import text_format
 from orbit import controller as orbit_controller
 
-from deeplab_tf import models
+from deeplab_tf import models, whole_file
 from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.metrics import coco_panoptic_io, panoptic_quality
-from deeplab_tf.training import batches, checkpointing, distribution, monitor, optimizers, summaries
+from deeplab_tf.training import (
+    batches,
+    checkpointing,
+    distribution,
+    monitor,
+    optimizers,
+    progress,
+    run_log,
+    state,
+    summaries,
+    trainer,
+)
 from deeplab_tf.training.batch_pictures import BatchPictures
+from deeplab_tf.training.best_checkpoint import BestCheckpoint
 from deeplab_tf.training.evaluator import Evaluator
-from deeplab_tf.training.trainer import StepOptions, Trainer
+from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
+from deeplab_tf.training.signals import Stopped, StopRequest
+from deeplab_tf.training.waiting import new_checkpoints
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 CONFIG_FILE = 'config.textproto'
 METRICS_FILE = 'metrics.json'
+LOG_FILE = 'log.jsonl'
 _OTHER_MODEL = 'use the config that made it, or another --model_dir'
 
 # Orbit prints every output as a Python dictionary; the progress line shows the same shorter.
@@ -32,6 +49,8 @@ orbit_controller._log = logging.debug
 class Run:
   """One call of the training program.
 
+  Of several workers one is the chief: it alone writes to the model directory.
+
   Attributes:
     model: The network.
     global_step: int64 [], the steps that are done.
@@ -39,38 +58,45 @@ class Run:
     evaluator: Its Evaluator; None in mode 'train'.
   """
 
-  def __init__(self, config, model_dir: str, mode: str, strategy: tf.distribute.Strategy):
+  def __init__(self, config, model_dir: str, mode: str, strategy: tf.distribute.Strategy,
+               stop_request: Optional[StopRequest] = None):
     """Builds model and data, restores the latest checkpoint and prints the first lines.
 
     Args:
-      config: ExperimentOptions.
+      config: ExperimentOptions; not changed.
       model_dir: Where checkpoints, logs and scores go.
       mode: One of MODES.
       strategy: The devices.
+      stop_request: Asked between steps whether to save and stop.
 
     Raises:
       ValueError, FileNotFoundError: Something is wrong with the config, the data or the model
         directory; the message is one line for the user.
     """
     tf.get_logger().setLevel('ERROR')  # AutoGraph's advice is not for the user.
-    self._config = config
+    self._config = type(config).FromString(config.SerializeToString())
     self._model_dir = model_dir
     self._mode = mode
     self._strategy = strategy
-    self._options = config.trainer_options
+    self._stop_request = stop_request or StopRequest()
+    self._options = self._config.trainer_options
     self._total_steps = self._options.solver_options.training_number_of_steps
+    self._cluster = distribution.cluster_of(strategy)
     self.trainer = None
     self.evaluator = None
+    self._average = None
+    self._best = None
+    self._evaluated_prefix = None
     self._print(*distribution.describe(strategy))
     self._dataset_info = catalog.from_config(config)
     self._architecture = models.architecture(config)
+    distribution.check(config, strategy)
+    distribution.adapt(self._config, strategy)
     self._num_eval_images = None
     self._describe_data()
     self._open_model_dir()
-    tf.keras.utils.set_random_seed(self._options.seed)
-    with strategy.scope():
-      self.model = self._architecture.build(config, self._dataset_info)
-      self.global_step = orbit.utils.create_global_step()
+    self.model, self.global_step = state.build_model(self._config, self._dataset_info,
+                                                     self._architecture, strategy)
     self._describe_model()
     self._controller = self._build_controller()
     self._print(f'TensorBoard: tensorboard --logdir={model_dir}')
@@ -79,6 +105,10 @@ class Run:
   def _trains(self) -> bool:
     return self._mode in ('train', 'train_and_eval')
 
+  @property
+  def _step(self) -> int:
+    return int(self.global_step.numpy())
+
   # === What the modes do ===
 
   def run(self) -> Optional[dict]:
@@ -86,20 +116,35 @@ class Run:
 
     Returns:
       The last evaluation's result (see PanopticQuality.result), or None without one.
+
+    Raises:
+      Stopped: A stop was requested, and what was learnt is saved.
+      LostWorkerError: Another worker is gone.
     """
-    if self._mode == 'train':
-      self._train_until(self._total_steps)
-    elif self._mode == 'train_and_eval':
-      self._train_and_evaluate()
-    elif self._mode == 'eval':
-      self._evaluate()
-    else:
-      self._evaluate_continuously()
+    run = {'train': lambda: self._train_until(self._total_steps),
+           'train_and_eval': self._train_and_evaluate, 'eval': self._evaluate,
+           'continuous_eval': self._evaluate_continuously}[self._mode]
+    try:
+      with distribution.watching_workers(self._strategy):
+        run()
+    except Stopped:
+      if self._trains:
+        self._controller.save_checkpoint()
+      self._log.write('stop', self._step)
+      self._print(f'stopped at step {self._step}'
+                  + (f' and saved {self._saved()}; start again with the same command to go on'
+                     if self._trains else ''))
+      raise
+    except Exception as error:
+      with contextlib.suppress(OSError):  # The disk may be full.
+        self._log.write('error', self._step, message=str(error).split('\n')[0])
+      checkpointing.explain_full_disk(error, self._model_dir)
+      raise
     return self.evaluator.result if self.evaluator else None
 
   def _train_and_evaluate(self):
     interval = max(1, self._config.evaluator_options.eval_interval)
-    step = int(self.global_step.numpy())
+    step = self._step
     while step < self._total_steps:
       step = min(self._total_steps, (step // interval + 1) * interval)
       self._train_until(step)
@@ -108,39 +153,58 @@ class Run:
       self._evaluate()
 
   def _train_until(self, step: int):
-    start = int(self.global_step.numpy())
+    start = self._step
     if start >= step:
       self._print(f'nothing to train: the checkpoint is at step {start} of {self._total_steps}')
       return
     with self._training_monitor.progress(start):
       self._controller.train(step)
+    self._evaluated_prefix = self._saved()
 
   def _evaluate(self):
-    scalars = self._controller.evaluate(self._config.evaluator_options.eval_steps)
-    step = int(self.global_step.numpy())
+    with self._average.applied() if self._average is not None else contextlib.nullcontext():
+      scalars = self._controller.evaluate(self._config.evaluator_options.eval_steps)
+    step, result = self._step, self.evaluator.result
+    if not self._cluster.is_chief:
+      return
     self._eval_writer.scalars(scalars, step)
-    result = self.evaluator.result
+    self._log.write('eval', step, **scalars)
     path = pathlib.Path(self._model_dir) / METRICS_FILE
     coco_panoptic_io.write_json(path, {'step': step, **result})
     self._print(f'panoptic quality at step {step}, also in {path}:',
                 panoptic_quality.format_result(result))
+    if self._best is not None and self._evaluated_prefix is not None:
+      kept = self._best.update(scalars, self._evaluated_prefix)
+      self._print(f'best so far: {self._best.score:.4g}' + (f', kept as {kept}' if kept else ''))
 
   def _evaluate_continuously(self):
-    timeout = self._config.evaluator_options.continuous_eval_timeout
-    for prefix in tf.train.checkpoints_iterator(self._model_dir,
-                                                timeout=timeout if timeout >= 0 else None):
-      self._restore_for_evaluation(prefix)
+    options = self._config.evaluator_options
+    for prefix in new_checkpoints(self._model_dir, options.continuous_eval_timeout,
+                                  self._stop_request):
+      try:
+        self._restore_for_evaluation(prefix)
+      except (tf.errors.OpError, ValueError) as error:
+        if os.path.exists(f'{prefix}.index'):
+          raise
+        # Training removes old checkpoints, also one that was just found.
+        self._print(f'{prefix} is gone ({str(error).split(chr(10))[0][:80]}); waiting for the next')
+        continue
       self._evaluate()
-      if int(self.global_step.numpy()) >= self._total_steps:
+      if self._step >= self._total_steps:
         return
-    self._print(f'no new checkpoint in {self._model_dir} for {timeout} s: evaluation ends')
+    self._print(f'no new checkpoint in {self._model_dir} for {options.continuous_eval_timeout} s: '
+                'evaluation ends')
 
   # === Set-up ===
 
   def _build_controller(self) -> orbit.Controller:
-    latest = checkpointing.latest(self._model_dir)
+    latest = None
+    # Continuous evaluation looks when it starts: what is half-written now may be whole then.
+    if self._mode != 'continuous_eval':
+      latest = checkpointing.latest(self._model_dir)
     if latest is not None:
       restore.check_same_model(self.model, latest, _OTHER_MODEL)
+    self._log = run_log.RunLog(self._chiefs(pathlib.Path(self._model_dir) / LOG_FILE))
     manager = None
     if self._trains:
       manager = self._build_trainer(latest)
@@ -157,47 +221,47 @@ class Run:
 
   def _build_trainer(self, latest: Optional[str]) -> tf.train.CheckpointManager:
     """Makes the trainer, with the state of the latest or the initial checkpoint."""
-    config, solver = self._config, self._options.solver_options
-    batch_size = config.train_dataset_options.batch_size
-    per_replica = distribution.per_replica_batch(self._strategy, batch_size)
-    self._print(f'batch: {batch_size} images per step, {per_replica} per device; '
-                f'{self._total_steps} steps')
+    config = self._config
+    self._print(*self._batch_lines())
     lines = ['checkpoint: none yet, training starts from random weights']
     if latest is None and config.model_options.initial_checkpoint:
-      lines = checkpointing.restore_initial(self.model, config.model_options.initial_checkpoint)
-    with self._strategy.scope():
-      optimizer = optimizers.build(solver, self.model.trainable_variables,
-                                   self._architecture.backbone_variables(self.model))
-      optimizer.build()
-    checkpoint = checkpointing.make_checkpoint(self.model, self.global_step,
-                                               optimizer.checkpoint_items)
-    manager = checkpointing.make_manager(checkpoint, self._model_dir,
-                                         self._options.num_checkpoints_to_keep)
+      lines = checkpointing.restore_initial(
+          self.model, config.model_options.initial_checkpoint,
+          checkpointing.left_out(config, self.model, self._architecture.last_layers(self.model)))
+    learnt = state.build(config, self._architecture, self.model, self.global_step, self._strategy)
+    self._average = learnt.average
+    checkpoint = checkpointing.make_checkpoint(learnt.checkpoint_items)
     if latest is not None:
       checkpointing.restore_training(checkpoint, latest, self._strategy)
-      lines = [f'checkpoint: going on from {latest}, step {int(self.global_step.numpy())}']
+      lines = [f'checkpoint: going on from {latest}, step {self._step}']
     self._print(*lines)
-    writer = summaries.Writer(self._model_dir, summaries.TRAIN)
-    writer.config(config, int(self.global_step.numpy()))
+    writer = summaries.Writer(self._chiefs(self._model_dir), summaries.TRAIN)
+    if self._cluster.is_chief:
+      summaries.write_experiment(self._model_dir, config, self._step)
+    self._log.write('start', self._step)
     self._training_monitor = monitor.TrainingMonitor(
-        writer, total_steps=self._total_steps, batch_size=batch_size,
-        summary_steps=self._options.save_summaries_steps)
+        writer, self._log, total_steps=self._total_steps,
+        batch_size=config.train_dataset_options.batch_size,
+        summary_steps=self._options.save_summaries_steps, quiet=not self._cluster.is_chief)
     self._pictures = None
-    if self._mode == 'train' and self._architecture.TARGETS == 'mask':
-      self._pictures = BatchPictures(
-          self.model, self._architecture.build_postprocessor(config, self._dataset_info),
-          self._dataset_info, writer, config.evaluator_options.num_vis_samples)
-    self.trainer = Trainer(
-        strategy=self._strategy, model=self.model,
-        criterion=self._architecture.build_criterion(config, self._dataset_info),
-        optimizer=optimizer, global_step=self.global_step,
-        batches=lambda step: batches.training(config, self._dataset_info,
-                                              self._architecture.TARGETS, self._strategy, step),
-        options=StepOptions(
-            batch_size, self._options.seed, self._options.jit_compile,
-            solver.weight_decay if solver.apply_weight_decay else 0.0),
-        on_step=self._on_step)
-    return manager
+    if self._mode == 'train' and self._architecture.TARGETS == 'mask' and self._cluster.is_chief:
+      count = min(config.evaluator_options.num_vis_samples, config.train_dataset_options.batch_size)
+      self._pictures = BatchPictures(self._build_prediction(count), self._dataset_info, writer,
+                                     count)
+    self.trainer = trainer.build(
+        config, self._architecture, self._dataset_info, self._strategy, learnt,
+        lambda step: batches.training(config, self._dataset_info, self._architecture.TARGETS,
+                                      self._strategy, step),
+        on_step=self._on_step, stop_requested=self._stop_request)
+    return self._build_manager(checkpoint)
+
+  def _build_manager(self, checkpoint) -> checkpointing.Manager:
+    if self._cluster.is_chief:
+      return checkpointing.make_manager(checkpoint, self._model_dir,
+                                        self._options.num_checkpoints_to_keep)
+    # All workers take part in saving, and what the others write is thrown away.
+    self._thrown_away = tempfile.TemporaryDirectory(prefix='deeplab_tf_worker_')
+    return checkpointing.make_manager(checkpoint, self._thrown_away.name, 1)
 
   def _on_step(self, step: int, output, seconds: float):
     self._training_monitor.on_step(step, output, seconds)
@@ -209,32 +273,58 @@ class Run:
       self._pictures.draw(images, targets, step)
 
   def _build_evaluator(self):
-    config = self._config
-    self._eval_writer = summaries.Writer(self._model_dir, summaries.EVAL)
-    samples = monitor.SampleMonitor(self._eval_writer, self._dataset_info,
-                                    config.evaluator_options, self._model_dir, self.global_step)
-    num_batches = None
-    if self._num_eval_images is not None:
-      num_batches = math.ceil(self._num_eval_images / config.eval_dataset_options.batch_size)
+    config, options = self._config, self._config.evaluator_options
+    self._eval_writer = summaries.Writer(self._chiefs(self._model_dir), summaries.EVAL)
+    if options.best_checkpoint_metric and self._mode != 'eval' and self._cluster.is_chief:
+      self._best = BestCheckpoint(self._model_dir, options.best_checkpoint_metric,
+                                  options.best_checkpoint_order == options.HIGHER)
+    samples = None
+    if self._cluster.is_chief:
+      samples = monitor.SampleMonitor(self._eval_writer, self._dataset_info, options,
+                                      self._model_dir, self.global_step)
+    batch_size = config.eval_dataset_options.batch_size
+    predict = self._build_prediction(batch_size // len(self._cluster.workers))
     self.evaluator = Evaluator(
-        model=self.model,
-        postprocess=self._architecture.build_postprocessor(config, self._dataset_info),
-        dataset_info=self._dataset_info,
-        batches=lambda: batches.evaluation(config, self._dataset_info),
-        use_tf_function=config.evaluator_options.use_tf_function, num_batches=num_batches,
-        batch_size=config.eval_dataset_options.batch_size, on_sample=samples.on_sample,
-        num_images=samples.num_images)
+        strategy=self._strategy, predict=predict, dataset_info=self._dataset_info,
+        batches=lambda: batches.evaluation(config, self._dataset_info, self._cluster),
+        progress=self._evaluation_progress, on_sample=samples.on_sample if samples else None,
+        num_images=samples.num_images if samples else None, stop_requested=self._stop_request)
+
+  def _build_prediction(self, batch_size: int) -> ReplicatedPrediction:
+    compiled = self._options.jit_compile or distribution.is_tpu(self._strategy)
+    return ReplicatedPrediction(
+        self._strategy, self.model,
+        self._architecture.build_postprocessor(self._config, self._dataset_info, compiled),
+        batch_size, static=compiled, jit_compile=compiled,
+        use_tf_function=self._config.evaluator_options.use_tf_function)
+
+  def _evaluation_progress(self, num_steps: Optional[int]) -> progress.Progress:
+    batch_size = self._config.eval_dataset_options.batch_size
+    total = num_steps
+    if self._num_eval_images is not None:
+      batches_of_all = math.ceil(self._num_eval_images / batch_size)
+      total = batches_of_all if total is None else min(total, batches_of_all)
+    return progress.Progress('eval', total, batch_size, quiet=not self._cluster.is_chief)
 
   def _restore_for_evaluation(self, prefix: str):
     restore.check_same_model(self.model, prefix, _OTHER_MODEL)
     with self._strategy.scope():
-      checkpointing.make_checkpoint(self.model, self.global_step).restore(prefix).expect_partial()
-    self._print(f'checkpoint: {prefix}, step {int(self.global_step.numpy())}')
+      restore.load_checkpoint(self.model, prefix)
+      self.global_step.assign(restore.read_step(prefix))
+    self._evaluated_prefix = prefix
+    self._print(f'checkpoint: {prefix}, step {self._step}')
 
   def _steps_to_checkpoint(self, step: int) -> int:
     """Orbit's inner loop ends at each multiple of save_checkpoints_steps and saves there."""
     interval = self._options.save_checkpoints_steps
     return int(interval - step % interval)
+
+  def _saved(self) -> Optional[str]:
+    return self._controller.checkpoint_manager.latest_checkpoint
+
+  def _chiefs(self, path) -> Optional[str]:
+    """A path for the chief, and None for other workers."""
+    return str(path) if self._cluster.is_chief else None
 
   def _open_model_dir(self):
     if os.path.exists(self._model_dir) and not os.path.isdir(self._model_dir):
@@ -243,9 +333,10 @@ class Run:
       raise ValueError(f'--model_dir={self._model_dir} does not exist; give the folder of a '
                        'training')
     os.makedirs(self._model_dir, exist_ok=True)
-    if self._trains:
+    if self._trains and self._cluster.is_chief:
       path = pathlib.Path(self._model_dir) / CONFIG_FILE
-      path.write_text(text_format.MessageToString(self._config), encoding='utf-8')
+      with whole_file.writing(path) as file:
+        file.write(text_format.MessageToString(self._config))
 
   # === First lines ===
 
@@ -263,11 +354,23 @@ class Run:
   def _describe_model(self):
     parameters = sum(math.prod(v.shape) for v in self.model.trainable_variables)
     name = self._config.model_options.WhichOneof('meta_architecture')
+    precision = self._options.Precision.Name(self._options.precision).lower()
     self._print(f'model: {name} on {self._config.model_options.backbone.name}, '
-                f'{parameters:,} trainable parameters')
+                f'{parameters:,} trainable parameters, computes in {precision}')
+
+  def _batch_lines(self) -> list[str]:
+    solver, options = self._options.solver_options, self._options
+    batch_size = self._config.train_dataset_options.batch_size
+    share = distribution.per_replica_batch(self._strategy, self._config)
+    parts = options.gradient_accumulation_steps
+    rate = solver.base_learning_rate * optimizers.learning_rate_scale(solver, batch_size)
+    return [f'batch: {batch_size} images per step, {share} per device'
+            + (f' at a time, {parts} times' if parts > 1 else '')
+            + f'; {self._total_steps} steps; learning rate {rate:g} at its peak']
 
   def _print(self, *lines: str):
-    print(*lines, sep='\n', flush=True)
+    if self._cluster.is_chief:
+      print(*lines, sep='\n', flush=True)
 
 
 def _images(options) -> str:

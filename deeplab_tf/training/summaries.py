@@ -1,8 +1,8 @@
-"""TensorBoard scalars, texts and pictures."""
+"""What TensorBoard shows: scalars, pictures, and what an experiment is."""
 
 import contextlib
 import pathlib
-from typing import Mapping, NamedTuple, Optional
+from typing import Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -12,14 +12,44 @@ from google.protobuf import text_format
 TRAIN = 'train'
 EVAL = 'eval'
 
+# The page Custom Scalars: title of a section -> title of a chart -> tags, as regular expressions
+# that match from a tag's start. A section shows at most 12 charts at once; they stand in rows of
+# three or four. The figures are those of the MaX-DeepLab paper.
+LAYOUT = {
+    'Overview': {
+        'Total loss': ['losses/total$'],
+        'Weighted loss terms': ['losses/(?!total$)'],
+        'PQ: all, things, stuff': ['(All|Things|Stuff)/pq$'],
+        'SQ and RQ of all classes': ['All/(sq|rq)$'],
+        'Matched class confidence (figure 4b)': ['statistics/matched_class_confidence$'],
+        'Matched mask dice (figure 4c)': ['statistics/matched_mask_dice$'],
+        'Instance discrimination accuracy (4d)': ['statistics/instance_discrimination_accuracy$'],
+        'Mask-ID accuracy (figure 4e)': ['statistics/mask_id_accuracy$'],
+    },
+    'Optimization and hardware': {
+        'Learning rates': ['learning_rate/'],
+        'Gradient norm before clipping': ['gradient_norm$'],
+        'Weight norm': ['weight_norm$'],
+        'Images per second': ['images_per_second$'],
+        'Memory in GB': ['memory/'],
+    },
+}
+# The scores on the page HParams: name of a column -> (folder below the model directory, tag).
+SCORES = {'PQ': (EVAL, 'All/pq'), 'PQ of things': (EVAL, 'Things/pq'),
+          'PQ of stuff': (EVAL, 'Stuff/pq'), 'total loss': (TRAIN, 'losses/total')}
+_DECOUPLED_DECAY = ('adamw', 'radam_lookahead')
+
 
 def scalars_of(output: NamedTuple) -> dict:
   """Returns the scalars of a trainer.StepOutput by their TensorBoard tag."""
-  scalars = {f'losses/{name}': value for name, value in output.losses.items()}
-  scalars.update({f'statistics/{name}': value for name, value in output.statistics.items()})
-  scalars.update({f'learning_rate/{name}': value
-                  for name, value in output.learning_rates.items()})
+  groups = {'losses': output.losses, 'losses_unweighted': output.unweighted_losses,
+            'statistics': output.statistics, 'learning_rate': output.learning_rates}
+  scalars = {f'{group}/{name}': value for group, values in groups.items()
+             for name, value in values.items()}
   scalars['gradient_norm'] = output.gradient_norm
+  scalars['weight_norm'] = output.weight_norm
+  if output.loss_scale != 1.0:
+    scalars['loss_scale'] = output.loss_scale
   return scalars
 
 
@@ -47,14 +77,14 @@ class Averages:
 class Writer:
   """Writes one TensorBoard run; the files are made at the first write."""
 
-  def __init__(self, model_dir: str, run: str):
+  def __init__(self, model_dir: Optional[str], run: str):
     """Initialises the writer.
 
     Args:
-      model_dir: The model directory.
+      model_dir: The model directory; None: nothing is written.
       run: TRAIN or EVAL.
     """
-    self._folder = str(pathlib.Path(model_dir) / run)
+    self._folder = None if model_dir is None else str(pathlib.Path(model_dir) / run)
     self._writer = None
 
   def scalars(self, scalars: Mapping[str, Optional[float]], step: int) -> None:
@@ -70,14 +100,6 @@ class Writer:
     with self._recording(step):
       tf.summary.image(tag, image[None])
 
-  def config(self, config, step: int) -> None:
-    """Writes the experiment as text."""
-    text = text_format.MessageToString(config)
-    indented = '\n'.join('    ' + line for line in text.splitlines())
-    with self._recording(step):
-      tf.summary.text('config', indented)
-    self.flush()
-
   def flush(self) -> None:
     """Makes what is written visible to TensorBoard."""
     if self._writer is not None:
@@ -92,7 +114,82 @@ class Writer:
   @contextlib.contextmanager
   def _recording(self, step: int):
     if self._writer is None:
-      self._writer = tf.summary.create_file_writer(self._folder)
+      self._writer = (tf.summary.create_noop_writer() if self._folder is None
+                      else tf.summary.create_file_writer(self._folder))
     # Orbit switches summaries off around its inner loop.
     with self._writer.as_default(step), tf.summary.record_if(True):
       yield
+
+
+def write_experiment(model_dir: str, config, step: int) -> None:
+  """Writes what belongs to no curve: config, hyperparameters and the layout of Custom Scalars.
+
+  Args:
+    model_dir: The model directory.
+    config: ExperimentOptions.
+    step: The steps that are done.
+  """
+  # Four blanks before each line make a block of code.
+  text = '\n'.join('    ' + line for line in text_format.MessageToString(config).splitlines())
+  writer = tf.summary.create_file_writer(str(model_dir))
+  with writer.as_default(step), tf.summary.record_if(True):
+    tf.summary.text('config', text)
+    for summary in (_layout(), *_row(model_dir, hyperparameters(config))):
+      tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+  writer.close()
+
+
+def hyperparameters(config) -> Mapping[str, Union[float, int, str]]:
+  """Returns what people compare experiments by: name -> number or text."""
+  model, options = config.model_options, config.trainer_options
+  solver, data = options.solver_options, config.train_dataset_options
+  decay = solver.weight_decay if solver.apply_weight_decay else 0.0
+  if solver.optimizer in _DECOUPLED_DECAY:
+    decay += solver.adamw_weight_decay
+  values = {
+      'model': model.WhichOneof('meta_architecture') or '',
+      'backbone': model.backbone.name,
+      'dataset': data.dataset,
+      'crop_size': 'x'.join(str(side) for side in data.crop_size),
+      'batch_size': data.batch_size,
+      'steps': solver.training_number_of_steps,
+      'optimizer': solver.optimizer,
+      'base_learning_rate': solver.base_learning_rate,
+      'warmup_steps': solver.warmup_steps,
+      'weight_decay': decay,
+      'ema_decay': options.ema_decay,
+      'precision': options.Precision.Name(options.precision).lower(),
+      'gradient_accumulation_steps': options.gradient_accumulation_steps,
+      'seed': options.seed,
+  }
+  # A float of the config has 32 bits: 0.002, not 0.0020000000949949026.
+  return {name: float(f'{value:.6g}') if isinstance(value, float) else value
+          for name, value in values.items()}
+
+
+def _row(model_dir: str, values: Mapping[str, Union[float, int, str]]) -> tuple:
+  """Returns summaries of the columns of the page HParams, and of this experiment's row."""
+  # Imported here: only the program that trains needs it.
+  from tensorboard.plugins.hparams import api_pb2
+  from tensorboard.plugins.hparams import summary as hparams
+  columns = [api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_STRING if isinstance(value, str)
+                                else api_pb2.DATA_TYPE_FLOAT64)
+             for name, value in values.items()]
+  scores = [api_pb2.MetricInfo(name=api_pb2.MetricName(group=run, tag=tag), display_name=name)
+            for name, (run, tag) in SCORES.items()]
+  # Rows with one name would be taken for repetitions of one experiment.
+  name = '/'.join(pathlib.Path(model_dir).absolute().parts[-2:])
+  return (hparams.experiment_pb(columns, scores),
+          hparams.session_start_pb(dict(values), group_name=name))
+
+
+def _layout():
+  """Returns a summary of LAYOUT."""
+  from tensorboard.plugins.custom_scalar import layout_pb2
+  from tensorboard.plugins.custom_scalar import summary as custom_scalar
+  layout = layout_pb2.Layout()
+  for title, charts in LAYOUT.items():
+    category = layout.category.add(title=title)
+    for chart_title, tags in charts.items():
+      category.chart.add(title=chart_title).multiline.tag.extend(tags)
+  return custom_scalar.pb(layout)

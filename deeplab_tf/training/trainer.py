@@ -1,7 +1,6 @@
 """The training loop inside a checkpoint interval, for Orbit's Controller."""
 
 import contextlib
-import re
 import time
 from typing import Callable, NamedTuple, Optional
 
@@ -9,10 +8,12 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from deeplab_tf.layers import randomness
-from deeplab_tf.training import optimizers as optimizers_lib
+from deeplab_tf.training.gradients import GradientFunction
+from deeplab_tf.training.signals import Stopped
+from deeplab_tf.training.state import TrainingState
 
-_NOT_FINITE = re.compile(r'\w[\w ]* contain NaN or infinity \([^()]*\)')
+# Of gradients alone the name; those of losses and outputs come from the criterion.
+_GRADIENTS = 'the norm of the gradients'
 
 
 class NonFiniteError(FloatingPointError):
@@ -25,13 +26,17 @@ class StepOptions(NamedTuple):
   Attributes:
     global_batch: Images per step over all replicas.
     seed: Of the stochastic layers.
-    jit_compile: Compiles the step with XLA.
+    jit_compile: Compiles the step with XLA; with several replicas what each computes alone.
     weight_decay: Factor of the L2 penalty on kernels that is added to the loss; 0: none.
+    accumulation_steps: Parts that a replica's images are cut into; see GradientFunction.
+    max_skipped_steps: Steps in a row that may be left out because something is not finite.
   """
   global_batch: int
   seed: int = 0
   jit_compile: bool = False
   weight_decay: float = 0.0
+  accumulation_steps: int = 1
+  max_skipped_steps: int = 0
 
 
 class StepOutput(NamedTuple):
@@ -39,16 +44,32 @@ class StepOutput(NamedTuple):
 
   Attributes:
     losses: Name -> float32 [], each weighted loss term over the whole batch, and 'total'.
+    unweighted_losses: Name -> float32 [], the terms of the criterion without their weights.
     statistics: Name -> float32 [].
     learning_rates: Group name -> float32 [], the rates of this step.
     gradient_norm: float32 [], before clipping.
-    checks: Name -> bool [], whether it is finite.
+    weight_norm: float32 [], of all trained variables before the step.
+    loss_scale: float32 [], of float16; else 1.
+    checks: Name -> bool [], whether it is finite; a gradient that overflows only because of the
+      loss scale counts as finite.
+    applied: bool [], whether the weights were updated.
+    stop: bool [], whether some worker was asked to stop.
   """
   losses: dict
+  unweighted_losses: dict
   statistics: dict
   learning_rates: dict
   gradient_norm: tf.Tensor
+  weight_norm: tf.Tensor
+  loss_scale: tf.Tensor
   checks: dict
+  applied: tf.Tensor
+  stop: tf.Tensor
+
+  @property
+  def not_finite(self) -> list[str]:
+    """The names of what is not finite, of numpy values; the first is closest to the cause."""
+    return [name for name, finite in self.checks.items() if not finite]
 
 
 class Trainer(orbit.AbstractTrainer):
@@ -59,145 +80,163 @@ class Trainer(orbit.AbstractTrainer):
 
   Attributes:
     last_batch: (images, targets) of the latest step, per replica; None before the first.
+    skipped_steps: Steps that were left out because something was not finite.
   """
 
-  def __init__(self, *, strategy: tf.distribute.Strategy, model: tf.keras.Model,
-               criterion: Callable, optimizer: optimizers_lib.GroupedOptimizer,
-               global_step: tf.Variable, batches: Callable, options: StepOptions,
-               on_step: Optional[Callable] = None):
+  def __init__(self, *, strategy: tf.distribute.Strategy, state: TrainingState,
+               criterion: Callable, batches: Callable, options: StepOptions,
+               on_step: Optional[Callable] = None,
+               stop_requested: Callable[[], bool] = lambda: False):
     """Initialises the trainer.
 
     Args:
-      strategy: Under whose scope model, optimizer and global_step were made.
-      model: The network.
+      strategy: Under whose scope the state was made.
+      state: Model, step, optimiser and what else training changes.
       criterion: (outputs, targets) -> losses.CriterionResult.
-      optimizer: Its slots are built.
-      global_step: int64 [], the steps that are done.
       batches: step -> an iterator over the batches (images, targets) from that step on. Called
         once, at the first step after a checkpoint has been restored.
       options: How a step is made.
-      on_step: Called after each step with (step number, dictionary of numpy values like
-        StepOutput's fields, seconds of the step).
+      on_step: Called after each step with (step number, StepOutput of numpy values, seconds of
+        the step).
+      stop_requested: Asked before each step; the step is still done, then `train` raises
+        Stopped, on all workers after the same step.
     """
     super().__init__()
     self._strategy = strategy
-    self._model = model
-    self._criterion = criterion
-    self._optimizer = optimizer
-    self._global_step = global_step
+    self._state = state
     self._batches = batches
     self._iterator = None
     self._options = options
     self._on_step = on_step
+    self._stop_requested = stop_requested
+    self._skipped_in_a_row = 0
+    self.skipped_steps = 0
     self.last_batch = None
-    self._trained = optimizer.variables
-    self._state = model.non_trainable_variables
-    self._compiled_step = tf.function(self._step, autograph=False,
-                                      jit_compile=options.jit_compile)
+    self._trained = state.optimizer.variables
+    self._other = state.model.non_trainable_variables
+    replicas = strategy.num_replicas_in_sync
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)  # Compiles what it runs by itself.
+    self._compiles_replicas = options.jit_compile and replicas > 1 and not on_tpu
+    self._gradients = GradientFunction(
+        state.model, criterion, self._trained, global_batch=options.global_batch,
+        replicas=replicas, parts=options.accumulation_steps, weight_decay=options.weight_decay,
+        unrolled=(replicas > 1 and isinstance(strategy, tf.distribute.MirroredStrategy)
+                  and not options.jit_compile))
+    self._compiled_step = tf.function(
+        self._step, autograph=False,
+        jit_compile=options.jit_compile and replicas == 1 and not on_tpu)
+
+  # === The host's loop ===
 
   def train(self, num_steps) -> dict:
     """Runs steps; a loop of the host, so that each step can be watched.
 
     Raises:
-      NonFiniteError: A loss term, a gradient or a checked tensor is not finite.
+      NonFiniteError: A loss term, a gradient or a checked tensor is not finite, once more than
+        max_skipped_steps allows.
+      Stopped: A stop was requested; the variables are those after a whole step.
     """
     if self._iterator is None:
-      self._iterator = self._batches(int(self._global_step.numpy()))
+      self._iterator = self._batches(int(self._state.global_step.numpy()))
     for _ in range(int(num_steps)):
       start = time.monotonic()
       batch = next(self._iterator)
-      output = self._checked_step(batch)
+      with _fewer_graph_passes():
+        output = self._compiled_step(batch, tf.constant(self._stop_requested()))
+        output = tf.nest.map_structure(_to_numpy, output)
       self.last_batch = batch
-      step = int(self._global_step.numpy())
+      step = int(self._state.global_step.numpy())
+      self._count_skipped(output, step)
       if self._on_step is not None:
         self._on_step(step, output, time.monotonic() - start)
+      if output.stop:
+        raise Stopped
     return {}
 
-  def _checked_step(self, batch) -> StepOutput:
-    """Runs a step; its output as numpy values."""
-    step = int(self._global_step.numpy()) + 1
-    try:
-      with _fewer_graph_passes():
-        output = tf.nest.map_structure(_to_numpy, self._compiled_step(batch))
-    except tf.errors.InvalidArgumentError as error:
-      # The matching solver on the host raises before the flags can be returned.
-      found = _NOT_FINITE.search(str(error))
-      if found is None:
-        raise
-      raise NonFiniteError(_describe(found.group(0), step)) from error
-    check_finite(output.checks, step)
-    return output
+  def _count_skipped(self, output: StepOutput, step: int) -> None:
+    if not output.not_finite:
+      self._skipped_in_a_row = 0
+      return
+    allowed = self._options.max_skipped_steps
+    if self._skipped_in_a_row >= allowed:
+      before = f' ({allowed} steps before it were skipped)' if allowed else ''
+      raise NonFiniteError(
+          f'step {step}: not finite: {", ".join(output.not_finite)}{before}. The last checkpoint '
+          'is from before; lower base_learning_rate, use gradient clipping or look at the data')
+    self._skipped_in_a_row += 1
+    self.skipped_steps += 1
 
-  def _step(self, batch) -> StepOutput:
+  # === One step ===
+
+  def _step(self, batch, stop) -> StepOutput:
     """One step over all replicas, as a graph."""
-    rates = self._optimizer.learning_rates()
-    gradients, state, output = self._strategy.run(
-        self._forward_backward, args=(batch, self._global_step.read_value()))
+    state = self._state
+    rates = state.optimizer.learning_rates()
+    scale = tf.ones([]) if state.loss_scale is None else state.loss_scale.factor.read_value()
+    gradients, before, output = self._strategy.run(
+        self._forward_backward, args=(batch, state.global_step.read_value(), scale, stop))
     # The replicas have agreed on everything in `output`.
     output = tf.nest.map_structure(
         lambda x: self._strategy.experimental_local_results(x)[0], output)
-    finite = tf.reduce_all(tf.stack(list(output.checks.values())))
 
     def update():
       self._strategy.run(self._update, args=(gradients,))
+      if state.average is not None:
+        state.average.update(self._strategy, state.global_step.read_value() + 1)
       return tf.constant(True)
 
     def keep():
-      self._strategy.run(self._restore_state, args=(state,))
+      self._strategy.run(self._restore, args=(before,))
       return tf.constant(False)
 
-    tf.cond(finite, update, keep)
-    self._global_step.assign_add(1)
+    tf.cond(output.applied, update, keep)
+    if state.loss_scale is not None:
+      finite = tf.math.is_finite(output.gradient_norm)
+      # What breaks whatever the scale is no sign of too large a scale.
+      state.loss_scale.update(finite | ~tf.reduce_all(tf.stack(list(output.checks.values()))))
+    state.global_step.assign_add(1)
     return output._replace(learning_rates=rates)
 
-  def _forward_backward(self, batch, step):
+  def _forward_backward(self, batch, step, scale, stop):
     """The losses and the gradients, summed over the replicas.
 
     Returns:
-      ({index among the trained variables: clipped gradient}, the model's other variables before
+      ({place among the trained variables: clipped gradient}, the model's other variables before
       the step, StepOutput without learning rates).
     """
     images, targets = batch
-    state = [tf.identity(variable) for variable in self._state]
-    with tf.GradientTape() as tape, randomness.seeded(self._random_seed(step)):
-      result = self._criterion(self._model(images, training=True), targets)
-      losses = {name: tf.reduce_sum(value) / self._options.global_batch
-                for name, value in result.losses.items()}
-      total = tf.reduce_sum(result.total) / self._options.global_batch
-      weight_decay = self._options.weight_decay
-      if weight_decay:
-        replicas = self._strategy.num_replicas_in_sync
-        penalty = optimizers_lib.kernel_penalty(self._trained, weight_decay) / replicas
-        losses['weight_decay'] = penalty
-        total += penalty
-    losses['total'] = total
-    gradients = {str(i): tf.convert_to_tensor(gradient) for i, gradient
-                 in enumerate(tape.gradient(total, self._trained)) if gradient is not None}
-    if not gradients:
-      raise ValueError('no variable has a gradient: every loss term is switched off')
-    broken = {name: 1.0 - tf.cast(flag, tf.float32) for name, flag in result.checks.items()}
-    gradients, losses, broken = _sum_over_replicas((gradients, losses, broken))
-    statistics = _mean_over_replicas(dict(result.statistics))
-    clipped, norm = self._optimizer.clip(list(gradients.values()))
-    checks = {name: tf.equal(value, 0.0) for name, value in broken.items()}
+    before = [tf.identity(variable) for variable in self._other]
+    context = tf.distribute.get_replica_context()
+    seed = tf.stack([tf.constant(self._options.seed, tf.int64), step])
+    compute = self._gradients
+    if self._compiles_replicas:
+      compute = tf.function(compute, autograph=False, jit_compile=True)
+    own = compute(images, targets, seed, tf.cast(context.replica_id_in_sync_group, tf.int32),
+                  scale)
+    flags = {**own.broken, 'stop': tf.cast(stop, tf.float32)}
+    losses, unweighted, flags = _reduce_scalars((own.losses, own.unweighted, flags), 'SUM')
+    statistics = _reduce_scalars(own.statistics, 'MEAN')
+    gradients = _sum_over_replicas(own.gradients)
+    if self._state.loss_scale is not None:
+      gradients = {name: gradient / scale for name, gradient in gradients.items()}
+    clipped, norm = self._state.optimizer.clip(list(gradients.values()))
+    stop = flags.pop('stop') > 0.0
+    checks = {name: tf.equal(value, 0.0) for name, value in flags.items()}
     checks.update({f'loss "{name}"': tf.math.is_finite(value)
                    for name, value in losses.items()})
-    checks['the norm of the gradients'] = tf.math.is_finite(norm)
-    output = StepOutput(losses, statistics, {}, norm, checks)
-    return dict(zip(gradients, clipped)), state, output
-
-  def _random_seed(self, step):
-    """The seed of the stochastic layers, a function of the step and the replica."""
-    context = tf.distribute.get_replica_context()
-    replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
-    return tf.stack([tf.constant(self._options.seed, tf.int64),
-                     step * context.num_replicas_in_sync + replica])
+    finite = tf.math.is_finite(norm)
+    # With a loss scale above 1 an overflow is expected now and then.
+    checks[_GRADIENTS] = finite | (scale > 1.0)
+    applied = finite & tf.reduce_all(tf.stack(list(checks.values())))
+    output = StepOutput(losses, unweighted, statistics, {}, norm,
+                        tf.linalg.global_norm(self._trained), scale, checks, applied, stop)
+    return dict(zip(gradients, clipped)), before, output
 
   def _update(self, gradients: dict) -> None:
-    self._optimizer.apply([gradients.get(str(i)) for i in range(len(self._trained))])
+    self._state.optimizer.apply([gradients.get(str(i)) for i in range(len(self._trained))])
 
-  def _restore_state(self, state: list) -> None:
-    for variable, value in zip(self._state, state):
+  def _restore(self, before: list) -> None:
+    for variable, value in zip(self._other, before):
       variable.assign(value)
 
 
@@ -218,23 +257,6 @@ def _fewer_graph_passes():
          'constant_folding': before.get('constant_folding', True)})
 
 
-def check_finite(checks: dict, step: int) -> None:
-  """Raises NonFiniteError naming what is not finite.
-
-  Args:
-    checks: Name -> whether it is finite; the first that is not is closest to the cause.
-    step: The number of the step, from 1.
-  """
-  broken = [name for name, finite in checks.items() if not finite]
-  if broken:
-    raise NonFiniteError(_describe(f'not finite: {", ".join(broken)}', step))
-
-
-def _describe(cause: str, step: int) -> str:
-  return (f'step {step}: {cause}. The last checkpoint is from before; lower '
-          'base_learning_rate, use gradient clipping or look at the data')
-
-
 def _sum_over_replicas(values):
   context = tf.distribute.get_replica_context()
   if context.num_replicas_in_sync == 1:
@@ -242,12 +264,39 @@ def _sum_over_replicas(values):
   return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def _mean_over_replicas(values):
+def _reduce_scalars(values, operation: str):
+  """Sums or averages a structure of float32 [] over the replicas, as one tensor."""
   context = tf.distribute.get_replica_context()
-  if context.num_replicas_in_sync == 1 or not values:
+  flat = tf.nest.flatten(values)
+  if context.num_replicas_in_sync == 1 or not flat:
     return values
-  return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+  reduced = context.all_reduce(tf.distribute.ReduceOp[operation], tf.stack(flat))
+  return tf.nest.pack_sequence_as(values, tf.unstack(reduced, len(flat)))
 
 
 def _to_numpy(value) -> np.ndarray:
   return value.numpy()
+
+
+def build(config, architecture, dataset_info, strategy: tf.distribute.Strategy,
+          state: TrainingState, batches: Callable, **listeners: Callable) -> Trainer:
+  """Builds the trainer that a config describes.
+
+  Args:
+    config: ExperimentOptions.
+    architecture: Of the config; see deeplab_tf.models.
+    dataset_info: The classes.
+    strategy: The devices.
+    state: From state.build.
+    batches, **listeners: As Trainer's.
+  """
+  options, solver = config.trainer_options, config.trainer_options.solver_options
+  return Trainer(
+      strategy=strategy, state=state, batches=batches,
+      criterion=architecture.build_criterion(config, dataset_info),
+      options=StepOptions(
+          global_batch=config.train_dataset_options.batch_size, seed=options.seed,
+          jit_compile=options.jit_compile,
+          weight_decay=solver.weight_decay if solver.apply_weight_decay else 0.0,
+          accumulation_steps=options.gradient_accumulation_steps,
+          max_skipped_steps=options.max_skipped_steps), **listeners)

@@ -201,7 +201,7 @@ def _draw_names(picture: np.ndarray, found: palette.LabelColors, texts: List[str
       continue
     mask = found.positions == row
     for scale in (1.0, 0.8):
-      font = _font(max(9, round(size * scale)))
+      font = load_font(max(9, round(size * scale)))
       stroke = max(1, round(font.size / 9))
       left, top, right, bottom = draw.textbbox((0, 0), texts[row], font=font, anchor='mm',
                                                stroke_width=stroke)
@@ -245,7 +245,7 @@ def _place(mask: np.ndarray, text_width: float, text_height: float,
 
 
 @functools.lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
   """Loads DejaVu Sans, which comes with matplotlib: no system font is needed."""
   import matplotlib
   return ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf', size)

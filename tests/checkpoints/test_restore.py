@@ -103,6 +103,42 @@ def test_a_damaged_checkpoint_is_one_line(saved, tmp_path):
   assert '\n' not in str(error.value)
 
 
+def _averages(model):
+  return {path: tf.Variable(v + 1.0) for path, v in variables_by_path(model).items()
+          if path.startswith('backbone/')}
+
+
+def test_averages_are_read_in_place_of_the_weights_where_there_are_any(saved, tmp_path):
+  config, model, _ = saved
+  averages = _averages(model)
+  prefix = tf.train.Checkpoint(model=model, **{restore.AVERAGED: averages}).write(
+      str(tmp_path / 'ckpt-3'))
+  names = dict(tf.train.list_variables(prefix))
+  assert all(restore.averaged_key(path) in names for path in averages)
+  assert set(restore.shapes_in_checkpoint(prefix)) == set(variables_by_path(model))
+  other = deeplab_tf.build_model(config)
+  restore.load_checkpoint(other, prefix)
+  for path, variable in variables_by_path(other).items():
+    expected = averages.get(path, variables_by_path(model)[path])
+    np.testing.assert_array_equal(variable, expected)
+    np.testing.assert_array_equal(restore.read_variable(prefix, path), expected)
+  restore.load_checkpoint(other, prefix, averaged=False)
+  _assert_same_values(other, model)
+  path = next(iter(averages))
+  np.testing.assert_array_equal(restore.read_variable(prefix, path, averaged=False),
+                                variables_by_path(model)[path])
+
+
+def test_a_name_with_a_dot_or_a_slash_has_its_average(tmp_path):
+  model = tf.Module()
+  model.parts = {'a.b/c': tf.Variable(1.0)}
+  (path,) = variables_by_path(model)
+  prefix = tf.train.Checkpoint(model=model, **{restore.AVERAGED: {path: tf.Variable(2.0)}}).write(
+      str(tmp_path / 'ckpt-3'))
+  assert restore.averaged_key(path) in restore.names_in_checkpoint(prefix)
+  assert restore.read_variable(prefix, path) == 2.0
+
+
 def test_what_is_saved_here_is_read_back(saved, tmp_path):
   config, model, _ = saved
   prefix = convert.save_checkpoint(model, str(tmp_path / 'new' / 'ckpt-0'))

@@ -88,14 +88,19 @@ def test_an_epoch_holds_every_image_once_and_each_has_its_own_order(both, experi
   assert found[1] != orders(source, 2, 2)[1]
 
 
-def test_workers_share_each_global_batch(both, experiment):
-  config = experiment(both.replace('batch_size: 2', 'batch_size: 4') + AUGMENTED)
-  whole = batches(config, 4, start_step=2)
-  parts = [batches(config, 4, start_step=2, input_context=tf.distribute.InputContext(2, i, 2))
-           for i in range(2)]
+@pytest.mark.parametrize('workers, replicas, start', [(2, 4, 0), (2, 4, 2), (1, 2, 1)])
+def test_the_batches_of_all_replicas_in_order_are_the_global_batch(
+    both, experiment, workers, replicas, start):
+  config = experiment(both.replace('batch_size: 2', 'batch_size: 8') + AUGMENTED)
+  steps, each = 3, replicas // workers
+  whole = batches(config, steps, start_step=start)
+  parts = [batches(config, steps * each, start_step=start,
+                   input_context=tf.distribute.InputContext(workers, worker, replicas))
+           for worker in range(workers)]
   for step, batch in enumerate(whole):
-    for worker in range(2):
-      assert_equal(tf.nest.map_structure(lambda x, w=worker: x[w::2], batch), parts[worker][step])
+    of_step = [b for part in parts for b in part[step * each:(step + 1) * each]]
+    assert len(of_step) == replicas
+    assert_equal(tf.nest.map_structure(lambda *x: np.concatenate(x), *of_step), batch)
 
 
 @pytest.mark.parametrize('kind', ['mask', 'center'])

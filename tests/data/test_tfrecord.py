@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.data import catalog, errors, pipeline, readers, shapes, tfrecord
+from deeplab_tf.data import catalog, errors, pipeline, readers, record_files, shapes, tfrecord
 
 INFO = catalog.built_in('shapes')
 
@@ -87,8 +87,8 @@ def test_other_colour_modes_become_rgb(tmp_path, experiment, mode):
 
 
 def test_counting(tmp_path):
-  assert tfrecord.count_records(write(tmp_path / 'a', [example(i) for i in range(3)])) == 3
-  assert tfrecord.count_records(write(tmp_path / 'b', [])) == 0
+  assert record_files.count_records(write(tmp_path / 'a', [example(i) for i in range(3)])) == 3
+  assert record_files.count_records(write(tmp_path / 'b', [])) == 0
 
 
 # --- Files ------------------------------------------------------------------------------------

@@ -40,8 +40,9 @@ def _without_filters(options):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize('static_shapes', [False, True])
 @pytest.mark.parametrize('name', CASES)
-def test_maps_equal_deeplab2(name):
+def test_maps_equal_deeplab2(name, static_shapes):
   folder = shared.path('parity', 'deeplab2', 'post')
   case = json.loads((folder / f'{name}.json').read_text())
   arrays = np.load(folder / f'{name}.npz')
@@ -51,7 +52,7 @@ def test_maps_equal_deeplab2(name):
       'mask_logits': tf.constant(arrays['pixel_space_mask_logits']),
       'class_logits': tf.constant(arrays['transformer_class_logits'][..., _class_order(info)]),
   }
-  postprocessor = mask_transformer.build(options, info)
+  postprocessor = mask_transformer.build(options, info, static_shapes)
   maps = postprocessor.query_maps(outputs, case['crop_size'])
   prediction = postprocessor(outputs, case['crop_size'])
   np.testing.assert_array_equal(prediction.panoptic_map, arrays['out|panoptic_pred'])
@@ -67,7 +68,7 @@ def test_maps_equal_deeplab2(name):
     scored = maps.confident
   scores = tf.where(scored, scores, 0)
   np.testing.assert_allclose(scores, arrays['out|semantic_scores'], atol=1e-5)
-  unfiltered = mask_transformer.build(_without_filters(options), info)
+  unfiltered = mask_transformer.build(_without_filters(options), info, static_shapes)
   semantic = unfiltered.semantic_map(unfiltered.query_maps(outputs, case['crop_size']))
   np.testing.assert_array_equal(semantic, arrays['out|semantic_pred'])
 
@@ -83,12 +84,13 @@ def _build(**fields):
   return mask_transformer.build(evaluator_pb2.EvaluatorOptions(**fields), _dataset_info('shapes'))
 
 
+@pytest.mark.parametrize('static_shapes', [False, True])
 @pytest.mark.parametrize('seed', range(5))
-def test_the_two_argmaxes_in_plain_numpy(seed):
+def test_the_two_argmaxes_in_plain_numpy(seed, static_shapes):
   outputs = _random_outputs(seed)
   threshold, pixel_threshold = 0.5, 0.3
   maps = pixelwise(outputs['mask_logits'], outputs['class_logits'], (9, 11), threshold,
-                   pixel_threshold)
+                   pixel_threshold, static_shapes=static_shapes)
   logits, classes = outputs['mask_logits'].numpy(), outputs['class_logits'].numpy()
   probabilities = np.exp(classes) / np.exp(classes).sum(-1, keepdims=True)
   kept = probabilities[..., :-1].max(-1) >= threshold

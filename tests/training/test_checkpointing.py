@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 import tiny_runs
 
 from deeplab_tf import config as config_lib
@@ -55,8 +56,8 @@ def test_initial_checkpoint_sets_what_fits_and_tells_the_rest(tmp_path):
   lines = checkpointing.restore_initial(target, str(tmp_path))
   np.testing.assert_array_equal(target.kernel, kernel)
   np.testing.assert_array_equal(target.inner[1].bias, [1.0, 1.0])
-  assert '2 of 5 variables' in lines[0]
-  assert 'kernel' in lines[1]
+  assert lines[0] == f'initial checkpoint: 2 of 5 variables from {tmp_path}/ckpt-5'
+  assert any('kernel: [3, 4] there, [3, 5] here' in line for line in lines)
 
 
 def test_initial_checkpoint_without_a_match_is_an_error(tmp_path):
@@ -79,6 +80,61 @@ def test_find_checkpoint_takes_prefix_file_and_folder(tmp_path):
   prefix = _save(Network(), tmp_path)
   for path in (prefix, prefix + '.index', prefix + '.data-00000-of-00001', str(tmp_path)):
     assert restore.find_checkpoint(path) == prefix
+
+
+@pytest.mark.parametrize('name, program', [
+    ('encoder/_stem/_conv', 'DeepLab2'), ('backbone/_encoder/_stem', 'Model Garden')])
+def test_initial_checkpoint_of_another_program_is_to_be_converted(name, program, tmp_path):
+  node = checkpoint = tf.train.Checkpoint()
+  for attribute in name.split('/'):
+    setattr(node, attribute, tf.Module())
+    node = getattr(node, attribute)
+  node.kernel = tf.Variable(1.0)
+  checkpoint.save(str(tmp_path / 'ckpt'))
+  with pytest.raises(ValueError, match=f'{program}: convert it with '
+                                       'trainer/convert_checkpoint.py first') as error:
+    checkpointing.restore_initial(Network(), str(tmp_path))
+  assert '\n' not in str(error.value)
+
+
+def test_the_last_layer_is_left_out_if_the_options_say_so(tmp_path):
+  config = config_lib.load_config(tiny.write_config(tmp_path))
+  options = config.model_options
+  architecture = models.architecture(config)
+  source = models.build_model(config)
+  _save(source, tmp_path)
+  model = models.build_model(config)
+  last_layers = architecture.last_layers(model)
+  assert checkpointing.left_out(config, model, last_layers) == []
+  options.restore_semantic_last_layer_from_initial_checkpoint = False
+  # MaX-DeepLab has no instance branch.
+  options.restore_instance_last_layer_from_initial_checkpoint = False
+  skip = checkpointing.left_out(config, model, last_layers)
+  assert sorted(skip) == ['semantic_head/last/bias', 'semantic_head/last/kernel']
+  before = model.semantic_head.last.kernel.numpy()
+  lines = checkpointing.restore_initial(model, str(tmp_path), skip)
+  np.testing.assert_array_equal(model.semantic_head.last.kernel, before)
+  np.testing.assert_array_equal(model.queries, source.queries)
+  assert any(line.startswith('  left out on request, as initialised: 2 var') for line in lines)
+  assert '      semantic_head/last/kernel' in lines
+
+
+def test_a_model_without_the_head_has_no_last_layer_to_leave_out(tmp_path):
+  config = config_lib.load_config(tiny_runs.write_config(tmp_path))
+  config.model_options.restore_semantic_last_layer_from_initial_checkpoint = False
+  model = models.build_model(config)
+  layers = models.architecture(config).last_layers(model)
+  assert checkpointing.left_out(config, model, layers) == []
+
+
+def test_the_latest_checkpoint_is_the_newest_whole_one(tmp_path, capsys):
+  assert checkpointing.latest(str(tmp_path / 'nothing')) is None
+  _save(Network(), tmp_path, 5)
+  prefix = _save(Network(), tmp_path, 6)
+  assert checkpointing.latest(str(tmp_path)) == prefix
+  (tmp_path / 'ckpt-6.index').write_bytes(b'')
+  assert checkpointing.latest(str(tmp_path)) == f'{tmp_path}/ckpt-5'
+  assert 'ckpt-6 is not whole' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['sgd', 'radam_lookahead'])

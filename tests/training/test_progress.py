@@ -90,3 +90,65 @@ def test_durations():
   assert progress.format_duration(69) == '1m 09s'
   assert progress.format_duration(7500) == '2h 05m'
   assert progress.format_duration(3 * 86400 + 4 * 3600) == '3d 04h'
+
+
+def _screen(text):
+  """What a terminal shows of a text: '\r' goes back to the line's start, over what is there."""
+  lines = []
+  for line in text.split('\n'):
+    shown = ''
+    for part in line.split('\r'):
+      shown = part + shown[len(part):]
+    lines.append(shown.rstrip())
+  return lines
+
+
+def test_a_note_stands_above_the_rewritten_line():
+  clock, stream = _Clock(), _Terminal()
+  with progress.Progress('train', 3, stream=stream, clock=clock) as display:
+    for step in (1, 2, 3):
+      clock.now += 1.0
+      display.update(step, loss=1.0)
+      if step == 2:
+        display.note('step 2: skipped')
+  assert _screen(stream.getvalue()) == [
+      'step 2: skipped', 'train 3/3 | loss 1 | 1 images/s | 0s left', '']
+
+
+def test_a_note_is_a_plain_line_in_a_file():
+  stream = io.StringIO()
+  with progress.Progress('train', 3, stream=stream) as display:
+    display.update(1)
+    display.note('step 1: skipped')
+  assert _lines(stream) == ['train 1/3', 'step 1: skipped']
+
+
+def test_a_line_is_no_wider_than_the_terminal(monkeypatch):
+  monkeypatch.setenv('COLUMNS', '20')
+  stream = _Terminal()
+  with progress.Progress('train', 100000, stream=stream) as display:
+    display.update(1, loss=1.2345, lr=0.01234)
+  assert _screen(stream.getvalue()) == ['train 1/100000 | lo', '']
+
+
+def test_quiet_measures_and_prints_nothing():
+  clock, stream = _Clock(), _Terminal()
+  with progress.Progress('train', 10, 4, stream=stream, clock=clock, quiet=True) as display:
+    for step in (1, 2):
+      clock.now += 20.0
+      display.update(step)
+    display.note('step 2: skipped')
+    assert display.images_per_second == 0.2
+    assert display.seconds_left == 160.0
+  assert stream.getvalue() == ''
+
+
+def test_time_left_is_unknown_without_a_speed_or_an_end():
+  clock = _Clock()
+  for total in (10, None):
+    with progress.Progress('train', total, stream=io.StringIO(), clock=clock) as display:
+      display.update(1)
+      assert display.seconds_left is None
+      clock.now += 1.0
+      display.update(2)
+      assert display.seconds_left == (8.0 if total else None)

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Sequence
 
 if TYPE_CHECKING:  # The builder answers wrong use without waiting for TensorFlow.
   import tensorflow as tf
@@ -48,6 +48,8 @@ class DirectSource(NamedTuple):
   Attributes:
     count: Number of images.
     load: From an index, int64 [], to a LabeledImage; runs inside tf.data.
+    files: Paths of the images; none where they are drawn.
   """
   count: int
   load: Callable[[tf.Tensor], structures.LabeledImage]
+  files: Sequence[str] = ()

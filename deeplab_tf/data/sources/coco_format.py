@@ -61,11 +61,13 @@ def direct(options, info: catalog.DatasetInfo) -> Optional[sources.DirectSource]
   fields = options.coco_format
   if not fields.image_dir and not fields.annotation_dir:
     return None
-  paths = [_required(fields, name) for name in ('annotation_file', 'annotation_dir', 'image_dir')]
-  json_file, label_dir, image_dir = paths
+  json_file, label_dir, image_dir = [
+      _required(fields, name) for name in ('annotation_file', 'annotation_dir', 'image_dir')]
   content = panoptic_format.read_json(json_file)
-  images = panoptic_format.annotated_images(json_file, content, image_dir, label_dir)
-  files = tf.constant([image.image_file for image in images])
+  images = panoptic_format.annotated_images(json_file, content, image_dir, label_dir,
+                                            max_missing=options.max_damaged_images)
+  paths = [image.image_file for image in images]
+  files = tf.constant(paths)
   names = tf.constant([image.name for image in images])
 
   def read_label(index):
@@ -87,7 +89,7 @@ def direct(options, info: catalog.DatasetInfo) -> Optional[sources.DirectSource]
     with tf.control_dependencies([fits]):
       return structures.LabeledImage(image, tf.identity(label), names[index])
 
-  return sources.DirectSource(len(images), load)
+  return sources.DirectSource(len(images), load, paths)
 
 
 def _required(fields, name):

@@ -1,0 +1,237 @@
+"""The files of checkpoints: which are whole, which are left over, and how to copy one.
+
+TensorFlow saves 'ckpt-STEP' in this order: it writes into the folder 'ckpt-STEP_temp', renames
+the data file into place, writes 'ckpt-STEP.index' in place, removes the folder and replaces the
+file `checkpoint`, which names the checkpoints. A save may be killed between or within any two.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import uuid
+from typing import Callable, Optional
+
+import tensorflow as tf
+
+# What reading a damaged checkpoint raises.
+READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
+_INDEX = re.compile(r'ckpt-(\d+)\.index')
+_DATA = re.compile(r'(ckpt-\d+)\.data-\d{5}-of-\d{5}')
+_TEMPORARY_FOLDER = re.compile(r'ckpt-\d+_temp|\.ckpt-\d+\.\w{8}')
+_TEMPORARY_FILE = re.compile(r'checkpoint\.tmp[0-9a-f]{32}')
+_STATE = 'checkpoint'
+
+
+def first_line(error: Exception) -> str:
+  """Returns what an error of TensorFlow says, as one short line."""
+  return str(error).strip().split('\n')[0][:200]
+
+
+def to_standard_error(line: str) -> None:
+  """Prints a warning where it does not mix with a program's output."""
+  print(line, file=sys.stderr, flush=True)
+
+
+# === Which are whole ===
+
+
+def damage(prefix: str) -> Optional[str]:
+  """Reads a checkpoint through, one tensor at a time, and verifies its checksums.
+
+  Args:
+    prefix: Of the checkpoint, e.g. '.../ckpt-1000'.
+
+  Returns:
+    None if it is whole, or the reason why not, in one line.
+  """
+  if not os.path.exists(prefix + '.index'):
+    return 'its index file is missing'
+  name = 'index'
+  try:
+    reader = tf.train.load_checkpoint(prefix)
+    for name in reader.get_variable_to_shape_map():
+      reader.get_tensor(name)
+  except READ_ERRORS as error:
+    return f'{name}: {first_line(error)}'
+  return None
+
+
+def newest_whole(folder: str,
+                 warn: Callable[[str], None] = to_standard_error) -> Optional[str]:
+  """Returns the prefix of the checkpoint 'ckpt-STEP' of the highest step that is whole.
+
+  It looks at the checkpoints themselves, since the file `checkpoint` may be missing or stale.
+
+  Args:
+    folder: May hold other files too, or not exist.
+    warn: Is given a line for each damaged checkpoint that is passed over.
+
+  Returns:
+    The prefix, or None if the folder holds no checkpoint of such a name.
+
+  Raises:
+    ValueError: There are checkpoints, and all are damaged.
+  """
+  damaged = []
+  for prefix in reversed(_numbered(folder)):
+    reason = damage(prefix)
+    if reason is None:
+      for other, why in damaged:
+        warn(f'WARNING: {other} is not whole ({why}); using the one before, {prefix}')
+      return prefix
+    damaged.append((prefix, reason))
+  if damaged:
+    prefix, reason = damaged[0]
+    raise ValueError(f'{folder}: none of its {len(damaged)} checkpoints is whole, the newest '
+                     f'{os.path.basename(prefix)} is not for this reason: {reason}; put a whole '
+                     'one there, or delete its ckpt-* files')
+  return None
+
+
+def _numbered(folder: str) -> list[str]:
+  """Returns the prefixes of 'ckpt-STEP' in a folder by ascending step."""
+  if not os.path.isdir(folder):
+    return []
+  found = [match for match in map(_INDEX.fullmatch, os.listdir(folder)) if match]
+  return [os.path.join(folder, match[0][:-len('.index')])
+          for match in sorted(found, key=lambda match: int(match[1]))]
+
+
+# === What is left over ===
+
+
+def remove_leftovers(folder: str) -> list[str]:
+  """Removes what killed saves and copies left: temporary files, and data without an index.
+
+  Only for the program that writes the checkpoints: to others, a save that goes on looks the same.
+
+  Args:
+    folder: May not exist.
+
+  Returns:
+    The names of what was removed.
+  """
+  removed = []
+  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  for name in names:
+    path = os.path.join(folder, name)
+    data = _DATA.fullmatch(name)
+    if os.path.isdir(path):
+      if not _TEMPORARY_FOLDER.fullmatch(name):
+        continue
+      shutil.rmtree(path, ignore_errors=True)
+    elif _TEMPORARY_FILE.fullmatch(name) or (data and f'{data[1]}.index' not in names):
+      os.remove(path)
+    else:
+      continue
+    removed.append(name)
+  return removed
+
+
+# === Writing ===
+
+
+def write_state(prefix: str) -> None:
+  """Writes the file `checkpoint` of a checkpoint's folder, whole or not at all.
+
+  By it tf.train.latest_checkpoint finds the checkpoint, and a tf.train.CheckpointManager knows
+  the older ones, which it will delete in time. Later ones of the folder are not named.
+
+  Args:
+    prefix: What becomes the latest checkpoint; it exists.
+  """
+  folder, name = os.path.split(prefix)
+  numbered = _numbered(folder or '.')
+  names = [os.path.basename(path) for path in numbered]
+  names = names[:names.index(name) + 1] if name in names else [name]
+  times = [os.path.getmtime(os.path.join(folder, f'{name}.index')) for name in names]
+  # The names are relative, so that the folder can be moved. The manager takes checkpoints that
+  # are not after last_preserved_timestamp for ones that are to be kept for good.
+  lines = [f'model_checkpoint_path: "{name}"',
+           *(f'all_model_checkpoint_paths: "{name}"' for name in names),
+           *(f'all_model_checkpoint_timestamps: {time!r}' for time in times),
+           f'last_preserved_timestamp: {min(times) - 1!r}']
+  temporary = os.path.join(folder, f'{_STATE}.tmp{uuid.uuid4().hex}')
+  with open(temporary, 'w', encoding='utf-8') as file:
+    file.write('\n'.join(lines) + '\n')
+  os.replace(temporary, os.path.join(folder, _STATE))
+
+
+def move_in(temporary: str, folder: str, name: str) -> None:
+  """Moves the files of a checkpoint into a folder, so that it is there whole or not at all.
+
+  Args:
+    temporary: A folder of the same file system that holds these files alone.
+    folder: Exists; it may hold a checkpoint of that name, which is replaced.
+    name: Of the checkpoint.
+  """
+  # Without its index a checkpoint does not exist: the old one goes first, the new one comes last.
+  _remove(os.path.join(folder, f'{name}.index'))
+  for part in sorted(os.listdir(temporary), key=lambda part: part.endswith('.index')):
+    os.replace(os.path.join(temporary, part), os.path.join(folder, part))
+
+
+def copy_checkpoint(prefix: str, folder: str) -> str:
+  """Copies a checkpoint into a folder of its own; other 'ckpt-STEP' there are removed after.
+
+  The data are linked where the file system can, so a copy takes no space while both exist.
+
+  Args:
+    prefix: Of a checkpoint 'ckpt-STEP'.
+    folder: Another one than the checkpoint's; it is made, and what killed copies left removed.
+
+  Returns:
+    The prefix of the copy.
+
+  Raises:
+    FileNotFoundError: There is no such checkpoint.
+    ValueError: The folder is the checkpoint's own.
+  """
+  source, name = os.path.split(os.path.abspath(prefix))
+  if os.path.realpath(source) == os.path.realpath(folder):
+    raise ValueError(f'{folder} is the folder of {prefix} itself; give another one for the copy')
+  if not os.path.exists(f'{prefix}.index'):
+    raise FileNotFoundError(f'{prefix}: no such checkpoint')
+  os.makedirs(folder, exist_ok=True)
+  remove_leftovers(folder)
+  temporary = tempfile.mkdtemp(prefix=f'.{name}.', dir=folder)
+  try:
+    for part in _data_files(source, name):
+      _link_or_copy(os.path.join(source, part), os.path.join(temporary, part))
+    # Never a link: TensorFlow overwrites an index in place when it saves the same step again.
+    shutil.copyfile(f'{prefix}.index', os.path.join(temporary, f'{name}.index'))
+    move_in(temporary, folder, name)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  copy = os.path.join(folder, name)
+  for other in _numbered(folder):
+    if os.path.basename(other) != name:
+      _remove_checkpoint(other)
+  write_state(copy)
+  return copy
+
+
+def _data_files(folder: str, name: str) -> list[str]:
+  return sorted(part for part in os.listdir(folder) if part.startswith(f'{name}.data-'))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+  try:
+    os.link(source, target)
+  except OSError:  # Another file system, or one without links.
+    shutil.copyfile(source, target)
+
+
+def _remove_checkpoint(prefix: str) -> None:
+  _remove(f'{prefix}.index')
+  folder, name = os.path.split(prefix)
+  for part in _data_files(folder, name):
+    _remove(os.path.join(folder, part))
+
+
+def _remove(path: str) -> None:
+  if os.path.exists(path):
+    os.remove(path)

@@ -1,0 +1,163 @@
+"""Starts a model from a checkpoint that fits it only in part, and tells what was taken.
+
+A layer may have a method `fit_saved_value(variable, value)`, which returns a value of another
+shape in the shape of its variable, or None if it cannot. So tables of positions go from one size
+of image to another.
+"""
+
+import collections
+import math
+from typing import Collection, Mapping, NamedTuple, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.checkpoints import paths, restore
+
+# Names that the table lists of each part of a model.
+_LISTED = 3
+
+_RESTORED = 'restored'
+_FITTED = 'fitted'
+_OTHER_SHAPE = 'of another shape, as initialised'
+_MISSING = 'not in the checkpoint, as initialised'
+_LEFT_OUT = 'left out on request, as initialised'
+_UNUSED = 'only in the checkpoint, unused'
+# What becomes of a variable, in the order of the table.
+_FATES = (_RESTORED, _FITTED, _OTHER_SHAPE, _MISSING, _LEFT_OUT, _UNUSED)
+
+# How the names of other programs' checkpoints begin, and what to do.
+_CONVERT = 'convert it with trainer/convert_checkpoint.py first'
+_FOREIGN = (
+    ('backbone/_encoder/', f'it looks like one of the TensorFlow Model Garden: {_CONVERT}'),
+    (('encoder/', 'model/_encoder/', 'model/encoder/'),
+     f'it looks like one of DeepLab2: {_CONVERT}'),
+)
+
+
+class NothingMatches(ValueError):
+  """A checkpoint has no variable of a model."""
+
+
+class _Entry(NamedTuple):
+  """A line of the table: what becomes of a variable, and its shapes, None where it is not."""
+  fate: str
+  saved: Optional[list[int]]
+  own: Optional[list[int]]
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.saved if self.own is None else self.own)
+
+
+def restore_matching(model: tf.keras.Model, prefix: str,
+                     skip: Collection[str] = ()) -> list[str]:
+  """Sets the variables of a model that a checkpoint has.
+
+  Variables of another shape are set if their layer can fit the saved value. Averages in the
+  checkpoint are taken in place of the weights.
+
+  Args:
+    model: A model whose variables exist.
+    prefix: Of a checkpoint of this library; it may be another model's.
+    skip: Paths of variables to leave as they are; see paths.paths_of.
+
+  Returns:
+    Lines for the user: a table of what was restored and what was not.
+
+  Raises:
+    NothingMatches: No variable is set; the message tells why.
+    ValueError: It is no checkpoint, or damaged; no variable has changed.
+  """
+  variables = paths.variables_by_path(model)
+  table = _compare(variables, restore.shapes_in_checkpoint(prefix), skip)
+  read = [path for path, entry in table.items() if entry.fate in (_RESTORED, _OTHER_SHAPE)]
+  values = restore.read_variables(prefix, read)
+  owners = paths.owners_by_path(model)
+  for path in [path for path in read if table[path].fate == _OTHER_SHAPE]:
+    fitted = _fit(owners[path], variables[path], values.pop(path))
+    if fitted is not None:
+      values[path] = fitted
+      table[path] = table[path]._replace(fate=_FITTED)
+  names = restore.names_in_checkpoint(prefix)
+  if not values:
+    raise NothingMatches(f'nothing in {prefix} matches this model by name and shape; '
+                         + _advice(names))
+  for path, value in values.items():
+    variables[path].assign(value)
+  averaged = len({restore.averaged_key(path) for path in values} & set(names))
+  return [f'initial checkpoint: {len(values)} of {len(variables)} variables from {prefix}',
+          *([f'  averages instead of weights: of {averaged} variables'] if averaged else []),
+          *_lines(table)]
+
+
+def _compare(variables, saved, skip) -> dict[str, _Entry]:
+  """Returns what becomes of each variable of the model and of the checkpoint, by path."""
+  table = {}
+  for path, variable in variables.items():
+    own, there = variable.shape.as_list(), saved.get(path)
+    fate = _RESTORED if own == there else _OTHER_SHAPE
+    if there is None:
+      fate = _MISSING
+    elif path in skip:
+      fate = _LEFT_OUT
+    table[path] = _Entry(fate, there, own)
+  table.update((path, _Entry(_UNUSED, shape, None)) for path, shape in sorted(saved.items())
+               if path not in variables)
+  return table
+
+
+def _fit(owner, variable: tf.Variable, value: np.ndarray) -> Optional[np.ndarray]:
+  if not hasattr(owner, 'fit_saved_value'):
+    return None
+  return owner.fit_saved_value(variable, value)
+
+
+def _advice(names: list[str]) -> str:
+  for starts, advice in _FOREIGN:
+    if any(name.startswith(starts) for name in names):
+      return advice
+  return 'give a checkpoint of this library'
+
+
+# === The table ===
+
+
+def _lines(table: Mapping[str, _Entry]) -> list[str]:
+  """Writes the table: per fate and top-level part of the model counts, and some names."""
+  parts = collections.defaultdict(set)
+  for path, entry in table.items():
+    parts[_part(path)].add(entry.fate)
+  lines = []
+  for fate in _FATES:
+    entries = {path: entry for path, entry in table.items() if entry.fate == fate}
+    if entries:
+      lines.append(f'  {fate}: {_counts(entries)}')
+    if len(entries) == len(table):  # All the same: no need to tell the parts.
+      break
+    for part in dict.fromkeys(_part(path) for path in entries):
+      members = {path: entry for path, entry in entries.items() if _part(path) == part}
+      lines.append(f'    {part}: {_counts(members)}')
+      # Where all of a part shares its fate, its name says enough.
+      if fate != _RESTORED and (len(parts[part]) > 1 or fate in (_FITTED, _OTHER_SHAPE)):
+        lines += _listed(members)
+  return lines
+
+
+def _part(path: str) -> str:
+  return path.split('/')[0]
+
+
+def _counts(entries: Mapping[str, _Entry]) -> str:
+  parameters = sum(entry.size for entry in entries.values())
+  return (f'{len(entries):,} variable{"s" * (len(entries) != 1)}, '
+          f'{parameters:,} parameter{"s" * (parameters != 1)}')
+
+
+def _listed(entries: Mapping[str, _Entry]) -> list[str]:
+  lines = []
+  for path, entry in list(entries.items())[:_LISTED]:
+    both = entry.saved is not None and entry.own is not None and entry.saved != entry.own
+    lines.append(f'      {path}' + (f': {entry.saved} there, {entry.own} here' if both else ''))
+  more = len(entries) - _LISTED
+  return lines + ([f'      and {more} more'] if more > 0 else [])

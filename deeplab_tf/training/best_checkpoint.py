@@ -1,0 +1,56 @@
+"""Keeps a copy of the checkpoint with the best score."""
+
+import pathlib
+from typing import Mapping, Optional
+
+from orbit import actions
+
+from deeplab_tf.checkpoints import files
+
+FOLDER = 'best_checkpoint'
+_SCORE_FILE = 'best_score.json'
+
+
+class BestCheckpoint:
+  """Compares each evaluation with the best one so far, also of earlier runs in the folder."""
+
+  def __init__(self, model_dir: str, metric: str, higher_is_better: bool = True):
+    """Reads the best score so far, if there is one.
+
+    Args:
+      model_dir: The copy goes to best_checkpoint/ below it.
+      metric: A key of the scalars of an evaluation, e.g. 'All/pq'.
+      higher_is_better: Else lower is.
+    """
+    self._folder = pathlib.Path(model_dir) / FOLDER
+    self._metric = metric
+    self._best = actions.NewBestMetric(metric, higher_is_better,
+                                       filename=str(self._folder / _SCORE_FILE))
+
+  def update(self, scalars: Mapping[str, float], prefix: str) -> Optional[str]:
+    """Takes in an evaluation.
+
+    Args:
+      scalars: Its scores.
+      prefix: The checkpoint that was evaluated.
+
+    Returns:
+      The copy, where this is the best so far, else None.
+
+    Raises:
+      ValueError: The metric is not among the scores.
+    """
+    if self._metric not in scalars:
+      raise ValueError(f'evaluator_options.best_checkpoint_metric is "{self._metric}"; the '
+                       f'evaluation has {", ".join(sorted(scalars))}')
+    if not self._best.test(scalars):
+      return None
+    copy = files.copy_checkpoint(prefix, str(self._folder))
+    # After the copy: a run that is killed in between compares again.
+    self._best.commit(scalars)
+    return copy
+
+  @property
+  def score(self) -> float:
+    """The best score so far."""
+    return self._best.best_value

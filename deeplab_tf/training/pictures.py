@@ -1,0 +1,74 @@
+"""A prediction next to what it should be, as one picture."""
+
+from typing import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from deeplab_tf.training.evaluator import Sample
+from deeplab_tf.visualization import draw
+
+# Sides of one part in pixels: names can be read on it, and a long training's log stays small.
+_SHORTEST = 240
+_LONGEST = 480
+_GAP = 8
+_INK = (40, 42, 48)
+_PAPER = (255, 255, 255)
+
+
+def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
+  """Draws input, ground truth, prediction and errors, with captions and the errors' legend.
+
+  Args:
+    sample: With an image.
+    dataset_info: The classes.
+
+  Returns:
+    uint8 [height, width, 3]; two rows of two parts each.
+  """
+  image, truth, guess = (_fitted(x) for x in
+                         (sample.image, sample.ground_truth, sample.prediction))
+  parts = {
+      f'input {sample.name}': image,
+      'ground truth': draw.overlay(image, truth, dataset_info),
+      'prediction': draw.overlay(image, guess, dataset_info),
+      'errors': draw.error_map(truth, guess, dataset_info, image),
+  }
+  return _grid(parts)
+
+
+def _fitted(array: np.ndarray) -> np.ndarray:
+  """Enlarges a small picture or map, and makes a large one smaller."""
+  array = draw.enlarge(array, _SHORTEST)
+  scale = _LONGEST / max(array.shape[:2])
+  if scale >= 1:
+    return array
+  height, width = (max(1, round(side * scale)) for side in array.shape[:2])
+  if array.ndim == 3:
+    return np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.LANCZOS))
+  rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int)
+                   for new, old in ((height, array.shape[0]), (width, array.shape[1])))
+  return array[rows[:, None], columns]
+
+
+def _grid(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Lays four pictures of one size out, each below its caption, above the errors' legend."""
+  height, width = next(iter(parts.values())).shape[:2]
+  # TensorBoard shows pictures at about half their size.
+  font = draw.load_font(max(10, width // 16))
+  line = round(1.5 * font.size)
+  canvas = Image.new('RGB', (2 * width + _GAP, 2 * height + 4 * line + _GAP), _PAPER)
+  pen = ImageDraw.Draw(canvas)
+  for i, (caption, part) in enumerate(parts.items()):
+    left, top = i % 2 * (width + _GAP), i // 2 * (height + line)
+    # A name that is longer than its part is cut, not written over the next caption.
+    while font.getlength(caption) > width and len(caption) > 1:
+      caption = caption[:-1]
+    pen.text((left, top + line / 2), caption, font=font, fill=_INK, anchor='lm')
+    canvas.paste(Image.fromarray(part), (left, top + line))
+  for i, (name, color) in enumerate(draw.ERROR_COLORS.items()):
+    left, middle = i % 3 * canvas.width // 3, canvas.height + (i // 3 - 1.5) * line
+    half = 0.45 * font.size
+    pen.rectangle((left, middle - half, left + 2 * half, middle + half), fill=color)
+    pen.text((left + 1.3 * font.size, middle), name, font=font, fill=_INK, anchor='lm')
+  return np.asarray(canvas)

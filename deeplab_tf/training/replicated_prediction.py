@@ -1,0 +1,97 @@
+"""Predicts a batch on all replicas of this process, each its share of the images."""
+
+from typing import Callable, Optional
+
+import tensorflow as tf
+
+from deeplab_tf.structures import PanopticPrediction
+from deeplab_tf.training import distribution
+
+
+class ReplicatedPrediction:
+  """The network and its read-out over a strategy; see `__call__`."""
+
+  def __init__(self, strategy: tf.distribute.Strategy, model: tf.keras.Model,
+               postprocess: Callable, batch_size: int, *, static: bool = False,
+               use_tf_function: bool = True, jit_compile: bool = False):
+    """Initialises the function.
+
+    Args:
+      strategy: Under whose scope the model was made.
+      model: The network.
+      postprocess: (outputs, output_size) -> PanopticPrediction.
+      batch_size: The largest batch.
+      static: Batches are filled up to batch_size, so that all shapes are known.
+      use_tf_function: Runs as a graph; eager is slow and for debugging.
+      jit_compile: Compiles with XLA; needs `static` and a read-out of static shapes.
+    """
+    self._strategy = strategy
+    self._model = model
+    self._postprocess = postprocess
+    self._replicas = distribution.local_replicas(strategy)
+    # Images of a replica; None: any number.
+    self._share: Optional[int] = None
+    if static or self._replicas > 1:
+      self._share = -(-batch_size // self._replicas)
+    self._use_tf_function = use_tf_function
+    self._jit_compile = jit_compile and not distribution.is_tpu(strategy)
+    self._step = None
+
+  def __call__(self, images: tf.Tensor) -> PanopticPrediction:
+    """Returns the prediction for float32 [batch, height, width, 3], of the same batch."""
+    if self._step is None:
+      self._step = self._make_step(images.shape[1:])
+    count = images.shape[0]
+    if self._share is None:
+      return self._first(self._step(images))
+    missing = self._share * self._replicas - count
+    images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+    parts = self._step(self._strategy.experimental_distribute_values_from_function(
+        lambda context: self._cut(images, context)))
+    parts = tf.nest.map_structure(
+        lambda x: tf.concat(self._strategy.experimental_local_results(x), 0)[:count], parts)
+    return parts
+
+  def _cut(self, images, context):
+    start = context.replica_id_in_sync_group % self._replicas * self._share
+    return images[start:start + self._share]
+
+  def _first(self, values):
+    return tf.nest.map_structure(
+        lambda x: self._strategy.experimental_local_results(x)[0], values)
+
+  def _make_step(self, shape):
+    def predict(images):
+      outputs = self._model(images, training=False)
+      return self._postprocess(outputs, tuple(shape[:2]))
+
+    # What each replica does alone, so that it can be compiled wherever there are several.
+    own = tf.function(predict, autograph=False, jit_compile=True) if self._jit_compile else predict
+
+    def run(images):
+      return self._strategy.run(own, args=(images,))
+
+    if not self._use_tf_function:
+      return run
+    if self._share is not None:
+      return tf.function(run, autograph=False)
+    # One trace for the last batch, which may be smaller, too.
+    return tf.function(run, autograph=False,
+                       input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
+
+
+def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
+  """Returns the sum of a tensor that each worker has its own of; all workers call it at once."""
+  if len(distribution.cluster_of(strategy).workers) == 1:
+    return values
+  replicas = distribution.local_replicas(strategy)
+
+  def own(values):
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return tf.where(tf.equal(number % replicas, 0), values, tf.zeros_like(values))
+
+  @tf.function(autograph=False)
+  def add(values):
+    return strategy.reduce('SUM', strategy.run(own, args=(values,)), axis=None)
+
+  return add(values)

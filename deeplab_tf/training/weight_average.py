@@ -1,0 +1,86 @@
+"""The exponential moving average of a model's weights, for evaluation and export."""
+
+import contextlib
+from typing import Iterator
+
+import tensorflow as tf
+
+from deeplab_tf.checkpoints.paths import variables_by_path
+
+
+class WeightAverage:
+  """Averages of all floating-point variables of a model, the statistics of batch norms included.
+
+  average = d * average + (1 - d) * weight after each step, with d = min(decay, (1 + n) / (10 + n))
+  at step n, so that the first weights are soon forgotten (as tf.train.ExponentialMovingAverage).
+
+  Attributes:
+    variables: Path in the model -> average; what a checkpoint holds.
+  """
+
+  def __init__(self, model: tf.keras.Model, decay: float):
+    """Starts from the weights as they are; call under the strategy's scope.
+
+    Args:
+      model: Its variables exist.
+      decay: In [0, 1).
+    """
+    self._decay = decay
+    self._weights = {path: variable for path, variable in variables_by_path(model).items()
+                     if variable.dtype.is_floating}
+    self.variables = {path: _like(variable) for path, variable in self._weights.items()}
+
+  def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
+    """Takes in the weights after a step, int64 [] from 1; in cross-replica context."""
+    number = tf.cast(step, tf.float32)
+    keep = tf.minimum(self._decay, (1.0 + number) / (10.0 + number))
+
+    def move(average, weight, keep):
+      average.assign(average * keep + tf.cast(weight, tf.float32) * (1.0 - keep))
+
+    local = []
+    for path, weight in self._weights.items():
+      average = self.variables[path]
+      if _is_per_replica(weight):
+        local.append((average, weight))
+      else:
+        strategy.extended.update(average, move, args=(weight, keep), group=True)
+
+    def move_local(keep):
+      for average, weight in local:
+        move(average, weight, keep)
+
+    # Each replica has its own statistics; they meet when a checkpoint is written.
+    strategy.run(move_local, args=(keep,))
+
+  @contextlib.contextmanager
+  def applied(self) -> Iterator[None]:
+    """Puts the averages in the place of the weights while the context is open.
+
+    The two are exchanged variable by variable, so no third copy is in memory.
+    """
+    self._exchange()
+    try:
+      yield
+    finally:
+      self._exchange()
+
+  def _exchange(self):
+    for path, weight in self._weights.items():
+      average = self.variables[path]
+      value = weight.read_value()
+      weight.assign(average.read_value())
+      average.assign(value)
+
+
+def _is_per_replica(variable) -> bool:
+  return variable.synchronization == tf.VariableSynchronization.ON_READ
+
+
+def _like(variable):
+  """A variable of the value and the distribution of another."""
+  aggregation = variable.aggregation
+  if not _is_per_replica(variable):
+    aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
+  return tf.Variable(tf.cast(variable.read_value(), tf.float32), trainable=False,
+                     synchronization=variable.synchronization, aggregation=aggregation)

@@ -1,0 +1,145 @@
+"""What a training survives: kills, signals, damaged and missing files, a full disk, NaN."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import tiny_runs
+import training_runs
+
+from deeplab_tf.checkpoints import files
+
+STEPS = 24
+LONG = ('--override=trainer_options { num_checkpoints_to_keep: 2 save_checkpoints_steps: 2 '
+        f'solver_options {{ training_number_of_steps: {STEPS} }} }}')
+
+
+@pytest.fixture(scope='module')
+def config_file(tmp_path_factory):
+  return tiny_runs.write_config(tmp_path_factory.mktemp('config'))
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(config_file, tmp_path_factory):
+  """The losses of a training that nothing happens to, by step."""
+  model_dir = tmp_path_factory.mktemp('uninterrupted')
+  training_runs.run(config_file, model_dir, LONG)
+  return {step: values[0] for step, values in training_runs.losses(model_dir).items()}
+
+
+def wait_for_step(process, model_dir, step, timeout=120):
+  """Waits until a running training has logged a step."""
+  end = time.monotonic() + timeout
+  while time.monotonic() < end and process.poll() is None:
+    if any(event['step'] >= step for event in training_runs.read_log(model_dir)
+           if event['event'] == 'train'):
+      return
+    time.sleep(0.02)
+  raise AssertionError(f'no step {step}: {process.communicate()}')
+
+
+def assert_like_uninterrupted(model_dir, uninterrupted):
+  """Checks that all steps were done, each time with the loss of the uninterrupted run."""
+  found = training_runs.losses(model_dir)
+  assert sorted(found) == list(range(1, STEPS + 1))
+  for step, values in found.items():
+    np.testing.assert_allclose(values, uninterrupted[step], rtol=1e-5, err_msg=str(step))
+
+
+def assert_tidy(model_dir):
+  """Checks that the last two checkpoints are whole and that nothing else is left of any."""
+  names = {p.name for p in pathlib.Path(model_dir).iterdir()}
+  kept = {f'ckpt-{step}' for step in (STEPS - 2, STEPS)}
+  expected = {f'{name}.{end}' for name in kept for end in ('index', 'data-00000-of-00001')}
+  assert {name for name in names if 'ckpt' in name or 'temp' in name} == expected
+  for name in kept:
+    assert files.damage(str(pathlib.Path(model_dir) / name)) is None
+
+
+@pytest.mark.parametrize('kills', [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_at_random_moments_ends_like_one_that_is_not(
+    kills, config_file, uninterrupted, tmp_path):
+  rng = random.Random(kills)
+  done = 0
+  for _ in range(kills):
+    process = training_runs.start(config_file, tmp_path, LONG)
+    # Kills come between the first new step and some time after, in or between checkpoints; those
+    # before a step would change nothing.
+    goal = min(done + rng.randint(1, 4), STEPS - 1)
+    wait_for_step(process, tmp_path, goal)
+    time.sleep(rng.uniform(0, 0.3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    newest = files.newest_whole(str(tmp_path))
+    # At most what was done since the last checkpoint is lost.
+    saved = int(newest.split('-')[-1]) if newest else 0
+    assert saved >= goal - 2
+    done = saved
+  finished = training_runs.run(config_file, tmp_path, LONG)
+  assert f'going on from {tmp_path}/ckpt-{done}, step {done}' in finished.out
+  assert_like_uninterrupted(tmp_path, uninterrupted)
+  assert_tidy(tmp_path)
+
+
+def test_sigterm_saves_and_damaged_checkpoints_are_passed_over(config_file, uninterrupted,
+                                                               tmp_path):
+  process = training_runs.start(config_file, tmp_path, LONG)
+  wait_for_step(process, tmp_path, 5)
+  process.send_signal(signal.SIGTERM)
+  done = training_runs.finish(process, expect=128 + signal.SIGTERM)
+  step = max(training_runs.losses(tmp_path))
+  assert f'stopped at step {step} and saved {tmp_path}/ckpt-{step}' in done.out
+  assert training_runs.read_log(tmp_path)[-1]['event'] == 'stop'
+  # The newest loses its end, and what names the newest its content.
+  data = tmp_path / f'ckpt-{step}.data-00000-of-00001'
+  os.truncate(data, data.stat().st_size - 1000)
+  (tmp_path / 'checkpoint').write_text('')
+  before = max(s for s in range(2, step, 2))
+  finished = training_runs.run(config_file, tmp_path, LONG)
+  assert f'ckpt-{step} is not whole' in finished.err
+  assert f'going on from {tmp_path}/ckpt-{before}, step {before}' in finished.out
+  assert_like_uninterrupted(tmp_path, uninterrupted)
+  assert_tidy(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder with room for a checkpoint and a half."""
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', str(folder)],
+                           capture_output=True, check=False)
+  if mounted.returncode:
+    pytest.skip('mounting a small disk needs root')
+  yield folder
+  subprocess.run(['umount', '-l', str(folder)], check=False)
+
+
+def test_a_full_disk_stops_with_one_line_and_a_whole_checkpoint(config_file, small_disk):
+  process = training_runs.run(config_file, small_disk / 'model', LONG, expect=1)
+  line = training_runs.error_line(process)
+  assert 'no space left on the disk; the last checkpoint, ' in line
+  newest = files.newest_whole(str(small_disk / 'model'))
+  assert newest is not None and newest in line
+  assert files.damage(newest) is None
+
+
+def test_nan_in_the_weights_stops_naming_the_loss_and_keeps_the_checkpoint(config_file, tmp_path):
+  # A rate that no network survives.
+  override = ('--override=trainer_options { solver_options { base_learning_rate: 1e30 '
+              'warmup_steps: 0 use_gradient_clipping: false } }')
+  process = training_runs.run(config_file, tmp_path, LONG, override, expect=1)
+  line = training_runs.error_line(process)
+  assert 'not finite: ' in line
+  assert 'loss "' in line or 'mask_logits' in line
+  assert training_runs.read_log(tmp_path)[-1]['event'] == 'error'
+  newest = files.newest_whole(str(tmp_path))
+  assert newest is None or files.damage(newest) is None
+  process = training_runs.run(config_file, tmp_path / 'other', LONG, override, expect=1,
+                              DEEPLAB_TEST='')
+  assert 'step 2: ' in training_runs.error_line(process)
