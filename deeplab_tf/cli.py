@@ -35,7 +35,8 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
 
   Returns:
     0, or 2 after bad input (an error that deeplab_tf raised on purpose, or a missing file) with
-    one line on standard error, or 1 with one line when a disk is full. Anything else propagates: Python prints it and exits 1.
+    one line on standard error, or 1 with one line when a disk is full. Anything else propagates:
+    Python prints it and exits 1.
   """
   quiet_tensorflow()
   try:

@@ -136,15 +136,23 @@ class Guard:
       candidates: int64 [images, ...], addresses.
     """
     # Only a data set can go on after an error.
+    first = _one(candidates, lambda c: self._intact(c[0])).ignore_errors()
+    others = tf.data.Dataset.from_tensors(candidates).flat_map(self._search)
+    return first.concatenate(others).take(1).get_single_element()
+
+  def _intact(self, address):
+    return Loaded(self._source.load(address), tf.constant(True))
+
+  def _search(self, candidates):
+    """A data set of Loaded, the first of which is wanted; what cannot be read is reported."""
     attempts = tf.data.Dataset.from_tensor_slices(candidates).flat_map(self._attempt)
     found = attempts.filter(lambda loaded: loaded.is_intact)
-    loaded = found.concatenate(_one(candidates, lambda _: self._blank(False))).take(1)
-    return loaded.get_single_element()
+    return found.concatenate(_one(candidates, lambda _: self._blank(False)))
 
   def _attempt(self, address):
     """A data set of one Loaded; the image is looked at again if it cannot be read."""
-    intact = _one(address, lambda a: Loaded(self._source.load(a), tf.constant(True)))
-    return intact.ignore_errors().concatenate(_one(address, self._report)).take(1)
+    intact = _one(address, self._intact).ignore_errors()
+    return intact.concatenate(_one(address, self._report)).take(1)
 
   def _report(self, address):
     reported = tf.numpy_function(self._add_to_log, [address], tf.bool)

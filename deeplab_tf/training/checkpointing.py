@@ -3,7 +3,7 @@
 import errno
 import os
 import pathlib
-from typing import Collection, Mapping, Optional, Sequence
+from typing import Callable, Collection, Mapping, Optional, Sequence
 
 import tensorflow as tf
 
@@ -20,6 +20,10 @@ class DiskFullError(OSError):
 class Manager(tf.train.CheckpointManager):
   """Saves checkpoints, each whole or not at all and once, and removes the oldest."""
 
+  def __init__(self, *args, on_saved: Callable[[str], None], **kwargs):
+    super().__init__(*args, **kwargs)
+    self._on_saved = on_saved
+
   def save(self, checkpoint_number: int, **kwargs) -> Optional[str]:
     """Saves as tf.train.CheckpointManager does, unless this step is saved already.
 
@@ -29,10 +33,13 @@ class Manager(tf.train.CheckpointManager):
     if self.latest_checkpoint == os.path.join(self.directory, f'ckpt-{int(checkpoint_number)}'):
       return None
     try:
-      return super().save(checkpoint_number, **kwargs)
+      prefix = super().save(checkpoint_number, **kwargs)
     except (tf.errors.OpError, OSError) as error:
       explain_full_disk(error, self.directory)
       raise
+    if prefix is not None:
+      self._on_saved(prefix)
+    return prefix
 
 
 def explain_full_disk(error: Exception, model_dir: str) -> None:
@@ -59,17 +66,25 @@ def make_checkpoint(items: Mapping) -> tf.train.Checkpoint:
   return tf.train.Checkpoint(**items)
 
 
-def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: int) -> Manager:
+def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: int,
+                 last: Optional[str] = None,
+                 on_saved: Callable[[str], None] = lambda prefix: None) -> Manager:
   """Returns the manager of `model_dir/ckpt-STEP`, after tidying up what a killed run left.
 
   It saves whenever it is asked at a new step. For the one process that writes there.
+
+  Args:
+    checkpoint: What is saved.
+    model_dir: Where.
+    max_to_keep: Checkpoints that are kept, the latest ones.
+    last: The newest whole checkpoint there, from `latest`.
+    on_saved: Called with the prefix of each.
   """
   if os.path.isdir(model_dir):
     files.remove_leftovers(model_dir)
-    last = files.newest_whole(model_dir, warn=lambda line: None)
     if last is not None:
       files.write_state(last)  # The manager counts what is listed there.
-  return Manager(checkpoint, model_dir, max_to_keep=max_to_keep,
+  return Manager(checkpoint, model_dir, max_to_keep=max_to_keep, on_saved=on_saved,
                  step_counter=checkpoint.global_step, checkpoint_interval=1)
 
 
@@ -139,7 +154,8 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
   except AssertionError:
     raise ValueError(
         f'{prefix} was written by a training with another optimizer, another '
-        'backbone_learning_rate_multiplier, precision or without ema_decay; use the config that made it, or another --model_dir '
-        'with this checkpoint as model_options.initial_checkpoint') from None
+        'backbone_learning_rate_multiplier, another precision or without ema_decay; use the config '
+        'that made it, or another --model_dir with this checkpoint as '
+        'model_options.initial_checkpoint') from None
   # Slots of another optimiser in the file would be silent otherwise.
   status.expect_partial()

@@ -154,9 +154,11 @@ def _build_one(solver, schedule):
                    + ', '.join(f'"{name}"' for name in OPTIMIZERS))
 
 
-def learning_rate_scale(solver, batch_size: int) -> float:
-  """Returns the factor of the linear rule on the learning rates, for the run's batch size."""
-  reference = solver.learning_rate_batch_size
+def learning_rate_scale(batch_size: int, reference: int) -> float:
+  """Returns the factor of the linear rule on learning rates for a batch size; 1 if reference is 0.
+
+  Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.1.
+  """
   return batch_size / reference if reference else 1.0
 
 
@@ -177,7 +179,7 @@ def build(solver, trainable_variables: Sequence[tf.Variable],
     ValueError: The optimiser or the learning policy is unknown.
   """
   multiplier = solver.backbone_learning_rate_multiplier
-  scale = learning_rate_scale(solver, batch_size)
+  scale = learning_rate_scale(batch_size, solver.learning_rate_batch_size)
   backbone_ids = {id(v) for v in backbone_variables} if multiplier != 1.0 else set()
   members = {
       'main': (1.0, [v for v in trainable_variables if id(v) not in backbone_ids]),

@@ -48,9 +48,8 @@ class ReplicatedPrediction:
     images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
     parts = self._step(self._strategy.experimental_distribute_values_from_function(
         lambda context: self._cut(images, context)))
-    parts = tf.nest.map_structure(
+    return tf.nest.map_structure(
         lambda x: tf.concat(self._strategy.experimental_local_results(x), 0)[:count], parts)
-    return parts
 
   def _cut(self, images, context):
     start = context.replica_id_in_sync_group % self._replicas * self._share

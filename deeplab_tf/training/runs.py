@@ -164,6 +164,7 @@ class Run:
   def _evaluate(self):
     with self._average.applied() if self._average is not None else contextlib.nullcontext():
       scalars = self._controller.evaluate(self._config.evaluator_options.eval_steps)
+    scalars.pop('steps_per_second', None)  # Orbit's, of batches of different sizes.
     step, result = self._step, self.evaluator.result
     if not self._cluster.is_chief:
       return
@@ -253,12 +254,13 @@ class Run:
         lambda step: batches.training(config, self._dataset_info, self._architecture.TARGETS,
                                       self._strategy, step),
         on_step=self._on_step, stop_requested=self._stop_request)
-    return self._build_manager(checkpoint)
+    return self._build_manager(checkpoint, latest)
 
-  def _build_manager(self, checkpoint) -> checkpointing.Manager:
+  def _build_manager(self, checkpoint, latest: Optional[str]) -> checkpointing.Manager:
     if self._cluster.is_chief:
-      return checkpointing.make_manager(checkpoint, self._model_dir,
-                                        self._options.num_checkpoints_to_keep)
+      return checkpointing.make_manager(
+          checkpoint, self._model_dir, self._options.num_checkpoints_to_keep, latest,
+          on_saved=lambda prefix: self._log.write('checkpoint', self._step, path=prefix))
     # All workers take part in saving, and what the others write is thrown away.
     self._thrown_away = tempfile.TemporaryDirectory(prefix='deeplab_tf_worker_')
     return checkpointing.make_manager(checkpoint, self._thrown_away.name, 1)
@@ -363,7 +365,8 @@ class Run:
     batch_size = self._config.train_dataset_options.batch_size
     share = distribution.per_replica_batch(self._strategy, self._config)
     parts = options.gradient_accumulation_steps
-    rate = solver.base_learning_rate * optimizers.learning_rate_scale(solver, batch_size)
+    rate = solver.base_learning_rate * optimizers.learning_rate_scale(
+        batch_size, solver.learning_rate_batch_size)
     return [f'batch: {batch_size} images per step, {share} per device'
             + (f' at a time, {parts} times' if parts > 1 else '')
             + f'; {self._total_steps} steps; learning rate {rate:g} at its peak']

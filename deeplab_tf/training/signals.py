@@ -35,13 +35,14 @@ class StopRequest:
 
   @property
   def exit_code(self) -> int:
-    """What a shell calls the end by the signal that came; SIGTERM's if it came to another worker."""
+    """What a shell calls an end by the signal; SIGTERM if it came to another worker."""
     return 128 + (self.signal or signal.SIGTERM)
 
   def _note(self, number, frame):
     del frame
     self.signal = signal.Signals(number)
-    print(f'{self.signal.name}: finishing this step, then saving; once more stops at once',
+    # On a line of its own, below the progress line.
+    print(f'\n{self.signal.name}: finishing this step, then saving; once more stops at once',
           flush=True)
     self._restore()
 

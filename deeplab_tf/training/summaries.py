@@ -21,10 +21,11 @@ LAYOUT = {
         'Weighted loss terms': ['losses/(?!total$)'],
         'PQ: all, things, stuff': ['(All|Things|Stuff)/pq$'],
         'SQ and RQ of all classes': ['All/(sq|rq)$'],
-        'Matched class confidence (figure 4b)': ['statistics/matched_class_confidence$'],
-        'Matched mask dice (figure 4c)': ['statistics/matched_mask_dice$'],
-        'Instance discrimination accuracy (4d)': ['statistics/instance_discrimination_accuracy$'],
-        'Mask-ID accuracy (figure 4e)': ['statistics/mask_id_accuracy$'],
+        'Matched class confidence (fig. 4b)': ['statistics/matched_class_confidence$'],
+        'Matched mask dice (fig. 4c)': ['statistics/matched_mask_dice$'],
+        'Instance discrimination accuracy (fig. 4d)':
+            ['statistics/instance_discrimination_accuracy$'],
+        'Mask-ID accuracy (fig. 4e)': ['statistics/mask_id_accuracy$'],
     },
     'Optimization and hardware': {
         'Learning rates': ['learning_rate/'],

@@ -45,7 +45,7 @@ class StepOutput(NamedTuple):
   Attributes:
     losses: Name -> float32 [], each weighted loss term over the whole batch, and 'total'.
     unweighted_losses: Name -> float32 [], the terms of the criterion without their weights.
-    statistics: Name -> float32 [].
+    statistics: Name -> float32 [], means of what each part of the batch has in memory at once.
     learning_rates: Group name -> float32 [], the rates of this step.
     gradient_norm: float32 [], before clipping.
     weight_norm: float32 [], of all trained variables before the step.

@@ -8,8 +8,17 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf.data import catalog, damage, errors, pipeline, readers, record_files, shapes
-from deeplab_tf.data import sources, tfrecord
+from deeplab_tf.data import (
+  catalog,
+  damage,
+  errors,
+  pipeline,
+  readers,
+  record_files,
+  shapes,
+  sources,
+  tfrecord,
+)
 from deeplab_tf.data.sources import shapes as shapes_source
 
 INFO = catalog.built_in('shapes')
@@ -295,8 +304,8 @@ def test_a_resumed_run_sees_the_same_replacements(records, experiment):
   text = AUGMENTED + 'batch_size: 2 max_damaged_images: 5 ' + records.pattern
   for index in (0, 1, 2, 7, 8):
     records.flip(index)
-  whole = stream(experiment, text, 16)
-  for start in (1, 4, 6, 9, 13):
+  whole = stream(experiment, text, 12)
+  for start in (1, 4, 9):
     assert_equal(stream(experiment, text, 3, start_step=start), whole[start:start + 3])
 
 

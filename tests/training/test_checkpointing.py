@@ -24,7 +24,8 @@ class Network(tf.keras.Model):
 
 
 def _save(model, folder, step=5):
-  checkpoint = checkpointing.make_checkpoint(model, tf.Variable(step, dtype=tf.int64))
+  checkpoint = checkpointing.make_checkpoint(
+      {'model': model, 'global_step': tf.Variable(step, dtype=tf.int64)})
   return checkpointing.make_manager(checkpoint, str(folder), 2).save(step)
 
 
@@ -147,7 +148,8 @@ def test_state_of_another_optimizer_is_refused(name, tmp_path):
     model, step = Network(), tf.Variable(0, dtype=tf.int64)
     optimizer = optimizers.build(solver, model.trainable_variables)
     optimizer.build()
-    return checkpointing.make_checkpoint(model, step, optimizer.checkpoint_items)
+    return checkpointing.make_checkpoint(
+        {'model': model, 'global_step': step, **optimizer.checkpoint_items})
 
   prefix = checkpoint().save(str(tmp_path / 'ckpt'))
   checkpointing.restore_training(checkpoint(), prefix, strategy)
