@@ -27,11 +27,11 @@ _UNUSED = 'only in the checkpoint, unused'
 _FATES = (_RESTORED, _FITTED, _OTHER_SHAPE, _MISSING, _LEFT_OUT, _UNUSED)
 
 # How the names of other programs' checkpoints begin, and what to do.
-_CONVERT = 'convert it with trainer/convert_checkpoint.py first'
 _FOREIGN = (
-    ('backbone/_encoder/', f'it looks like one of the TensorFlow Model Garden: {_CONVERT}'),
+    ('backbone/_encoder/', 'it looks like one of the TensorFlow Model Garden, whose names are '
+     'not known here; give a checkpoint of this library'),
     (('encoder/', 'model/_encoder/', 'model/encoder/'),
-     f'it looks like one of DeepLab2: {_CONVERT}'),
+     'it looks like one of DeepLab2: convert it with trainer/convert_checkpoint.py first'),
 )
 
 
