@@ -109,6 +109,7 @@ class Trainer(orbit.AbstractTrainer):
     self._options = options
     self._on_step = on_step
     self._stop_requested = stop_requested
+    self._output_dtypes = None
     self._skipped_in_a_row = 0
     self.skipped_steps = 0
     self.last_batch = None
@@ -142,8 +143,8 @@ class Trainer(orbit.AbstractTrainer):
       start = time.monotonic()
       batch = next(self._iterator)
       with _fewer_graph_passes():
-        output = self._compiled_step(batch, tf.constant(self._stop_requested()))
-        output = tf.nest.map_structure(_to_numpy, output)
+        packed = self._compiled_step(batch, tf.constant(self._stop_requested()))
+      output = self._unpack(packed.numpy())
       self.last_batch = batch
       step = int(self._state.global_step.numpy())
       self._count_skipped(output, step)
@@ -152,6 +153,11 @@ class Trainer(orbit.AbstractTrainer):
       if output.stop:
         raise Stopped
     return {}
+
+  def _unpack(self, packed: np.ndarray) -> StepOutput:
+    flat = [value.astype(dtype.as_numpy_dtype)
+            for value, dtype in zip(packed, tf.nest.flatten(self._output_dtypes))]
+    return tf.nest.pack_sequence_as(self._output_dtypes, flat)
 
   def _count_skipped(self, output: StepOutput, step: int) -> None:
     if not output.not_finite:
@@ -168,8 +174,13 @@ class Trainer(orbit.AbstractTrainer):
 
   # === One step ===
 
-  def _step(self, batch, stop) -> StepOutput:
-    """One step over all replicas, as a graph."""
+  def _step(self, batch, stop) -> tf.Tensor:
+    """One step over all replicas, as a graph.
+
+    Returns:
+      All of StepOutput as one float32 vector: one transfer from the device, and TensorFlow 2.15
+      keeps some bytes of each tensor that it hands to Python, for ever.
+    """
     state = self._state
     rates = state.optimizer.learning_rates()
     scale = tf.ones([]) if state.loss_scale is None else state.loss_scale.factor.read_value()
@@ -195,7 +206,9 @@ class Trainer(orbit.AbstractTrainer):
       # What breaks whatever the scale is no sign of too large a scale.
       state.loss_scale.update(finite | ~tf.reduce_all(tf.stack(list(output.checks.values()))))
     state.global_step.assign_add(1)
-    return output._replace(learning_rates=rates)
+    output = output._replace(learning_rates=rates)
+    self._output_dtypes = tf.nest.map_structure(lambda x: x.dtype, output)
+    return tf.stack([tf.cast(value, tf.float32) for value in tf.nest.flatten(output)])
 
   def _forward_backward(self, batch, step, scale, stop):
     """The losses and the gradients, summed over the replicas.
@@ -272,10 +285,6 @@ def _reduce_scalars(values, operation: str):
     return values
   reduced = context.all_reduce(tf.distribute.ReduceOp[operation], tf.stack(flat))
   return tf.nest.pack_sequence_as(values, tf.unstack(reduced, len(flat)))
-
-
-def _to_numpy(value) -> np.ndarray:
-  return value.numpy()
 
 
 def build(config, architecture, dataset_info, strategy: tf.distribute.Strategy,
