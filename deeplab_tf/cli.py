@@ -47,7 +47,7 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
     print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
     return 2
   except OSError as error:
-    if error.errno != errno.ENOSPC:
+    if not is_disk_full(error):
       raise
     where = f'{error.filename}: ' if error.filename else ''
     print(f'error: {where}{error.strerror}', file=sys.stderr)
@@ -56,6 +56,13 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
     print('interrupted', file=sys.stderr)
     return 130
   return 0
+
+
+def is_disk_full(error: Exception) -> bool:
+  """Whether an error of Python or of TensorFlow says that a disk or a quota is full."""
+  full = (errno.ENOSPC, errno.EDQUOT)
+  return (isinstance(error, OSError) and error.errno in full
+          or any(os.strerror(number) in str(error) for number in full))
 
 
 def is_user_error(error: BaseException) -> bool:

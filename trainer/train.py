@@ -55,7 +55,8 @@ def _run(argv: Optional[Sequence[str]]) -> None:
   from deeplab_tf.training import runs, signals
   with signals.StopRequest() as stop_request:
     try:
-      runs.Run(config, flags.model_dir, flags.mode, strategy, stop_request).run()
+      with distribution.watching_workers(strategy):
+        runs.Run(config, flags.model_dir, flags.mode, strategy, stop_request).run()
     except signals.Stopped:
       sys.exit(stop_request.exit_code)
 

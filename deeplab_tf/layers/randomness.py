@@ -9,6 +9,7 @@ TensorFlow's global generator.
 """
 
 import contextlib
+import threading
 from typing import Iterator, Optional, Sequence, Union
 
 import tensorflow as tf
@@ -25,7 +26,12 @@ class _Stream:
     self.count = 0
 
 
-_current: Optional[_Stream] = None
+class _Open(threading.local):
+  """The open stream; each replica of a MirroredStrategy is traced in a thread of its own."""
+  stream: Optional[_Stream] = None
+
+
+_open = _Open()
 
 
 @contextlib.contextmanager
@@ -38,24 +44,24 @@ def seeded(seed: tf.Tensor, images: Optional[int] = None,
     images: Images of the whole batch; None: this part is the whole batch.
     first: The place in the batch of this part's first image, an int or int32 [].
   """
-  global _current
-  previous, _current = _current, _Stream(tf.cast(seed, tf.int32), images, first)
+  previous, _open.stream = _open.stream, _Stream(tf.cast(seed, tf.int32), images, first)
   try:
     yield
   finally:
-    _current = previous
+    _open.stream = previous
 
 
 def uniform(shape: Sequence[Dimension]) -> tf.Tensor:
   """Returns float32 numbers in [0, 1) of a shape whose first dimension counts images."""
-  if _current is None:
+  stream = _open.stream
+  if stream is None:
     return tf.random.uniform(shape)
-  _current.count += 1
-  images = shape[0] if _current.images is None else _current.images
-  seed = tf.stack([_current.seed[0], _current.seed[1] * 1009 + _current.count])
+  stream.count += 1
+  images = shape[0] if stream.images is None else stream.images
+  seed = tf.stack([stream.seed[0], stream.seed[1] * 1009 + stream.count])
   # The bits of this generator are the same under XLA; what TensorFlow makes of them is not.
   bits = tf.random.stateless_uniform([images, *shape[1:]], seed, None, None, tf.uint32, 'philox')
   drawn = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
-  if _current.images is None:
+  if stream.images is None:
     return drawn
-  return tf.slice(drawn, [_current.first] + [0] * (len(shape) - 1), shape)
+  return tf.slice(drawn, [stream.first] + [0] * (len(shape) - 1), shape)

@@ -5,10 +5,15 @@ from typing import Mapping, Optional
 
 from orbit import actions
 
+from deeplab_tf import modules
 from deeplab_tf.checkpoints import files
 
 FOLDER = 'best_checkpoint'
+# The scalars of an evaluation.
+SCORES = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
+               for name in ('pq', 'sq', 'rq', 'n'))
 _SCORE_FILE = 'best_score.json'
+_HELD = 'being_evaluated'
 
 
 class BestCheckpoint:
@@ -17,15 +22,29 @@ class BestCheckpoint:
   def __init__(self, model_dir: str, metric: str, higher_is_better: bool = True):
     """Reads the best score so far, if there is one.
 
+    Raises:
+      ValueError: There is no such metric.
+
     Args:
       model_dir: The copy goes to best_checkpoint/ below it.
       metric: A key of the scalars of an evaluation, e.g. 'All/pq'.
       higher_is_better: Else lower is.
     """
+    if metric not in SCORES:
+      raise ValueError(f'evaluator_options.best_checkpoint_metric is "{metric}": an evaluation has '
+                       f'{", ".join(SCORES)}.{modules.nearest(metric, SCORES)}')
     self._folder = pathlib.Path(model_dir) / FOLDER
     self._metric = metric
     self._best = actions.NewBestMetric(metric, higher_is_better,
                                        filename=str(self._folder / _SCORE_FILE))
+
+  def hold(self, prefix: str) -> str:
+    """Returns a copy of a checkpoint that stays until the next one is held.
+
+    Raises:
+      FileNotFoundError: The checkpoint is gone.
+    """
+    return files.copy_checkpoint(prefix, str(self._folder / _HELD))
 
   def update(self, scalars: Mapping[str, float], prefix: str) -> Optional[str]:
     """Takes in an evaluation.
@@ -35,15 +54,13 @@ class BestCheckpoint:
       prefix: The checkpoint that was evaluated.
 
     Returns:
-      The copy, where this is the best so far, else None.
+      The copy, where this is the best so far, else None: also where there is no such score, for
+      want of classes to average over.
 
     Raises:
-      ValueError: The metric is not among the scores.
+      FileNotFoundError: The checkpoint is gone.
     """
-    if self._metric not in scalars:
-      raise ValueError(f'evaluator_options.best_checkpoint_metric is "{self._metric}"; the '
-                       f'evaluation has {", ".join(sorted(scalars))}')
-    if not self._best.test(scalars):
+    if self._metric not in scalars or not self._best.test(scalars):
       return None
     copy = files.copy_checkpoint(prefix, str(self._folder))
     # After the copy: a run that is killed in between compares again.

@@ -7,6 +7,7 @@ from typing import Callable, Collection, Mapping, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf import cli
 from deeplab_tf import config as config_lib
 from deeplab_tf.checkpoints import files, initial, paths, restore
 
@@ -45,13 +46,13 @@ class Manager(tf.train.CheckpointManager):
 def explain_full_disk(error: Exception, model_dir: str) -> None:
   """Raises DiskFullError with a line for the user if an error says that a disk is full.
 
+  For the process that writes there.
+
   Args:
     error: Of Python or of TensorFlow.
     model_dir: The folder that was written to; what was half-written there is removed.
   """
-  if isinstance(error, DiskFullError) or not (
-      isinstance(error, OSError) and error.errno == errno.ENOSPC
-      or os.strerror(errno.ENOSPC) in str(error)):
+  if isinstance(error, DiskFullError) or not cli.is_disk_full(error):
     return
   files.remove_leftovers(model_dir)
   last = files.newest_whole(model_dir, warn=lambda line: None)

@@ -74,11 +74,16 @@ def build(num_gpus: Optional[int] = None, tpu: Optional[str] = None) -> tf.distr
 
 
 def _tpu_strategy(name: str) -> tf.distribute.Strategy:
-  resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
-  if name not in ('', 'local'):
-    tf.config.experimental_connect_to_cluster(resolver)
-  tf.tpu.experimental.initialize_tpu_system(resolver)
-  return tf.distribute.TPUStrategy(resolver)
+  try:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+    if name not in ('', 'local'):
+      tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+  except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+    reason = str(error).strip().split('\n')[0][:160]
+    raise ValueError(f"--tpu={name} cannot be used ({reason}); give the name or the address of a "
+                     "running TPU, or 'local' on a TPU VM") from None
 
 
 def read_cluster(text: str) -> Cluster:
@@ -139,12 +144,17 @@ def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
       raise
     reason = _NODE.sub('', str(error)).strip().split('\n')[0][:160]
     raise LostWorkerError(
-        f'another worker has stopped ({reason}); start all workers again with the same command, '
-        'and they go on from the last checkpoint') from error
+        f'another worker has stopped or lost its connection ({reason}); start all workers again '
+        'with the same command, and they go on from the last checkpoint') from error
 
 
-def check(config, strategy: tf.distribute.Strategy) -> None:
+def check(config, strategy: tf.distribute.Strategy, mode: str = 'train_and_eval') -> None:
   """Checks that a config can train and be evaluated on these devices.
+
+  Args:
+    config: ExperimentOptions.
+    strategy: The devices.
+    mode: What the run does, as --mode says.
 
   Raises:
     ValueError: It cannot; one line with what to change.
@@ -154,13 +164,23 @@ def check(config, strategy: tf.distribute.Strategy) -> None:
   if is_tpu(strategy) and losses.matching_solver == losses.SCIPY:
     raise ValueError('trainer_options.loss_options.matching_solver SCIPY runs on the host and '
                      'cannot be used on TPU: set it to NATIVE or AUTO')
-  if (options.jit_compile and options.solver_options.use_sync_batchnorm and replicas > 1
+  trains = mode in ('train', 'train_and_eval')
+  if (trains and options.jit_compile and options.solver_options.use_sync_batchnorm and replicas > 1
       and not is_tpu(strategy)):
     raise ValueError(
         f'trainer_options.jit_compile and solver_options.use_sync_batchnorm cannot be combined on '
         f'{replicas} devices in TensorFlow 2.15: set one of them to false')
-  per_replica_batch(strategy, config)
+  if trains:
+    per_replica_batch(strategy, config)
   workers = len(cluster_of(strategy).workers)
+  if workers > 1 and mode == 'continuous_eval':
+    raise ValueError(f'--mode=continuous_eval runs in one process and TF_CONFIG names {workers} '
+                     'workers: start it on one machine without TF_CONFIG')
+  if workers > 1 and (config.evaluator_options.save_predictions
+                      or config.evaluator_options.save_raw_predictions):
+    raise ValueError(f'evaluator_options.save_predictions and save_raw_predictions would miss the '
+                     f'images of all but the first of {workers} workers: set them to false, or '
+                     'use --mode=eval on one machine without TF_CONFIG')
   batch_size = config.eval_dataset_options.batch_size
   if batch_size % workers:
     raise ValueError(f'eval_dataset_options.batch_size is {batch_size} and {workers} workers '
@@ -205,3 +225,11 @@ def per_replica_batch(strategy: tf.distribute.Strategy, config) -> int:
     raise ValueError(f'train_dataset_options.batch_size is {batch_size} and {shares} share it; '
                      f'make it a multiple of {replicas * parts}')
   return batch_size // (replicas * parts)
+
+
+def describe_batch(config, strategy: tf.distribute.Strategy) -> str:
+  """Returns e.g. 'batch: 16 images per step, 2 per device at a time, 4 times'."""
+  parts = config.trainer_options.gradient_accumulation_steps
+  return (f'batch: {config.train_dataset_options.batch_size} images per step, '
+          f'{per_replica_batch(strategy, config)} per device'
+          + (f' at a time, {parts} times' if parts > 1 else ''))

@@ -60,6 +60,9 @@ class TrainingMonitor:
       self._skipped_steps += 1
       self._progress.note(f'step {step}: skipped, not finite: {", ".join(broken)}')
       self._log.write('skip', step, not_finite=broken)
+    elif not output.applied:  # float16: the loss scale was too large, and is halved.
+      self._log.write('skip', step, not_finite=['scaled gradients'],
+                      loss_scale=output.loss_scale)
     if step % self._summary_steps == 0 or step == self._total_steps:
       self._summarize(step)
 

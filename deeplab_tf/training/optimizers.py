@@ -162,6 +162,13 @@ def learning_rate_scale(batch_size: int, reference: int) -> float:
   return batch_size / reference if reference else 1.0
 
 
+def peak_learning_rate(config) -> float:
+  """Returns the highest learning rate of the main group, for the config's batch size."""
+  solver = config.trainer_options.solver_options
+  return solver.base_learning_rate * learning_rate_scale(
+      config.train_dataset_options.batch_size, solver.learning_rate_batch_size)
+
+
 def build(solver, trainable_variables: Sequence[tf.Variable],
           backbone_variables: Sequence[tf.Variable] = (),
           batch_size: int = 0) -> GroupedOptimizer:

@@ -32,7 +32,7 @@ from deeplab_tf.training import (
 from deeplab_tf.training.batch_pictures import BatchPictures
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
 from deeplab_tf.training.evaluator import Evaluator
-from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
+from deeplab_tf.training.replicated_prediction import ReplicatedPrediction, sum_over_workers
 from deeplab_tf.training.signals import Stopped, StopRequest
 from deeplab_tf.training.waiting import new_checkpoints
 
@@ -86,11 +86,11 @@ class Run:
     self.evaluator = None
     self._average = None
     self._best = None
-    self._evaluated_prefix = None
+    self._restored = None
     self._print(*distribution.describe(strategy))
     self._dataset_info = catalog.from_config(config)
     self._architecture = models.architecture(config)
-    distribution.check(config, strategy)
+    distribution.check(config, strategy, mode)
     distribution.adapt(self._config, strategy)
     self._num_eval_images = None
     self._describe_data()
@@ -119,14 +119,13 @@ class Run:
 
     Raises:
       Stopped: A stop was requested, and what was learnt is saved.
-      LostWorkerError: Another worker is gone.
     """
     run = {'train': lambda: self._train_until(self._total_steps),
-           'train_and_eval': self._train_and_evaluate, 'eval': self._evaluate,
+           'train_and_eval': self._train_and_evaluate,
+           'eval': lambda: self._evaluate(self._restored),
            'continuous_eval': self._evaluate_continuously}[self._mode]
     try:
-      with distribution.watching_workers(self._strategy):
-        run()
+      run()
     except Stopped:
       if self._trains:
         self._controller.save_checkpoint()
@@ -138,19 +137,22 @@ class Run:
     except Exception as error:
       with contextlib.suppress(OSError):  # The disk may be full.
         self._log.write('error', self._step, message=str(error).split('\n')[0])
-      checkpointing.explain_full_disk(error, self._model_dir)
+      if self._trains and self._cluster.is_chief:
+        checkpointing.explain_full_disk(error, self._model_dir)
       raise
     return self.evaluator.result if self.evaluator else None
 
   def _train_and_evaluate(self):
     interval = max(1, self._config.evaluator_options.eval_interval)
     step = self._step
+    # Stopped in the middle of an evaluation, or started again after the last step.
+    if step and (step % interval == 0 and step != self._scored_step()
+                 or step >= self._total_steps):
+      self._evaluate(self._saved())
     while step < self._total_steps:
       step = min(self._total_steps, (step // interval + 1) * interval)
       self._train_until(step)
-      self._evaluate()
-    if self.evaluator.result is None:  # Started again after the last step.
-      self._evaluate()
+      self._evaluate(self._saved())
 
   def _train_until(self, step: int):
     start = self._step
@@ -159,9 +161,9 @@ class Run:
       return
     with self._training_monitor.progress(start):
       self._controller.train(step)
-    self._evaluated_prefix = self._saved()
 
-  def _evaluate(self):
+  def _evaluate(self, prefix: str):
+    """Scores the model as it is, which is that of a checkpoint."""
     with self._average.applied() if self._average is not None else contextlib.nullcontext():
       scalars = self._controller.evaluate(self._config.evaluator_options.eval_steps)
     scalars.pop('steps_per_second', None)  # Orbit's, of batches of different sizes.
@@ -174,8 +176,8 @@ class Run:
     coco_panoptic_io.write_json(path, {'step': step, **result})
     self._print(f'panoptic quality at step {step}, also in {path}:',
                 panoptic_quality.format_result(result))
-    if self._best is not None and self._evaluated_prefix is not None:
-      kept = self._best.update(scalars, self._evaluated_prefix)
+    if self._best is not None:
+      kept = self._best.update(scalars, prefix)
       self._print(f'best so far: {self._best.score:.4g}' + (f', kept as {kept}' if kept else ''))
 
   def _evaluate_continuously(self):
@@ -183,14 +185,15 @@ class Run:
     for prefix in new_checkpoints(self._model_dir, options.continuous_eval_timeout,
                                   self._stop_request):
       try:
-        self._restore_for_evaluation(prefix)
-      except (tf.errors.OpError, ValueError) as error:
+        # Training may remove it while it is evaluated.
+        held = self._best.hold(prefix) if self._best is not None else prefix
+        self._restore_for_evaluation(held)
+      except (tf.errors.OpError, ValueError, FileNotFoundError):
         if os.path.exists(f'{prefix}.index'):
           raise
-        # Training removes old checkpoints, also one that was just found.
-        self._print(f'{prefix} is gone ({str(error).split(chr(10))[0][:80]}); waiting for the next')
+        self._print(f'{prefix} is gone; waiting for the next')
         continue
-      self._evaluate()
+      self._evaluate(held)
       if self._step >= self._total_steps:
         return
     self._print(f'no new checkpoint in {self._model_dir} for {options.continuous_eval_timeout} s: '
@@ -223,7 +226,8 @@ class Run:
   def _build_trainer(self, latest: Optional[str]) -> tf.train.CheckpointManager:
     """Makes the trainer, with the state of the latest or the initial checkpoint."""
     config = self._config
-    self._print(*self._batch_lines())
+    self._print(f'{distribution.describe_batch(config, self._strategy)}; '
+                f'{self._total_steps} steps; learning rate {optimizers.peak_learning_rate(config):g} at its peak')
     lines = ['checkpoint: none yet, training starts from random weights']
     if latest is None and config.model_options.initial_checkpoint:
       lines = checkpointing.restore_initial(
@@ -235,6 +239,7 @@ class Run:
     if latest is not None:
       checkpointing.restore_training(checkpoint, latest, self._strategy)
       lines = [f'checkpoint: going on from {latest}, step {self._step}']
+    self._check_same_start()
     self._print(*lines)
     writer = summaries.Writer(self._chiefs(self._model_dir), summaries.TRAIN)
     if self._cluster.is_chief:
@@ -255,6 +260,15 @@ class Run:
                                       self._strategy, step),
         on_step=self._on_step, stop_requested=self._stop_request)
     return self._build_manager(checkpoint, latest)
+
+  def _check_same_start(self):
+    """Checks that all workers have read the same checkpoint."""
+    workers = len(self._cluster.workers)
+    steps = sum_over_workers(self._strategy, tf.cast(self.global_step.read_value(), tf.float64))
+    if int(steps) != workers * self._step:
+      raise ValueError(f'--model_dir={self._model_dir} has its last checkpoint at step '
+                       f'{self._step} on this worker, and at another on others: all workers must '
+                       'see the same folder')
 
   def _build_manager(self, checkpoint, latest: Optional[str]) -> checkpointing.Manager:
     if self._cluster.is_chief:
@@ -313,13 +327,20 @@ class Run:
     with self._strategy.scope():
       restore.load_checkpoint(self.model, prefix)
       self.global_step.assign(restore.read_step(prefix))
-    self._evaluated_prefix = prefix
+    self._restored = prefix
     self._print(f'checkpoint: {prefix}, step {self._step}')
 
   def _steps_to_checkpoint(self, step: int) -> int:
     """Orbit's inner loop ends at each multiple of save_checkpoints_steps and saves there."""
     interval = self._options.save_checkpoints_steps
     return int(interval - step % interval)
+
+  def _scored_step(self) -> Optional[int]:
+    """The step of the last scores; None without any."""
+    path = pathlib.Path(self._model_dir) / METRICS_FILE
+    if not path.exists():
+      return None
+    return coco_panoptic_io.read_json(path, 'the scores of a training').get('step')
 
   def _saved(self) -> Optional[str]:
     return self._controller.checkpoint_manager.latest_checkpoint
@@ -329,6 +350,9 @@ class Run:
     return str(path) if self._cluster.is_chief else None
 
   def _open_model_dir(self):
+    if '://' in self._model_dir:
+      raise ValueError(f'--model_dir={self._model_dir} is no folder: mount the bucket (e.g. with '
+                       'gcsfuse) and give the folder that it is mounted at')
     if os.path.exists(self._model_dir) and not os.path.isdir(self._model_dir):
       raise ValueError(f'--model_dir={self._model_dir} is a file; give a folder')
     if self._mode == 'eval' and not os.path.isdir(self._model_dir):
@@ -359,17 +383,6 @@ class Run:
     precision = self._options.Precision.Name(self._options.precision).lower()
     self._print(f'model: {name} on {self._config.model_options.backbone.name}, '
                 f'{parameters:,} trainable parameters, computes in {precision}')
-
-  def _batch_lines(self) -> list[str]:
-    solver, options = self._options.solver_options, self._options
-    batch_size = self._config.train_dataset_options.batch_size
-    share = distribution.per_replica_batch(self._strategy, self._config)
-    parts = options.gradient_accumulation_steps
-    rate = solver.base_learning_rate * optimizers.learning_rate_scale(
-        batch_size, solver.learning_rate_batch_size)
-    return [f'batch: {batch_size} images per step, {share} per device'
-            + (f' at a time, {parts} times' if parts > 1 else '')
-            + f'; {self._total_steps} steps; learning rate {rate:g} at its peak']
 
   def _print(self, *lines: str):
     if self._cluster.is_chief:

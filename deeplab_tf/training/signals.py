@@ -1,5 +1,7 @@
 """Stopping by SIGTERM or Ctrl-C: the step at hand is finished and saved first."""
 
+import contextlib
+import os
 import signal
 from typing import Optional
 
@@ -41,9 +43,10 @@ class StopRequest:
   def _note(self, number, frame):
     del frame
     self.signal = signal.Signals(number)
-    # On a line of its own, below the progress line.
-    print(f'\n{self.signal.name}: finishing this step, then saving; once more stops at once',
-          flush=True)
+    # On a line of its own, below the progress line; printing could meet a print that it interrupts.
+    with contextlib.suppress(OSError):
+      os.write(1, (f'\n{self.signal.name}: finishing this step, then saving; once more stops at '
+                   'once\n').encode())
     self._restore()
 
   def _restore(self):

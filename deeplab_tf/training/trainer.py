@@ -8,6 +8,7 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from deeplab_tf.training import distribution
 from deeplab_tf.training.gradients import GradientFunction
 from deeplab_tf.training.signals import Stopped
 from deeplab_tf.training.state import TrainingState
@@ -80,7 +81,6 @@ class Trainer(orbit.AbstractTrainer):
 
   Attributes:
     last_batch: (images, targets) of the latest step, per replica; None before the first.
-    skipped_steps: Steps that were left out because something was not finite.
   """
 
   def __init__(self, *, strategy: tf.distribute.Strategy, state: TrainingState,
@@ -111,18 +111,16 @@ class Trainer(orbit.AbstractTrainer):
     self._stop_requested = stop_requested
     self._output_dtypes = None
     self._skipped_in_a_row = 0
-    self.skipped_steps = 0
     self.last_batch = None
     self._trained = state.optimizer.variables
     self._other = state.model.non_trainable_variables
     replicas = strategy.num_replicas_in_sync
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)  # Compiles what it runs by itself.
+    on_tpu = distribution.is_tpu(strategy)  # Compiles what it runs by itself.
     self._compiles_replicas = options.jit_compile and replicas > 1 and not on_tpu
     self._gradients = GradientFunction(
         state.model, criterion, self._trained, global_batch=options.global_batch,
         replicas=replicas, parts=options.accumulation_steps, weight_decay=options.weight_decay,
-        unrolled=(replicas > 1 and isinstance(strategy, tf.distribute.MirroredStrategy)
-                  and not options.jit_compile))
+        unrolled=replicas > 1 and not on_tpu and not options.jit_compile)
     self._compiled_step = tf.function(
         self._step, autograph=False,
         jit_compile=options.jit_compile and replicas == 1 and not on_tpu)
@@ -170,7 +168,6 @@ class Trainer(orbit.AbstractTrainer):
           f'step {step}: not finite: {", ".join(output.not_finite)}{before}. The last checkpoint '
           'is from before; lower base_learning_rate, use gradient clipping or look at the data')
     self._skipped_in_a_row += 1
-    self.skipped_steps += 1
 
   # === One step ===
 

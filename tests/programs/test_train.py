@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -150,6 +151,30 @@ def test_eval_mode_scores_the_checkpoint_like_the_training_did(config_file, trai
   assert json.loads((model_dir / 'metrics.json').read_text()) == before
   assert len(list((model_dir / 'vis').glob('*_overlay.png'))) == 3
   assert len(list((model_dir / 'vis' / 'raw_panoptic').glob('*.png'))) == 3
+
+
+def test_continuous_eval_scores_the_newest_checkpoint_and_keeps_the_best(config_file, trained,
+                                                                         tmp_path):
+  model_dir = tmp_path / 'model'
+  shutil.copytree(trained[0], model_dir)
+  before = json.loads((model_dir / 'metrics.json').read_text())
+  (model_dir / 'metrics.json').unlink()
+  best = '--override=evaluator_options { best_checkpoint_metric: "All/pq" }'
+  done = run(f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=continuous_eval',
+             best)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert json.loads((model_dir / 'metrics.json').read_text()) == before
+  assert sorted(p.stem for p in (model_dir / 'best_checkpoint').glob('*.index')) == ['ckpt-4']
+  # Training that was stopped in its evaluation makes up for it, and knows the best score.
+  (model_dir / 'metrics.json').unlink()
+  done = run(f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=train_and_eval',
+             best)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert 'best so far: ' in done.stdout
+  assert json.loads((model_dir / 'metrics.json').read_text()) == before
+  done = run(f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=continuous_eval',
+             '--override=evaluator_options { best_checkpoint_metric: "pq" }')
+  assert_refused(done, '"pq"', 'All/pq')
 
 
 def test_model_directory_of_another_model_is_refused(config_file, trained):

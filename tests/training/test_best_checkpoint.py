@@ -34,13 +34,18 @@ def test_a_better_score_replaces_the_copy_and_a_worse_one_does_not(tmp_path):
 
 
 def test_lower_is_better_where_asked_for(tmp_path):
-  best = BestCheckpoint(str(tmp_path), 'loss', higher_is_better=False)
+  best = BestCheckpoint(str(tmp_path), 'All/n', higher_is_better=False)
   for step, loss in enumerate([3.0, 1.0, 2.0]):
-    best.update({'loss': loss}, _save(tmp_path, step))
+    best.update({'All/n': loss}, _save(tmp_path, step))
   assert _steps(tmp_path) == ['ckpt-1']
 
 
 def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):
-  best = BestCheckpoint(str(tmp_path), 'PQ')
-  with pytest.raises(ValueError, match='best_checkpoint_metric is "PQ"; the evaluation has All/pq'):
-    best.update({'All/pq': 0.3}, _save(tmp_path, 1))
+  with pytest.raises(ValueError, match='best_checkpoint_metric is "Al/pq": an evaluation has '
+                     'All/pq, .*Did you mean "All/pq"'):
+    BestCheckpoint(str(tmp_path), 'Al/pq')
+
+
+def test_a_score_that_is_not_available_is_not_the_best(tmp_path):
+  best = BestCheckpoint(str(tmp_path), 'Things/pq')
+  assert best.update({'All/pq': 0.3}, _save(tmp_path, 1)) is None

@@ -86,7 +86,8 @@ def test_losses_of_steps_that_only_overflowed_count(run, capsys):
   assert curves['gradient_norm'] == {2: 4.0}
   assert curves['loss_scale'] == {2: 768.0}
   assert 'skipped_steps' not in curves
-  assert [event['event'] for event in events] == ['train']
+  assert [event['event'] for event in events] == ['skip', 'train']
+  assert events[0]['loss_scale'] == 1024
   assert 'skipped' not in capsys.readouterr().out
 
 
