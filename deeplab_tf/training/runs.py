@@ -227,7 +227,8 @@ class Run:
     """Makes the trainer, with the state of the latest or the initial checkpoint."""
     config = self._config
     self._print(f'{distribution.describe_batch(config, self._strategy)}; '
-                f'{self._total_steps} steps; learning rate {optimizers.peak_learning_rate(config):g} at its peak')
+                f'{self._total_steps} steps; learning rate '
+                f'{optimizers.peak_learning_rate(config):g} at its peak')
     lines = ['checkpoint: none yet, training starts from random weights']
     if latest is None and config.model_options.initial_checkpoint:
       lines = checkpointing.restore_initial(
