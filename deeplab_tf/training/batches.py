@@ -1,16 +1,21 @@
 """Batches for the trainer and the evaluator, with data errors turned into one line."""
 
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Optional
 
 import tensorflow as tf
 
 from deeplab_tf import cli
 from deeplab_tf.data import errors, pipeline
+from deeplab_tf.training import distribution
 from deeplab_tf.training.distribution import Cluster
 
 
-def checked(batches: Iterable) -> Iterator:
+def checked(batches: Iterable, strategy: Optional[tf.distribute.Strategy] = None) -> Iterator:
   """Iterates over batches.
+
+  Args:
+    batches: Of tf.data.
+    strategy: What shares them. The loss of another worker may show here first, and is passed on.
 
   Raises:
     UsageError: The content of a data file is wrong; the message names it.
@@ -22,6 +27,8 @@ def checked(batches: Iterable) -> Iterator:
     except StopIteration:
       return
     except tf.errors.OpError as error:
+      if strategy is not None and distribution.tells_lost_worker(error, strategy):
+        raise
       raise cli.UsageError(errors.describe_data_error(error)) from error
     yield batch
 
@@ -44,7 +51,7 @@ def training(config, dataset_info, targets: str, strategy: tf.distribute.Strateg
 
   if strategy.num_replicas_in_sync == 1:
     return checked(dataset())
-  return checked(strategy.distribute_datasets_from_function(dataset))
+  return checked(strategy.distribute_datasets_from_function(dataset), strategy)
 
 
 def evaluation(config, dataset_info, cluster: Cluster) -> Iterator:

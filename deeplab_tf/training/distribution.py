@@ -11,6 +11,9 @@ import tensorflow as tf
 CPU_WARNING = (
     'WARNING: TensorFlow sees no GPU and runs on the CPU, which is far slower. If this machine '
     'has one, install the CUDA packages with: pip install ".[gpu]" in the checkout')
+_LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+                tf.errors.DeadlineExceededError, tf.errors.InternalError,
+                tf.errors.FailedPreconditionError)
 # What TensorFlow puts before its messages.
 _NODE = re.compile(r'\{\{.*?\}\}')
 _EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
@@ -132,15 +135,19 @@ def local_replicas(strategy: tf.distribute.Strategy) -> int:
   return strategy.num_replicas_in_sync // len(cluster_of(strategy).workers)
 
 
+def tells_lost_worker(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> bool:
+  """Whether an error is what TensorFlow says, anywhere, when another worker is gone."""
+  return len(cluster_of(strategy).workers) > 1 and (
+      isinstance(error, _LOST_WORKER) or 'Collective ops is aborted' in str(error))
+
+
 @contextlib.contextmanager
 def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
   """Turns what TensorFlow says when another worker is gone into a LostWorkerError."""
   try:
     yield
-  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
-          tf.errors.DeadlineExceededError, tf.errors.InternalError,
-          tf.errors.FailedPreconditionError) as error:
-    if len(cluster_of(strategy).workers) == 1:
+  except tf.errors.OpError as error:
+    if not tells_lost_worker(error, strategy):
       raise
     reason = _NODE.sub('', str(error)).strip().split('\n')[0][:160]
     raise LostWorkerError(
