@@ -87,6 +87,7 @@ class Run:
     self._average = None
     self._best = None
     self._restored = None
+    self._thrown_away = None
     self._print(*distribution.describe(strategy))
     self._dataset_info = catalog.from_config(config)
     self._architecture = models.architecture(config)
@@ -140,6 +141,10 @@ class Run:
       if self._trains and self._cluster.is_chief:
         checkpointing.explain_full_disk(error, self._model_dir)
       raise
+    finally:
+      # By hand: a worker's process ends without Python's own tidying up.
+      if self._thrown_away is not None:
+        self._thrown_away.cleanup()
     return self.evaluator.result if self.evaluator else None
 
   def _train_and_evaluate(self):
