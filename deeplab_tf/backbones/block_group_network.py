@@ -1,4 +1,4 @@
-"""The network behind DeepLab2's residual, axial and dual-path backbones: a stem and four stages.
+"""The network behind DeepLab2's residual, axial and dual-path backbones: a stem and its stages.
 
 Variants differ in numbers only; each backbone module lists its own in VARIANTS.
 """
@@ -7,35 +7,63 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
-from deeplab_tf.layers.stem import InceptionStem
+from deeplab_tf.layers.stem import make_stem
+
+# Blocks of the stage at stride 2, of the networks that have one.
+_FIRST_STAGE_BLOCKS = 3
 
 
 class NetworkOptions(NamedTuple):
   """Numbers that make a variant.
 
   Attributes:
+    stem: One of stem.KINDS.
     num_blocks: Blocks of stages 2 to 5.
-    stem_width: Factor on the stem's channels.
-    width: Factor on the channels of all stages.
+    has_first_stage: Whether stage 1 is residual blocks behind the stem, not the stem itself.
+    stem_width: Factor on the channels of the stem and of stage 1.
+    width: Factor on the channels of all other stages.
+    decoder_stacks: Times that a decoder walks to stride 4 and back (Hourglass).
     groups: What all stages share.
   """
+  stem: str = 'inception'
   num_blocks: tuple[int, ...] = (3, 4, 6, 3)
+  has_first_stage: bool = False
   stem_width: float = 1.0
   width: float = 1.0
+  decoder_stacks: int = 0
   groups: BlockGroupOptions = BlockGroupOptions()
+
+  def customized(self, options) -> 'NetworkOptions':
+    """Returns the network with what BackboneOptions change."""
+    return self._replace(
+        num_blocks=tuple(int(n * options.backbone_layer_multiplier) for n in self.num_blocks),
+        stem_width=options.stem_width_multiplier,
+        width=options.backbone_width_multiplier,
+        groups=self.groups._replace(
+            output_stride=options.output_stride,
+            drop_path_keep_prob=options.drop_path_keep_prob,
+            drop_path_schedule=options.drop_path_schedule,
+            squeeze_and_excite=options.use_squeeze_and_excite,
+            sac_beyond_stride=options.use_sac_beyond_stride))
 
 
 class BlockGroupNetwork(tf.keras.layers.Layer):
-  """A stem of stride 2 and stages 2 to 5, of stride 2 each until the output stride.
+  """A stem of stride 2, stages 2 to 5 of stride 2 each until the output stride, and a decoder.
 
   Attributes:
-    stem: The stem; its output is stage 1.
-    stages: Four BlockGroups.
-    channels: dict from a feature's name ('res1' to 'res5') to its channels.
-    strides: dict from a feature's name to its stride.
+    options: NetworkOptions.
+    stem: Of stride 2; its output is stage 1, if that is no stage of its own.
+    first_stage: BlockGroup of stage 1, or None.
+    stages: BlockGroups of stages 2 to 5.
+    decoder: Hourglass, or None.
+    features: What there is to take in before its activation, a list of hourglass.Features.
+    channels: dict from an activated feature's name ('res1' to 'res5', 'backbone_output') to its
+      channels.
+    output_name: Name of the activated feature at the end of the network.
   """
 
   def __init__(self, options: NetworkOptions, norm: NormFactory,
@@ -50,18 +78,40 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
     """
     super().__init__()
     self.options = options
-    self.stem = InceptionStem(options.stem_width, norm)
-    self.channels = {'res1': self.stem.channels}
-    self.strides = {'res1': 2}
-    self.stages = []
+    self.stem = make_stem(options.stem, options.stem_width, norm)
+    self.first_stage = None
     channels, stride = self.stem.channels, 2
+    if options.has_first_stage:
+      self.first_stage = BlockGroup(channels, round(32 * options.stem_width), _FIRST_STAGE_BLOCKS,
+                                    1, stride, options.groups, norm)
+      channels = self.first_stage.channels
+    self.features = [hourglass.Feature('stage1', stride, channels)]
+    self.stages = []
     for level, blocks in zip(range(2, 6), options.num_blocks):
       group = BlockGroup(channels, round(2**(level - 1) * 32 * options.width), blocks, 2, stride,
-                         options.groups, norm, dual_path, memory_channels)
+                         options.groups, norm, dual_path and dual_path.at_stride(stride),
+                         memory_channels)
       self.stages.append(group)
       channels, stride = group.channels, stride * 2
-      self.channels[f'res{level}'] = channels
-      self.strides[f'res{level}'] = min(stride, options.groups.output_stride)
+      # Of the stages at the output stride the decoder takes the last.
+      reached = min(stride, options.groups.output_stride)
+      self.features = [f for f in self.features if f.stride != reached]
+      self.features.append(hourglass.Feature(f'stage{level}', reached, channels))
+    self._add_decoder(options, norm, dual_path, memory_channels)
+
+  def _add_decoder(self, options, norm, dual_path, memory_channels):
+    self.decoder = None
+    self.channels = {'res1': (self.first_stage or self.stem).channels}
+    self.channels.update({f'res{level}': stage.channels
+                          for level, stage in enumerate(self.stages, 2)})
+    self.output_name = 'res5'
+    if options.decoder_stacks:
+      self.decoder = hourglass.Hourglass(
+          hourglass.walk(options.groups.output_stride, options.decoder_stacks, to_the_end=False),
+          self.features, 1, options.width, options.groups, norm, dual_path, memory_channels)
+      self.features = self.features + self.decoder.outputs
+      self.output_name = 'backbone_output'
+    self.channels['backbone_output'] = self.features[-1].channels
 
   def call(self, images: tf.Tensor, memory: Optional[tf.Tensor] = None,
            training: bool = False) -> tuple[dict[str, tf.Tensor], Optional[tf.Tensor]]:
@@ -73,13 +123,19 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      Features by name: 'stage1' to 'stage5' before, 'res1' to 'res5' after the activation,
-      [batch, h, w, channels] each; and the memory.
+      Features by name, [batch, h, w, channels] each: 'stage1' to 'stage5' before, 'res1' to
+      'res5' after the activation, the decoder's 'decoder1' and so on before it, and
+      'backbone_output' after it; and the memory.
     """
     x = self.stem(images, training=training)
+    if self.first_stage is not None:
+      x, memory = self.first_stage(x, memory, training=training)
     features = {'stage1': x, 'res1': tf.nn.relu(x)}
     for level, stage in zip(range(2, 6), self.stages):
       x, memory = stage(x, memory, training=training)
       features[f'stage{level}'] = x
       features[f'res{level}'] = tf.nn.relu(x)
+    if self.decoder is not None:
+      features, memory = self.decoder(features, memory, training=training)
+    features['backbone_output'] = tf.nn.relu(features[self.features[-1].name])
     return features, memory

@@ -1,52 +1,48 @@
-"""Backbones of MaX-DeepLab (figures A.7 and A.8): ResNets with axial and dual-path stages."""
+"""Backbones of MaX-DeepLab (figures A.7 to A.9): ResNets with axial and dual-path stages."""
 
-from typing import Optional
+from typing import NamedTuple
 
-from deeplab_tf.backbones.block_group_network import BlockGroupNetwork, NetworkOptions
-from deeplab_tf.layers.block_group import BlockGroupOptions
-from deeplab_tf.layers.dual_path_attention import DualPathOptions
-from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.backbones import axial_resnet, resnet
+from deeplab_tf.backbones.block_group_network import NetworkOptions
 
-# ResNet-50 with axial blocks in the last two stages and the memory in the last one. In stage 4
-# the first block is convolutional, as in DeepLab2: what decides is the stride of its input.
+
+class MaskTransformerOptions(NamedTuple):
+  """What a variant has beside the pre-trained network.
+
+  Attributes:
+    memory_channels: Channels of the memory.
+    transformer_channels: Key channels of the dual-path layers at stride 16.
+    feature_channels: Channels of the class and mask features.
+    transformer_beyond_stride: See BlockGroupOptions.
+    decoder_stacks: Decoder stacks, those of the pre-trained network included (the paper's L).
+    decoder_blocks: Blocks of each step that is not pre-trained.
+  """
+  memory_channels: int
+  transformer_channels: int
+  feature_channels: int
+  transformer_beyond_stride: int
+  decoder_stacks: int
+  decoder_blocks: int
+
+
+# ResNet-50 with axial blocks in the last two stages. In stage 4 the first block is convolutional,
+# as in DeepLab2: what decides is the stride of its input.
+_SMALL = resnet.VARIANTS['resnet50_beta']
+_SMALL = _SMALL._replace(groups=_SMALL.groups._replace(
+    axial_beyond_stride=16, attention_bottleneck_expansion=2, attention_expansion=(1, 2)))
+# Wide-ResNet-41 with axial blocks, and a decoder stack that is pre-trained with it.
+_LARGE: NetworkOptions = axial_resnet.VARIANTS['axial_swidernet']._replace(decoder_stacks=1)
+
 VARIANTS = {
-    'max_deeplab_s': NetworkOptions(
-        num_blocks=(3, 4, 6, 3),
-        groups=BlockGroupOptions(axial_beyond_stride=16, attention_bottleneck_expansion=2,
-                                 attention_expansion=(1, 2), transformer_beyond_stride=32,
-                                 drop_path_beyond_stride=16)),
+    'max_deeplab_s': _SMALL,
+    'max_deeplab_s_backbone': _SMALL,
+    'max_deeplab_l': _LARGE,
+    'max_deeplab_l_backbone': _LARGE,
 }
 
-# Sizes of the memory path by variant: channels of the memory, of the attention's keys, and of
-# the class and mask features.
-MEMORY = {'max_deeplab_s': (256, 128, 256)}
-
-
-def build(options, norm: NormFactory, dual_path: Optional[DualPathOptions],
-          memory_channels: int, axial: Optional[bool] = None) -> BlockGroupNetwork:
-  """Builds the backbone that BackboneOptions describe.
-
-  Args:
-    options: BackboneOptions; its name is one of VARIANTS.
-    norm: Makes the batch norms.
-    dual_path: Sizes of the dual-path layers.
-    memory_channels: Channels of the memory.
-    axial: Whether blocks from stride 16 on are axial; None: as the variant says.
-  """
-  return BlockGroupNetwork(network_options(options, axial), norm, dual_path, memory_channels)
-
-
-def network_options(options, axial: Optional[bool] = None) -> NetworkOptions:
-  """Returns the variant that BackboneOptions name, with their multipliers applied."""
-  variant = VARIANTS[options.name]
-  groups = variant.groups._replace(
-      output_stride=options.output_stride,
-      drop_path_keep_prob=options.drop_path_keep_prob,
-      drop_path_schedule=options.drop_path_schedule)
-  if axial is not None:
-    groups = groups._replace(axial_beyond_stride=16 if axial else 0)
-  return variant._replace(
-      num_blocks=tuple(int(n * options.backbone_layer_multiplier) for n in variant.num_blocks),
-      stem_width=options.stem_width_multiplier,
-      width=options.backbone_width_multiplier,
-      groups=groups)
+# The variants that models.max_deeplab takes; the others of this module are the same networks to
+# pre-train or to use without a memory.
+MASK_TRANSFORMERS = {
+    'max_deeplab_s': MaskTransformerOptions(256, 128, 256, 32, 0, 1),
+    'max_deeplab_l': MaskTransformerOptions(512, 256, 512, 16, 2, 3),
+}

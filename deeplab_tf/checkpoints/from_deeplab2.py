@@ -9,6 +9,8 @@ from typing import Mapping
 
 import numpy as np
 
+from deeplab_tf.layers.hourglass import Hourglass
+
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 
 # Parts of a model to the top level of a checkpoint; the first that matches holds.
@@ -25,11 +27,11 @@ _PARTS = (
     (r'^semantic_head/block/', 'semantic_head_without_last_layer/_conv1_bn_act/'),
     (r'^semantic_decoder/', 'semantic_decoder/'),
     (r'^backbone/stem/', 'encoder/_stem/'),
+    (r'^backbone/first_stage/', 'encoder/_stage1/'),
     (r'^backbone/stages/(\d+)/', lambda m: f'encoder/_stage{int(m[1]) + 2}/'),
-    (r'^extra_stage/', 'encoder/_stage5_extra/'),
-    (r'^pixel_decoder/fuses/(\d+)/',
-     lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}_extra_resized_fuse/'),
-    (r'^pixel_decoder/stages/(\d+)/', lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}_extra/'),
+    (r'^backbone/decoder/fuses/(\d+)/',
+     lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}_resized_fuse/'),
+    (r'^backbone/decoder/stages/(\d+)/', lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}/'),
 )
 
 # Attributes inside a part; all that match are applied, in order.
@@ -45,6 +47,7 @@ _ATTRIBUTES = (
     (r'(^|/)fusion/(\d+)/', lambda m: f'{m[1]}_fusion_conv{int(m[2]) + 1}/_conv1_bn_act/'),
     (r'(^|/)projections/(\d+)/', lambda m: f'{m[1]}_resized_conv_bn{int(m[2]) + 1}/'),
     (r'(^|/)(conv1|conv2|memory_conv1|pixel_conv1)/', r'\1_\2_bn_act/'),
+    (r'(^|/)squeeze_excite/gate/', r'\1_squeeze_and_excite/_se_conv/'),
     (r'(^|/)(conv3|memory_conv3|pixel_conv3)/', r'\1_\2_bn/'),
     (r'(^|/)feed_forward1/', r'\1_memory_ffn_conv1_bn_act/'),
     (r'(^|/)feed_forward2/', r'\1_memory_ffn_conv2_bn/'),
@@ -60,7 +63,7 @@ _ATTRIBUTES = (
     (r'(^|/)depthwise/', r'\1_depthwise/'),
     (r'(^|/)pointwise/', r'\1_pointwise/'),
     (r'(^|/)norm/', r'\1_batch_norm/'),
-    (r'(?<!final_conv)(?<!semantic_last_layer)(?<!/_conv)/(kernel|bias)$', r'/_conv/\1'),
+    (r'(?<!final_conv)(?<!semantic_last_layer)(?<!_conv)(^|/)(kernel|bias)$', r'\1_conv/\2'),
 )
 
 # Other spellings of the same weight: by the options of a layer, or by a second edge of the graph.
@@ -68,6 +71,7 @@ _ALTERNATIVES = (
     ('_pixel_qkv_conv_bn', '_pixel_kv_conv_bn'),
     ('_memory_qkv_conv_bn', '_memory_query_conv_bn'),
     ('_resized_conv_bn', '_strided_conv_bn'),
+    ('_conv2_bn_act', '_conv2_bn'),
     ('/embeddings', '/_embeddings'),
     ('/memory_feature', '/_memory_feature'),
 )
@@ -78,9 +82,14 @@ _NOT_WEIGHTS = re.compile(
     r'|/\.OPTIMIZER_SLOT/')
 
 
-def keys(path: str) -> list[str]:
-  """Returns DeepLab2's possible names of the variable at a path, the likeliest first."""
-  for pattern, replacement in _PARTS:
+def keys(path: str, model=None) -> list[str]:
+  """Returns DeepLab2's possible names of the variable at a path, the likeliest first.
+
+  Args:
+    path: See paths.variables_by_path.
+    model: The model; None for a layer alone.
+  """
+  for pattern, replacement in (*_PARTS, *_decoder_parts(model)):
     path, count = re.subn(pattern, replacement, path)
     if count:
       break
@@ -90,6 +99,22 @@ def keys(path: str) -> list[str]:
   for usual, other in _ALTERNATIVES:
     found += [name.replace(usual, other) for name in found if usual in name]
   return found
+
+
+def _decoder_parts(model):
+  """Names of the decoder outside of the backbone, whose steps count on from those inside."""
+  decoder = getattr(model, 'pixel_decoder', None)
+  if not isinstance(decoder, Hourglass):
+    return ()
+  before = decoder.first_step - 1
+  extra = f'encoder/_decoder_stage{before}_extra/' if before else 'encoder/_stage5_extra/'
+  return (
+      (r'^extra_stage/', extra),
+      (r'^pixel_decoder/fuses/(\d+)/',
+       lambda m: f'encoder/_decoder_stage{int(m[1]) + 1 + before}_extra_resized_fuse/'),
+      (r'^pixel_decoder/stages/(\d+)/',
+       lambda m: f'encoder/_decoder_stage{int(m[1]) + 1 + before}_extra/'),
+  )
 
 
 def is_weight(name: str) -> bool:

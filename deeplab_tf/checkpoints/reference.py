@@ -32,7 +32,7 @@ def load_reference_weights(model: tf.keras.Model, source: str,
   weights = reference.normalize_names(weights)
   values, missing, wrong, used = {}, [], [], set()
   for path, variable in variables_by_path(model).items():
-    candidates = reference.keys(path)
+    candidates = reference.keys(path, model)
     name = next((key for key in candidates if key in weights), None)
     if name is None:
       missing.append(f'{candidates[0]} (for {path})')

@@ -4,6 +4,11 @@ from typing import Callable
 
 import tensorflow as tf
 
+
+def _hard_sigmoid(x):
+  return tf.nn.relu6(x + 3.0) / 6.0
+
+
 _FUNCTIONS = {
     'relu': tf.nn.relu,
     'swish': tf.nn.silu,
@@ -11,6 +16,7 @@ _FUNCTIONS = {
     'gelu': tf.nn.gelu,
     'elu': tf.nn.elu,
     'relu6': tf.nn.relu6,
+    'hard_sigmoid': _hard_sigmoid,
     'none': tf.identity,
 }
 

@@ -6,14 +6,19 @@ import tensorflow as tf
 
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
-from deeplab_tf.layers.residual_block import BottleneckBlock
+from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.stochastic_depth import keep_probability
+
+KINDS = ('resnet', 'wide_resnet')
 
 
 class BlockGroupOptions(NamedTuple):
   """What all stages of a network share.
 
   Attributes:
+    kind: Of the convolutional blocks: 'resnet' has bottlenecks of f, f and 4f channels for a
+      width f; 'wide_resnet' basic blocks of 4f and 4f, and bottlenecks of f, 2f and 4f where
+      the output has stride 32.
     output_stride: Stride beyond which blocks dilate instead of striding.
     axial_beyond_stride: Blocks whose input has this stride or more are axial; 0: none.
     attention_bottleneck_expansion: Factor on the channels between the first convolution of an
@@ -25,7 +30,11 @@ class BlockGroupOptions(NamedTuple):
     drop_path_schedule: As above.
     drop_path_beyond_stride: As above.
     num_heads: Heads of axial attention.
+    squeeze_and_excite: Whether all blocks gate their branches.
+    sac_beyond_stride: Bottlenecks have switchable atrous convolutions from this output stride on
+      (in the network without dilation); -1: none.
   """
+  kind: str = 'resnet'
   output_stride: int = 16
   axial_beyond_stride: int = 16
   attention_bottleneck_expansion: int = 2
@@ -35,6 +44,8 @@ class BlockGroupOptions(NamedTuple):
   drop_path_schedule: str = 'constant'
   drop_path_beyond_stride: int = 16
   num_heads: int = 8
+  squeeze_and_excite: bool = False
+  sac_beyond_stride: int = -1
 
 
 class BlockGroup(tf.keras.layers.Layer):
@@ -65,23 +76,24 @@ class BlockGroup(tf.keras.layers.Layer):
     super().__init__()
     self.channels = 4 * filters
     self.blocks, self.transformers = [], []
-    original = input_stride
+    output = input_stride * stride
+    with_transformer = 0 < options.transformer_beyond_stride <= output
     for index in range(num_blocks):
-      keep = keep_probability(options.drop_path_keep_prob, options.drop_path_schedule, original,
-                              options.drop_path_beyond_stride)
-      axial = 0 < options.axial_beyond_stride <= original
-      first = filters * options.attention_bottleneck_expansion if axial else filters
-      self.blocks.append(BottleneckBlock(
-          in_channels if index == 0 else self.channels, (first, filters, self.channels), norm,
+      # Strides are those of the network without dilation. As in DeepLab2 the stride of a block's
+      # input decides what it is, so the first block differs from the others of its stage.
+      original = input_stride if index == 0 else output
+      block = BlockOptions(
           stride=stride if index == 0 and original < options.output_stride else 1,
           rate=max(1, original // options.output_stride),
-          attention_heads=options.num_heads if axial else None,
-          attention_expansion=options.attention_expansion, keep_prob=keep))
-      if index == 0:
-        original *= stride
-      with_transformer = 0 < options.transformer_beyond_stride <= input_stride * stride
+          last_rate=max(1, output // options.output_stride),
+          keep_prob=keep_probability(options.drop_path_keep_prob, options.drop_path_schedule,
+                                     original, options.drop_path_beyond_stride),
+          squeeze_and_excite=options.squeeze_and_excite,
+          switchable_atrous=0 < options.sac_beyond_stride <= output)
+      self.blocks.append(_block(in_channels if index == 0 else self.channels, filters, options,
+                                block, norm, original, output))
       self.transformers.append(
-          DualPathLayer(self.channels, memory_channels, dual_path, norm, keep)
+          DualPathLayer(self.channels, memory_channels, dual_path, norm, block.keep_prob)
           if with_transformer else None)
 
   def call(self, pixels: tf.Tensor, memory: Optional[tf.Tensor],
@@ -101,3 +113,16 @@ class BlockGroup(tf.keras.layers.Layer):
       if transformer is not None:
         pixels, memory = transformer(pixels, memory, training=training)
     return pixels, memory
+
+
+def _block(in_channels, filters, options, block, norm, original, output):
+  """The residual block whose input has stride `original`, in a stage of output stride `output`."""
+  if 0 < options.axial_beyond_stride <= original:
+    channels = (filters * options.attention_bottleneck_expansion, filters, 4 * filters)
+    return BottleneckBlock(in_channels, channels, norm, block, options.num_heads,
+                           options.attention_expansion)
+  if options.kind == 'resnet':
+    return BottleneckBlock(in_channels, (filters, filters, 4 * filters), norm, block)
+  if output < 32:
+    return BasicBlock(in_channels, (4 * filters, 4 * filters), norm, block)
+  return BottleneckBlock(in_channels, (filters, 2 * filters, 4 * filters), norm, block)

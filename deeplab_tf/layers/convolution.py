@@ -23,6 +23,17 @@ def pad_for_stride(x: tf.Tensor, kernel_size: int, rate: int) -> tf.Tensor:
   return tf.pad(x, [[0, 0], [before, total - before], [before, total - before], [0, 0]])
 
 
+def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, rate: int) -> tf.Tensor:
+  """Convolves [batch, height, width, in_channels] with [size, size, in_channels, channels].
+
+  The output has ceil(height / stride) rows, and so for columns.
+  """
+  size = kernel.shape[0]
+  if stride > 1 and size > 1:
+    x = pad_for_stride(x, size, rate)
+  return tf.nn.conv2d(x, kernel, stride, 'VALID' if stride > 1 else 'SAME', dilations=rate)
+
+
 class _LinearLayer(tf.keras.layers.Layer):
   """A kernel, then a batch norm or a bias, then an activation: what its subclasses share."""
 
@@ -51,6 +62,7 @@ class Convolution(_LinearLayer):
   """Convolution, batch norm, activation.
 
   Attributes:
+    channels: Of the output.
     kernel: float32 [size, size, in_channels, channels].
     bias: float32 [channels], or None.
     norm: BatchNorm, or None.
@@ -80,18 +92,13 @@ class Convolution(_LinearLayer):
       zero_gamma: Starts the batch norm's gamma at 0, for the end of residual branches.
     """
     super().__init__()
-    self.kernel_size, self.stride, self.rate = kernel_size, stride, rate
+    self.channels, self.stride, self.rate = channels, stride, rate
     self._make((kernel_size, kernel_size, in_channels, channels), norm, activation,
                kernel_initializer, zero_gamma)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, channels]."""
-    padding = 'SAME'
-    if self.stride > 1:
-      if self.kernel_size > 1:
-        x = pad_for_stride(x, self.kernel_size, self.rate)
-      padding = 'VALID'
-    x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.stride, padding, dilations=self.rate)
+    x = convolve(x, tf.cast(self.kernel, x.dtype), self.stride, self.rate)
     return self._finish(x, training)
 
 

@@ -31,6 +31,10 @@ class DualPathOptions(NamedTuple):
   pixel_to_memory: bool = True
   memory_to_memory: bool = True
 
+  def at_stride(self, stride: int) -> 'DualPathOptions':
+    """Returns the options at a stride, where `channels` are meant for stride 16."""
+    return self._replace(channels=int(self.channels * stride / 16))
+
   @property
   def key_channels(self) -> int:
     return self.channels
@@ -65,10 +69,14 @@ class NormalizedAttention(tf.keras.layers.Layer):
     Returns:
       [batch, queries, heads * value channels], activated by relu.
     """
-    logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-    weights = tf.nn.softmax(self.norm_similarity(logits, training=training))
+    weights = self.attention_weights(query, key, training)
     output = tf.matmul(tf.cast(weights, value.dtype), value)
     return merge_heads(tf.nn.relu(self.norm_output(output, training=training)))
+
+  def attention_weights(self, query: tf.Tensor, key: tf.Tensor, training: bool) -> tf.Tensor:
+    """Returns how much each query reads of each key, float32 [batch, heads, queries, keys]."""
+    logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
+    return tf.nn.softmax(self.norm_similarity(logits, training=training))
 
 
 class DualPathLayer(tf.keras.layers.Layer):

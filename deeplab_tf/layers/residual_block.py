@@ -1,31 +1,96 @@
-"""Residual blocks of DeepLab2's networks: convolutional and axial bottlenecks.
+"""Residual blocks of DeepLab2's networks: basic, bottleneck and axial bottleneck.
 
 A block takes a feature before its activation and returns one before its activation; the
 shortcut is the activated input.
 """
 
-from typing import Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
 from deeplab_tf.layers.axial_attention import AxialAttention2D
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.squeeze_excite import SqueezeExcite
 from deeplab_tf.layers.stochastic_depth import drop_path
+from deeplab_tf.layers.switchable_atrous import SwitchableAtrousConvolution
 
 
-class BottleneckBlock(tf.keras.layers.Layer):
+class BlockOptions(NamedTuple):
+  """What all kinds of blocks have.
+
+  Attributes:
+    stride: Of the block.
+    rate: Dilation of the (first) 3x3 convolution.
+    last_rate: Dilation of the second 3x3 convolution of a basic block.
+    keep_prob: Probability that the branch is kept in training, in (0, 1].
+    squeeze_and_excite: Whether the branch ends in a gate.
+    switchable_atrous: Whether the 3x3 convolution of a bottleneck is a switchable atrous one.
+  """
+  stride: int = 1
+  rate: int = 1
+  last_rate: int = 1
+  keep_prob: float = 1.0
+  squeeze_and_excite: bool = False
+  switchable_atrous: bool = False
+
+
+_DEFAULT = BlockOptions()
+
+
+class _ResidualBlock(tf.keras.layers.Layer):
+  """A branch and a shortcut."""
+
+  def __init__(self, in_channels, channels, norm, options):
+    super().__init__()
+    self.stride, self.keep_prob = options.stride, options.keep_prob
+    self.shortcut = None
+    if in_channels != channels:
+      self.shortcut = Convolution(in_channels, channels, stride=options.stride, norm=norm)
+    self.squeeze_excite = SqueezeExcite(channels) if options.squeeze_and_excite else None
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Maps [batch, height, width, in_channels] to [batch, h, w, channels[-1]]."""
+    x = tf.nn.relu(x)
+    branch = self._branch(x, training)
+    if self.squeeze_excite is not None:
+      branch = self.squeeze_excite(branch)
+    if self.shortcut is not None:
+      x = self.shortcut(x, training=training)
+    elif self.stride > 1:
+      x = x[:, ::self.stride, ::self.stride]
+    return x + drop_path(branch, self.keep_prob, training)
+
+
+class BasicBlock(_ResidualBlock):
+  """Two 3x3 convolutions and a shortcut."""
+
+  def __init__(self, in_channels: int, channels: Sequence[int], norm: NormFactory,
+               options: BlockOptions = _DEFAULT):
+    """Makes the variables.
+
+    Args:
+      in_channels: Channels of the input.
+      channels: Channels after the first convolution, and of the block.
+      norm: Makes the batch norms.
+      options: Strides, dilations and so on; the second convolution has stride 1.
+    """
+    super().__init__(in_channels, channels[-1], norm, options)
+    self.conv1 = Convolution(in_channels, channels[0], 3, options.stride, options.rate, norm,
+                             'relu')
+    self.conv2 = Convolution(channels[0], channels[1], 3, rate=options.last_rate, norm=norm,
+                             zero_gamma=True)
+
+  def _branch(self, x, training):
+    return self.conv2(self.conv1(x, training=training), training=training)
+
+
+class BottleneckBlock(_ResidualBlock):
   """1x1 convolution, 3x3 convolution or axial attention, 1x1 convolution, and a shortcut."""
 
-  def __init__(self,
-               in_channels: int,
-               channels: Sequence[int],
-               norm: NormFactory,
-               stride: int = 1,
-               rate: int = 1,
-               attention_heads: Optional[int] = None,
-               attention_expansion: Sequence[int] = (1, 2),
-               keep_prob: float = 1.0):
+  def __init__(self, in_channels: int, channels: Sequence[int], norm: NormFactory,
+               options: BlockOptions = _DEFAULT, attention_heads: Optional[int] = None,
+               attention_expansion: Sequence[int] = (1, 2)):
     """Makes the variables.
 
     Args:
@@ -33,40 +98,29 @@ class BottleneckBlock(tf.keras.layers.Layer):
       channels: Channels after the first convolution, of the middle one (or of the attention's
         queries), and of the block.
       norm: Makes the batch norms.
-      stride: Stride of the middle layer and of the shortcut.
-      rate: Dilation of the 3x3 convolution.
+      options: Strides, dilations and so on; the middle layer has the stride.
       attention_heads: Heads of axial attention (figure A.7 of MaX-DeepLab) as the middle layer;
         None: a 3x3 convolution.
       attention_expansion: Factors on channels[1] for the attention's keys and values.
-      keep_prob: Probability that the branch is kept in training, in (0, 1].
     """
-    super().__init__()
+    super().__init__(in_channels, channels[-1], norm, options)
     first, middle, last = channels
-    self.stride, self.keep_prob = stride, keep_prob
     self.conv1 = Convolution(in_channels, first, norm=norm, activation='relu')
     self.attention = None
     if attention_heads is None:
-      self.conv2 = Convolution(first, middle, 3, stride, rate, norm, 'relu')
+      kind = SwitchableAtrousConvolution if options.switchable_atrous else Convolution
+      self.conv2 = kind(first, middle, 3, options.stride, options.rate, norm, 'relu')
     else:
       keys, values = (round(middle * factor) for factor in attention_expansion)
-      self.attention = AxialAttention2D(first, keys, values, attention_heads, norm, stride)
+      self.attention = AxialAttention2D(first, keys, values, attention_heads, norm,
+                                        options.stride)
       middle = values
     self.conv3 = Convolution(middle, last, norm=norm, zero_gamma=True)
-    self.shortcut = None
-    if in_channels != last:
-      self.shortcut = Convolution(in_channels, last, stride=stride, norm=norm)
 
-  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    """Maps [batch, height, width, in_channels] to [batch, h, w, channels[-1]]."""
-    x = tf.nn.relu(x)
-    branch = self.conv1(x, training=training)
+  def _branch(self, x, training):
+    x = self.conv1(x, training=training)
     if self.attention is None:
-      branch = self.conv2(branch, training=training)
+      x = self.conv2(x, training=training)
     else:
-      branch = tf.nn.relu(self.attention(branch, training=training))
-    branch = self.conv3(branch, training=training)
-    if self.shortcut is not None:
-      x = self.shortcut(x, training=training)
-    elif self.stride > 1:
-      x = x[:, ::self.stride, ::self.stride]
-    return x + drop_path(branch, self.keep_prob, training)
+      x = tf.nn.relu(self.attention(x, training=training))
+    return self.conv3(x, training=training)

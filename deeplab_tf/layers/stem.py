@@ -5,6 +5,27 @@ import tensorflow as tf
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
 
+# Size of the kernel and channels of the stems of one convolution.
+_SINGLE = {'resnet': (7, 64), 'wide_resnet': (3, 64)}
+KINDS = (*_SINGLE, 'inception')
+
+
+def make_stem(kind: str, width: float, norm: NormFactory) -> tf.keras.layers.Layer:
+  """Makes the layers of stride 2 that a network starts with; none has an activation at its end.
+
+  Args:
+    kind: 'resnet' (a 7x7 convolution), 'wide_resnet' (a 3x3 one) or 'inception'.
+    width: Factor on the channels.
+    norm: Makes the batch norms.
+
+  Returns:
+    A layer with the attribute `channels`.
+  """
+  if kind == 'inception':
+    return InceptionStem(width, norm)
+  size, channels = _SINGLE[kind]
+  return Convolution(3, round(channels * width), size, stride=2, norm=norm)
+
 
 class InceptionStem(tf.keras.layers.Layer):
   """Three 3x3 convolutions, the first with stride 2; the last without activation."""

@@ -1,7 +1,7 @@
 """MaX-DeepLab: panoptic segmentation with a dual-path mask transformer (CVPR 2021).
 
-The network of figure 3 with the decoder of L = 0. What differs from the paper is what its
-released code does; the lines say where.
+The network of figures 3 and A.9. What differs from the paper is what its released code does; the
+lines say where.
 """
 
 import functools
@@ -15,14 +15,15 @@ from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
 from deeplab_tf.heads import convolution_head
 from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.heads.mask_head import MaskHead
+from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup
-from deeplab_tf.layers.dual_path_attention import DualPathOptions
+from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
+from deeplab_tf.layers.hourglass import Hourglass
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.max_deeplab import LossTerm, MaXDeepLabCriterion
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
-from deeplab_tf.pixel_decoders.hourglass import HourglassDecoder
 from deeplab_tf.postprocessing import mask_transformer
 
 TARGETS = 'mask'
@@ -33,17 +34,19 @@ class MaXDeepLab(tf.keras.Model):
 
   Attributes:
     queries: float32 [1, num_queries, memory channels], the initial memory.
-    backbone: Stages 1 to 5, the last with dual-path layers.
-    extra_stage: One more dual-path block, not pre-trained.
-    pixel_decoder: To stride 4.
+    backbone: What is pre-trained: the stages, with a decoder stack in MaX-DeepLab-L; and dual-path
+      layers among them, which are not.
+    extra_stage: More dual-path blocks at the lowest resolution, not pre-trained.
+    pixel_decoder: From there to stride 4, over the stacks that are not pre-trained.
     mask_head: Classes, masks and pixel features.
-    semantic_decoder, semantic_head: Auxiliary, used by a loss alone; None without the loss.
+    semantic_head: Auxiliary, used by a loss alone; None without the loss.
+    semantic_decoder: Before it where the pixel decoder has no stack (L = 0), else None.
   """
 
   def __init__(self,
                backbone: BlockGroupNetwork,
                extra_stage: BlockGroup,
-               pixel_decoder: HourglassDecoder,
+               pixel_decoder: Hourglass,
                mask_head: MaskHead,
                num_queries: int,
                memory_channels: int,
@@ -77,16 +80,28 @@ class MaXDeepLab(tf.keras.Model):
     """
     memory = tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
     features, memory = self.backbone(images, memory, training=training)
-    pixels, memory = self.extra_stage(features['stage5'], memory, training=training)
-    pixels, memory = self.pixel_decoder(pixels, (features['stage3'], features['stage2']), memory,
-                                        training=training)
+    features['extra'], memory = self.extra_stage(features[self.backbone.features[-1].name], memory,
+                                                 training=training)
+    features, memory = self.pixel_decoder(features, memory, training=training)
+    pixels = tf.nn.relu(features[self.pixel_decoder.outputs[-1].name])
     outputs = self.mask_head(memory, pixels, training=training)
     if self.semantic_head is not None:
-      # Without a stacked decoder the semantic head reads the backbone (section 3.4).
-      semantic = self.semantic_decoder(features, training=training)
+      semantic = self._semantic_feature(features, training)
       semantic = self.semantic_head(semantic, training=training)
       outputs['semantic_logits'] = tf.cast(semantic, tf.float32)
     return outputs
+
+  def _semantic_feature(self, features, training):
+    """What the semantic head reads (section 3.4)."""
+    if self.semantic_decoder is not None:
+      return self.semantic_decoder(features, training=training)
+    # The first output of stride 4, which is apart from the last, that of the masks.
+    return tf.nn.relu(features[first_at_highest_stride(self.pixel_decoder).name])
+
+
+def first_at_highest_stride(decoder: Hourglass) -> hourglass.Feature:
+  """Returns the first output of stride 4 of a decoder."""
+  return next(f for f in decoder.outputs if f.stride == hourglass.HIGHEST_STRIDE)
 
 
 # === From a config ===
@@ -96,47 +111,84 @@ def build(config, dataset_info) -> MaXDeepLab:
   """Builds the network that a config describes.
 
   Raises:
-    ValueError: The backbone is not one of MaX-DeepLab's; the message lists those.
+    ValueError: The backbone is not one of MaX-DeepLab's, or the decoder stacks contradict each
+      other; the message tells what is allowed.
   """
   model_options, options = config.model_options, config.model_options.max_deeplab
-  name = model_options.backbone.name
-  if name not in backbones.VARIANTS:
-    raise ValueError(f'model_options.backbone.name is "{name}": max_deeplab takes '
-                     f'{", ".join(backbones.VARIANTS)}.{modules.nearest(name, backbones.VARIANTS)}')
   norm = norm_factory(config.trainer_options.solver_options)
-  memory_channels, key_channels, feature_channels = backbones.MEMORY[name]
-  memory_channels = options.memory_channels or memory_channels
+  network, variant = _variant(model_options.backbone, options)
   dual_path = DualPathOptions(
-      channels=options.transformer_channels or key_channels,
+      channels=variant.transformer_channels,
       feed_forward_channels=options.feed_forward_channels,
       pixel_to_memory=options.pixel_to_memory_attention,
       memory_to_memory=options.memory_to_memory_attention)
-  kind = options.pixel_to_pixel_attention
-  axial = None if kind == options.VARIANT_DEFAULT else kind == options.AXIAL
-  backbone = backbones.build(model_options.backbone, norm, dual_path, memory_channels, axial)
-  network = backbone.options
-  # The extra block is not part of the pre-trained network: stride 32 as far as its kind goes.
-  extra_stage = BlockGroup(backbone.channels['res5'], round(16 * 32 * network.width), 1, 1, 32,
-                           network.groups, norm, dual_path, memory_channels)
-  pixel_decoder = HourglassDecoder(
-      extra_stage.channels, backbone.strides['res5'],
-      ((8, backbone.channels['res3']), (4, backbone.channels['res2'])), network.width,
-      network.groups, norm, dual_path, memory_channels)
-  pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.channels, norm)
-  mask_head = MaskHead(memory_channels, options.memory_channels or feature_channels, pixel_head,
+  memory_channels, groups = variant.memory_channels, network.groups
+  backbone = BlockGroupNetwork(network, norm, dual_path, memory_channels)
+
+  # Its kind of blocks is that of stride 32, whatever the output stride is.
+  extra_stage = BlockGroup(backbone.features[-1].channels, round(16 * 32 * network.width),
+                           variant.decoder_blocks, 1, 32, groups, norm, dual_path,
+                           memory_channels)
+  # Later steps take it in, in place of the feature that it continues (as DeepLab2).
+  extra = hourglass.Feature('extra', groups.output_stride, extra_stage.channels)
+  stacks = variant.decoder_stacks - network.decoder_stacks
+  pixel_decoder = Hourglass(
+      hourglass.walk(groups.output_stride, stacks), [*backbone.features[:-1], extra],
+      variant.decoder_blocks, network.width, groups, norm, dual_path, memory_channels,
+      first_step=1 + (len(backbone.decoder.outputs) if backbone.decoder else 0))
+
+  pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.outputs[-1].channels,
+                                      norm)
+  mask_head = MaskHead(memory_channels, variant.feature_channels, pixel_head,
                        options.pixel_space_head.output_channels, len(dataset_info.class_ids), norm)
   semantic_decoder = semantic_head = None
   if options.HasField('auxiliary_semantic_head'):
-    semantic_decoder = aspp_decoder.build(
-        model_options.decoder, options.auxiliary_low_level, backbone.channels,
-        config.train_dataset_options.crop_size, model_options.backbone.output_stride, norm)
-    semantic_head = convolution_head.build(options.auxiliary_semantic_head,
-                                           semantic_decoder.channels, norm,
-                                           dataset_info.num_classes)
+    semantic_channels = first_at_highest_stride(pixel_decoder).channels
+    if not stacks:
+      semantic_decoder = aspp_decoder.build(
+          model_options.decoder, options.auxiliary_low_level, backbone.channels,
+          config.train_dataset_options.crop_size, groups.output_stride, norm)
+      semantic_channels = semantic_decoder.channels
+    semantic_head = convolution_head.build(options.auxiliary_semantic_head, semantic_channels,
+                                           norm, dataset_info.num_classes)
   model = MaXDeepLab(backbone, extra_stage, pixel_decoder, mask_head, options.num_queries,
                      memory_channels, semantic_decoder, semantic_head)
   model.dataset_info = dataset_info  # Importers order the class logits by it.
   return model
+
+
+def _variant(backbone_options, options):
+  """The NetworkOptions of the backbone, and MaskTransformerOptions, with the config's changes."""
+  name = backbone_options.name
+  if name not in backbones.MASK_TRANSFORMERS:
+    known = backbones.MASK_TRANSFORMERS
+    raise ValueError(f'model_options.backbone.name is "{name}": max_deeplab takes '
+                     f'{", ".join(known)}.{modules.nearest(name, known)}')
+  network = backbones.VARIANTS[name].customized(backbone_options)
+  variant = backbones.MASK_TRANSFORMERS[name]
+  changed = {
+      'memory_channels': options.memory_channels,
+      'feature_channels': options.memory_channels,
+      'transformer_channels': options.transformer_channels,
+      'transformer_beyond_stride': options.transformer_beyond_stride,
+      'decoder_blocks': options.decoder_blocks_per_stage,
+  }
+  variant = variant._replace(**{field: value for field, value in changed.items() if value})
+  groups = network.groups._replace(transformer_beyond_stride=variant.transformer_beyond_stride)
+  kind = options.pixel_to_pixel_attention
+  if kind != options.VARIANT_DEFAULT:
+    groups = groups._replace(axial_beyond_stride=16 if kind == options.AXIAL else 0)
+  network = network._replace(groups=groups)
+  if options.HasField('num_decoder_stacks'):
+    variant = variant._replace(decoder_stacks=options.num_decoder_stacks)
+  if options.HasField('num_backbone_decoder_stacks'):
+    network = network._replace(decoder_stacks=options.num_backbone_decoder_stacks)
+  if not 0 <= network.decoder_stacks <= variant.decoder_stacks:
+    raise ValueError(
+        f'model_options.max_deeplab: num_backbone_decoder_stacks is {network.decoder_stacks} and '
+        f'num_decoder_stacks {variant.decoder_stacks}: the first counts those of the second that '
+        'are pre-trained, and can be 0 to the second')
+  return network, variant
 
 
 def norm_factory(options) -> Callable[..., BatchNorm]:
@@ -152,8 +204,7 @@ def backbone_variables(model: MaXDeepLab) -> list[tf.Variable]:
 
   They are the ones that backbone_learning_rate_multiplier is for (section 4 and A.6).
   """
-  later = {id(v) for stage in model.backbone.stages
-           for layer in stage.transformers if layer is not None
+  later = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
            for v in layer.trainable_variables}
   return [v for v in model.backbone.trainable_variables if id(v) not in later]
 

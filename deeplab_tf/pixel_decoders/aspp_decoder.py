@@ -92,7 +92,9 @@ def pool_size(crop_size: Sequence[int], output_stride: int) -> Optional[tuple[in
 def build(decoder, low_level, feature_channels: dict[str, int], crop_size: Sequence[int],
           output_stride: int, norm: NormFactory) -> ASPPDecoder:
   """Builds a decoder from its DecoderOptions and LowLevelOptions messages."""
-  feature = 'res5' if decoder.feature_key in ('', 'feature_semantic') else decoder.feature_key
+  feature = decoder.feature_key
+  if feature in ('', 'feature_semantic'):
+    feature = 'backbone_output'
   return ASPPDecoder(
       feature_channels,
       DecoderOptions(

@@ -13,9 +13,9 @@ from deeplab_tf.layers.axial_attention import AxialAttention1D, AxialAttention2D
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
-from deeplab_tf.layers.residual_block import BottleneckBlock
+from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.resized_fuse import ResizedFuse
-from deeplab_tf.layers.stem import InceptionStem
+from deeplab_tf.layers.stem import make_stem
 
 pytestmark = pytest.mark.parity
 
@@ -39,17 +39,20 @@ CASES = {
     'axial_attention_2d_stride2': lambda norm: AxialAttention2D(16, 32, 64, 8, norm, stride=2),
     'axial_block_identity': lambda norm: _axial_block(norm, 128),
     'axial_block_shortcut': lambda norm: _axial_block(norm, 96),
+    'basic_block_stride2': lambda norm: BasicBlock(
+        32, (64, 64), norm, BlockOptions(stride=2, squeeze_and_excite=True)),
     'bottleneck_block_atrous2':
-        lambda norm: BottleneckBlock(64, (32, 64, 128), norm, rate=2),
+        lambda norm: BottleneckBlock(64, (32, 64, 128), norm, BlockOptions(rate=2)),
     'bottleneck_block_stride2':
-        lambda norm: BottleneckBlock(64, (32, 32, 128), norm, stride=2),
+        lambda norm: BottleneckBlock(64, (32, 32, 128), norm, BlockOptions(stride=2)),
+    'conv_stem_7x7': lambda norm: make_stem('resnet', 0.25, norm),
     'decoder_stage': _decoder_stage,
     'dual_path_transformer': lambda norm: DualPathLayer(48, 40, _DUAL, norm),
     'dual_path_transformer_no_m2m':
         lambda norm: DualPathLayer(48, 40, _DUAL._replace(memory_to_memory=False), norm),
     'dual_path_transformer_no_p2m':
         lambda norm: DualPathLayer(48, 40, _DUAL._replace(pixel_to_memory=False), norm),
-    'inception_stem': lambda norm: InceptionStem(0.25, norm),
+    'inception_stem': lambda norm: make_stem('inception', 0.25, norm),
     'resized_fuse': lambda norm: ResizedFuse((64, 32, 16, 32, 24), (16, 8, 4, 16, 8), 32, 8,
                                              norm),
 }

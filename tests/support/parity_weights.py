@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import shared
+import tensorflow as tf
 
+import deeplab_tf
 from deeplab_tf.checkpoints import from_deeplab2
 from deeplab_tf.checkpoints.paths import variables_by_path
 
@@ -15,6 +17,33 @@ def recipe_weights(description: dict) -> dict[str, np.ndarray]:
   prefix = description.get('weight_name_prefix', '')
   return {w['key']: recipe.weight(prefix + w['key'], w['shape'], w['role'], w.get('fan_in'))
           for w in description['weights']}
+
+
+def load_config(description: dict):
+  """Returns the published config that a case was recorded with, at the case's input size."""
+  height, width = description['train_crop_size']
+  size = (f'crop_size: {height} crop_size: {width} min_resize_value: 0 max_resize_value: 0')
+  return deeplab_tf.load_config(
+      shared.path('parity', 'deeplab2', 'configs', description['config']),
+      [f'train_dataset_options {{ {size} }} eval_dataset_options {{ {size} }}'])
+
+
+def images(description: dict) -> tf.Tensor:
+  """Returns the case's image, normalised, float32 [1, height, width, 3]."""
+  image = shared.recipe().image(description['image_name'], *description['image_size'])
+  # The recorded input is in [0, 255]; normalised with its own rounding.
+  image = ((image + 1) * np.float32(127.5)) / np.float32(127.5) - 1
+  return tf.constant(image[None])
+
+
+def assert_recorded(actual, recorded: dict, noise: dict, name: str) -> None:
+  """Compares a tensor with a recorded one, within what rounding alone does to it."""
+  actual = np.asarray(actual)
+  assert actual.size == np.prod(recorded[f'{name}|shape']), name
+  values = actual.reshape(-1)[recorded[f'{name}|idx']]
+  # Rounding alone moves an endpoint by `max_abs_diff`; 1e-4 of the maximum is comfortable.
+  tolerance = max(1e-4 * noise[name]['max_abs'], 2 * noise[name]['max_abs_diff'])
+  assert np.abs(values - recorded[f'{name}|val']).max() <= tolerance, name
 
 
 def load_layer_case(name: str) -> tuple[dict, dict]:

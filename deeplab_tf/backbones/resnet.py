@@ -1,0 +1,18 @@
+"""Residual networks without attention: ResNet-50 and Wide-ResNet-41 (SWideRNet), as DeepLab2's."""
+
+from deeplab_tf.backbones.block_group_network import NetworkOptions
+from deeplab_tf.layers.block_group import BlockGroupOptions
+
+_CONVOLUTIONS = BlockGroupOptions(axial_beyond_stride=0, transformer_beyond_stride=0)
+
+# The only bottlenecks of Wide-ResNet-41 are those of stage 5; the others are basic blocks.
+WIDE_RESNET = NetworkOptions(
+    stem='wide_resnet', num_blocks=(3, 6, 3, 3), has_first_stage=True,
+    groups=_CONVOLUTIONS._replace(kind='wide_resnet', drop_path_beyond_stride=4))
+
+VARIANTS = {
+    'resnet50': NetworkOptions(stem='resnet', groups=_CONVOLUTIONS),
+    'resnet50_beta': NetworkOptions(groups=_CONVOLUTIONS),
+    'wide_resnet41': WIDE_RESNET,
+    'swidernet': WIDE_RESNET,
+}

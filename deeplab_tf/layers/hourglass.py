@@ -1,0 +1,113 @@
+"""The stacked decoder: walks between resolutions and fuses earlier features at each step.
+
+MaX-DeepLab, section 3.3 and figure A.9. One stack walks from the network's output stride to
+stride 4 and back; after all stacks the walk to stride 4 ends the decoder.
+"""
+
+from typing import NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
+from deeplab_tf.layers.dual_path_attention import DualPathOptions
+from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.resized_fuse import ResizedFuse
+from deeplab_tf.layers.shapes import dimensions
+
+HIGHEST_STRIDE = 4
+# A step takes in this many of the latest features of its stride.
+_SHORTCUTS = 2
+
+
+class Feature(NamedTuple):
+  """A feature that a decoder may take in, before its activation.
+
+  Attributes:
+    name: Its name among the network's features.
+    stride: With respect to the image.
+    channels: Its channels.
+  """
+  name: str
+  stride: int
+  channels: int
+
+
+def walk(output_stride: int, stacks: int, to_the_end: bool = True) -> list[int]:
+  """Returns the strides that a decoder visits, e.g. 8, 4, 8, 16, 8, 4 for one stack.
+
+  Args:
+    output_stride: Where it starts.
+    stacks: Number of times that it comes back there (the paper's L).
+    to_the_end: Whether it goes to stride 4 once more.
+  """
+  up = [output_stride]
+  while up[-1] > HIGHEST_STRIDE:
+    up.append(up[-1] // 2)
+  return (up[1:] + up[-2::-1]) * stacks + (up[1:] if to_the_end else [])
+
+
+class Hourglass(tf.keras.layers.Layer):
+  """A walk, or a part of one.
+
+  Attributes:
+    first_step: Number of its first step in the whole walk, from 1.
+    outputs: What each step gives, a list of Features; the names are 'decoder1' and so on.
+    fuses: One ResizedFuse per step.
+    stages: One BlockGroup per step.
+  """
+
+  def __init__(self, strides: Sequence[int], features: Sequence[Feature], num_blocks: int,
+               width: float, options: BlockGroupOptions, norm: NormFactory,
+               dual_path: Optional[DualPathOptions] = None, memory_channels: int = 0,
+               first_step: int = 1):
+    """Makes the variables.
+
+    Args:
+      strides: What it visits.
+      features: What there is before, the oldest first; the walk starts at the last one.
+      num_blocks: Blocks per step.
+      width: Factor on the channels of all steps.
+      options: What all stages of the network share.
+      norm: Makes the batch norms.
+      dual_path: Sizes of the dual-path layers at stride 16.
+      memory_channels: Channels of the memory.
+      first_step: See the attribute.
+    """
+    super().__init__()
+    self.first_step = first_step
+    self.outputs, self.fuses, self.stages, self._inputs = [], [], [], []
+    features, current = list(features), features[-1]
+    for step, stride in enumerate(strides, first_step):
+      fused = [current] + [f for f in features if f.stride == stride][-_SHORTCUTS:]
+      is_lowest = stride == options.output_stride
+      # Blocks at the lowest resolution are those of stride 32, whatever the output stride.
+      channels = round((32 if is_lowest else stride) * 64 * width) // 4 * 4
+      self.fuses.append(ResizedFuse([f.channels for f in fused], [f.stride for f in fused],
+                                    channels, stride, norm))
+      self.stages.append(BlockGroup(
+          channels, channels // 4, num_blocks, 1, 32 if is_lowest else stride, options, norm,
+          dual_path and dual_path.at_stride(stride), memory_channels))
+      self._inputs.append([f.name for f in fused])
+      current = Feature(f'decoder{step}', stride, channels)
+      features.append(current)
+      self.outputs.append(current)
+
+  def call(self, features: dict[str, tf.Tensor], memory: Optional[tf.Tensor] = None,
+           training: bool = False) -> tuple[dict[str, tf.Tensor], Optional[tf.Tensor]]:
+    """Walks.
+
+    Args:
+      features: [batch, height, width, channels] each, before the activation, by name.
+      memory: [batch, queries, memory channels], or None without dual-path layers.
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+
+    Returns:
+      The features with those of `outputs` added, before the activation; and the memory.
+    """
+    features = dict(features)
+    for fuse, stage, names, output in zip(self.fuses, self.stages, self._inputs, self.outputs):
+      # The last of them has the step's own resolution.
+      size = dimensions(features[names[-1]])[1:3]
+      pixels = fuse([features[name] for name in names], size, training=training)
+      features[output.name], memory = stage(pixels, memory, training=training)
+    return features, memory
