@@ -48,7 +48,8 @@ class NetworkOptions(NamedTuple):
             drop_path_keep_prob=options.drop_path_keep_prob,
             drop_path_schedule=options.drop_path_schedule,
             squeeze_and_excite=options.use_squeeze_and_excite,
-            sac_beyond_stride=options.use_sac_beyond_stride))
+            sac_beyond_stride=options.use_sac_beyond_stride,
+            recomputed=options.Recomputation.Name(options.recomputed).lower()))
 
 
 class BlockGroupNetwork(tf.keras.layers.Layer):

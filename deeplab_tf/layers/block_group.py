@@ -1,15 +1,18 @@
 """A stage of a network: residual blocks, each followed by a dual-path layer where asked."""
 
+import functools
 from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.stochastic_depth import keep_probability
 
 KINDS = ('resnet', 'wide_resnet')
+RECOMPUTED = ('nothing', 'axial_blocks', 'blocks', 'block_groups')
 
 
 class BlockGroupOptions(NamedTuple):
@@ -33,6 +36,8 @@ class BlockGroupOptions(NamedTuple):
     squeeze_and_excite: Whether all blocks gate their branches.
     sac_beyond_stride: Bottlenecks have switchable atrous convolutions from this output stride on
       (in the network without dilation); -1: none.
+    recomputed: What keeps no activations inside of it in training, one of RECOMPUTED: axial
+      blocks; all blocks and dual-path layers, each on its own; or each stage as a whole.
   """
   kind: str = 'resnet'
   output_stride: int = 16
@@ -46,6 +51,7 @@ class BlockGroupOptions(NamedTuple):
   num_heads: int = 8
   squeeze_and_excite: bool = False
   sac_beyond_stride: int = -1
+  recomputed: str = 'nothing'
 
 
 class BlockGroup(tf.keras.layers.Layer):
@@ -75,6 +81,7 @@ class BlockGroup(tf.keras.layers.Layer):
     """
     super().__init__()
     self.channels = 4 * filters
+    self.recomputed = options.recomputed
     self.blocks, self.transformers = [], []
     output = input_stride * stride
     with_transformer = 0 < options.transformer_beyond_stride <= output
@@ -108,10 +115,26 @@ class BlockGroup(tf.keras.layers.Layer):
     Returns:
       Pixels [batch, h, w, channels] before the activation, and the memory.
     """
+    if training and self.recomputed == 'block_groups':
+      if memory is None:
+        return recompute(lambda x: self._run(x, None, True, False)[0], pixels), None
+      return recompute(lambda x, m: self._run(x, m, True, False), pixels, memory)
+    return self._run(pixels, memory, training, training)
+
+  def _run(self, pixels, memory, training, recomputes):
     for block, transformer in zip(self.blocks, self.transformers):
-      pixels = block(pixels, training=training)
+      run = functools.partial(block, training=training)
+      if recomputes and (self.recomputed == 'blocks' or
+                         self.recomputed == 'axial_blocks' and block.is_axial):
+        pixels = recompute(run, pixels)
+      else:
+        pixels = run(pixels)
       if transformer is not None:
-        pixels, memory = transformer(pixels, memory, training=training)
+        run = functools.partial(transformer, training=training)
+        if recomputes and self.recomputed == 'blocks':
+          pixels, memory = recompute(run, pixels, memory)
+        else:
+          pixels, memory = run(pixels, memory)
     return pixels, memory
 
 

@@ -1,6 +1,8 @@
 """Batch normalisation, over one replica or all of them."""
 
-from typing import Callable, Optional, Sequence, Union
+import contextlib
+import threading
+from typing import Callable, Iterator, Optional, Sequence, Union
 
 import tensorflow as tf
 
@@ -9,6 +11,25 @@ from deeplab_tf.layers.shapes import dimensions
 # Makes a batch norm from its number of channels and keyword arguments of BatchNorm; how layers
 # are told the momentum, epsilon and synchronisation of the run.
 NormFactory = Callable[..., 'BatchNorm']
+
+
+
+class _State(threading.local):
+  """Of each thread, since replicas are traced in threads of their own."""
+  records: bool = True
+
+
+_state = _State()
+
+
+@contextlib.contextmanager
+def recording(records: bool) -> Iterator[None]:
+  """Whether batch norms record the statistics of training batches while the context is open."""
+  previous, _state.records = _state.records, records
+  try:
+    yield
+  finally:
+    _state.records = previous
 
 
 class BatchNorm(tf.keras.layers.Layer):
@@ -125,6 +146,8 @@ class BatchNorm(tf.keras.layers.Layer):
     return tf.distribute.get_strategy().num_replicas_in_sync if self.synchronized else 1
 
   def _record(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+    if not _state.records:
+      return
     keep = self.momentum
     mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
     for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):

@@ -51,6 +51,34 @@ def seeded(seed: tf.Tensor, images: Optional[int] = None,
     _open.stream = previous
 
 
+class Replay:
+  """Lets a part of a network run several times with the random numbers of its first run."""
+
+  def __init__(self):
+    self._owns_stream = _open.stream is None
+    self._stream = _open.stream
+    if self._owns_stream:  # The global generator would not repeat itself.
+      self._stream = _Stream(tf.random.uniform([2], 0, 2**31 - 1, tf.int32), None, 0)
+    self._start = self._stream.count
+    self._runs = 0
+
+  @contextlib.contextmanager
+  def run(self) -> Iterator[bool]:
+    """A context for one run; its value is whether it is the first."""
+    self._runs += 1
+    is_first = self._runs == 1
+    if is_first and not self._owns_stream:
+      yield True
+      return
+    stream = _Stream(self._stream.seed, self._stream.images, self._stream.first)
+    stream.count = self._start
+    previous, _open.stream = _open.stream, stream
+    try:
+      yield is_first
+    finally:
+      _open.stream = previous
+
+
 def uniform(shape: Sequence[Dimension]) -> tf.Tensor:
   """Returns float32 numbers in [0, 1) of a shape whose first dimension counts images."""
   stream = _open.stream

@@ -39,7 +39,9 @@ _DEFAULT = BlockOptions()
 
 
 class _ResidualBlock(tf.keras.layers.Layer):
-  """A branch and a shortcut."""
+  """A branch and a shortcut; is_axial: whether the branch has axial attention."""
+
+  is_axial = False
 
   def __init__(self, in_channels, channels, norm, options):
     super().__init__()
@@ -107,6 +109,7 @@ class BottleneckBlock(_ResidualBlock):
     first, middle, last = channels
     self.conv1 = Convolution(in_channels, first, norm=norm, activation='relu')
     self.attention = None
+    self.is_axial = attention_heads is not None
     if attention_heads is None:
       kind = SwitchableAtrousConvolution if options.switchable_atrous else Convolution
       self.conv2 = kind(first, middle, 3, options.stride, options.rate, norm, 'relu')
