@@ -1,4 +1,4 @@
-"""Reads an experiment from a textproto, merges overrides and checks that it makes sense.
+"""Loads an experiment: from textprotos (see config_text), with overrides, and checked.
 
 protobuf tells the line of a syntax error or an unknown name; errors of meaning name the file
 and the field.
@@ -9,51 +9,38 @@ import re
 from typing import Sequence
 
 from google.protobuf import descriptor as descriptor_lib
-from google.protobuf import message as message_lib
-from google.protobuf import text_format
 
-from deeplab_tf import modules
+from deeplab_tf import config_text, modules
+from deeplab_tf.config_text import ConfigError
 from deeplab_tf.protos import config_pb2
 
 _PLACEHOLDER = re.compile(r'\$\{\w+\}')
-_UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "(\w+)"')
-_UNKNOWN_ENUM = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
-_POSITION = re.compile(r'^(\d+):\d+ : ')
-
-
-class ConfigError(ValueError):
-  """A config that cannot be used; the message is one line for the user."""
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> config_pb2.ExperimentOptions:
   """Reads an experiment.
 
+  A file that sets `base_config` is laid over that file, which may have a base as well. What is
+  laid over wins: messages are merged, a repeated field replaces the one below, another
+  architecture the one below, and the fields that `clear` lists are taken away from what lies
+  below before.
+
   Args:
     path: A textproto of ExperimentOptions.
-    overrides: Textprotos merged over the file in order: the last wins, and a repeated field
-      replaces the file's.
+    overrides: Textprotos laid over the file in order: the last wins. They may `clear`, and may
+      not name a base.
 
   Returns:
-    The experiment, checked.
+    The experiment, checked and complete: without base_config and clear.
 
   Raises:
-    ConfigError: The file is missing, does not parse or does not make sense. One line with file,
+    ConfigError: A file is missing, does not parse or does not make sense. One line with file,
       line where known, field, and what is allowed.
   """
-  path = os.fspath(path)
-  try:
-    with open(path, encoding='utf-8') as file:
-      text = file.read()
-  except IsADirectoryError:
-    raise ConfigError(f'{path}: is a folder; --config_file takes a .textproto file') from None
-  except UnicodeDecodeError:
-    raise ConfigError(f'{path}: is no text file; --config_file takes a .textproto file') from None
-  except FileNotFoundError:
-    raise ConfigError(f'{path}: no such file.{_nearest_file(path)}') from None
-  config = _parse(text, path)
+  config, files = config_text.read(os.fspath(path))
   for override in overrides:
-    _merge(config, _parse(override, f'--override={override!r}'))
-  validate(config, path)
+    config_text.override(config, override)
+  validate(config, files)
   return config
 
 
@@ -70,80 +57,31 @@ def require_value(value: str, field: str) -> str:
   return value
 
 
+def classifies_images(config: config_pb2.ExperimentOptions) -> bool:
+  """Whether the experiment is image classification, to pre-train a backbone."""
+  return config.model_options.WhichOneof('meta_architecture') == 'classification'
+
+
+def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> None:
+  """Raises ConfigError if a config is one of image classification.
+
+  Args:
+    config: The experiment.
+    purpose: What is about to be done and is for segmentation, e.g. 'export'.
+  """
+  if classifies_images(config):
+    raise ConfigError(f'model_options.classification classifies whole images, and {purpose} is for '
+                      'segmentation: use the config of a segmentation model; its '
+                      'model_options.initial_checkpoint takes over a pre-trained backbone')
+
+
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
   """Raises ConfigError where values contradict each other; names the file and the field."""
-  for check in (_check_architecture, _check_backbone, _check_data, _check_solver, _check_choices,
-                _check_ranges):
+  for check in (_check_architecture, _check_backbone, _check_data, _check_task, _check_solver,
+                _check_choices, _check_ranges):
     message = check(config)
     if message:
       raise ConfigError(f'{path}: {message}')
-
-
-# --- Parsing ----------------------------------------------------------------------------------
-
-
-def _parse(text: str, source: str) -> config_pb2.ExperimentOptions:
-  message = config_pb2.ExperimentOptions()
-  try:
-    text_format.Parse(text, message)
-  except text_format.ParseError as error:
-    raise ConfigError(f'{source}{_explain(str(error))}') from None
-  return message
-
-
-def _explain(error: str) -> str:
-  """Turns protobuf's 'line:column : text' into ':line: text' with the nearest valid name."""
-  position = _POSITION.match(error)
-  line = f':{position.group(1)}' if position else ''
-  text = _POSITION.sub('', error).strip()
-  field = _UNKNOWN_FIELD.search(text)
-  enum = _UNKNOWN_ENUM.search(text)
-  if field:
-    names = list(_find_message(field.group(1)).fields_by_name)
-    text = (f'unknown field "{field.group(2)}" in {_short(field.group(1))}.'
-            f'{modules.nearest(field.group(2), names) or " It has: " + ", ".join(names) + "."}')
-  elif enum:
-    names = list(_find_enum(enum.group(1)).values_by_name)
-    text = (f'unknown value "{enum.group(2)}" of {_short(enum.group(1))}: allowed are '
-            f'{", ".join(names)}.{modules.nearest(enum.group(2), names)}')
-  return f'{line}: {text}'
-
-
-def _find_message(full_name: str):
-  return config_pb2.DESCRIPTOR.pool.FindMessageTypeByName(full_name)
-
-
-def _find_enum(full_name: str):
-  return config_pb2.DESCRIPTOR.pool.FindEnumTypeByName(full_name)
-
-
-def _short(full_name: str) -> str:
-  return full_name.split('.', 1)[1]
-
-
-def _merge(target: message_lib.Message, source: message_lib.Message) -> None:
-  """Merges source into target; repeated fields and other members of a oneof are replaced."""
-  for field, value in source.ListFields():
-    if field.label == descriptor_lib.FieldDescriptor.LABEL_REPEATED:
-      target.ClearField(field.name)
-      getattr(target, field.name).MergeFrom(value)
-    elif field.message_type is not None:
-      _merge_message(getattr(target, field.name), value)
-    else:
-      setattr(target, field.name, value)
-
-
-def _merge_message(target: message_lib.Message, source: message_lib.Message) -> None:
-  target.SetInParent()
-  _merge(target, source)
-
-
-def _nearest_file(path: str) -> str:
-  folder = os.path.dirname(path) or '.'
-  if not os.path.isdir(folder):
-    return f' The folder {folder} does not exist either.'
-  names = [name for name in os.listdir(folder) if name.endswith('.textproto')]
-  return modules.nearest(os.path.basename(path), names)
 
 
 # --- Meaning ----------------------------------------------------------------------------------
@@ -170,6 +108,20 @@ _REFUSED = (
     ('model_options.panoptic_deeplab.instance', 'next_regression_head', 'video'),
 )
 
+# Data sets whose images have one class each; all others have masks.
+IMAGE_CLASS_DATASETS = ('image_folders', 'imagenet')
+
+# (message, field): what has no meaning where whole images are classified.
+_FOR_SEGMENTATION = (
+    *((f'{options}_dataset_options', field) for options in ('train', 'eval')
+      for field in ('min_resize_value', 'max_resize_value', 'resize_factor',
+                    'decode_groundtruth_label')),
+    *(('train_dataset_options.augmentations', field)
+      for field in ('min_scale_factor', 'max_scale_factor', 'panoptic_copy_paste')),
+    ('evaluator_options', 'save_predictions'),
+    ('evaluator_options', 'save_raw_predictions'),
+)
+
 # Closed choices that DeepLab2 keeps as strings; every other closed choice is an enum.
 _CHOICES = {
     'model_options.backbone.drop_path_schedule': ('constant', 'linear'),
@@ -191,6 +143,9 @@ _RANGES = {
     'model_options.backbone.backbone_width_multiplier': (1e-3, None),
     'model_options.backbone.backbone_layer_multiplier': (1e-3, None),
     'model_options.max_deeplab.num_queries': (1, None),
+    'model_options.classification.dropout_rate': (0, 0.999),
+    'trainer_options.loss_options.classification_loss.weight': (1e-6, None),
+    'trainer_options.loss_options.classification_loss.label_smoothing': (0, 0.999),
     'trainer_options.num_checkpoints_to_keep': (1, None),
     'trainer_options.gradient_accumulation_steps': (1, None),
     'trainer_options.ema_decay': (0, 0.999999),
@@ -211,6 +166,9 @@ _RANGES = {
     'eval_dataset_options.max_damaged_images': (0, None),
     'train_dataset_options.shapes.num_images': (1, None),
     'eval_dataset_options.shapes.num_images': (1, None),
+    'train_dataset_options.imagenet.num_classes': (2, None),
+    'eval_dataset_options.imagenet.num_classes': (2, None),
+    'train_dataset_options.augmentations.min_crop_area': (1e-3, 1),
     'evaluator_options.transformer_class_confidence_threshold': (0, 1),
     'evaluator_options.pixel_confidence_threshold': (0, 1),
 }
@@ -281,6 +239,28 @@ def _check_data(config):
     if not 0 < scales.min_scale_factor <= scales.max_scale_factor:
       return (f'{options}.augmentations: min_scale_factor {scales.min_scale_factor:g} must be '
               f'positive and at most max_scale_factor {scales.max_scale_factor:g}')
+  return None
+
+
+def _check_task(config):
+  """Checks that data and options are for what the architecture does."""
+  model = f'model_options.{config.model_options.WhichOneof("meta_architecture")}'
+  classifies = classifies_images(config)
+  for options in ('train_dataset_options', 'eval_dataset_options'):
+    name = getattr(config, options).dataset
+    has_classes = name in IMAGE_CLASS_DATASETS
+    if name and has_classes != classifies:
+      wanted = ('one class per image: ' + ' or '.join(IMAGE_CLASS_DATASETS) if classifies
+                else 'masks; one class per image is for model_options.classification')
+      return f'{options}.dataset is "{name}", and {model} needs data with {wanted}'
+  if not classifies:
+    if _is_set(config.train_dataset_options.augmentations, 'min_crop_area'):
+      return ('train_dataset_options.augmentations.min_crop_area is for image classification; '
+              'segmentation has min_scale_factor and crop_size')
+    return None
+  for path, field in _FOR_SEGMENTATION:
+    if _is_set(_get(config, path), field):
+      return f'{path}.{field} is for segmentation, and {model} classifies whole images; remove it'
   return None
 
 

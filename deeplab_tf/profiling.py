@@ -61,9 +61,12 @@ def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
   if len(size) != 2:
     raise ValueError('eval_dataset_options.crop_size is not set: give --input_size=HxW')
   architecture = models.architecture(config)
-  model = architecture.build(config, catalog.from_config(config))
-  used = {id(v) for v in architecture.inference_variables(model)}
-  madds, training_only = _madds_by_part(model, used, size)
+  # In a graph that never runs, variables have no values: nothing is drawn or held.
+  with tf.Graph().as_default() as graph:
+    model = architecture.build(config, catalog.from_config(config))
+    used = {id(v) for v in architecture.inference_variables(model)}
+    model(tf.compat.v1.placeholder(tf.float32, [1, *size, 3]), training=False)
+  madds, training_only = _madds_by_part(model, used, graph)
   by_part = {}
   for name, variables in _variables_by_part(model).items():
     trainable = [v for v in variables if v.trainable]
@@ -136,11 +139,9 @@ def _is_constant(tensor: tf.Tensor) -> bool:
 # --- Parts ------------------------------------------------------------------------------------
 
 
-def _madds_by_part(model, used, size):
+def _madds_by_part(model, used, graph):
   """Multiply-adds by part ('' for the rest), and the parts that inference does not use."""
-  forward = tf.function(lambda images: model(images, training=False), autograph=False,
-                        input_signature=[tf.TensorSpec([1, *size, 3], tf.float32)])
-  counts = count_madds(forward.get_concrete_function().graph)
+  counts = count_madds(graph)
   parts = _parts(model)
   # Keras names the operations of a layer `model name/layer name/...`.
   names = {layer.name: part for part, layer in parts.items()}

@@ -13,6 +13,7 @@ from deeplab_tf.protos import config_pb2
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').rglob('*.textproto'))
 MINIMAL = 'model_options { max_deeplab { } }'
+CLASSIFIER = 'model_options { classification { } } '
 
 
 def _write(tmp_path, text):
@@ -89,7 +90,7 @@ FAULTS = {
         'model_options { max_deeplab { pixel_to_pixel_attention: AXAL } }',
         r'a\.textproto:1: unknown value "AXAL" .*allowed are .*Did you mean "AXIAL"'),
     'syntax': ('model_options { max_deeplab {\n', r'a\.textproto'),
-    'no architecture': ('model_options { }', 'no architecture is set; set one of max_deeplab'),
+    'no architecture': ('model_options { }', 'no architecture is set; set one of .*max_deeplab'),
     'another task': ('model_options { motion_deeplab { } }', 'motion_deeplab is for video'),
     'video': (MINIMAL + 'train_dataset_options { use_two_frames: true }',
               'use_two_frames is for video'),
@@ -115,6 +116,24 @@ FAULTS = {
     'solver that cannot be compiled': (
         MINIMAL + 'trainer_options { jit_compile: true loss_options { matching_solver: SCIPY } }',
         'SCIPY cannot be compiled'),
+    'masks for a classifier': (
+        CLASSIFIER + 'train_dataset_options { dataset: "shapes" }',
+        'train_dataset_options.dataset is "shapes", and model_options.classification needs data '
+        'with one class per image: image_folders or imagenet'),
+    'classes for a mask model': (
+        MINIMAL + 'eval_dataset_options { dataset: "imagenet" }',
+        'eval_dataset_options.dataset is "imagenet", and model_options.max_deeplab needs data '
+        'with masks; one class per image is for model_options.classification'),
+    'a field of segmentation': (
+        CLASSIFIER + 'eval_dataset_options { crop_size: [65, 65] max_resize_value: 65 }',
+        'eval_dataset_options.max_resize_value is for segmentation'),
+    'a field of classification': (
+        MINIMAL + 'train_dataset_options { augmentations { min_crop_area: 0.5 } }',
+        'min_crop_area is for image classification'),
+    'smoothing': (
+        CLASSIFIER + 'trainer_options { loss_options { classification_loss { '
+        'label_smoothing: 1.5 } } }',
+        r'classification_loss.label_smoothing is 1\.5: it must be from 0 to'),
     'output stride': ('model_options { max_deeplab { } backbone { output_stride: 7 } }',
                       'output_stride is 7: allowed are 8, 16, 32'),
 }

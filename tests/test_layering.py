@@ -10,12 +10,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows from the bottom up; within a row from left to right. The longest matching name counts.
 ROWS = (
     ('structures', 'protos', 'modules', 'whole_file'),
-    ('config', 'cli', 'arguments', 'layers', 'matching', 'visualization', 'data.catalog',
-     'data.errors'),
+    ('config_text', 'config', 'cli', 'arguments', 'layers', 'matching', 'visualization',
+     'data.catalog', 'data.errors'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),
     ('models',),
-    ('checkpoints', 'profiling', 'export', 'segmenter', 'training'),
+    ('checkpoints', 'profiling', 'export', 'segmenter', 'training', 'analysis'),
     ('trainer', 'evaluation'),
 )
 PLACES = {name: (row, column) for row, names in enumerate(ROWS)

@@ -60,17 +60,21 @@ def test_variables_exist_before_the_first_call_and_none_is_made_by_it(tmp_path):
 
 
 OPTIONS = {
-    'axial': 'pixel_to_pixel_attention: AXIAL',
-    'convolution': 'pixel_to_pixel_attention: CONVOLUTION',
-    'no P2M': 'pixel_to_memory_attention: false',
-    'no M2M': 'memory_to_memory_attention: false',
-    'neither': 'pixel_to_memory_attention: false memory_to_memory_attention: false',
+    'axial': 'max_deeplab { pixel_to_pixel_attention: AXIAL }',
+    'convolution': 'max_deeplab { pixel_to_pixel_attention: CONVOLUTION }',
+    'no P2M': 'max_deeplab { pixel_to_memory_attention: false }',
+    'no M2M': 'max_deeplab { memory_to_memory_attention: false }',
+    'neither': 'max_deeplab { pixel_to_memory_attention: false memory_to_memory_attention: false }',
+    'stack and stride 8, D = 3': 'max_deeplab { num_decoder_stacks: 1 transformer_beyond_stride: 8 '
+                                 'transformer_channels: 64 '
+                                 'pixel_space_head { output_channels: 3 } }',
+    'large': 'backbone { name: "max_deeplab_l" use_squeeze_and_excite: true recomputed: BLOCKS }',
 }
 
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_every_option_trains_every_variable(tmp_path, name):
-  config = _config(tmp_path, f'model_options {{ max_deeplab {{ {OPTIONS[name]} }} }}')
+  config = _config(tmp_path, f'model_options {{ {OPTIONS[name]} }}')
   info, model, criterion = _parts(config)
   images, targets = _batch(config, info)
   # Residual branches start at zero, and what is before them then has no gradient.
@@ -89,6 +93,19 @@ def test_every_option_trains_every_variable(tmp_path, name):
   names = ' '.join(paths.values())
   assert ('attention/height_axis' in names) == (name != 'convolution')
   assert ('pixel_attention' in names) == ('P2M' not in name and name != 'neither')
+
+
+def test_networks_that_cannot_be_are_one_line(tmp_path):
+  config = _config(tmp_path, 'model_options { max_deeplab { num_backbone_decoder_stacks: 1 } }')
+  with pytest.raises(ValueError, match='num_backbone_decoder_stacks is 1 and num_decoder_stacks 0'):
+    models.build_model(config)
+  config.model_options.max_deeplab.num_backbone_decoder_stacks = 0
+  config.model_options.max_deeplab.transformer_channels = 12
+  with pytest.raises(ValueError, match='12 channels do not divide into 8 heads'):
+    models.build_model(config)
+  config.model_options.backbone.name = 'max_deeplab_x'
+  with pytest.raises(ValueError, match='max_deeplab takes max_deeplab_s, max_deeplab_l. Did you'):
+    models.build_model(config)
 
 
 def _train_step(config, jit_compile):

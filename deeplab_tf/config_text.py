@@ -1,0 +1,204 @@
+"""Reads textprotos of experiments and lays one over another: base, file, overrides."""
+
+import os
+import re
+
+from google.protobuf import descriptor as descriptor_lib
+from google.protobuf import message as message_lib
+from google.protobuf import text_format
+
+from deeplab_tf import modules
+from deeplab_tf.protos import config_pb2
+
+_UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "(\w+)"')
+_UNKNOWN_ENUM = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
+_POSITION = re.compile(r'^(\d+):\d+ : ')
+# Fields that say how texts are laid over each other, and are no part of an experiment.
+_LAYERING = ('base_config', 'clear')
+
+
+class ConfigError(ValueError):
+  """A config that cannot be used; the message is one line for the user."""
+
+
+def read(path: str) -> tuple[config_pb2.ExperimentOptions, str]:
+  """Reads a file with all files that it builds on.
+
+  Args:
+    path: A textproto of ExperimentOptions.
+
+  Returns:
+    The experiment, unchecked, and its files for messages: 'a' or 'a over b'.
+
+  Raises:
+    ConfigError: A file cannot be read or does not parse, or a file is its own base.
+  """
+  files = [path]
+  layers = [_parse(_read_text(path), path)]
+  while layers[-1].base_config:
+    files.append(_find_base(files, layers[-1].base_config))
+    layers.append(_parse(_read_text(files[-1]), files[-1]))
+  if layers[-1].clear:
+    raise ConfigError(f'{files[-1]}: clear takes fields away from a base_config, and there is none')
+  config = config_pb2.ExperimentOptions()
+  for file, layer in zip(reversed(files), reversed(layers)):
+    _lay_over(config, layer, file)
+  return config, ' over '.join(files)
+
+
+def override(config: config_pb2.ExperimentOptions, text: str) -> None:
+  """Lays the text of an --override over an experiment.
+
+  Raises:
+    ConfigError: The text does not parse, or names a base.
+  """
+  source = f'--override={text!r}'
+  layer = _parse(text, source)
+  if layer.HasField('base_config'):
+    raise ConfigError(f'{source}: a base belongs into the file: set base_config there')
+  _lay_over(config, layer, source)
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def _find_base(files: list[str], base: str) -> str:
+  """Returns the path of the base that the last file names; names that file where it is wrong."""
+  path = os.path.join(os.path.dirname(files[-1]), base)
+  where = f'{files[-1]}: base_config "{base}"'
+  if os.path.isdir(path):
+    raise ConfigError(f'{where} is a folder; it takes a .textproto file')
+  if not os.path.exists(path):
+    raise ConfigError(f'{where}: no such file.{_nearest_file(path)}')
+  seen = [os.path.realpath(file) for file in files]
+  if os.path.realpath(path) in seen:
+    circle = files[seen.index(os.path.realpath(path)):] + [path]
+    raise ConfigError(f'{where}: a file cannot build on itself: {" over ".join(circle)}')
+  return path
+
+
+def _read_text(path: str) -> str:
+  try:
+    with open(path, encoding='utf-8') as file:
+      return file.read()
+  except IsADirectoryError:
+    raise ConfigError(f'{path}: is a folder; --config_file takes a .textproto file') from None
+  except UnicodeDecodeError:
+    raise ConfigError(f'{path}: is no text file; a config is a .textproto file') from None
+  except FileNotFoundError:
+    raise ConfigError(f'{path}: no such file.{_nearest_file(path)}') from None
+
+
+def _nearest_file(path: str) -> str:
+  folder = os.path.dirname(path) or '.'
+  if not os.path.isdir(folder):
+    return f' The folder {folder} does not exist either.'
+  names = [name for name in os.listdir(folder) if name.endswith('.textproto')]
+  return modules.nearest(os.path.basename(path), names)
+
+
+# --- Parsing ----------------------------------------------------------------------------------
+
+
+def _parse(text: str, source: str) -> config_pb2.ExperimentOptions:
+  message = config_pb2.ExperimentOptions()
+  try:
+    text_format.Parse(text, message)
+  except text_format.ParseError as error:
+    raise ConfigError(f'{source}{_explain(str(error))}') from None
+  return message
+
+
+def _explain(error: str) -> str:
+  """Turns protobuf's 'line:column : text' into ':line: text' with the nearest valid name."""
+  position = _POSITION.match(error)
+  line = f':{position.group(1)}' if position else ''
+  text = _POSITION.sub('', error).strip()
+  field = _UNKNOWN_FIELD.search(text)
+  enum = _UNKNOWN_ENUM.search(text)
+  if field:
+    text = _unknown_field(field.group(2), _find_message(field.group(1)))
+  elif enum:
+    names = list(_find_enum(enum.group(1)).values_by_name)
+    text = (f'unknown value "{enum.group(2)}" of {_short(enum.group(1))}: allowed are '
+            f'{", ".join(names)}.{modules.nearest(enum.group(2), names)}')
+  return f'{line}: {text}'
+
+
+def _unknown_field(name: str, message: descriptor_lib.Descriptor) -> str:
+  names = list(message.fields_by_name)
+  return (f'unknown field "{name}" in {_short(message.full_name)}.'
+          f'{modules.nearest(name, names) or " It has: " + ", ".join(names) + "."}')
+
+
+def _find_message(full_name: str):
+  return config_pb2.DESCRIPTOR.pool.FindMessageTypeByName(full_name)
+
+
+def _find_enum(full_name: str):
+  return config_pb2.DESCRIPTOR.pool.FindEnumTypeByName(full_name)
+
+
+def _short(full_name: str) -> str:
+  return full_name.split('.', 1)[1]
+
+
+# --- Laying over ------------------------------------------------------------------------------
+
+
+def _lay_over(config: config_pb2.ExperimentOptions, layer: config_pb2.ExperimentOptions,
+              source: str) -> None:
+  """Clears what the layer clears and merges the rest of it; uses the layer up."""
+  for path in layer.clear:
+    _clear(config, path, source)
+  for name in _LAYERING:
+    layer.ClearField(name)
+  _merge(config, layer)
+
+
+def _clear(config: config_pb2.ExperimentOptions, path: str, source: str) -> None:
+  """Takes the field of a dotted path away; one that is not set is fine."""
+  *parents, last = path.split('.')
+  where = f'{source}: clear "{path}"'
+  message, descriptor = config, config.DESCRIPTOR
+  for name in parents:
+    field = _field(descriptor, name, where)
+    if field.message_type is None:
+      raise ConfigError(f'{where}: {name} has no fields')
+    if _is_repeated(field):
+      raise ConfigError(f'{where}: {name} is repeated and can be cleared as a whole only')
+    descriptor = field.message_type
+    message = getattr(message, name) if message is not None and message.HasField(name) else None
+  _field(descriptor, last, where)
+  if path in _LAYERING:
+    raise ConfigError(f'{where}: only fields of the experiment can be cleared')
+  if message is not None:
+    message.ClearField(last)
+
+
+def _field(message: descriptor_lib.Descriptor, name: str,
+           where: str) -> descriptor_lib.FieldDescriptor:
+  if name not in message.fields_by_name:
+    raise ConfigError(f'{where}: {_unknown_field(name, message)}')
+  return message.fields_by_name[name]
+
+
+def _is_repeated(field: descriptor_lib.FieldDescriptor) -> bool:
+  return field.label == descriptor_lib.FieldDescriptor.LABEL_REPEATED
+
+
+def _merge(target: message_lib.Message, source: message_lib.Message) -> None:
+  """Merges source into target; repeated fields and other members of a oneof are replaced."""
+  for field, value in source.ListFields():
+    if _is_repeated(field):
+      target.ClearField(field.name)
+      getattr(target, field.name).MergeFrom(value)
+    elif field.message_type is not None:
+      _merge_message(getattr(target, field.name), value)
+    else:
+      setattr(target, field.name, value)
+
+
+def _merge_message(target: message_lib.Message, source: message_lib.Message) -> None:
+  target.SetInParent()
+  _merge(target, source)

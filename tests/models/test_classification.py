@@ -1,0 +1,80 @@
+"""The classifier that pre-trains backbones."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_classification
+
+import deeplab_tf
+from deeplab_tf import models
+from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.data import catalog
+from deeplab_tf.layers import randomness
+from deeplab_tf.training import precision
+
+IMAGES = tf.random.stateless_normal([3, 33, 49, 3], [0, 1])
+
+
+@pytest.fixture(name='config', scope='module')
+def fixture_config(tmp_path_factory):
+  return deeplab_tf.load_config(
+      tiny_classification.write_experiment(tmp_path_factory.mktemp('classification')))
+
+
+@pytest.fixture(name='model', scope='module')
+def fixture_model(config):
+  return deeplab_tf.build_model(config)
+
+
+def test_logits_are_a_linear_map_of_the_mean_of_the_last_feature(model):
+  logits = model(IMAGES)['class_logits']
+  assert logits.shape == (3, 2) and logits.dtype == tf.float32
+  features, memory = model.backbone(IMAGES)
+  assert memory is None
+  pooled = features[model.backbone.output_name].numpy().mean((1, 2))
+  kernel, bias = (v.numpy() for v in model.classifier.variables)
+  np.testing.assert_allclose(logits, pooled @ kernel + bias, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_are_what_the_trainer_asks_for(config, model):
+  architecture = models.architecture(config)
+  own = {id(v) for v in architecture.backbone_variables(model)}
+  paths = [path for path, v in variables_by_path(model).items() if id(v) in own]
+  assert paths and all(path.startswith('backbone/') for path in paths)
+  assert len(paths) == len(model.trainable_variables) - 2
+  assert len(architecture.inference_variables(model)) == len(model.trainable_variables)
+  assert architecture.last_layers(model) == {'semantic': [model.classifier]}
+
+
+def test_dropout_is_a_function_of_the_seed_in_training_alone(model):
+  def logits(seed, training=True):
+    with randomness.seeded(tf.constant([0, seed])):
+      return model(IMAGES, training=training)['class_logits'].numpy()
+
+  np.testing.assert_array_equal(logits(1), logits(1))
+  assert not np.array_equal(logits(1), logits(2))
+  np.testing.assert_array_equal(logits(1, False), logits(2, False))
+
+
+def test_the_logits_are_float32_whatever_the_precision(config):
+  info = catalog.from_config(config)
+  with precision.scope('BFLOAT16'):
+    model = models.architecture(config).build(config, info)
+  assert {v.dtype for v in model.variables} == {tf.float32}
+  features, _ = model.backbone(tf.cast(IMAGES, tf.bfloat16))
+  assert features[model.backbone.output_name].dtype == tf.bfloat16
+  assert model(IMAGES)['class_logits'].dtype == tf.float32
+
+
+def test_the_read_out_lists_the_most_probable_classes(config):
+  architecture = models.architecture(config)
+  logits = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
+  info = catalog.ImageClasses('x', tuple('abcdefghi'))
+  for static in (False, True):
+    read_out = architecture.build_postprocessor(config, info, static)
+    prediction = read_out({'class_logits': tf.constant(logits)}, (33, 33))
+    np.testing.assert_array_equal(prediction.class_index, np.argsort(-logits)[:, :5])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(prediction.score, -np.sort(-probabilities)[:, :5], rtol=1e-5)
+  few = architecture.build_postprocessor(config, catalog.from_config(config))
+  assert few({'class_logits': tf.constant(logits[:, :2])}, (33, 33)).score.shape == (4, 2)
