@@ -37,16 +37,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   _check(args)
+  config = _config(args)
   inputs = _name(_find_images(args.images, args.output_dir), _ground_truth_ids(args.ground_truth))
-  segmenter = _segmenter(args)
+  segmenter = _segmenter(args, config)
   import tqdm
 
+  from deeplab_tf.data import photographs
   from deeplab_tf.metrics import coco_panoptic_io
   os.makedirs(args.output_dir, exist_ok=True)
   images, annotations, unreadable = [], [], []
   for entry in tqdm.tqdm(inputs, unit=' images', disable=None):
     try:
-      pixels = read_image(entry.path)
+      pixels = photographs.read(entry.path)
     except ValueError as error:
       unreadable.append(str(error))
       continue
@@ -100,13 +102,20 @@ def _check(args) -> None:
     raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
 
 
-def _segmenter(args):
+def _config(args):
+  """The experiment; None with a SavedModel."""
   if args.saved_model is not None:
-    from deeplab_tf.segmenter import Segmenter
-    return Segmenter.from_saved_model(args.saved_model)
+    return None
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
+  config_lib.require_segmentation(config, 'prediction')
+  return config
+
+
+def _segmenter(args, config):
   from deeplab_tf.segmenter import Segmenter
+  if config is None:
+    return Segmenter.from_saved_model(args.saved_model)
   return Segmenter.from_checkpoint(config, args.checkpoint)
 
 
@@ -176,26 +185,6 @@ def _stem(path: str) -> str:
 
 def _id_of(stem: str) -> Union[int, str]:
   return int(stem) if stem.isascii() and stem.isdigit() else stem
-
-
-def read_image(path: str):
-  """Reads an image file, upright, as uint8 [height, width, 3], RGB.
-
-  Raises:
-    ValueError: It is no image, or damaged.
-  """
-  import numpy as np
-  from PIL import Image, ImageOps
-  try:
-    with Image.open(path) as file:
-      image = ImageOps.exif_transpose(file)
-      if image.mode.startswith('I'):  # 16 bits, which Pillow would clip.
-        high_byte = np.clip(np.asarray(image).astype(np.int64) // 256, 0, 255)
-        image = Image.fromarray(high_byte.astype(np.uint8))
-      return np.asarray(image.convert('RGB'))
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    reason = str(error).split('\n')[0]
-    raise ValueError(f'{path} is no image, or damaged ({reason})') from None
 
 
 # --- Output -----------------------------------------------------------------------------------

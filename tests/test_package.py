@@ -47,7 +47,7 @@ def test_names_that_the_package_promises_exist():
 @pytest.mark.parametrize('program', [
     'trainer/train.py', 'trainer/export.py', 'trainer/convert_checkpoint.py',
     'evaluation/evaluate.py', 'evaluation/predict.py', 'evaluation/summary.py',
-    'evaluation/benchmark.py'
+    'evaluation/benchmark.py', 'evaluation/analyze.py'
 ])
 def test_every_program_explains_itself_and_refuses_unknown_flags(program):
   help_text = subprocess.run([sys.executable, str(ROOT / program), '--help'], capture_output=True,

@@ -74,9 +74,15 @@ class MaskTransformerPostprocessor:
         classes + 1] of the network.
       output_size: Height and width of the maps: the network's input size.
     """
+    return self.with_queries(outputs, output_size)[0]
+
+  def with_queries(self, outputs: dict[str, tf.Tensor],
+                   output_size: Sequence[Dimension]) -> tuple[PanopticPrediction, QueryMaps]:
+    """Reads out a batch like a call, and tells of which queries the segments are."""
     maps = self.query_maps(outputs, output_size)
     segment_ids = self._segment_ids(maps)
-    return self._prediction(self._panoptic_map(maps, segment_ids), segment_ids, maps)
+    prediction = self._prediction(self._panoptic_map(maps, segment_ids), segment_ids, maps)
+    return prediction, maps
 
   def query_maps(self, outputs: dict[str, tf.Tensor],
                  output_size: Sequence[Dimension]) -> QueryMaps:

@@ -175,13 +175,13 @@ def _texts(found: palette.LabelColors, dataset_info: palette.Classes,
   for label, void, crowd in zip(found.labels.tolist(), found.isvoid, found.iscrowd):
     text = ''
     if not void:
-      text = _short(dataset_info.by_class_id[label // dataset_info.label_divisor].name)
+      text = short_name(dataset_info.by_class_id[label // dataset_info.label_divisor].name)
       text += ' (crowd)' if crowd else ''
     texts.append(captions.get(label, text))
   return texts
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
   """Drops what COCO appends to the names of stuff: 'sky-other-merged' is a sky."""
   for suffix in ('-merged', '-other', '-stuff'):
     name = name[:-len(suffix)] if name.endswith(suffix) else name

@@ -41,13 +41,25 @@ def write_report(path: str, title: str, summary: Mapping[str, Any],
       [height, width, 3]; optionally score in [0, 1]. `gallery_item` makes one.
   """
   parts = [
-      _header(title, summary, scores),
+      header(title, summary, scores),
       _curves_section(curves),
       _scores_section(scores, class_names),
       _gallery_section(gallery),
   ]
+  write_page(path, title, parts)
+
+
+def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> None:
+  """Writes a page in the style of the report, whole or not at all.
+
+  Args:
+    path: The HTML file.
+    title: Of the browser's window.
+    parts: HTML of the header and of the sections, in order; empty ones are left out.
+    style: Style sheet that comes after the report's own.
+  """
   now = datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z')
-  page = report_style.PAGE.format(title=html.escape(title), style=report_style.CSS,
+  page = report_style.PAGE.format(title=html.escape(title), style=report_style.CSS + style,
                                   body='\n'.join(part for part in parts if part),
                                   footer=f'Written by deeplab_tf, {html.escape(now)}')
   temporary = f'{path}.{os.getpid()}.tmp'
@@ -87,7 +99,8 @@ def gallery_item(name: str, image: np.ndarray, ground_truth: np.ndarray, predict
   }
 
 
-def _header(title: str, summary: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+def header(title: str, summary: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+  """Returns the HTML of a page's head: headline, PQ if there are scores, and facts by name."""
   tiles = []
   names = (('pq', 'PQ', 'panoptic quality'), ('sq', 'SQ', 'segmentation quality'),
            ('rq', 'RQ', 'recognition quality'))

@@ -1,0 +1,139 @@
+"""Shows what a trained mask model does: the analyses of the MaX-DeepLab paper on one page.
+
+  python evaluation/analyze.py --config_file=runs/a/config.textproto --checkpoint=runs/a \\
+    --output_dir=analysis
+"""
+
+import os
+import sys
+from typing import Optional, Sequence
+
+from deeplab_tf import arguments, cli
+
+_NOTES = """\
+output:
+  analysis.html        all figures with how to read them, self-contained
+  query_classes.png    which query predicts which class, how often    (paper: figure A.3)
+  average_masks.png    where each query puts its masks                (A.4)
+  attention_N.png      what four masks attend to, per head            (A.6)
+  memory_share.png     how much attention goes to the memory, per head
+  features.png         pixel features as colours                      (5, A.5)
+  training_curves.png  PQ, class confidence, dice, pixel accuracies   (4)
+  analysis.json, average_masks.npz, attention.npz, features.npz       the numbers
+What the model or the run does not have is left out, and the page says so.
+"""
+_PICTURES = 3
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  _check(args)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  from deeplab_tf.analysis import report
+  from deeplab_tf.analysis.network import AnalyzedNetwork
+  from deeplab_tf.analysis.survey import Picture
+  from deeplab_tf.checkpoints.restore import find_checkpoint
+  checkpoint = find_checkpoint(args.checkpoint)
+  network = AnalyzedNetwork(config, checkpoint)
+  _check_queries(args.queries, network.num_queries)
+  photos = _read_images(args.images)
+  found = _survey(network, config, args, 0 if photos else _PICTURES)
+  pictures = found.pictures + [Picture(name, network(pixels)) for name, pixels in photos]
+  os.makedirs(args.output_dir, exist_ok=True)
+  report.write(args.output_dir, found._replace(pictures=pictures), network.dataset_info,
+               report.Experiment(config.experiment_name, args.config_file, checkpoint,
+                                 _model_dir(args, checkpoint), args.queries))
+  firing = int((found.statistics.firings > 0).sum())
+  print(f'{found.statistics.images} images, {firing} of {network.num_queries} queries fire')
+  if found.memory_share is not None:
+    shares = ' '.join(f'{100 * share:.0f}%' for share in found.memory_share)
+    print(f'attention that goes to the memory, heads 1 to {len(found.memory_share)}: {shares}')
+  print(f'page: {os.path.join(args.output_dir, "analysis.html")}')
+
+
+# --- Flags ------------------------------------------------------------------------------------
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('analyze.py', __doc__, _NOTES)
+  parser.add_config()
+  parser.add_argument('--checkpoint', required=True, metavar='C',
+                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_argument('--model_dir', metavar='D',
+                      help='folder whose TensorBoard logs give the training curves (default: that '
+                      'of the checkpoint)')
+  parser.add_argument('--images', nargs='+', default=[], metavar='IMAGE',
+                      help='image files to show attention and features of (default: '
+                      f'{_PICTURES} of the data set)')
+  parser.add_argument('--num_images', type=arguments.positive, metavar='N',
+                      help='count over the first N images of the evaluation data set (default: '
+                      'all)')
+  parser.add_argument('--queries', nargs='+', type=int, metavar='QUERY',
+                      help='show the attention of these queries, at most four, from 0 (default: '
+                      'of the largest things in each image, then the largest stuff)')
+  return parser
+
+
+def _check(args) -> None:
+  if os.path.isfile(args.output_dir):
+    raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
+  if args.model_dir is not None and not os.path.isdir(args.model_dir):
+    raise cli.UsageError(f'--model_dir={args.model_dir}: no such folder; give one that training '
+                         'wrote to')
+  if args.queries is not None and len(args.queries) > 4:
+    raise cli.UsageError(f'--queries: {len(args.queries)} are given; at most four can be told '
+                         'apart in one picture')
+
+
+def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:
+  for query in queries or ():
+    if not 0 <= query < num_queries:
+      raise cli.UsageError(f'--queries: the model has no query {query}; they are numbered from 0 '
+                           f'to {num_queries - 1}')
+
+
+def _model_dir(args, checkpoint: str) -> Optional[str]:
+  """The folder with event files, or None."""
+  from deeplab_tf.analysis import curves
+  folder = args.model_dir or os.path.dirname(checkpoint) or '.'
+  return folder if curves.has_events(folder) else None
+
+
+# --- Images -----------------------------------------------------------------------------------
+
+
+def _read_images(paths: Sequence[str]) -> list[tuple]:
+  """Name and pixels of image files."""
+  from deeplab_tf.data import photographs
+  for path in paths:
+    if not os.path.isfile(path):
+      raise FileNotFoundError(f'--images: {path}: no such file')
+  return [(os.path.splitext(os.path.basename(path))[0], photographs.read(path)) for path in paths]
+
+
+def _survey(network, config, args, num_pictures: int):
+  """Goes through the evaluation data set."""
+  import tqdm
+
+  from deeplab_tf.analysis.survey import survey
+  from deeplab_tf.data import pipeline
+  options = config.eval_dataset_options
+  options.batch_size = 1
+  samples = pipeline.eval_dataset(config, network.dataset_info)
+  total = pipeline.count_examples(options)
+  if args.num_images is not None:
+    samples = samples.take(args.num_images)
+    total = args.num_images if total is None else min(total, args.num_images)
+  return survey(network, samples, num_pictures,
+                lambda loop: tqdm.tqdm(loop, total=total, unit=' images', disable=None))
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,127 @@
+"""evaluation/analyze.py, called in this process: importing TensorFlow anew takes long."""
+
+import importlib.util
+import json
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+import tiny_classification
+from PIL import Image
+
+import deeplab_tf
+from deeplab_tf.analysis import network as network_lib
+from deeplab_tf.analysis import survey
+from deeplab_tf.checkpoints import convert
+from deeplab_tf.data import catalog
+from deeplab_tf.training import summaries
+
+_PATH = pathlib.Path(__file__).resolve().parents[2] / 'evaluation' / 'analyze.py'
+_SPEC = importlib.util.spec_from_file_location('analyze', _PATH)
+analyze = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(analyze)
+
+
+@pytest.fixture(scope='module')
+def untrained(tmp_path_factory):
+  """Config and checkpoint of a model whose pixel features have three channels."""
+  folder = tmp_path_factory.mktemp('analyze')
+  path = tiny.write_config(folder)
+  path.write_text(path.read_text().replace('pixel_space_head { output_channels: 16',
+                                           'pixel_space_head { output_channels: 3'))
+  tf.keras.utils.set_random_seed(1)
+  prefix = convert.save_checkpoint(deeplab_tf.build_model(deeplab_tf.load_config(path)),
+                                   str(folder / 'run' / 'ckpt-0'))
+  writer = summaries.Writer(str(folder / 'run'), summaries.TRAIN)
+  for step in (1, 2, 3):
+    writer.scalars({'statistics/mask_id_accuracy': step / 4}, step)
+  writer.close()
+  return path, prefix
+
+
+def _flags(untrained, output, *more):
+  return [f'--config_file={untrained[0]}', f'--checkpoint={untrained[1]}',
+          f'--output_dir={output}', *more]
+
+
+def test_everything_is_written_and_shown_on_one_page(untrained, tmp_path, capsys):
+  assert analyze.main(_flags(untrained, tmp_path / 'out')) == 0
+  assert 'heads 1 to 8' in capsys.readouterr().out
+  pictures = ['query_classes', 'average_masks', 'memory_share', 'features', 'training_curves',
+              *(f'attention_{number}' for number in (1, 2, 3))]
+  for name in pictures:
+    with Image.open(tmp_path / 'out' / f'{name}.png') as picture:
+      assert min(picture.size) > 200
+  page = (tmp_path / 'out' / 'analysis.html').read_text()
+  assert page.count('src="data:image/') == len(pictures)
+  numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
+  histogram = np.array(numbers['query_classes']['histogram'])
+  assert histogram.shape == (16, 9) and histogram.max() <= numbers['images'] == 4
+  assert [c['isthing'] for c in numbers['query_classes']['classes']] == [True] * 6 + [False] * 3
+  never = numbers['average_masks']['never']
+  assert never == np.flatnonzero(histogram.sum(axis=1) == 0).tolist()
+  assert numbers['features'] == {'channels': 3, 'mapping': 'direct', 'explained': 1.0,
+                                 'pictures': [f'shapes_val_0_{i:06d}' for i in range(3)]}
+  assert numbers['curves'] == {'statistics/mask_id_accuracy':
+                               {'steps': [1, 2, 3], 'values': [0.25, 0.5, 0.75]}}
+  assert 'validation PQ' in numbers['notices']['Training curves'][0]
+  with np.load(tmp_path / 'out' / 'average_masks.npz') as arrays:
+    assert arrays['masks'].shape[0] == 16 and arrays['masks'].max() <= 1
+  with np.load(tmp_path / 'out' / 'attention.npz') as arrays:
+    shares = np.array([m['memory_share'] for m in numbers['attention']['pictures'][0]['masks']])
+    np.testing.assert_allclose(arrays['weights_1'].sum(axis=(2, 3)) + shares.T, 1, atol=1e-5)
+
+
+def test_own_images_and_chosen_queries_are_shown(untrained, tmp_path):
+  photo = tmp_path / 'photo.png'
+  Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(photo)
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / 'attention_2.png').write_text('of an earlier run')
+  assert analyze.main(_flags(
+      untrained, out, f'--images={photo}', '--num_images=1', '--queries', '3', '15',
+      f'--model_dir={tmp_path}',
+      '--override=evaluator_options { transformer_class_confidence_threshold: 1.0 }')) == 0
+  numbers = json.loads((out / 'analysis.json').read_text())
+  assert numbers['images'] == 1 and not (out / 'attention_2.png').exists()
+  (picture,) = numbers['attention']['pictures']
+  assert picture['name'] == 'photo' and [m['query'] for m in picture['masks']] == [3, 15]
+  assert numbers['average_masks']['never'] == list(range(16))
+  page = (out / 'analysis.html').read_text()
+  assert 'no query is left in any panoptic prediction' in page and '--model_dir' in page
+  assert not (out / 'average_masks.png').exists()
+
+
+def test_an_empty_data_set_is_refused():
+  network = types.SimpleNamespace(num_queries=4, dataset_info=catalog.built_in('shapes'))
+  with pytest.raises(ValueError, match='holds no image'):
+    survey.survey(network, [], 3)
+
+
+def test_a_model_without_masks_is_refused(tmp_path):
+  path = tiny_classification.write_experiment(tmp_path)
+  with pytest.raises(ValueError, match='classification has none'):
+    network_lib.AnalyzedNetwork(deeplab_tf.load_config(path), 'nowhere')
+
+
+def test_wrong_use_is_one_line(untrained, tmp_path, capsys):
+  file = tmp_path / 'file'
+  file.write_text('')
+  config, prefix = untrained
+  for flags, words in (
+      (_flags((config, tmp_path / 'ckpt-7'), tmp_path), 'no such checkpoint'),
+      (_flags(untrained, file), 'is a file; give a folder'),
+      (_flags(untrained, tmp_path, '--model_dir=nowhere'), '--model_dir=nowhere: no such folder'),
+      (_flags(untrained, tmp_path, '--images=nowhere.png'), 'nowhere.png: no such file'),
+      (_flags(untrained, tmp_path, f'--images={file}'), 'is no image'),
+      (_flags(untrained, tmp_path, '--queries=16'), 'has no query 16'),
+      (_flags(untrained, tmp_path, '--queries', *'01234'), 'at most four'),
+      (_flags(untrained, tmp_path, '--num_images=0'), 'no whole number'),
+      (_flags(('nowhere.textproto', prefix), tmp_path), 'no such file'),
+  ):
+    assert analyze.main(flags) == 2, flags
+    lines = capsys.readouterr().err.strip().split('\n')
+    assert lines[-1].startswith('error: ') and words in lines[-1], lines
