@@ -17,7 +17,8 @@ class LabeledImage(NamedTuple):
 
   Attributes:
     image: uint8 [height, width, 3], RGB.
-    label: int32 [height, width], panoptic map (crowd regions have instance number 0).
+    label: int32 [height, width], panoptic map (crowd regions have instance number 0); int32 [],
+      class index, where images have one class each.
     name: string [], the file name without extension.
   """
   image: tf.Tensor
@@ -61,6 +62,39 @@ class CenterTargets(NamedTuple):
   center_weights: tf.Tensor
   center_offsets: tf.Tensor
   offset_weights: tf.Tensor
+
+
+class ClassTargets(NamedTuple):
+  """What an image classifier is trained on.
+
+  Attributes:
+    class_index: int32 [batch], from 0 on.
+  """
+  class_index: tf.Tensor
+
+
+class ClassEvaluationBatch(NamedTuple):
+  """A batch of evaluation images with their classes.
+
+  Attributes:
+    images: float32 [batch, crop height, crop width, 3], normalised.
+    class_index: int32 [batch], from 0 on.
+    name: string [batch].
+  """
+  images: tf.Tensor
+  class_index: tf.Tensor
+  name: tf.Tensor
+
+
+class ClassPrediction(NamedTuple):
+  """The most probable classes of images.
+
+  Attributes:
+    class_index: int32 [batch, k], the most probable first; k is 5, or all classes if fewer.
+    score: float32 [batch, k], their probabilities.
+  """
+  class_index: tf.Tensor
+  score: tf.Tensor
 
 
 class EvaluationBatch(NamedTuple):

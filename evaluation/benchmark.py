@@ -51,6 +51,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   training = args.what in ('train_step', 'input_pipeline')
   _set_sizes(config.train_dataset_options if training else config.eval_dataset_options, args,
              args.what)
+  if args.what in ('inference', 'postprocess'):
+    config_lib.require_segmentation(config, f'--what={args.what}')
   measure = {'inference': _inference, 'train_step': _train_step, 'postprocess': _postprocess,
              'matching': _matching, 'input_pipeline': _input_pipeline}[args.what]
   results = measure(config, args)
@@ -271,13 +273,18 @@ def _confidence(queries: int, outputs: int):
 
 
 def _made_up_batch(config, dataset_info, kind: str, args):
-  """Random images with boxes as annotated masks."""
+  """Random images with boxes as annotated masks, or with random classes."""
   import numpy as np
   import tensorflow as tf
 
+  from deeplab_tf import structures
   from deeplab_tf.data import targets
   rng = np.random.default_rng(0)
   height, width = args.input_size
+  images = rng.uniform(-1, 1, (args.batch_size, height, width, 3)).astype(np.float32)
+  if kind == 'class':
+    classes = rng.integers(0, dataset_info.num_classes, args.batch_size, dtype=np.int32)
+    return tf.constant(images), structures.ClassTargets(tf.constant(classes))
   background = dataset_info.class_ids[-1] * dataset_info.label_divisor
   labels = np.full((args.batch_size, height, width), background, np.int32)
   instances = min(_SEGMENTS, config.train_dataset_options.max_thing_id)
@@ -295,7 +302,6 @@ def _made_up_batch(config, dataset_info, kind: str, args):
     return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
 
   made = [make(tf.constant(label)) for label in labels]
-  images = rng.uniform(-1, 1, (args.batch_size, height, width, 3)).astype(np.float32)
   return tf.constant(images), tf.nest.map_structure(lambda *parts: tf.stack(parts), *made)
 
 

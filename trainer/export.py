@@ -30,6 +30,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
+  config_lib.require_segmentation(config, 'export')
   from deeplab_tf.checkpoints import restore
   from deeplab_tf.data import catalog
   from deeplab_tf.export import saved_model, serving_module, tflite

@@ -10,6 +10,8 @@ from typing import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf import config as config_lib
+
 _SIMPLE = (
     (('Sharpness', 0.4, 7), ('Brightness', 0.2, 10)),
     (('Equalize', 0.0, 9), ('Contrast', 0.2, 10)),
@@ -27,6 +29,23 @@ POLICIES = {
     'simple_classification_policy': _SIMPLE,
     'simple_classification_policy_magnitude_scale_0.2': _scaled(_SIMPLE, 0.2),
 }
+
+
+def policy(name: str, field: str) -> Sequence:
+  """Returns the policy of a name, for `distort`; none for an empty name.
+
+  Args:
+    name: `augmentations.autoaugment_policy_name`.
+    field: Name of the DatasetOptions in errors.
+
+  Raises:
+    ConfigError: There is none of that name.
+  """
+  if name and name not in POLICIES:
+    raise config_lib.ConfigError(
+        f'{field}.augmentations.autoaugment_policy_name is "{name}": allowed are '
+        f'{", ".join(POLICIES)}')
+  return POLICIES[name] if name else ()
 
 
 def distort(image: tf.Tensor, policy: Sequence, seed: tf.Tensor) -> tf.Tensor:

@@ -119,7 +119,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def _parser():
   parser = arguments.Parser('python -m deeplab_tf.data.build', __doc__.split('\n')[0])
-  parser.add_argument('--dataset', required=True, help='e.g. coco_panoptic, coco_format, shapes')
+  parser.add_argument('--dataset', required=True,
+                      help='e.g. coco_panoptic, coco_format, image_folders, shapes')
   parser.add_argument('--root', default='', help='folder of the raw data set')
   parser.add_argument('--split', required=True, choices=SPLITS)
   parser.add_argument('--output_dir', required=True, help='where the records go')

@@ -3,7 +3,8 @@
 The built-in data sets are the JSON files in `categories/`; "coco_format" takes its classes from
 the panoptic JSON that the config names. Numbers are DeepLab2's where it has the data set. It does
 not have Mapillary Vistas: class ids 0..64 as in the data set's label images, 65 is unlabelled and,
-as for Cityscapes, not counted in `num_classes`.
+as for Cityscapes, not counted in `num_classes`. All these have masks and a DatasetInfo; data sets
+whose images have one class each have an ImageClasses.
 """
 
 import colorsys
@@ -12,7 +13,7 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Union
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import modules
@@ -80,6 +81,11 @@ class DatasetInfo:
     return {c.category_id: c for c in self.categories}
 
   @property
+  def description(self) -> str:
+    """The classes in a few words."""
+    return f'{len(self.thing_class_ids)} thing and {len(self.stuff_class_ids)} stuff classes'
+
+  @property
   def void_label(self) -> int:
     """The panoptic label of unlabelled pixels."""
     return self.ignore_label * self.label_divisor
@@ -99,8 +105,34 @@ class DatasetInfo:
     return cls(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageClasses:
+  """The classes of a data set whose images have one each. A class index counts from 0.
+
+  Attributes:
+    name: As in `dataset` of the config.
+    class_names: By class index; of "imagenet" the labels in its records.
+    label_offset: What records have for class index 0.
+  """
+  name: str
+  class_names: tuple[str, ...]
+  label_offset: int = 0
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  @property
+  def description(self) -> str:
+    """The classes in a few words."""
+    return f'{self.num_classes} classes'
+
+
+AnyInfo = Union[DatasetInfo, ImageClasses]
+
+
 def names() -> list[str]:
-  """Returns the data sets that a config can name."""
+  """Returns the data sets with masks that a config can name."""
   return sorted([path.stem for path in _FOLDER.glob('*.json')] + ['coco_format'])
 
 
@@ -113,19 +145,32 @@ def built_in(name: str) -> DatasetInfo:
   """
   path = _FOLDER / f'{name}.json'
   if name == 'coco_format' or not path.is_file():
-    raise config_lib.ConfigError(f'unknown data set "{name}": there are {", ".join(names())}.'
-                                 f'{modules.nearest(name, names())}')
+    known = _all_names()
+    raise config_lib.ConfigError(f'unknown data set "{name}": there are {", ".join(known)}.'
+                                 f'{modules.nearest(name, known)}')
   return DatasetInfo.from_json(path.read_text(encoding='utf-8'))
 
 
-def from_options(options) -> DatasetInfo:
+def _all_names() -> list[str]:
+  return [*names(), *config_lib.IMAGE_CLASS_DATASETS]
+
+
+def from_options(options) -> AnyInfo:
   """Returns the classes of the data set that a DatasetOptions message describes.
 
   Raises:
-    ConfigError: Unknown data set, or a coco_format description that cannot be used.
+    ConfigError: Unknown data set, or a description of coco_format or image_folders that cannot
+      be used.
   """
   if not options.dataset:
-    raise config_lib.ConfigError(f'dataset is not set: there are {", ".join(names())}')
+    raise config_lib.ConfigError(f'dataset is not set: there are {", ".join(_all_names())}')
+  if options.dataset == 'imagenet':
+    first = options.imagenet.label_offset
+    labels = range(first, first + options.imagenet.num_classes)
+    return ImageClasses(options.dataset, tuple(str(label) for label in labels), first)
+  if options.dataset == 'image_folders':
+    path = config_lib.require_value(options.image_folders.image_dir, 'image_folders.image_dir')
+    return ImageClasses(options.dataset, tuple(class_folders(path)))
   if options.dataset != 'coco_format':
     return built_in(options.dataset)
   if not options.coco_format.annotation_file:
@@ -136,7 +181,7 @@ def from_options(options) -> DatasetInfo:
   return from_annotation_file(path, options.coco_format.label_divisor)
 
 
-def from_config(config) -> DatasetInfo:
+def from_config(config) -> AnyInfo:
   """Returns the classes of an experiment: of its training data, else of its evaluation data.
 
   Raises:
@@ -145,7 +190,7 @@ def from_config(config) -> DatasetInfo:
   train, evaluation = config.train_dataset_options, config.eval_dataset_options
   if not train.dataset and not evaluation.dataset:
     raise config_lib.ConfigError('train_dataset_options.dataset is not set: there are '
-                                 f'{", ".join(names())}')
+                                 f'{", ".join(_all_names())}')
   if not train.dataset or not evaluation.dataset:
     return from_options(train if train.dataset else evaluation)
   info, other = from_options(train), from_options(evaluation)
@@ -156,15 +201,42 @@ def from_config(config) -> DatasetInfo:
   return info
 
 
-def _difference(info: DatasetInfo, other: DatasetInfo) -> str:
-  for field in dataclasses.fields(DatasetInfo):
+def _difference(info: AnyInfo, other: AnyInfo) -> str:
+  if type(info) is not type(other):
+    return f'those of "{info.name}" and of "{other.name}"'
+  for field in dataclasses.fields(info):
     one, two = getattr(info, field.name), getattr(other, field.name)
     if one != two and field.name == 'categories':
       one, two = [sorted(set(a) - set(b))[:3] for a, b in ((one, two), (two, one))]
       one, two = [[f'{c.category_id} "{c.name}"' for c in found] for found in (one, two)]
+    elif one != two and field.name == 'class_names':
+      return (f'{len(one)} and {len(two)} classes, of which {sorted(set(one) - set(two))[:3]} are '
+              f'only in the first and {sorted(set(two) - set(one))[:3]} only in the second')
     if one != two:
       return f'{field.name} {one} and {two}'
   return 'unknown'
+
+
+# --- image_folders ----------------------------------------------------------------------------
+
+
+def class_folders(path: str) -> list[str]:
+  """Returns the sub-folders of a folder, sorted: the classes of "image_folders".
+
+  Raises:
+    ConfigError: There is no such folder, or it has fewer than two.
+  """
+  if not path:
+    raise config_lib.ConfigError('image_folders.image_dir is not set: name the folder whose '
+                                 'sub-folders are the classes')
+  if not os.path.isdir(path):
+    raise config_lib.ConfigError(f'{path}: no such folder (image_folders.image_dir)')
+  found = sorted(entry.name for entry in os.scandir(path)
+                 if entry.is_dir() and not entry.name.startswith('.'))
+  if len(found) < 2:
+    raise config_lib.ConfigError(f'{path}: has {len(found)} sub-folders; at least two are needed, '
+                                 'one for each class (image_folders.image_dir)')
+  return found
 
 
 # --- coco_format ------------------------------------------------------------------------------

@@ -117,15 +117,13 @@ class Guard:
   Args:
     source: The images.
     log: Counts the damaged ones.
-    blank_size: Height and width of the blank image.
-    void_label: Its label.
+    blank: Returns the blank image.
   """
 
-  def __init__(self, source: Source, log: Log, blank_size: tuple, void_label: int):
+  def __init__(self, source: Source, log: Log, blank: Callable[[], structures.LabeledImage]):
     self._source = source
     self._log = log
-    self._blank_size = list(blank_size)
-    self._void_label = void_label
+    self._make_blank = blank
 
   def load(self, candidates: tf.Tensor) -> Loaded:
     """Reads the first intact image of several, the later ones only if they are needed.
@@ -165,10 +163,7 @@ class Guard:
     return np.False_
 
   def _blank(self, is_intact):
-    image = tf.zeros([*self._blank_size, 3], tf.uint8)
-    label = tf.fill(self._blank_size, self._void_label)
-    return Loaded(structures.LabeledImage(image, label, tf.constant('')),
-                  tf.convert_to_tensor(is_intact))
+    return Loaded(self._make_blank(), tf.convert_to_tensor(is_intact))
 
 
 def _one(value, function):

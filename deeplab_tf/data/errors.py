@@ -38,6 +38,26 @@ def check(condition: tf.Tensor, message: Callable[[], Sequence]) -> tf.Operation
   return tf.cond(condition, lambda: tf.constant(True), fail)
 
 
+def or_say(value: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor],
+           message: Callable[[], Sequence]) -> tf.Tensor:
+  """Computes a function of a tensor; where it fails, stops the pipeline with one line of ours.
+
+  TensorFlow's own message does not know the file. It costs about half a millisecond.
+
+  Args:
+    value: What the function takes.
+    function: Returns one tensor.
+    message: As that of `check`.
+  """
+  def fail(value):
+    with tf.control_dependencies([check(tf.constant(False), message)]):
+      return function(value)
+
+  # Only a data set can go on after an error.
+  once = tf.data.Dataset.from_tensors(value)
+  return once.map(function).ignore_errors().concatenate(once.map(fail)).take(1).get_single_element()
+
+
 def marked(message: str) -> str:
   """Returns a message that `describe_data_error` finds again in TensorFlow's own."""
   return f'{_START}{message}{_END}'

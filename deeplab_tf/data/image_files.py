@@ -52,9 +52,20 @@ def _as_rgb(image):
 
 def unlabeled_examples(folder: str) -> list:
   """Returns functions that each read one image of a folder, in order of the names."""
+  return [functools.partial(example, path, None) for path in in_folder(folder)]
+
+
+def in_folder(folder: str) -> list[str]:
+  """Returns the paths of the JPEG and PNG files in a folder, in order of the names.
+
+  Raises:
+    FileNotFoundError: There is no such folder.
+    ValueError: There are no such files.
+  """
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'{folder}: no such folder; images are expected in it')
-  names = sorted(n for n in os.listdir(folder) if n.lower().endswith(_EXTENSIONS))
+  names = sorted(name for name in os.listdir(folder)
+                 if name.lower().endswith(_EXTENSIONS) and not name.startswith('.'))
   if not names:
     raise ValueError(f'{folder}: holds no JPEG or PNG images')
-  return [functools.partial(example, os.path.join(folder, name), None) for name in names]
+  return [os.path.join(folder, name) for name in names]

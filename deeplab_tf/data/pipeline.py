@@ -3,24 +3,34 @@
   records, images or drawings -> decode -> resize to range -> random scale -> colours ->
   pad and crop -> flip -> targets -> normalise -> batch
 
+Images with one class each are cropped by data.class_images.
+
 The order of the samples and every random choice are functions of the seed and of a running number
 of the record, so a resumed run goes on with the very sample at which it was stopped.
 """
 
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
-from deeplab_tf.data import autoaugment, catalog, damage, readers, targets, transforms
+from deeplab_tf.data import (
+    autoaugment,
+    catalog,
+    class_images,
+    damage,
+    readers,
+    targets,
+    transforms,
+)
 
 normalize = transforms.normalize
 denormalize = transforms.denormalize
 count_examples = readers.count_examples
 
 
-def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed: int,
+def train_dataset(config, dataset_info: catalog.AnyInfo, targets: str, seed: int,
                   start_step: int = 0,
                   input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
   """Returns the endless data set of training batches.
@@ -28,7 +38,7 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
   Args:
     config: ExperimentOptions; train_dataset_options is used.
     dataset_info: Its data set.
-    targets: 'mask' or 'center'.
+    targets: 'mask', 'center' or 'class'.
     seed: Of the order and of the augmentation.
     start_step: Batches that are left out, without decoding them.
     input_context: Of one worker of several: it gets its block of every global batch, in batches
@@ -36,8 +46,8 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
       Without it, batches are global.
 
   Returns:
-    (images, targets): float32 [batch, *crop_size, 3] normalised, and MaskTargets or
-    CenterTargets. Deterministic, static shapes.
+    (images, targets): float32 [batch, *crop_size, 3] normalised, and MaskTargets, CenterTargets
+    or ClassTargets. Deterministic, static shapes.
 
   Raises:
     ConfigError: The options cannot be used.
@@ -45,8 +55,7 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
     FileNotFoundError: A pattern matches no file.
   """
   options = config.train_dataset_options
-  recipe = _recipe(options, 'train_dataset_options')
-  make_targets = _target_function(options, dataset_info, targets)
+  make_sample = _sample_function(options, dataset_info, targets)
   source = readers.open_source(options, dataset_info, 'train_dataset_options')
   batch_size = options.batch_size
   payloads = _endless(source, seed, start_step * batch_size, options)
@@ -58,18 +67,19 @@ def train_dataset(config, dataset_info: catalog.DatasetInfo, targets: str, seed:
   @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and it takes seconds.
   def sample(number, payload):
     example = load(*payload).example
-    image, label = augment(example, recipe, dataset_info, tf.stack([seed, number]))
-    return transforms.normalize(image), make_targets(label, example.name)
+    image, made = make_sample(example, tf.stack([seed, number]))
+    return transforms.normalize(image), made
 
   samples = payloads.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   batches = samples.batch(batch_size, drop_remainder=True)
   return batches.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 
-def eval_dataset(config, dataset_info: catalog.DatasetInfo, workers: int = 1,
+def eval_dataset(config, dataset_info: catalog.AnyInfo, workers: int = 1,
                  worker: int = 0) -> tf.data.Dataset:
-  """Returns the evaluation images once, in the order of the files, as EvaluationBatch.
+  """Returns the evaluation images once, in the order of the files.
 
+  They are EvaluationBatch, or ClassEvaluationBatch where the data set has one class per image.
   Images are resized to the range (by default they only shrink to the crop) and padded at the
   bottom and on the right; labels keep the images' own sizes. The last batch may be smaller, and
   damaged images are left out if the options allow for some.
@@ -84,21 +94,15 @@ def eval_dataset(config, dataset_info: catalog.DatasetInfo, workers: int = 1,
     As train_dataset.
   """
   options = config.eval_dataset_options
-  recipe = _recipe(options, 'eval_dataset_options')
+  prepare, shapes, padding = _evaluation_function(options, dataset_info)
   source = readers.open_source(options, dataset_info, 'eval_dataset_options')
   load = _loader(source, options, 'eval_dataset_options', dataset_info)
 
   @tf.autograph.experimental.do_not_convert
   def sample(*payload):
     example, is_intact = load(*payload)
-    image, resized = prepare_for_evaluation(example.image, recipe)
-    return structures.EvaluationBatch(
-        transforms.normalize(image), resized, tf.shape(example.image)[:2], example.label,
-        example.name), is_intact
+    return prepare(example), is_intact
 
-  crop = list(recipe.crop_size)
-  shapes = structures.EvaluationBatch([*crop, 3], [2], [2], [None, None], [])
-  padding = structures.EvaluationBatch(0.0, 0, 0, dataset_info.void_label, '')
   payloads = source.in_order().shard(workers, worker)
   if options.max_damaged_images:
     payloads = damage.alone(payloads)
@@ -138,8 +142,13 @@ def _loader(source, options, field, info):
   """A function from a payload to damage.Loaded."""
   if not options.max_damaged_images:
     return lambda *payload: damage.Loaded(source.load(*payload), tf.constant(True))
-  log = damage.log_of(options, field)
-  return damage.Guard(source, log, tuple(options.crop_size), info.void_label).load
+
+  def blank():
+    size, one_class = list(options.crop_size), isinstance(info, catalog.ImageClasses)
+    label = tf.constant(0) if one_class else tf.fill(size, info.void_label)
+    return structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label, tf.constant(''))
+
+  return damage.Guard(source, damage.log_of(options, field), blank).load
 
 
 def _options():
@@ -227,11 +236,6 @@ def _recipe(options, field) -> Recipe:
   if augmentations.panoptic_copy_paste.panoptic_copy_paste_scale > 0:
     raise config_lib.ConfigError(f'{field}.augmentations.panoptic_copy_paste is not supported; '
                                  'remove it')
-  name = augmentations.autoaugment_policy_name
-  if name and name not in autoaugment.POLICIES:
-    raise config_lib.ConfigError(
-        f'{field}.augmentations.autoaugment_policy_name is "{name}": allowed are '
-        f'{", ".join(autoaugment.POLICIES)}')
   return Recipe(
       crop_size=tuple(options.crop_size),
       min_size=_pair(options.min_resize_value),
@@ -239,12 +243,46 @@ def _recipe(options, field) -> Recipe:
       resize_factor=options.resize_factor,
       scale=(augmentations.min_scale_factor, augmentations.max_scale_factor,
              augmentations.scale_factor_step_size),
-      policy=autoaugment.POLICIES[name] if name else (),
+      policy=autoaugment.policy(augmentations.autoaugment_policy_name, field),
       flip=augmentations.random_flip)
 
 
 def _pair(values):
   return tuple(values) * 2 if len(values) == 1 else tuple(values)
+
+
+def _sample_function(options, info, kind) -> Callable:
+  """A function from a LabeledImage and a seed to a training image in [0, 255] and its targets."""
+  if kind == 'class':
+    recipe = class_images.build_recipe(options, 'train_dataset_options')
+    return lambda example, seed: class_images.training_sample(example, recipe, seed)
+  recipe = _recipe(options, 'train_dataset_options')
+  make_targets = _target_function(options, info, kind)
+
+  def sample(example, seed):
+    image, label = augment(example, recipe, info, seed)
+    return image, make_targets(label, example.name)
+
+  return sample
+
+
+def _evaluation_function(options, info) -> tuple[Callable, NamedTuple, NamedTuple]:
+  """A function from a LabeledImage to an evaluation sample; the sample's shapes and padding."""
+  if isinstance(info, catalog.ImageClasses):
+    recipe = class_images.build_recipe(options, 'eval_dataset_options')
+    shapes = structures.ClassEvaluationBatch([*recipe.crop_size, 3], [], [])
+    return (lambda example: class_images.evaluation_sample(example, recipe), shapes,
+            structures.ClassEvaluationBatch(0.0, 0, ''))
+  recipe = _recipe(options, 'eval_dataset_options')
+
+  def prepare(example):
+    image, resized = prepare_for_evaluation(example.image, recipe)
+    return structures.EvaluationBatch(
+        transforms.normalize(image), resized, tf.shape(example.image)[:2], example.label,
+        example.name)
+
+  shapes = structures.EvaluationBatch([*recipe.crop_size, 3], [2], [2], [None, None], [])
+  return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
 
 
 def _target_function(options, info, kind):
@@ -255,4 +293,4 @@ def _target_function(options, info, kind):
     return lambda label, name: targets.mask_targets(label, info, options.max_thing_id, small, name)
   if kind == 'center':
     return lambda label, name: targets.center_targets(label, info, options.sigma, small)
-  raise ValueError(f'targets is "{kind}": allowed are mask, center')
+  raise ValueError(f'targets is "{kind}": allowed are mask, center, class')

@@ -186,9 +186,10 @@ def open_source(options, info: catalog.DatasetInfo,
   if direct is not None:
     return IndexSource(direct)
   if not options.file_pattern:
+    made = ('' if options.dataset == 'imagenet' else ', made by python -m deeplab_tf.data.build')
     raise config_lib.ConfigError(
         f'{field}.file_pattern is not set: name the record files of data set '
-        f'"{options.dataset}", made by python -m deeplab_tf.data.build')
+        f'"{options.dataset}"{made}')
   patterns = [config_lib.require_value(pattern, f'{field}.file_pattern')
               for pattern in options.file_pattern]
   if options.max_damaged_images:
@@ -204,7 +205,7 @@ def _direct(options, info, only):
   """The data set's own images; with record files named, only where the options ask for it."""
   if options.dataset not in modules.available('data.sources'):
     return None
-  if only and options.dataset != 'coco_format':
+  if only and options.dataset not in ('coco_format', 'image_folders'):
     return None
   module = modules.load('data.sources', options.dataset)
   return module.direct(options, info) if hasattr(module, 'direct') else None

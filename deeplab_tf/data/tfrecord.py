@@ -1,6 +1,9 @@
-"""Labelled images to TFRecords and back, with the field names of DeepLab2's records."""
+"""Labelled images to TFRecords and back, with the field names of DeepLab2's records.
 
-from typing import NamedTuple, Optional, Sequence
+Records of images with one class each are those that ImageNet is usually kept in.
+"""
+
+from typing import NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +20,12 @@ _FEATURES = {
     'image/segmentation/class/format': tf.io.FixedLenFeature([], tf.string, 'raw'),
 }
 _LABEL = 'image/segmentation/class/encoded'
+_CLASS_LABEL = 'image/class/label'
+_CLASS_FEATURES = {
+    'image/encoded': _FEATURES['image/encoded'],
+    'image/filename': _FEATURES['image/filename'],
+    _CLASS_LABEL: tf.io.VarLenFeature(tf.int64),
+}
 # How JPEG, PNG, GIF and BMP files begin.
 _IMAGE_MAGIC = (b'\xff\xd8', b'\x89P', b'GI', b'BM')
 
@@ -29,14 +38,15 @@ class SourceExample(NamedTuple):
     encoded: The bytes of a JPEG or PNG file, RGB.
     format: 'jpeg' or 'png'.
     height, width: In pixels.
-    label: int32 [height, width] panoptic map, or None.
+    label: int32 [height, width] panoptic map; the number of the class, from 1 on, where images
+      have one each; or None.
   """
   name: str
   encoded: bytes
   format: str
   height: int
   width: int
-  label: Optional[np.ndarray]
+  label: Union[np.ndarray, int, None]
 
 
 def serialize(example: SourceExample) -> bytes:
@@ -49,7 +59,9 @@ def serialize(example: SourceExample) -> bytes:
       'image/width': _int64(example.width),
       'image/channels': _int64(3),
   }
-  if example.label is not None:
+  if isinstance(example.label, int):
+    features[_CLASS_LABEL] = _int64(example.label)
+  elif example.label is not None:
     features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
     features['image/segmentation/class/format'] = _bytes(b'raw')
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
@@ -66,16 +78,19 @@ def _int64(value):
 # --- Decoding ---------------------------------------------------------------------------------
 
 
-def parse(record: tf.Tensor, file: tf.Tensor, info: catalog.DatasetInfo,
+def parse(record: tf.Tensor, file: tf.Tensor, info: catalog.AnyInfo,
           with_label: bool = True) -> structures.LabeledImage:
   """Decodes a record.
 
   Args:
     record: string [].
     file: string [], the path of the record's file, for errors.
-    info: The data set; every pixel of the label must be one of its classes or void.
-    with_label: Without it the label is void everywhere.
+    info: The data set; every pixel of the label, or the image's class, must be one of its classes
+      (or void).
+    with_label: Without it a label map is void everywhere.
   """
+  if isinstance(info, catalog.ImageClasses):
+    return _parse_class(record, file, info)
   fields = tf.io.parse_single_example(record, _FEATURES)
   name = fields['image/filename']
   where = [file, ': ', name, ': ']
@@ -91,6 +106,25 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: catalog.DatasetInfo,
   return structures.LabeledImage(image, checked_label(label, info, where), name)
 
 
+def _parse_class(record, file, info):
+  """As `parse`, of a record whose image has one class."""
+  fields = tf.io.parse_single_example(record, _CLASS_FEATURES)
+  name, labels = fields['image/filename'], fields[_CLASS_LABEL].values
+  where = [file, ': ', name, ': ']
+  first, last = info.label_offset, info.label_offset + info.num_classes - 1
+  single = errors.check(tf.equal(tf.size(labels), 1), lambda: [
+      *where, 'the record has ', tf.size(labels), f' labels (feature {_CLASS_LABEL}); one is '
+      'expected'])
+  with tf.control_dependencies([single]):
+    label = tf.reshape(labels[:1], [])
+  known = errors.check((label >= first) & (label <= last), lambda: [
+      *where, 'the label is ', label, f'; {info.num_classes} classes with labels {first} to {last} '
+      'are expected (imagenet.num_classes, imagenet.label_offset)'])
+  with tf.control_dependencies([known]):
+    image = decode_or_name(fields['image/encoded'], where)
+  return structures.LabeledImage(image, tf.cast(label - first, tf.int32), name)
+
+
 def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
   """Decodes the bytes of an image file to uint8 [height, width, 3]; grey becomes RGB.
 
@@ -98,11 +132,25 @@ def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
     encoded: string [].
     where: What errors begin with: strings and string scalars.
   """
+  with tf.control_dependencies([_check_magic(encoded, where)]):
+    return _decode(encoded)
+
+
+def decode_or_name(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
+  """As `decode_image`, and also what is damaged further inside ends with a line of ours."""
+  with tf.control_dependencies([_check_magic(encoded, where)]):
+    encoded = tf.identity(encoded)
+  return errors.or_say(encoded, _decode, lambda: [*where, 'the image is cut off or damaged'])
+
+
+def _check_magic(encoded, where):
   start = tf.strings.substr(tf.strings.join([encoded, '  ']), 0, 2)
-  known = errors.check(tf.reduce_any(start == tf.constant(_IMAGE_MAGIC)), lambda: [
+  return errors.check(tf.reduce_any(start == tf.constant(_IMAGE_MAGIC)), lambda: [
       *where, 'the image is neither JPEG nor PNG, or it is damaged'])
-  with tf.control_dependencies([known]):
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+def _decode(encoded):
+  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   return tf.ensure_shape(image, [None, None, 3])
 
 

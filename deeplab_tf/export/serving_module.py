@@ -8,6 +8,7 @@ from typing import Callable, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.data import pipeline, transforms
 from deeplab_tf.layers.shapes import dimensions
@@ -131,7 +132,12 @@ def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:
 
 
 def build_network(config, dataset_info) -> tf.keras.Model:
-  """Builds a model without the parts that only training uses."""
+  """Builds a segmentation model without the parts that only training uses.
+
+  Raises:
+    ConfigError: The config classifies whole images.
+  """
+  config_lib.require_segmentation(config, 'inference')
   inference = type(config)()
   inference.CopyFrom(config)
   options = inference.model_options

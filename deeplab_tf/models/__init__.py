@@ -5,8 +5,10 @@ A module NAME has, where NAME is the field set in `model_options.meta_architectu
   build(config, dataset_info) -> tf.keras.Model
   build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
   build_postprocessor(config, dataset_info, static_shapes=False) ->
-      callable(outputs, output_size) -> PanopticPrediction; static_shapes for XLA.
-  TARGETS: 'mask' or 'center', the form of its ground truth (deeplab_tf.structures).
+      callable(outputs, output_size) -> PanopticPrediction, or ClassPrediction where TARGETS is
+      'class'; static_shapes for XLA.
+  TARGETS: 'mask', 'center' or 'class', the form of its ground truth (deeplab_tf.structures); with
+      'class' the dataset_info is a catalog.ImageClasses, else a catalog.DatasetInfo.
   backbone_variables(model), inference_variables(model): what pre-training gives, and what
       inference uses, of the trainable variables.
   last_layers(model) -> dict of lists of layers: the final convolutions of its heads, 'semantic'
@@ -14,9 +16,12 @@ A module NAME has, where NAME is the field set in `model_options.meta_architectu
       restore_..._last_layer_from_initial_checkpoint are about them.
 """
 
+import functools
 import types
+from typing import Callable
 
 from deeplab_tf import modules
+from deeplab_tf.layers.normalization import BatchNorm
 
 
 def architecture(config) -> types.ModuleType:
@@ -36,3 +41,11 @@ def build_model(config):
   """
   from deeplab_tf.data import catalog
   return architecture(config).build(config, catalog.from_config(config))
+
+
+def norm_factory(options) -> Callable[..., BatchNorm]:
+  """Returns the batch norm that SolverOptions describe."""
+  return functools.partial(BatchNorm, momentum=options.batchnorm_momentum,
+                           epsilon=options.batchnorm_epsilon,
+                           synchronized=options.use_sync_batchnorm,
+                           frozen=options.freeze_batchnorm_statistics)

@@ -4,12 +4,11 @@ The network of figures 3 and A.9. What differs from the paper is what its releas
 lines say where.
 """
 
-import functools
-from typing import Callable, Optional
+from typing import Optional
 
 import tensorflow as tf
 
-from deeplab_tf import modules
+from deeplab_tf import models, modules
 from deeplab_tf.backbones import max_deeplab as backbones
 from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
 from deeplab_tf.heads import convolution_head
@@ -19,7 +18,6 @@ from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.hourglass import Hourglass
-from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.max_deeplab import LossTerm, MaXDeepLabCriterion
 from deeplab_tf.pixel_decoders import aspp_decoder
@@ -115,7 +113,7 @@ def build(config, dataset_info) -> MaXDeepLab:
       other; the message tells what is allowed.
   """
   model_options, options = config.model_options, config.model_options.max_deeplab
-  norm = norm_factory(config.trainer_options.solver_options)
+  norm = models.norm_factory(config.trainer_options.solver_options)
   network, variant = _variant(model_options.backbone, options)
   dual_path = DualPathOptions(
       channels=variant.transformer_channels,
@@ -189,14 +187,6 @@ def _variant(backbone_options, options):
         f'num_decoder_stacks {variant.decoder_stacks}: the first counts those of the second that '
         'are pre-trained, and can be 0 to the second')
   return network, variant
-
-
-def norm_factory(options) -> Callable[..., BatchNorm]:
-  """Returns the batch norm that SolverOptions describe."""
-  return functools.partial(BatchNorm, momentum=options.batchnorm_momentum,
-                           epsilon=options.batchnorm_epsilon,
-                           synchronized=options.use_sync_batchnorm,
-                           frozen=options.freeze_batchnorm_statistics)
 
 
 def backbone_variables(model: MaXDeepLab) -> list[tf.Variable]:

@@ -40,7 +40,7 @@ def training(config, dataset_info, targets: str, strategy: tf.distribute.Strateg
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    targets: 'mask' or 'center'; see structures.
+    targets: 'mask', 'center' or 'class'; see structures.
     strategy: What shares the batch.
     start_step: Steps whose batches are skipped.
   """
@@ -55,7 +55,9 @@ def training(config, dataset_info, targets: str, strategy: tf.distribute.Strateg
 
 
 def evaluation(config, dataset_info, cluster: Cluster) -> Iterator:
-  """Returns the evaluation batches (EvaluationBatch) of one worker, in the order of the files.
+  """Returns the evaluation batches of one worker, in the order of the files.
+
+  They are EvaluationBatch, or ClassEvaluationBatch where the data set has one class per image.
 
   Args:
     config: ExperimentOptions.

@@ -1,7 +1,7 @@
 """Keeps a copy of the checkpoint with the best score."""
 
 import pathlib
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Sequence
 
 from orbit import actions
 
@@ -9,9 +9,6 @@ from deeplab_tf import modules
 from deeplab_tf.checkpoints import files
 
 FOLDER = 'best_checkpoint'
-# The scalars of an evaluation.
-SCORES = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
-               for name in ('pq', 'sq', 'rq', 'n'))
 _SCORE_FILE = 'best_score.json'
 _HELD = 'being_evaluated'
 
@@ -19,20 +16,22 @@ _HELD = 'being_evaluated'
 class BestCheckpoint:
   """Compares each evaluation with the best one so far, also of earlier runs in the folder."""
 
-  def __init__(self, model_dir: str, metric: str, higher_is_better: bool = True):
+  def __init__(self, model_dir: str, metric: str, scores: Sequence[str],
+               higher_is_better: bool = True):
     """Reads the best score so far, if there is one.
-
-    Raises:
-      ValueError: There is no such metric.
 
     Args:
       model_dir: The copy goes to best_checkpoint/ below it.
       metric: A key of the scalars of an evaluation, e.g. 'All/pq'.
+      scores: What an evaluation has.
       higher_is_better: Else lower is.
+
+    Raises:
+      ValueError: There is no such metric.
     """
-    if metric not in SCORES:
+    if metric not in scores:
       raise ValueError(f'evaluator_options.best_checkpoint_metric is "{metric}": an evaluation has '
-                       f'{", ".join(SCORES)}.{modules.nearest(metric, SCORES)}')
+                       f'{", ".join(scores)}.{modules.nearest(metric, scores)}')
     self._folder = pathlib.Path(model_dir) / FOLDER
     self._metric = metric
     self._best = actions.NewBestMetric(metric, higher_is_better,

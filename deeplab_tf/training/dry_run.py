@@ -8,11 +8,13 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.data import catalog
-from deeplab_tf.structures import MaskTargets
+from deeplab_tf.structures import ClassTargets, MaskTargets
 from deeplab_tf.training import batches, distribution, state
 
 # Images that the checks of the data look at, at least.
 _CHECKED_IMAGES = 32
+# Classes of whole images that are listed, the most frequent ones.
+_LISTED_CLASSES = 10
 # Operations whose output is another's memory, or no activation.
 _FREE_OPS = ('Identity', 'Reshape', 'ReadVariableOp', 'Const', 'ExpandDims', 'Squeeze',
              'StopGradient', 'Placeholder', 'ResourceGather')
@@ -55,8 +57,12 @@ def run(config, strategy: tf.distribute.Strategy) -> None:
   graph, shapes = _trace(model, criterion, batch, per_replica)
   print('\none batch', *_shape_lines(batch, shapes), sep='\n')
   print('\nmemory per device, expected', *memory_lines(config, model, graph), sep='\n')
-  report = inspect_data(_enough(batch, iterator, batch_size), dataset_info)
-  print('\ntraining data', *data_lines(report, dataset_info, _queries(config)), sep='\n')
+  examples = _enough(batch, iterator, batch_size)
+  if architecture.TARGETS == 'class':
+    lines = class_lines(examples, dataset_info)
+  else:
+    lines = data_lines(inspect_data(examples, dataset_info), dataset_info, _queries(config))
+  print('\ntraining data', *lines, sep='\n')
 
 
 def layer_table(model: tf.keras.Model) -> list[str]:
@@ -190,6 +196,27 @@ def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
     if queries and max(report.masks) > queries:
       lines.append(f'  WARNING: up to {max(report.masks)} masks and {queries} queries: some masks '
                    'cannot be learned; raise num_queries')
+  return lines
+
+
+def class_lines(examples: Iterable[tuple[tf.Tensor, ClassTargets]],
+                dataset_info: catalog.ImageClasses) -> list[str]:
+  """Returns what the first batches of an image classification hold.
+
+  Args:
+    examples: (images, targets).
+    dataset_info: The classes.
+  """
+  found = np.concatenate([targets.class_index.numpy() for _, targets in examples])
+  counts = np.bincount(found, minlength=dataset_info.num_classes)
+  lines = [f'  {len(found)} images']
+  for index in np.argsort(-counts, kind='stable')[:_LISTED_CLASSES]:
+    if counts[index]:
+      lines.append(f'  class {index:>4} {dataset_info.class_names[index][:28]:<28} '
+                   f'{100 * counts[index] / len(found):6.2f} %')
+  missing = int((counts == 0).sum())
+  if missing:
+    lines.append(f'  {missing} of {dataset_info.num_classes} classes do not occur in these')
   return lines
 
 

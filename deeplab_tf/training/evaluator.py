@@ -1,6 +1,7 @@
 """Scores a model on the evaluation data, for Orbit's Controller."""
 
-from typing import Callable, Iterable, NamedTuple, Optional
+import abc
+from typing import Any, Callable, Iterable, NamedTuple, Optional
 
 import numpy as np
 import orbit
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf.data import pipeline
 from deeplab_tf.data.catalog import DatasetInfo
-from deeplab_tf.metrics.panoptic_quality import PanopticQuality
+from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.structures import EvaluationBatch
 from deeplab_tf.training import distribution, replicated_prediction
@@ -31,44 +32,38 @@ class Sample(NamedTuple):
   prediction: np.ndarray
 
 
-class Evaluator(orbit.AbstractEvaluator):
-  """Predicts on all replicas, resizes to the size of the files and counts panoptic quality.
+class BatchEvaluator(orbit.AbstractEvaluator):
+  """Predicts batch after batch on all replicas; subclasses know what a prediction is worth.
 
   Each worker scores its own images; then the counts of all are added up.
 
   Attributes:
-    result: Of the last evaluation; see PanopticQuality.result. None before the first.
+    title: What is scored, for people.
+    scores: Names of the scalars of an evaluation.
+    result: Of the last evaluation; None before the first.
   """
+  title: str
+  scores: tuple[str, ...]
 
   def __init__(self, *, strategy: tf.distribute.Strategy, predict: Callable,
-               dataset_info: DatasetInfo, batches: Callable[[], Iterable[EvaluationBatch]],
-               progress: Callable, on_sample: Optional[Callable[[int, Sample], None]] = None,
-               num_images: Optional[int] = None,
+               batches: Callable[[], Iterable], progress: Callable,
                stop_requested: Callable[[], bool] = lambda: False):
     """Initialises the evaluator.
 
     Args:
       strategy: The devices.
-      predict: Images of a batch -> PanopticPrediction; see ReplicatedPrediction.
-      dataset_info: The classes.
+      predict: Images of a batch -> their prediction; see ReplicatedPrediction.
       batches: Returns this worker's evaluation data, from its start.
       progress: Number of batches or None -> a progress.Progress to enter.
-      on_sample: Called with (position, Sample) for each image of this worker.
-      num_images: Samples from this position on have no `image`; None: all have it.
       stop_requested: Asked after each batch where there is one worker.
     """
     super().__init__()
     self._strategy = strategy
     self._predict = predict
-    self._dataset_info = dataset_info
     self._batches = batches
     self._progress = progress
-    self._on_sample = on_sample
-    self._num_images = num_images if on_sample is not None else 0
     self._stop_requested = stop_requested
     self._is_alone = len(distribution.cluster_of(strategy).workers) == 1
-    self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
-                                     reduce_retracing=True)
     self.result = None
 
   def evaluate(self, num_steps) -> dict:
@@ -78,30 +73,88 @@ class Evaluator(orbit.AbstractEvaluator):
       num_steps: Batches; -1: all.
 
     Returns:
-      Flat scalars for TensorBoard: 'All/pq', 'Things/sq', ... and 'All/n'; what is not
-      available (no class to average over) is left out.
+      Flat scalars for TensorBoard, by `scores`; what is not available (no class or image to
+      average over) is left out.
 
     Raises:
       Stopped: A stop was requested.
     """
     num_steps = int(num_steps)
-    metric = PanopticQuality(self._dataset_info.categories)
+    metric = self._new_metric()
     position = 0
     with self._progress(num_steps if num_steps >= 0 else None) as progress:
       for step, batch in enumerate(self._batches()):
         if 0 <= num_steps <= step:
           break
         prediction = tf.nest.map_structure(_on_host, self._predict(batch.images))
-        for i in range(batch.images.shape[0]):
-          self._score(metric, position, self._sample(batch, prediction, i, position))
-          position += 1
+        self._score_batch(metric, batch, prediction, position)
+        position += batch.images.shape[0]
         progress.update(step + 1)
         if self._is_alone and self._stop_requested():
           raise Stopped
     metric.set_counts(replicated_prediction.sum_over_workers(
         self._strategy, tf.constant(metric.counts())).numpy())
     self.result = metric.result()
-    return flat_scalars(self.result)
+    return self._scalars(self.result)
+
+  @abc.abstractmethod
+  def format_result(self) -> str:
+    """Returns the result for people."""
+
+  @abc.abstractmethod
+  def _new_metric(self) -> Any:
+    """Returns an object with counts(), set_counts(counts) and result()."""
+
+  @abc.abstractmethod
+  def _score_batch(self, metric: Any, batch: Any, prediction: Any, position: int) -> None:
+    """Counts a batch whose first image is the one at `position` of this worker."""
+
+  @abc.abstractmethod
+  def _scalars(self, result: dict) -> dict:
+    """Returns the flat scalars of a result."""
+
+
+class Evaluator(BatchEvaluator):
+  """Resizes predictions to the size of the files and counts panoptic quality.
+
+  Attributes:
+    result: See PanopticQuality.result.
+  """
+  title = 'panoptic quality'
+  scores = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
+                 for name in ('pq', 'sq', 'rq', 'n'))
+
+  def __init__(self, *, dataset_info: DatasetInfo,
+               on_sample: Optional[Callable[[int, Sample], None]] = None,
+               num_images: Optional[int] = None, **loop: Any):
+    """Initialises the evaluator.
+
+    Args:
+      dataset_info: The classes.
+      on_sample: Called with (position, Sample) for each image of this worker.
+      num_images: Samples from this position on have no `image`; None: all have it.
+      **loop: As BatchEvaluator's; batches are EvaluationBatch, predictions PanopticPrediction.
+    """
+    super().__init__(**loop)
+    self._dataset_info = dataset_info
+    self._on_sample = on_sample
+    self._num_images = num_images if on_sample is not None else 0
+    self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
+                                     reduce_retracing=True)
+
+  def format_result(self) -> str:
+    """Returns the result as a table."""
+    return format_result(self.result)
+
+  def _new_metric(self) -> PanopticQuality:
+    return PanopticQuality(self._dataset_info.categories)
+
+  def _score_batch(self, metric, batch: EvaluationBatch, prediction, position: int) -> None:
+    for i in range(batch.images.shape[0]):
+      self._score(metric, position + i, self._sample(batch, prediction, i, position + i))
+
+  def _scalars(self, result: dict) -> dict:
+    return flat_scalars(result)
 
   def _sample(self, batch: EvaluationBatch, prediction, i: int, position: int) -> Sample:
     """The image at index i of a batch."""

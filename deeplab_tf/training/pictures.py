@@ -1,4 +1,4 @@
-"""A prediction next to what it should be, as one picture."""
+"""A prediction and what it should be, as one picture."""
 
 from typing import Mapping
 
@@ -14,6 +14,7 @@ _LONGEST = 480
 _GAP = 8
 _INK = (40, 42, 48)
 _PAPER = (255, 255, 255)
+_RIGHT, _WRONG = (20, 120, 60), (190, 30, 40)
 
 
 def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
@@ -35,6 +36,32 @@ def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
       'errors': draw.error_map(truth, guess, dataset_info, image),
   }
   return _grid(parts)
+
+
+def captioned(image: np.ndarray, caption: str, is_right: bool) -> np.ndarray:
+  """Writes a line above an image.
+
+  Args:
+    image: uint8 [height, width, 3].
+    caption: Is cut to the image's width.
+    is_right: Whether it is written in green; else in red.
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  image = Image.fromarray(_fitted(image))
+  font = draw.load_font(max(10, image.width // 16))
+  canvas = Image.new('RGB', (image.width, image.height + 2 * font.size), _PAPER)
+  canvas.paste(image, (0, 2 * font.size))
+  ImageDraw.Draw(canvas).text((0, font.size), _cut(caption, font, image.width), font=font,
+                              fill=_RIGHT if is_right else _WRONG, anchor='lm')
+  return np.asarray(canvas)
+
+
+def _cut(caption: str, font, width: int) -> str:
+  while font.getlength(caption) > width and len(caption) > 1:
+    caption = caption[:-1]
+  return caption
 
 
 def _fitted(array: np.ndarray) -> np.ndarray:
@@ -62,9 +89,7 @@ def _grid(parts: Mapping[str, np.ndarray]) -> np.ndarray:
   for i, (caption, part) in enumerate(parts.items()):
     left, top = i % 2 * (width + _GAP), i // 2 * (height + line)
     # A name that is longer than its part is cut, not written over the next caption.
-    while font.getlength(caption) > width and len(caption) > 1:
-      caption = caption[:-1]
-    pen.text((left, top + line / 2), caption, font=font, fill=_INK, anchor='lm')
+    pen.text((left, top + line / 2), _cut(caption, font, width), font=font, fill=_INK, anchor='lm')
     canvas.paste(Image.fromarray(part), (left, top + line))
   for i, (name, color) in enumerate(draw.ERROR_COLORS.items()):
     left, middle = i % 3 * canvas.width // 3, canvas.height + (i // 3 - 1.5) * line

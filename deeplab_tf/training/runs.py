@@ -16,11 +16,13 @@ from orbit import controller as orbit_controller
 from deeplab_tf import models, whole_file
 from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
-from deeplab_tf.metrics import coco_panoptic_io, panoptic_quality
+from deeplab_tf.metrics import coco_panoptic_io
 from deeplab_tf.training import (
     batches,
     checkpointing,
     distribution,
+    evaluators,
+    first_lines,
     monitor,
     optimizers,
     progress,
@@ -31,7 +33,6 @@ from deeplab_tf.training import (
 )
 from deeplab_tf.training.batch_pictures import BatchPictures
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
-from deeplab_tf.training.evaluator import Evaluator
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction, sum_over_workers
 from deeplab_tf.training.signals import Stopped, StopRequest
 from deeplab_tf.training.waiting import new_checkpoints
@@ -98,7 +99,7 @@ class Run:
     self._open_model_dir()
     self.model, self.global_step = state.build_model(self._config, self._dataset_info,
                                                      self._architecture, strategy)
-    self._describe_model()
+    self._print(first_lines.describe_model(self._config, self.model))
     self._controller = self._build_controller()
     self._print(f'TensorBoard: tensorboard --logdir={model_dir}')
 
@@ -116,7 +117,8 @@ class Run:
     """Does what the mode says.
 
     Returns:
-      The last evaluation's result (see PanopticQuality.result), or None without one.
+      The last evaluation's result (see PanopticQuality.result and TopKAccuracy.result), or None
+      without one.
 
     Raises:
       Stopped: A stop was requested, and what was learnt is saved.
@@ -179,8 +181,8 @@ class Run:
     self._log.write('eval', step, **scalars)
     path = pathlib.Path(self._model_dir) / METRICS_FILE
     coco_panoptic_io.write_json(path, {'step': step, **result})
-    self._print(f'panoptic quality at step {step}, also in {path}:',
-                panoptic_quality.format_result(result))
+    self._print(f'{self.evaluator.title} at step {step}, also in {path}:',
+                self.evaluator.format_result())
     if self._best is not None:
       kept = self._best.update(scalars, prefix)
       self._print(f'best so far: {self._best.score:.4g}' + (f', kept as {kept}' if kept else ''))
@@ -297,20 +299,18 @@ class Run:
   def _build_evaluator(self):
     config, options = self._config, self._config.evaluator_options
     self._eval_writer = summaries.Writer(self._chiefs(self._model_dir), summaries.EVAL)
+    batch_size = config.eval_dataset_options.batch_size
+    self.evaluator = evaluators.build(
+        config, self._architecture, self._dataset_info, writer=self._eval_writer,
+        model_dir=self._model_dir, global_step=self.global_step,
+        shows_images=self._cluster.is_chief, strategy=self._strategy,
+        predict=self._build_prediction(batch_size // len(self._cluster.workers)),
+        batches=lambda: batches.evaluation(config, self._dataset_info, self._cluster),
+        progress=self._evaluation_progress, stop_requested=self._stop_request)
     if options.best_checkpoint_metric and self._mode != 'eval' and self._cluster.is_chief:
       self._best = BestCheckpoint(self._model_dir, options.best_checkpoint_metric,
+                                  self.evaluator.scores,
                                   options.best_checkpoint_order == options.HIGHER)
-    samples = None
-    if self._cluster.is_chief:
-      samples = monitor.SampleMonitor(self._eval_writer, self._dataset_info, options,
-                                      self._model_dir, self.global_step)
-    batch_size = config.eval_dataset_options.batch_size
-    predict = self._build_prediction(batch_size // len(self._cluster.workers))
-    self.evaluator = Evaluator(
-        strategy=self._strategy, predict=predict, dataset_info=self._dataset_info,
-        batches=lambda: batches.evaluation(config, self._dataset_info, self._cluster),
-        progress=self._evaluation_progress, on_sample=samples.on_sample if samples else None,
-        num_images=samples.num_images if samples else None, stop_requested=self._stop_request)
 
   def _build_prediction(self, batch_size: int) -> ReplicatedPrediction:
     compiled = self._options.jit_compile or distribution.is_tpu(self._strategy)
@@ -373,28 +373,14 @@ class Run:
   # === First lines ===
 
   def _describe_data(self):
-    sizes = []
+    counts = {}
     if self._trains:
-      sizes.append(f'train {_images(self._config.train_dataset_options)}')
+      counts['train'] = pipeline.count_examples(self._config.train_dataset_options)
     if self._mode != 'train':
-      self._num_eval_images = pipeline.count_examples(self._config.eval_dataset_options)
-      sizes.append(f'evaluation {_images(self._config.eval_dataset_options)}')
-    info = self._dataset_info
-    self._print(f'data: {info.name}, {len(info.thing_class_ids)} thing and '
-                f'{len(info.stuff_class_ids)} stuff classes; {", ".join(sizes)}')
-
-  def _describe_model(self):
-    parameters = sum(math.prod(v.shape) for v in self.model.trainable_variables)
-    name = self._config.model_options.WhichOneof('meta_architecture')
-    precision = self._options.Precision.Name(self._options.precision).lower()
-    self._print(f'model: {name} on {self._config.model_options.backbone.name}, '
-                f'{parameters:,} trainable parameters, computes in {precision}')
+      counts['evaluation'] = pipeline.count_examples(self._config.eval_dataset_options)
+    self._num_eval_images = counts.get('evaluation')
+    self._print(first_lines.describe_data(self._dataset_info, counts))
 
   def _print(self, *lines: str):
     if self._cluster.is_chief:
       print(*lines, sep='\n', flush=True)
-
-
-def _images(options) -> str:
-  count = pipeline.count_examples(options)
-  return 'images: number unknown' if count is None else f'{count} images'

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 
+from deeplab_tf import config as config_lib
+
 # Folders below the model directory, one curve each in TensorBoard.
 TRAIN = 'train'
 EVAL = 'eval'
@@ -15,6 +17,15 @@ EVAL = 'eval'
 # The page Custom Scalars: title of a section -> title of a chart -> tags, as regular expressions
 # that match from a tag's start. A section shows at most 12 charts at once; they stand in rows of
 # three or four. The figures are those of the MaX-DeepLab paper.
+_HARDWARE = {
+    'Optimization and hardware': {
+        'Learning rates': ['learning_rate/'],
+        'Gradient norm before clipping': ['gradient_norm$'],
+        'Weight norm': ['weight_norm$'],
+        'Images per second': ['images_per_second$'],
+        'Memory in GB': ['memory/'],
+    },
+}
 LAYOUT = {
     'Overview': {
         'Total loss': ['losses/total$'],
@@ -27,17 +38,21 @@ LAYOUT = {
             ['statistics/instance_discrimination_accuracy$'],
         'Mask-ID accuracy (fig. 4e)': ['statistics/mask_id_accuracy$'],
     },
-    'Optimization and hardware': {
-        'Learning rates': ['learning_rate/'],
-        'Gradient norm before clipping': ['gradient_norm$'],
-        'Weight norm': ['weight_norm$'],
-        'Images per second': ['images_per_second$'],
-        'Memory in GB': ['memory/'],
+    **_HARDWARE,
+}
+CLASSIFICATION_LAYOUT = {
+    'Overview': {
+        'Total loss': ['losses/total$'],
+        'Top-1 and top-5 accuracy': ['top(1|5)$'],
+        'Top-1 accuracy of training batches': ['statistics/top1$'],
     },
+    **_HARDWARE,
 }
 # The scores on the page HParams: name of a column -> (folder below the model directory, tag).
 SCORES = {'PQ': (EVAL, 'All/pq'), 'PQ of things': (EVAL, 'Things/pq'),
           'PQ of stuff': (EVAL, 'Stuff/pq'), 'total loss': (TRAIN, 'losses/total')}
+CLASSIFICATION_SCORES = {'top-1': (EVAL, 'top1'), 'top-5': (EVAL, 'top5'),
+                         'total loss': (TRAIN, 'losses/total')}
 _DECOUPLED_DECAY = ('adamw', 'radam_lookahead')
 
 
@@ -131,11 +146,14 @@ def write_experiment(model_dir: str, config, step: int) -> None:
     step: The steps that are done.
   """
   # Four blanks before each line make a block of code.
+  classifies = config_lib.classifies_images(config)
+  layout = CLASSIFICATION_LAYOUT if classifies else LAYOUT
+  scores = CLASSIFICATION_SCORES if classifies else SCORES
   text = '\n'.join('    ' + line for line in text_format.MessageToString(config).splitlines())
   writer = tf.summary.create_file_writer(str(model_dir))
   with writer.as_default(step), tf.summary.record_if(True):
     tf.summary.text('config', text)
-    for summary in (_layout(), *_row(model_dir, hyperparameters(config))):
+    for summary in (_layout(layout), *_row(model_dir, hyperparameters(config), scores)):
       tf.summary.experimental.write_raw_pb(summary.SerializeToString())
   writer.close()
 
@@ -168,7 +186,8 @@ def hyperparameters(config) -> Mapping[str, Union[float, int, str]]:
           for name, value in values.items()}
 
 
-def _row(model_dir: str, values: Mapping[str, Union[float, int, str]]) -> tuple:
+def _row(model_dir: str, values: Mapping[str, Union[float, int, str]],
+         metrics: Mapping[str, tuple]) -> tuple:
   """Returns summaries of the columns of the page HParams, and of this experiment's row."""
   # Imported here: only the program that trains needs it.
   from tensorboard.plugins.hparams import api_pb2
@@ -177,19 +196,19 @@ def _row(model_dir: str, values: Mapping[str, Union[float, int, str]]) -> tuple:
                                 else api_pb2.DATA_TYPE_FLOAT64)
              for name, value in values.items()]
   scores = [api_pb2.MetricInfo(name=api_pb2.MetricName(group=run, tag=tag), display_name=name)
-            for name, (run, tag) in SCORES.items()]
+            for name, (run, tag) in metrics.items()]
   # Rows with one name would be taken for repetitions of one experiment.
   name = '/'.join(pathlib.Path(model_dir).absolute().parts[-2:])
   return (hparams.experiment_pb(columns, scores),
           hparams.session_start_pb(dict(values), group_name=name))
 
 
-def _layout():
-  """Returns a summary of LAYOUT."""
+def _layout(sections: Mapping[str, Mapping[str, list]]):
+  """Returns a summary of LAYOUT or of CLASSIFICATION_LAYOUT."""
   from tensorboard.plugins.custom_scalar import layout_pb2
   from tensorboard.plugins.custom_scalar import summary as custom_scalar
   layout = layout_pb2.Layout()
-  for title, charts in LAYOUT.items():
+  for title, charts in sections.items():
     category = layout.category.add(title=title)
     for chart_title, tags in charts.items():
       category.chart.add(title=chart_title).multiline.tag.extend(tags)

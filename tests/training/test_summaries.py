@@ -99,6 +99,16 @@ def test_charts_have_exactly_the_curves_that_they_name():
   assert curves('Gradient norm before clipping') == ['gradient_norm']
 
 
+def test_image_classification_has_charts_and_scores_of_its_own(config, tmp_path):
+  config.model_options.classification.SetInParent()
+  summaries.write_experiment(str(tmp_path / 'run'), config, 0)
+  (overview,) = [s for s in _layout(tmp_path)['category'] if s['title'] == 'Overview']
+  charts = {chart['title']: chart['multiline']['tag'] for chart in overview['chart']}
+  tags = ['top1', 'top5', 'n', 'statistics/top1']
+  assert [[tag for tag in tags if re.match(regex, tag)] for (regex,) in charts.values()] == [
+      [], ['top1', 'top5'], ['statistics/top1']]
+
+
 def test_runs_can_be_compared_by_their_hyperparameters(config, tmp_path):
   _write_run(tmp_path / 'runs' / 'first', config, 0.25)
   config.trainer_options.solver_options.optimizer = 'sgd'

@@ -1,0 +1,55 @@
+"""Folders of images whose sub-folders are the classes, read as they are or built into records."""
+
+import functools
+import os
+import random
+
+import tensorflow as tf
+
+from deeplab_tf import config as config_lib
+from deeplab_tf import structures
+from deeplab_tf.data import catalog, image_files, sources, tfrecord
+
+
+def examples(options: sources.BuildOptions) -> list:
+  """Returns functions that each read one image; see the package.
+
+  The records are those of the data set "imagenet". They are in random order, always the same:
+  sorted by class they would have to be shuffled in memory.
+  """
+  found = list(zip(*_find(options.root, catalog.class_folders(options.root))))
+  random.Random(options.seed).shuffle(found)
+  return [functools.partial(_example, path, class_index) for path, class_index in found]
+
+
+def _example(path, class_index):
+  return image_files.example(path, None)._replace(label=1 + class_index)
+
+
+def direct(options, info: catalog.ImageClasses) -> sources.DirectSource:
+  """Returns the images of DatasetOptions.image_folders."""
+  folder = config_lib.require_value(options.image_folders.image_dir, 'image_folders.image_dir')
+  paths, class_indices = _find(folder, info.class_names)
+  files, labels = tf.constant(paths), tf.constant(class_indices, tf.int32)
+  names = tf.constant([os.path.splitext(os.path.basename(path))[0] for path in paths])
+
+  def load(index):
+    file = files[index]
+    image = tfrecord.decode_or_name(tf.io.read_file(file), [file, ': '])
+    return structures.LabeledImage(image, labels[index], names[index])
+
+  return sources.DirectSource(len(paths), load, paths)
+
+
+def _find(folder, class_names):
+  """Lists of paths and class indices, by class and file name."""
+  paths, class_indices = [], []
+  for class_index, name in enumerate(class_names):
+    own = os.path.join(folder, name)
+    if not os.path.isdir(own):
+      raise FileNotFoundError(f'{own}: no such folder; the images of class "{name}" are expected '
+                              'in it')
+    files = image_files.in_folder(own)
+    paths += files
+    class_indices += [class_index] * len(files)
+  return paths, class_indices

@@ -1,0 +1,115 @@
+"""Image classification, to pre-train a backbone (MaX-DeepLab, section A.6).
+
+Average pooling and a linear layer on a backbone without memory. The backbone's variables have the
+paths that they have in the segmentation models, which take them over by
+`model_options.initial_checkpoint`.
+"""
+
+import tensorflow as tf
+
+from deeplab_tf import backbones, models
+from deeplab_tf.layers import randomness
+from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.losses.classification import ClassificationCriterion
+from deeplab_tf.structures import ClassPrediction
+
+TARGETS = 'class'
+# Classes in a prediction.
+_TOP = 5
+
+
+class Classifier(tf.keras.Model):
+  """A backbone, the mean of its last feature, and one linear layer.
+
+  Attributes:
+    backbone: From images to features.
+    classifier: The linear layer.
+  """
+
+  def __init__(self, backbone: tf.keras.layers.Layer, num_classes: int, dropout_rate: float = 0.0):
+    """Makes the variables.
+
+    Args:
+      backbone: As from backbones.build.
+      num_classes: Number of classes.
+      dropout_rate: Share of the pooled features that is dropped in training.
+    """
+    # === Layers ===
+    super().__init__()
+    self.backbone = backbone
+    # Of float32 in every precision: 16 bits do not tell 1000 probabilities apart.
+    self.classifier = tf.keras.layers.Dense(
+        num_classes, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+        dtype='float32')
+    self.classifier.build([None, backbone.channels[backbone.output_name]])
+    self._dropout_rate = dropout_rate
+
+  # === Forward pass ===
+
+  def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    """Classifies.
+
+    Args:
+      images: [batch, height, width, 3], normalised to [-1, 1].
+      training: Whether batch norms use the batch's statistics, and features and branches are
+        dropped.
+
+    Returns:
+      float32 `class_logits` [batch, classes].
+    """
+    features, _ = self.backbone(images, training=training)
+    pooled = tf.reduce_mean(tf.cast(features[self.backbone.output_name], tf.float32), [1, 2])
+    if training and self._dropout_rate:
+      kept = randomness.uniform(dimensions(pooled)) >= self._dropout_rate
+      pooled = tf.where(kept, pooled / (1.0 - self._dropout_rate), 0.0)
+    return {'class_logits': self.classifier(pooled)}
+
+
+# === From a config ===
+
+
+def build(config, dataset_info) -> Classifier:
+  """Builds the network that a config describes.
+
+  Raises:
+    ValueError: There is no such backbone; the message lists those that there are.
+  """
+  options = config.model_options
+  norm = models.norm_factory(config.trainer_options.solver_options)
+  backbone = backbones.build(options.backbone, norm)
+  return Classifier(backbone, dataset_info.num_classes, options.classification.dropout_rate)
+
+
+def backbone_variables(model: Classifier) -> list[tf.Variable]:
+  """Returns the trainable variables of the backbone."""
+  return model.backbone.trainable_variables
+
+
+def inference_variables(model: Classifier) -> list[tf.Variable]:
+  """Returns the trainable variables that inference uses: all."""
+  return model.trainable_variables
+
+
+def last_layers(model: Classifier) -> dict[str, list[tf.keras.layers.Layer]]:
+  """Returns the layers whose weights belong to the classes of one data set."""
+  return {'semantic': [model.classifier]}
+
+
+def build_criterion(config, dataset_info) -> ClassificationCriterion:
+  """Returns the loss of the network's outputs; see losses.classification."""
+  del dataset_info
+  options = config.trainer_options.loss_options.classification_loss
+  return ClassificationCriterion(options.weight, options.label_smoothing)
+
+
+def build_postprocessor(config, dataset_info, static_shapes: bool = False):
+  """Returns the function from outputs and their images' size to ClassPrediction."""
+  del config, static_shapes
+  count = min(_TOP, dataset_info.num_classes)
+
+  def most_probable(outputs, output_size):
+    del output_size  # Whole images have classes.
+    top = tf.math.top_k(tf.nn.softmax(outputs['class_logits']), count)
+    return ClassPrediction(top.indices, top.values)
+
+  return most_probable

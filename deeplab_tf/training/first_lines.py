@@ -1,0 +1,30 @@
+"""The lines that a run begins with: its data and its model."""
+
+import math
+from typing import Optional
+
+import tensorflow as tf
+
+from deeplab_tf.data import catalog
+
+
+def describe_data(dataset_info: catalog.AnyInfo, counts: dict[str, Optional[int]]) -> str:
+  """Returns a line about the data.
+
+  Args:
+    dataset_info: The classes.
+    counts: What the images are for -> their number; None: unknown.
+  """
+  sizes = [f'{purpose} ' + ('images: number unknown' if count is None else f'{count} images')
+           for purpose, count in counts.items()]
+  return f'data: {dataset_info.name}, {dataset_info.description}; {", ".join(sizes)}'
+
+
+def describe_model(config, model: tf.keras.Model) -> str:
+  """Returns a line about the network of ExperimentOptions."""
+  options = config.trainer_options
+  parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
+  name = config.model_options.WhichOneof('meta_architecture')
+  precision = options.Precision.Name(options.precision).lower()
+  return (f'model: {name} on {config.model_options.backbone.name}, '
+          f'{parameters:,} trainable parameters, computes in {precision}')
