@@ -4,6 +4,9 @@
       --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto --output=converted/ckpt-0
 
 The result is for model_options.initial_checkpoint, trainer/export.py and evaluation/predict.py.
+A backbone that was trained on ImageNet (a DeepLab2 or Model Garden encoder) is converted with a
+classification config, e.g. configs/imagenet/max_deeplab_s_backbone.textproto, and then given to
+another config as its initial_checkpoint.
 """
 
 import sys
@@ -29,8 +32,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
     raise cli.UsageError(f'--source={args.source} is not available yet: there is '
                          f'{", ".join(sorted(convert.READERS))}')
   model = models.build_model(config)
-  prefix = convert.convert(model, args.source, args.input, args.output)
-  print(f'converted {args.input} to {prefix}: {len(model.variables)} variables')
+  converted = convert.convert(model, args.source, args.input, args.output)
+  print(f'converted {args.input} to {converted.prefix}', *converted.account.lines(), sep='\n')
 
 
 def _parser() -> arguments.Parser:

@@ -3,12 +3,13 @@
 import os
 import shutil
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.checkpoints import files
-from deeplab_tf.checkpoints.reference import load_reference_weights
+from deeplab_tf.checkpoints.reference import Account, load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
 
 
@@ -40,7 +41,19 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
 READERS = {'deeplab2': read_tensorflow_weights}
 
 
-def convert(model: tf.keras.Model, source: str, path: str, output: str) -> str:
+class Converted(NamedTuple):
+  """What a conversion wrote.
+
+  Attributes:
+    prefix: The checkpoint. `load_checkpoint`, the trainer's `initial_checkpoint` and the exporter
+      read it, and so does `path=folder`.
+    account: What became of each weight.
+  """
+  prefix: str
+  account: Account
+
+
+def convert(model: tf.keras.Model, source: str, path: str, output: str) -> Converted:
   """Sets a model's variables from another program's checkpoint and writes one of ours.
 
   Args:
@@ -49,18 +62,14 @@ def convert(model: tf.keras.Model, source: str, path: str, output: str) -> str:
     path: The checkpoint: a file, a prefix or a folder.
     output: The prefix to write; its folder is made. See `save_checkpoint`.
 
-  Returns:
-    The prefix that was written. `load_checkpoint`, the trainer's `initial_checkpoint` and the
-    exporter read it, and so does `path=folder`.
-
   Raises:
     FileNotFoundError: There is no checkpoint.
     ValueError: It cannot be read, or does not fit the model.
   """
   if source not in READERS:
     raise ValueError(f'unknown source "{source}": allowed are {", ".join(sorted(READERS))}')
-  load_reference_weights(model, source, READERS[source](path))
-  return save_checkpoint(model, output)
+  account = load_reference_weights(model, source, READERS[source](path))
+  return Converted(save_checkpoint(model, output), account)
 
 
 def save_checkpoint(model: tf.keras.Model, output: str) -> str:

@@ -5,7 +5,7 @@ DeepLab2 names a weight by the path of private attributes that lead to it, and s
 """
 
 import re
-from typing import Mapping
+from typing import Iterable
 
 import numpy as np
 
@@ -81,6 +81,9 @@ _NOT_WEIGHTS = re.compile(
     r'^(global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH|(backbone_)?optimizer(/|$))'
     r'|/\.OPTIMIZER_SLOT/')
 
+# How the names of the Model Garden's encoders begin.
+_MODEL_GARDEN = 'backbone/_encoder/'
+
 
 def keys(path: str, model=None) -> list[str]:
   """Returns DeepLab2's possible names of the variable at a path, the likeliest first.
@@ -117,14 +120,27 @@ def _decoder_parts(model):
   )
 
 
-def is_weight(name: str) -> bool:
-  """Whether a name of a checkpoint is a weight, not an optimiser slot or a counter."""
-  return not _NOT_WEIGHTS.search(name)
+def may_lack(path: str) -> bool:
+  """Whether a variable need not be in a checkpoint: the linear layer of a pre-trained backbone."""
+  return path.startswith('classifier/')
 
 
-def normalize_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Drops the checkpoint's suffix from names, and everything that is no weight."""
-  return {_strip(name): value for name, value in weights.items() if is_weight(name)}
+def weight_names(names: Iterable[str]) -> dict[str, str]:
+  """Finds the weights among the names in a checkpoint.
+
+  Of a checkpoint of the TensorFlow Model Garden, as DeepLab2, only the encoder is taken.
+
+  Args:
+    names: All names; optimiser slots and counters are left out.
+
+  Returns:
+    The names that `keys` returns, without the checkpoint's suffix -> those in the checkpoint.
+  """
+  found = {_strip(name): name for name in names if not _NOT_WEIGHTS.search(name)}
+  if any(name.startswith(_MODEL_GARDEN) for name in found):
+    return {'encoder/' + name[len(_MODEL_GARDEN):]: original for name, original in found.items()
+            if name.startswith(_MODEL_GARDEN)}
+  return found
 
 
 def _strip(name: str) -> str:

@@ -28,8 +28,8 @@ _FATES = (_RESTORED, _FITTED, _OTHER_SHAPE, _MISSING, _LEFT_OUT, _UNUSED)
 
 # How the names of other programs' checkpoints begin, and what to do.
 _FOREIGN = (
-    ('backbone/_encoder/', 'it looks like one of the TensorFlow Model Garden, whose names are '
-     'not known here; give a checkpoint of this library'),
+    ('backbone/_encoder/', 'it looks like an encoder of the TensorFlow Model Garden: convert it '
+     'with trainer/convert_checkpoint.py and a classification config first'),
     (('encoder/', 'model/_encoder/', 'model/encoder/'),
      'it looks like one of DeepLab2: convert it with trainer/convert_checkpoint.py first'),
 )

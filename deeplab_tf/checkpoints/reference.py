@@ -1,6 +1,7 @@
 """Sets a model's variables from the weights of the program that it reproduces."""
 
-from typing import Mapping
+import collections
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +12,32 @@ from deeplab_tf.checkpoints.paths import variables_by_path
 _MOST_NAMES = 10
 
 
+class Account(NamedTuple):
+  """What became of every weight of a reference, and of variables that it has no weight for.
+
+  Attributes:
+    used: Path of a variable -> the reference's name of its weight.
+    skipped: Names in the reference that are no weights of the model: counters, optimiser slots.
+    initialised: Paths of variables that the reference cannot have, and that stay as they were.
+  """
+  used: dict[str, str]
+  skipped: list[str]
+  initialised: list[str]
+
+  def lines(self) -> list[str]:
+    """Returns lines for the user."""
+    lines = [f'  {len(self.used)} variables from as many weights']
+    if self.skipped:
+      kinds = collections.Counter(name.split('/')[0] for name in self.skipped)
+      lines.append('  skipped, no weights of this model: ' + ', '.join(
+          name + (f' ({count})' if count > 1 else '') for name, count in kinds.items()))
+    if self.initialised:
+      lines.append(f'  not in the checkpoint, as initialised: {_shortened(self.initialised)}')
+    return lines
+
+
 def load_reference_weights(model: tf.keras.Model, source: str,
-                           weights: Mapping[str, np.ndarray]) -> None:
+                           weights: Mapping[str, np.ndarray]) -> Account:
   """Sets every variable of a model.
 
   Args:
@@ -20,6 +45,9 @@ def load_reference_weights(model: tf.keras.Model, source: str,
     source: Where the weights come from: 'deeplab2'.
     weights: The reference's own names to arrays, in its own shapes. Optimiser slots and counters
       are skipped.
+
+  Returns:
+    What became of each weight.
 
   Raises:
     ValueError: The source is unknown, or a weight is missing, unknown or of the wrong shape; the
@@ -29,27 +57,36 @@ def load_reference_weights(model: tf.keras.Model, source: str,
   if source not in sources:
     raise ValueError(f'unknown source "{source}": allowed are {", ".join(sources)}')
   reference = modules.load('checkpoints', f'from_{source}')
-  weights = reference.normalize_names(weights)
-  values, missing, wrong, used = {}, [], [], set()
-  for path, variable in variables_by_path(model).items():
+  names = reference.weight_names(weights)
+  variables = variables_by_path(model)
+  account = Account({}, sorted(set(weights) - set(names.values())), [])
+  values, missing, wrong = {}, [], []
+  for path, variable in variables.items():
     candidates = reference.keys(path, model)
-    name = next((key for key in candidates if key in weights), None)
-    if name is None:
+    name = next((key for key in candidates if key in names), None)
+    if name is not None:
+      account.used[path] = name
+      values[path] = reference.convert(path, np.asarray(weights[names[name]]), model)
+      shape = values[path].shape
+      if _squeezed(shape) != _squeezed(variable.shape):
+        wrong.append(f'{name}: {list(shape)} instead of {list(variable.shape)} (for {path})')
+    elif reference.may_lack(path):
+      account.initialised.append(path)
+    else:
       missing.append(f'{candidates[0]} (for {path})')
-      continue
-    used.add(name)
-    value = reference.convert(path, np.asarray(weights[name]), model)
-    if _squeezed(value.shape) != _squeezed(variable.shape):
-      wrong.append(f'{name}: {list(value.shape)} instead of {list(variable.shape)} (for {path})')
-      continue
-    values[path] = value
-  unknown = [name for name in weights if name not in used]
+  unknown = sorted(set(names) - set(account.used.values()))
+  _check_fit(source, missing, unknown, wrong)
+  for path, value in values.items():
+    variables[path].assign(np.reshape(value, variables[path].shape))
+  return account
+
+
+def _check_fit(source: str, missing: Sequence[str], unknown: Sequence[str],
+               wrong: Sequence[str]) -> None:
   problems = [f'{len(names)} {kind}: {_shortened(names)}' for kind, names in
               (('missing', missing), ('unknown', unknown), ('of the wrong shape', wrong)) if names]
   if problems:
     raise ValueError(f'the {source} weights do not fit the model: ' + '; '.join(problems))
-  for path, variable in variables_by_path(model).items():
-    variable.assign(np.reshape(values[path], variable.shape))
 
 
 def _squeezed(shape) -> list[int]:

@@ -85,7 +85,7 @@ def test_find_checkpoint_takes_prefix_file_and_folder(tmp_path):
 
 @pytest.mark.parametrize('name, program', [
     ('encoder/_stem/_conv', 'DeepLab2: convert it with trainer/convert_checkpoint.py first'),
-    ('backbone/_encoder/_stem', 'Model Garden, whose names are not known here')])
+    ('backbone/_encoder/_stem', 'Model Garden: convert it with trainer/convert_checkpoint.py')])
 def test_initial_checkpoint_of_another_program_is_recognized(name, program, tmp_path):
   node = checkpoint = tf.train.Checkpoint()
   for attribute in name.split('/'):
