@@ -78,7 +78,7 @@ def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> 
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
   """Raises ConfigError where values contradict each other; names the file and the field."""
   for check in (_check_architecture, _check_backbone, _check_data, _check_task, _check_solver,
-                _check_choices, _check_ranges):
+                _check_losses, _check_choices, _check_ranges):
     message = check(config)
     if message:
       raise ConfigError(f'{path}: {message}')
@@ -275,6 +275,18 @@ def _check_solver(config):
   if config.trainer_options.jit_compile and losses.matching_solver == scipy:
     return ('trainer_options.loss_options.matching_solver SCIPY cannot be compiled: set it to '
             'NATIVE, or trainer_options.jit_compile to false')
+  return None
+
+
+def _check_losses(config):
+  """Checks that the network has an output for each loss; all but this one it has always."""
+  model, losses = config.model_options, config.trainer_options.loss_options
+  has_term = losses.HasField('semantic_loss') and losses.semantic_loss.weight
+  if (model.WhichOneof('meta_architecture') == 'max_deeplab' and has_term
+      and not model.max_deeplab.HasField('auxiliary_semantic_head')):
+    return ('trainer_options.loss_options.semantic_loss has weight '
+            f'{losses.semantic_loss.weight:g} and needs model_options.max_deeplab.'
+            'auxiliary_semantic_head, which is not set: set it, or clear semantic_loss')
   return None
 
 

@@ -40,6 +40,9 @@ def resize_bilinear(x: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
     x = tf.reshape(x, [batch, target_height, width, channels])
   if _differ(width, target_width):
     columns = tf.cast(interpolation_matrix(width, target_width), x.dtype)
+    if isinstance(channels, int) and channels == 1:
+      # Of one channel each row would be a product with a vector, which takes ten times as long.
+      return tf.matmul(x[..., 0], columns, transpose_b=True)[..., None]
     x = tf.matmul(columns, tf.reshape(x, [batch * target_height, width, channels]))
     x = tf.reshape(x, [batch, target_height, target_width, channels])
   return x

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
-from deeplab_tf.postprocessing.query_maps import QueryMaps, classify
+from deeplab_tf.postprocessing.query_maps import QueryMaps, best_in_parts, classify, kept_first
 
 
 class MaskwiseOptions(NamedTuple):
@@ -30,6 +30,9 @@ def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Seque
              is_thing: tf.Tensor, pixel_threshold: float,
              options: MaskwiseOptions) -> QueryMaps:
   """Assigns pixels to queries by pasting binary masks.
+
+  Images are read out one after the other, each with a few queries at full resolution at once;
+  no shape depends on values.
 
   Args:
     mask_logits: [batch, h, w, queries].
@@ -74,23 +77,27 @@ def _confidence(mask_logits, query_score, pixel_threshold, options):
 
 
 def _paste(logits, order, kept, size, pixel_threshold, options):
-  """Pastes the masks of one image; logits [h, w, queries], order and kept [queries]."""
-  full = resize_bilinear(logits[None], size)[0]
-  full = tf.nn.softmax(full)
-  queries = dimensions(order)[0]
+  """Pastes the masks of one image; logits [h, w, queries], order and kept [queries].
+
+  The softmax is over all queries, but of those at full resolution it takes only their maximum
+  and sum, gathered a few queries at a time. Then the kept ones come one after the other.
+  """
+  pasting = tf.gather(order, kept_first(tf.gather(kept, order)))
+  _, best, score = best_in_parts(logits, pasting, dimensions(order)[0], size)
 
   def step(i, query_map, filled):
-    query = order[i]
-    mask = full[..., query] > pixel_threshold
+    query = pasting[i]
+    full = resize_bilinear(logits[None, ..., query, None], size)[0, ..., 0]
+    mask = tf.exp(full - best) * score > pixel_threshold
     new = mask & ~filled
     old_area = tf.reduce_sum(tf.cast(mask, tf.float32))
     new_area = tf.reduce_sum(tf.cast(new, tf.float32))
-    accept = kept[query] & (new_area > options.overlap_threshold * old_area)
-    new = new & accept
+    new = new & (new_area > options.overlap_threshold * old_area)
     return i + 1, tf.where(new, query, query_map), filled | new
 
   # Uncovered pixels belong to the first in the order, which is not confident there.
   start = (tf.constant(0), tf.fill(size, order[0]), tf.zeros(size, tf.bool))
-  _, query_map, filled = tf.while_loop(lambda i, *_: i < queries, step, start,
+  count = tf.math.count_nonzero(kept, dtype=tf.int32)
+  _, query_map, filled = tf.while_loop(lambda i, *_: i < count, step, start,
                                        parallel_iterations=1)
-  return query_map, tf.reduce_max(full, axis=-1), filled
+  return query_map, score, filled

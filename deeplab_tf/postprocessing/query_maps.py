@@ -82,8 +82,8 @@ def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
                 pixel_threshold: float,
                 static_shapes: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Reads out one image; logits [h, w, queries], kept bool [queries]."""
-  order, count = _kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
-  read = _best_in_parts if static_shapes else _best_at_once
+  order, count = kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
+  read = best_in_parts if static_shapes else _best_at_once
   # With none kept, as in DeepLab2, everything belongs to the first query, which leads the order
   # then, and nothing is confident.
   query_map, best, score = read(logits, order, tf.maximum(count, 1), size)
@@ -92,7 +92,7 @@ def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
   return query_map, score, (score > pixel_threshold) & (count > 0) & ~beaten
 
 
-def _kept_first(kept: tf.Tensor) -> tf.Tensor:
+def kept_first(kept: tf.Tensor) -> tf.Tensor:
   """Lists the kept queries, then the dropped ones, both ascending, int32 [queries + a few].
 
   The last one is repeated, so that any query begins a slice of _AT_A_TIME.
@@ -104,17 +104,7 @@ def _kept_first(kept: tf.Tensor) -> tf.Tensor:
 
 def _best_at_once(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
                   size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Finds each pixel's best query among the first of the order.
-
-  Args:
-    logits: [h, w, queries].
-    order: int32 [queries + a few].
-    count: int32 scalar from 1, how many of the order take part.
-    size: Height and width of the maps.
-
-  Returns:
-    The query, its logit and its probability among them, each of the given size.
-  """
+  """Like best_in_parts, all of them at once: faster, with shapes that depend on the count."""
   numbers = order[:count]
   full = resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size)[0]
   best = tf.reduce_max(full, axis=-1)
@@ -122,9 +112,21 @@ def _best_at_once(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
   return tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32)), best, score
 
 
-def _best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
-                   size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Like _best_at_once, with static shapes: only the number of steps depends on the count."""
+def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
+                  size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Finds each pixel's best query among the first of the order, a few of them at a time.
+
+  Shapes are static: only the number of steps depends on the count.
+
+  Args:
+    logits: [h, w, queries].
+    order: int32 [queries + a few]; see kept_first.
+    count: From 1, how many of the order take part.
+    size: Height and width of the maps.
+
+  Returns:
+    The query, its logit and its probability among them, each of the given size.
+  """
 
   def step(i, query_map, best, total):
     numbers, full = _some_at_full_resolution(logits, order, i, size)
