@@ -6,13 +6,16 @@ STAMP := $(VENV)/installed
 # scripts/find_python.sh prints a Python that TensorFlow 2.15 supports, or says that there is none.
 PYTHON ?= $(shell sh scripts/find_python.sh)
 
+# Processes that run tests side by side; each takes up to 2 GB.
+TEST_PROCESSES ?= 2
+
 .PHONY: demo test test-slow parity lint env clean
 
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py --output_dir=demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 # Long proofs, left out of `make test`.
 test-slow: $(STAMP)

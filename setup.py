@@ -86,8 +86,8 @@ setuptools.setup(
     extras_require={
         'gpu': GPU_REQUIREMENTS,
         'test': [
-            'pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.6,<0.18', 'grpcio-tools>=1.62,<1.63',
-            'setuptools>=64'
+            'pytest>=7.4', 'pytest-xdist>=3.5', 'hypothesis>=6.90', 'ruff>=0.6,<0.18',
+            'grpcio-tools>=1.62,<1.63', 'setuptools>=64'
         ],
     },
     entry_points={

@@ -274,17 +274,25 @@ def test_a_failure_half_way_keeps_earlier_records_and_leaves_nothing_else(tmp_pa
   assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def _as_in_a_terminal():
+  """Lets SIGINT end a process, which the processes of parallel tests have ignored from birth."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize('end', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_build_leaves_no_shard(tmp_path, end):
   process = subprocess.Popen(
       [sys.executable, '-m', 'deeplab_tf.data.build', '--dataset=shapes', '--split=train',
        '--num_images=100000', f'--output_dir={tmp_path}'], stderr=subprocess.DEVNULL,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
-  deadline = time.time() + 60
-  while not list(tmp_path.iterdir()) and time.time() < deadline:
-    time.sleep(0.05)
-  process.send_signal(end)
-  assert process.wait(30) != 0
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}, preexec_fn=_as_in_a_terminal)
+  try:
+    deadline = time.time() + 60
+    while not list(tmp_path.iterdir()) and time.time() < deadline:
+      time.sleep(0.05)
+    process.send_signal(end)
+    assert process.wait(30) != 0
+  finally:
+    process.kill()
   left = list(tmp_path.iterdir())
   assert not list(tmp_path.glob('*.tfrecord'))
   if end != signal.SIGKILL:
