@@ -143,6 +143,12 @@ _RANGES = {
     'model_options.backbone.backbone_width_multiplier': (1e-3, None),
     'model_options.backbone.backbone_layer_multiplier': (1e-3, None),
     'model_options.max_deeplab.num_queries': (1, None),
+    'model_options.max_deeplab.memory_channels': (0, None),
+    'model_options.max_deeplab.transformer_channels': (0, None),
+    'model_options.max_deeplab.feed_forward_channels': (1, None),
+    'model_options.max_deeplab.num_decoder_stacks': (0, None),
+    'model_options.max_deeplab.num_backbone_decoder_stacks': (0, None),
+    'model_options.max_deeplab.decoder_blocks_per_stage': (0, None),
     'model_options.classification.dropout_rate': (0, 0.999),
     'trainer_options.loss_options.classification_loss.weight': (1e-6, None),
     'trainer_options.loss_options.classification_loss.label_smoothing': (0, 0.999),
@@ -212,6 +218,13 @@ def _check_backbone(config):
   if backbone.output_stride not in (8, 16, 32):
     return (f'model_options.backbone.output_stride is {backbone.output_stride}: allowed are '
             '8, 16, 32')
+  if backbone.use_sac_beyond_stride not in (-1, 2, 4, 8, 16, 32):
+    return ('model_options.backbone.use_sac_beyond_stride is '
+            f'{backbone.use_sac_beyond_stride}: allowed are -1 (none), 2, 4, 8, 16, 32')
+  beyond = config.model_options.max_deeplab.transformer_beyond_stride
+  if beyond not in (0, 4, 8, 16, 32):
+    return (f'model_options.max_deeplab.transformer_beyond_stride is {beyond}: allowed are 0 (as '
+            'the backbone says), 4, 8, 16, 32')
   for options in ('train_dataset_options', 'eval_dataset_options'):
     for size in getattr(config, options).crop_size:
       if size < backbone.output_stride:

@@ -40,12 +40,12 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   from deeplab_tf.analysis.survey import Picture
   from deeplab_tf.checkpoints.restore import find_checkpoint
   checkpoint = find_checkpoint(args.checkpoint)
+  _make_folder(args.output_dir)
   network = AnalyzedNetwork(config, checkpoint)
   _check_queries(args.queries, network.num_queries)
   photos = _read_images(args.images)
   found = _survey(network, config, args, 0 if photos else _PICTURES)
   pictures = found.pictures + [Picture(name, network(pixels)) for name, pixels in photos]
-  os.makedirs(args.output_dir, exist_ok=True)
   report.write(args.output_dir, found._replace(pictures=pictures), network.dataset_info,
                report.Experiment(config.experiment_name, args.config_file, checkpoint,
                                  _model_dir(args, checkpoint), args.queries))
@@ -87,9 +87,18 @@ def _check(args) -> None:
   if args.model_dir is not None and not os.path.isdir(args.model_dir):
     raise cli.UsageError(f'--model_dir={args.model_dir}: no such folder; give one that training '
                          'wrote to')
+  if args.queries is not None:
+    args.queries = list(dict.fromkeys(args.queries))
   if args.queries is not None and len(args.queries) > 4:
     raise cli.UsageError(f'--queries: {len(args.queries)} are given; at most four can be told '
                          'apart in one picture')
+
+
+def _make_folder(path: str) -> None:
+  try:
+    os.makedirs(path, exist_ok=True)
+  except OSError as error:
+    raise cli.UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
 
 
 def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:

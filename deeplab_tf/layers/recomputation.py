@@ -5,11 +5,22 @@ sublinear memory cost", 2016). The second run repeats the first: stochastic laye
 numbers, and batch norms do not record their statistics once more.
 """
 
-from typing import Callable
+import re
+from typing import Callable, Optional
 
 import tensorflow as tf
 
 from deeplab_tf.layers import normalization, randomness
+
+# The name scope of what is recomputed; graphs number scopes of one name.
+_SCOPE = 'recomputed'
+_REGION = re.compile(rf'^(.*?\b{_SCOPE}(_\d+)?)/')
+
+
+def region(operation: tf.Operation) -> Optional[str]:
+  """Returns the name of the call of `recompute` that an operation of a graph is in, or None."""
+  match = _REGION.match(operation.name)
+  return match and match[1]
 
 
 def recompute(function: Callable, *inputs: tf.Tensor):
@@ -25,7 +36,7 @@ def recompute(function: Callable, *inputs: tf.Tensor):
   replay = randomness.Replay()
 
   def run(*arguments):
-    with replay.run() as is_first, normalization.recording(is_first):
+    with replay.run() as is_first, normalization.recording(is_first), tf.name_scope(_SCOPE):
       return function(*arguments)
 
   return tf.recompute_grad(run)(*inputs)

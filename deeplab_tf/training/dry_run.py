@@ -1,5 +1,6 @@
 """A look at an experiment without training: layers, shapes, memory, and whether data fit."""
 
+import collections
 import math
 from typing import Iterable, NamedTuple
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.data import catalog
+from deeplab_tf.layers import recomputation
 from deeplab_tf.structures import ClassTargets, MaskTargets
 from deeplab_tf.training import batches, distribution, state
 
@@ -130,14 +132,30 @@ def memory_lines(config, model: tf.keras.Model, graph: tf.Graph) -> list[str]:
   trained = sum(math.prod(v.shape) * v.dtype.size for v in model.trainable_variables)
   options = config.trainer_options
   slots = {'sgd': 1, 'radam_lookahead': 3}.get(options.solver_options.optimizer, 2)
-  activations = sum(_bytes(tensor) for operation in graph.get_operations()
-                    if operation.type not in _FREE_OPS for tensor in operation.outputs)
   parts = {'weights': weights, 'gradients': trained, 'optimizer': slots * trained,
-           'activations (at most)': activations}
+           'activations (at most)': _activations(graph)}
   if options.ema_decay:
     parts['average of the weights'] = weights
   lines = [f'  {name:<40} {size / 2**20:10,.0f} MiB' for name, size in parts.items()]
   return lines + [f'  {"total":<40} {sum(parts.values()) / 2**20:10,.0f} MiB']
+
+
+def _activations(graph: tf.Graph) -> int:
+  """Bytes of all activations; of those that are recomputed what is in memory at once."""
+  kept, recomputed = 0, collections.Counter()
+  for operation in graph.get_operations():
+    region = recomputation.region(operation)
+    if operation.type == 'IdentityN':
+      # Behind recomputation: its results, which are kept, and what it was given.
+      kept += sum(_bytes(tensor) for tensor in operation.inputs
+                  if recomputation.region(tensor.op) is not None)
+    elif operation.type not in _FREE_OPS:
+      size = sum(_bytes(tensor) for tensor in operation.outputs)
+      if region is None:
+        kept += size
+      else:
+        recomputed[region] += size
+  return kept + max(recomputed.values(), default=0)
 
 
 def _bytes(tensor) -> int:

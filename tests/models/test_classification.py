@@ -1,5 +1,8 @@
 """The classifier that pre-trains backbones."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -78,3 +81,27 @@ def test_the_read_out_lists_the_most_probable_classes(config):
     np.testing.assert_allclose(prediction.score, -np.sort(-probabilities)[:, :5], rtol=1e-5)
   few = architecture.build_postprocessor(config, catalog.from_config(config))
   assert few({'class_logits': tf.constant(logits[:, :2])}, (33, 33)).score.shape == (4, 2)
+
+
+_CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
+
+
+def _backbone(path):
+  """Path -> shape of the variables that pre-training gives."""
+  config = deeplab_tf.load_config(path)
+  with tf.Graph().as_default():  # Variables without values.
+    model = deeplab_tf.build_model(config)
+  paths = {id(v): p for p, v in variables_by_path(model).items()}
+  return {paths[id(v)]: v.shape.as_list()
+          for v in models.architecture(config).backbone_variables(model)}
+
+
+@pytest.mark.parametrize('name', [
+    'max_deeplab_s_res641', 'max_deeplab_l_res1025',
+    pytest.param('ablation_baseline_res641', marks=pytest.mark.slow),
+    pytest.param('ablation_axial_res641', marks=pytest.mark.slow),
+    pytest.param('ablation_decoder_l2_res641', marks=pytest.mark.slow)])
+def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
+  path = _CONFIGS / 'coco' / 'max_deeplab' / f'{name}.textproto'
+  named = re.search(r'configs/imagenet/\w+\.textproto', path.read_text())[0]
+  assert _backbone(_CONFIGS.parent / named) == _backbone(path)
