@@ -68,7 +68,10 @@ def convert(model: tf.keras.Model, source: str, path: str, output: str) -> Conve
   """
   if source not in READERS:
     raise ValueError(f'unknown source "{source}": allowed are {", ".join(sorted(READERS))}')
-  account = load_reference_weights(model, source, READERS[source](path))
+  weights = READERS[source](path)
+  if any(name.startswith('model/backbone/') for name in weights):
+    raise ValueError(f'{path} is a checkpoint of this library already: it needs no conversion')
+  account = load_reference_weights(model, source, weights)
   return Converted(save_checkpoint(model, output), account)
 
 

@@ -115,6 +115,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   pattern = f'{args.split}-*-of-{len(paths):05d}.tfrecord'
   print(f'{len(examples)} images in {len(paths)} files: '
         f'{os.path.join(args.output_dir, pattern)}')
+  if args.dataset == 'image_folders':
+    print('read them with dataset: "imagenet" imagenet { num_classes: '
+          f'{len(catalog.class_folders(args.root))} }}')
 
 
 def _parser():

@@ -207,6 +207,10 @@ def _direct(options, info, only):
     return None
   if only and options.dataset not in ('coco_format', 'image_folders'):
     return None
+  if options.dataset == 'image_folders' and options.file_pattern:
+    raise config_lib.ConfigError(
+        'dataset "image_folders" reads image_folders.image_dir, and file_pattern is set too: clear '
+        'it, or read the records as dataset "imagenet"')
   module = modules.load('data.sources', options.dataset)
   return module.direct(options, info) if hasattr(module, 'direct') else None
 

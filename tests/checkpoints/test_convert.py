@@ -86,6 +86,9 @@ def test_what_cannot_be_converted_writes_nothing(tmp_path):
     convert.convert(model, 'keras', str(tmp_path / 'other'), str(output))
   with pytest.raises(ValueError, match='do not fit the model'):
     convert.convert(model, 'deeplab2', str(tmp_path / 'other'), str(output))
+  own = convert.save_checkpoint(model, str(tmp_path / 'own'))
+  with pytest.raises(ValueError, match='a checkpoint of this library already'):
+    convert.convert(model, 'deeplab2', own, str(output))
   with pytest.raises(FileNotFoundError, match='no such checkpoint'):
     convert.convert(model, 'deeplab2', str(tmp_path / 'nothing'), str(output))
   assert not output.parent.exists()

@@ -224,6 +224,7 @@ def test_a_damaged_image_in_records_is_named(tmp_path, experiment):
 @pytest.mark.parametrize('text, message', [
     ('image_folders { image_dir: "%/none" }', '%/none: no such folder (image_folders.image_dir)'),
     ('', 'image_folders.image_dir is not set'),
+    ('image_folders { image_dir: "%" } file_pattern: "x-*"', 'file_pattern is set too: clear it'),
     ('image_folders { image_dir: "${TRAIN}" }', 'image_dir is the placeholder "${TRAIN}"'),
     ('image_folders { image_dir: "%/blue" }', '%/blue: has 0 sub-folders; at least two'),
     ('image_folders { image_dir: "%" } crop_size: []', 'crop_size is not set'),
