@@ -5,22 +5,16 @@ network, since the multiplier of the config replaces the half width of `_s`.
 """
 
 from deeplab_tf.backbones import resnet
-from deeplab_tf.backbones.block_group_network import NetworkOptions
 
 # Axial-DeepLab, table 1: attention in all stages behind the stem.
 _EVERYWHERE = {'axial_beyond_stride': 2, 'attention_bottleneck_expansion': 2,
                'attention_expansion': (1, 2)}
 
-
-def _with(network: NetworkOptions, **groups) -> NetworkOptions:
-  return network._replace(groups=network.groups._replace(**groups))
-
-
 VARIANTS = {
-    **{name: _with(resnet.VARIANTS['resnet50'], **_EVERYWHERE)
+    **{name: resnet.VARIANTS['resnet50'].with_groups(**_EVERYWHERE)
        for name in ('axial_resnet_s', 'axial_resnet_l')},
-    **{name: _with(resnet.VARIANTS['resnet50_beta'], **_EVERYWHERE)
+    **{name: resnet.VARIANTS['resnet50_beta'].with_groups(**_EVERYWHERE)
        for name in ('axial_deeplab_s', 'axial_deeplab_l')},
-    'axial_swidernet': _with(resnet.WIDE_RESNET, axial_beyond_stride=16,
-                             attention_bottleneck_expansion=4, attention_expansion=(2, 4)),
+    'axial_swidernet': resnet.WIDE_RESNET.with_groups(
+        axial_beyond_stride=16, attention_bottleneck_expansion=4, attention_expansion=(2, 4)),
 }

@@ -21,7 +21,7 @@ class NetworkOptions(NamedTuple):
   """Numbers that make a variant.
 
   Attributes:
-    stem: One of stem.KINDS.
+    stem: See stem.make_stem.
     num_blocks: Blocks of stages 2 to 5.
     has_first_stage: Whether stage 1 is residual blocks behind the stem, not the stem itself.
     stem_width: Factor on the channels of the stem and of stage 1.
@@ -42,14 +42,17 @@ class NetworkOptions(NamedTuple):
     return self._replace(
         num_blocks=tuple(int(n * options.backbone_layer_multiplier) for n in self.num_blocks),
         stem_width=options.stem_width_multiplier,
-        width=options.backbone_width_multiplier,
-        groups=self.groups._replace(
+        width=options.backbone_width_multiplier).with_groups(
             output_stride=options.output_stride,
             drop_path_keep_prob=options.drop_path_keep_prob,
             drop_path_schedule=options.drop_path_schedule,
             squeeze_and_excite=options.use_squeeze_and_excite,
             sac_beyond_stride=options.use_sac_beyond_stride,
-            recomputed=options.Recomputation.Name(options.recomputed).lower()))
+            recomputed=options.Recomputation.Name(options.recomputed).lower())
+
+  def with_groups(self, **changes) -> 'NetworkOptions':
+    """Returns the network with other fields of BlockGroupOptions in all stages."""
+    return self._replace(groups=self.groups._replace(**changes))
 
 
 class BlockGroupNetwork(tf.keras.layers.Layer):
@@ -64,7 +67,6 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
     features: What there is to take in before its activation, a list of hourglass.Features.
     channels: dict from an activated feature's name ('res1' to 'res5', 'backbone_output') to its
       channels.
-    output_name: Name of the activated feature at the end of the network.
   """
 
   def __init__(self, options: NetworkOptions, norm: NormFactory,
@@ -98,20 +100,15 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
       reached = min(stride, options.groups.output_stride)
       self.features = [f for f in self.features if f.stride != reached]
       self.features.append(hourglass.Feature(f'stage{level}', reached, channels))
-    self._add_decoder(options, norm, dual_path, memory_channels)
-
-  def _add_decoder(self, options, norm, dual_path, memory_channels):
     self.decoder = None
-    self.channels = {'res1': (self.first_stage or self.stem).channels}
-    self.channels.update({f'res{level}': stage.channels
-                          for level, stage in enumerate(self.stages, 2)})
-    self.output_name = 'res5'
     if options.decoder_stacks:
       self.decoder = hourglass.Hourglass(
           hourglass.walk(options.groups.output_stride, options.decoder_stacks, to_the_end=False),
           self.features, 1, options.width, options.groups, norm, dual_path, memory_channels)
       self.features = self.features + self.decoder.outputs
-      self.output_name = 'backbone_output'
+    self.channels = {'res1': (self.first_stage or self.stem).channels}
+    self.channels.update({f'res{level}': stage.channels
+                          for level, stage in enumerate(self.stages, 2)})
     self.channels['backbone_output'] = self.features[-1].channels
 
   def call(self, images: tf.Tensor, memory: Optional[tf.Tensor] = None,
@@ -125,8 +122,8 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
 
     Returns:
       Features by name, [batch, h, w, channels] each: 'stage1' to 'stage5' before, 'res1' to
-      'res5' after the activation, the decoder's 'decoder1' and so on before it, and
-      'backbone_output' after it; and the memory.
+      'res5' after the activation, the decoder's 'decoder1' and so on before it, and the end
+      of the network, 'backbone_output', after it; and the memory.
     """
     x = self.stem(images, training=training)
     if self.first_stage is not None:
@@ -136,7 +133,8 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
       x, memory = stage(x, memory, training=training)
       features[f'stage{level}'] = x
       features[f'res{level}'] = tf.nn.relu(x)
+    features['backbone_output'] = features['res5']
     if self.decoder is not None:
       features, memory = self.decoder(features, memory, training=training)
-    features['backbone_output'] = tf.nn.relu(features[self.features[-1].name])
+      features['backbone_output'] = tf.nn.relu(features[self.features[-1].name])
     return features, memory

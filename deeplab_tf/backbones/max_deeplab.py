@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from deeplab_tf.backbones import axial_resnet, resnet
-from deeplab_tf.backbones.block_group_network import NetworkOptions
 
 
 class MaskTransformerOptions(NamedTuple):
@@ -27,11 +26,10 @@ class MaskTransformerOptions(NamedTuple):
 
 # ResNet-50 with axial blocks in the last two stages. In stage 4 the first block is convolutional,
 # as in DeepLab2: what decides is the stride of its input.
-_SMALL = resnet.VARIANTS['resnet50_beta']
-_SMALL = _SMALL._replace(groups=_SMALL.groups._replace(
-    axial_beyond_stride=16, attention_bottleneck_expansion=2, attention_expansion=(1, 2)))
+_SMALL = resnet.VARIANTS['resnet50_beta'].with_groups(
+    axial_beyond_stride=16, attention_bottleneck_expansion=2, attention_expansion=(1, 2))
 # Wide-ResNet-41 with axial blocks, and a decoder stack that is pre-trained with it.
-_LARGE: NetworkOptions = axial_resnet.VARIANTS['axial_swidernet']._replace(decoder_stacks=1)
+_LARGE = axial_resnet.VARIANTS['axial_swidernet']._replace(decoder_stacks=1)
 
 VARIANTS = {
     'max_deeplab_s': _SMALL,

@@ -11,9 +11,6 @@ from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.stochastic_depth import keep_probability
 
-KINDS = ('resnet', 'wide_resnet')
-RECOMPUTED = ('nothing', 'axial_blocks', 'blocks', 'block_groups')
-
 
 class BlockGroupOptions(NamedTuple):
   """What all stages of a network share.
@@ -36,8 +33,9 @@ class BlockGroupOptions(NamedTuple):
     squeeze_and_excite: Whether all blocks gate their branches.
     sac_beyond_stride: Bottlenecks have switchable atrous convolutions from this output stride on
       (in the network without dilation); -1: none.
-    recomputed: What keeps no activations inside of it in training, one of RECOMPUTED: axial
-      blocks; all blocks and dual-path layers, each on its own; or each stage as a whole.
+    recomputed: What keeps no activations inside of it in training: 'nothing'; 'axial_blocks';
+      'blocks', which are all blocks and dual-path layers, each on its own; or 'block_groups',
+      each stage as a whole.
   """
   kind: str = 'resnet'
   output_stride: int = 16

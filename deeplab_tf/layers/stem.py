@@ -7,7 +7,6 @@ from deeplab_tf.layers.normalization import NormFactory
 
 # Size of the kernel and channels of the stems of one convolution.
 _SINGLE = {'resnet': (7, 64), 'wide_resnet': (3, 64)}
-KINDS = (*_SINGLE, 'inception')
 
 
 def make_stem(kind: str, width: float, norm: NormFactory) -> tf.keras.layers.Layer:

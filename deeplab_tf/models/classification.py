@@ -41,7 +41,7 @@ class Classifier(tf.keras.Model):
     self.classifier = tf.keras.layers.Dense(
         num_classes, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
         dtype='float32')
-    self.classifier.build([None, backbone.channels[backbone.output_name]])
+    self.classifier.build([None, backbone.channels['backbone_output']])
     self._dropout_rate = dropout_rate
 
   # === Forward pass ===
@@ -58,7 +58,7 @@ class Classifier(tf.keras.Model):
       float32 `class_logits` [batch, classes].
     """
     features, _ = self.backbone(images, training=training)
-    pooled = tf.reduce_mean(tf.cast(features[self.backbone.output_name], tf.float32), [1, 2])
+    pooled = tf.reduce_mean(tf.cast(features['backbone_output'], tf.float32), [1, 2])
     if training and self._dropout_rate:
       kept = randomness.uniform(dimensions(pooled)) >= self._dropout_rate
       pooled = tf.where(kept, pooled / (1.0 - self._dropout_rate), 0.0)

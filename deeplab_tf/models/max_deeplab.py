@@ -172,11 +172,10 @@ def _variant(backbone_options, options):
       'decoder_blocks': options.decoder_blocks_per_stage,
   }
   variant = variant._replace(**{field: value for field, value in changed.items() if value})
-  groups = network.groups._replace(transformer_beyond_stride=variant.transformer_beyond_stride)
+  network = network.with_groups(transformer_beyond_stride=variant.transformer_beyond_stride)
   kind = options.pixel_to_pixel_attention
   if kind != options.VARIANT_DEFAULT:
-    groups = groups._replace(axial_beyond_stride=16 if kind == options.AXIAL else 0)
-  network = network._replace(groups=groups)
+    network = network.with_groups(axial_beyond_stride=16 if kind == options.AXIAL else 0)
   if options.HasField('num_decoder_stacks'):
     variant = variant._replace(decoder_stacks=options.num_decoder_stacks)
   if options.HasField('num_backbone_decoder_stacks'):
