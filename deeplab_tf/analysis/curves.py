@@ -1,6 +1,7 @@
 """Reads the curves of figure 4 of the MaX-DeepLab paper from TensorBoard's event files."""
 
 import pathlib
+import re
 from typing import Any, Iterator, NamedTuple
 
 import numpy as np
@@ -37,9 +38,16 @@ PANELS = (
 )
 
 
+def event_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the event files of a folder, the oldest first."""
+  # Names hold the second, then the process and a count in it, of which 10 is after 9.
+  return sorted(folder.glob(_EVENTS),
+                key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
+
+
 def has_events(model_dir: str) -> bool:
   """Whether there are event files of training or of evaluation below a model directory."""
-  return any(any((pathlib.Path(model_dir) / run).glob(_EVENTS))
+  return any(event_files(pathlib.Path(model_dir) / run)
              for run in (summaries.TRAIN, summaries.EVAL))
 
 
@@ -48,7 +56,7 @@ def read(model_dir: str) -> dict[str, dict[int, float]]:
   found = {}
   for run in (summaries.TRAIN, summaries.EVAL):
     tags = {tag for panel in PANELS if panel.run == run for tag in panel.tags.values()}
-    for path in sorted((pathlib.Path(model_dir) / run).glob(_EVENTS)):
+    for path in event_files(pathlib.Path(model_dir) / run):
       _read_file(path, tags, found)
   return {tag: dict(sorted(points.items())) for tag, points in found.items()}
 

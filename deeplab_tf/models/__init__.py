@@ -6,7 +6,8 @@ A module NAME has, where NAME is the field set in `model_options.meta_architectu
   build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
   build_postprocessor(config, dataset_info, static_shapes=False) ->
       callable(outputs, output_size) -> PanopticPrediction, or ClassPrediction where TARGETS is
-      'class'; static_shapes for XLA.
+      'class'; static_shapes for XLA. That of a mask model may also have with_queries(outputs,
+      output_size) -> (PanopticPrediction, QueryMaps), which evaluation/analyze.py uses.
   TARGETS: 'mask', 'center' or 'class', the form of its ground truth (deeplab_tf.structures); with
       'class' the dataset_info is a catalog.ImageClasses, else a catalog.DatasetInfo.
   backbone_variables(model), inference_variables(model): what pre-training gives, and what

@@ -1,7 +1,6 @@
 """A small MaX-DeepLab on the `shapes` data set, for tests that train."""
 
 import pathlib
-import re
 
 CONFIG = """
 experiment_name: "tiny"
@@ -54,11 +53,10 @@ def read_scalars(folder: pathlib.Path) -> dict:
   """Returns tag -> {step: value} of the event files in a folder; pictures and texts as None."""
   import tensorflow as tf
   from tensorflow.core.util import event_pb2
+
+  from deeplab_tf.analysis import curves
   found = {}
-  # Names end in ...<second>.<host>.<process>.<count>.v2, and 10 is after 9.
-  by_age = sorted(pathlib.Path(folder).glob('events.*'),
-                  key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
-  for path in by_age:
+  for path in curves.event_files(pathlib.Path(folder)):
     for record in tf.data.TFRecordDataset(str(path)):
       event = event_pb2.Event.FromString(record.numpy())
       for value in event.summary.value:
