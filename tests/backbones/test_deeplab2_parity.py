@@ -1,9 +1,7 @@
 """Backbones compute what the encoders of DeepLab2's models compute, in all features."""
 
 import functools
-import json
 
-import numpy as np
 import parity_weights
 import pytest
 import shared
@@ -39,11 +37,8 @@ class _Encoder(tf.keras.Model):
 @pytest.mark.parametrize('model', [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ENCODERS])
 def test_encoder_equals_deeplab2(model):
-  folder = shared.path('parity', 'deeplab2')
-  description = json.loads((folder / f'weights_{model}.json').read_text())
-  noise = json.loads((folder / f'noise_{model}.json').read_text())
-  recorded = dict(np.load(folder / f'outputs_{model}.npz'))
-  text = (folder / 'configs' / description['config']).read_text()
+  description, noise, recorded = parity_weights.load_model_case(model)
+  text = shared.path('parity', 'deeplab2', 'configs', description['config']).read_text()
   options = text_format.Parse(text, config_pb2.ExperimentOptions()).model_options.backbone
   assert options.name == ENCODERS[model]
   encoder = _Encoder(backbones.build(options, functools.partial(BatchNorm, synchronized=True)))

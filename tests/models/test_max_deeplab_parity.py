@@ -1,7 +1,5 @@
 """MaX-DeepLab and its read-out compute what DeepLab2's compute."""
 
-import json
-
 import numpy as np
 import parity_weights
 import pytest
@@ -31,10 +29,7 @@ MODELS = ['max_deeplab_s', pytest.param('max_deeplab_l', marks=pytest.mark.slow)
 
 @pytest.fixture(scope='module', params=MODELS)
 def recorded(request):
-  folder = shared.path('parity', 'deeplab2')
-  description = json.loads((folder / f'weights_{request.param}.json').read_text())
-  noise = json.loads((folder / f'noise_{request.param}.json').read_text())
-  return description, noise, dict(np.load(folder / f'outputs_{request.param}.npz'))
+  return parity_weights.load_model_case(request.param)
 
 
 @pytest.fixture(scope='module')

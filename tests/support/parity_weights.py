@@ -19,6 +19,14 @@ def recipe_weights(description: dict) -> dict[str, np.ndarray]:
           for w in description['weights']}
 
 
+def load_model_case(name: str) -> tuple[dict, dict, dict]:
+  """Returns the description, the noise and the recorded arrays of a whole model."""
+  folder = shared.path('parity', 'deeplab2')
+  description, noise = (json.loads((folder / f'{kind}_{name}.json').read_text())
+                        for kind in ('weights', 'noise'))
+  return description, noise, dict(np.load(folder / f'outputs_{name}.npz'))
+
+
 def load_config(description: dict):
   """Returns the published config that a case was recorded with, at the case's input size."""
   height, width = description['train_crop_size']
