@@ -1,15 +1,17 @@
 """Mean intersection over union of semantic maps, with both averaging rules in use."""
 
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Mapping
 
 import numpy as np
+
+from deeplab_tf.metrics import accumulator
 
 # Averaged over the classes that the ground truth has (detectron2), or over the classes that the
 # ground truth or a prediction has (Cityscapes scripts, Keras, DeepLab2).
 AVERAGES = ('ground_truth', 'union')
 
 
-class MeanIoU:
+class MeanIoU(accumulator.Accumulator):
   """Accumulates a confusion matrix.
 
   Attributes:
@@ -67,6 +69,14 @@ class MeanIoU:
     if other.class_ids != self.class_ids:
       raise ValueError('cannot merge mean IoUs over different classes')
     self.confusion += other.confusion
+
+  def state(self) -> Dict[str, np.ndarray]:
+    """Returns the confusion matrix."""
+    return {'confusion': self.confusion}
+
+  def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+    """Replaces what is counted by what `state` returned."""
+    self.confusion = np.array(state['confusion'])
 
   def result(self, average: str = 'ground_truth') -> Dict[str, Any]:
     """Returns the scores of all images so far.

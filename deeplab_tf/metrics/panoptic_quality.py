@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequen
 
 import numpy as np
 
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.metrics import accumulator, coco_panoptic_io
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 Segment = coco_panoptic_io.Segment
 Pairs = Dict[Tuple[int, int], int]
 _VOID = 0
+_COUNTS = ('iou_sum', 'true_positives', 'false_positives', 'false_negatives')
 
 
-class PanopticQuality:
+class PanopticQuality(accumulator.Accumulator):
   """Accumulates matches, misses and false positives per category.
 
   A prediction and a ground truth segment match when they have one category, the latter is no
@@ -130,16 +131,14 @@ class PanopticQuality:
     self.false_positives += other.false_positives
     self.false_negatives += other.false_negatives
 
-  def counts(self) -> np.ndarray:
-    """Returns all that is counted so far, float64 [4, categories]; sums of these merge, too."""
-    return np.stack([self.iou_sum, self.true_positives, self.false_positives,
-                     self.false_negatives]).astype(np.float64)
+  def state(self) -> Dict[str, np.ndarray]:
+    """Returns the four counts, by the names of the attributes."""
+    return {name: getattr(self, name) for name in _COUNTS}
 
-  def set_counts(self, counts: np.ndarray) -> None:
-    """Replaces what is counted by what `counts` returned, or a sum of it over workers."""
-    self.iou_sum = np.array(counts[0], np.float64)
-    self.true_positives, self.false_positives, self.false_negatives = (
-        np.rint(row).astype(np.int64) for row in counts[1:])
+  def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+    """Replaces what is counted by what `state` returned."""
+    for name in _COUNTS:
+      setattr(self, name, np.array(state[name]))
 
   def result(self) -> Dict[str, Any]:
     """Returns the scores of all images so far, as Python numbers in [0, 1].

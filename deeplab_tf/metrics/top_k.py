@@ -2,17 +2,22 @@
 
 import numpy as np
 
+from deeplab_tf.metrics import accumulator
+
 # Scores by their number of guesses.
 _GUESSES = {'top1': 1, 'top5': 5}
 SCORES = (*_GUESSES, 'n')
 
 
-class TopKAccuracy:
+class TopKAccuracy(accumulator.Accumulator):
   """Counts images whose class is among the first one or five guesses."""
 
   def __init__(self):
-    self._images = 0
-    self._right = dict.fromkeys(_GUESSES, 0)
+    self.reset()
+
+  def reset(self) -> None:
+    """Forgets all images."""
+    self._counts = np.zeros(len(_GUESSES) + 1, np.int64)
 
   def update(self, class_index: np.ndarray, guesses: np.ndarray) -> None:
     """Takes in images.
@@ -23,26 +28,26 @@ class TopKAccuracy:
         classes in all, k may be their number, and top-5 is always 1.
     """
     right = np.asarray(guesses) == np.asarray(class_index)[:, None]
-    self._images += len(right)
-    for name, count in _GUESSES.items():
-      self._right[name] += int(right[:, :count].any(1).sum())
+    found = [right[:, :count].any(1).sum() for count in _GUESSES.values()]
+    self._counts = self._counts + [*found, len(right)]
 
-  def counts(self) -> np.ndarray:
-    """Returns float64 [3]: images right at the first and by the fifth guess, and all images.
+  def merge(self, other: 'TopKAccuracy') -> None:
+    """Adds the counts of another."""
+    self._counts = self._counts + other._counts
 
-    Counts of several can be added.
-    """
-    return np.array([*self._right.values(), self._images], np.float64)
+  def state(self) -> dict:
+    """Returns int64 [3]: images right at the first and by the fifth guess, and all images."""
+    return {'counts': self._counts}
 
-  def set_counts(self, counts: np.ndarray) -> None:
-    """Continues from other counts."""
-    *right, images = (int(count) for count in counts)
-    self._right, self._images = dict(zip(_GUESSES, right)), images
+  def set_state(self, state) -> None:
+    """Replaces what is counted by what `state` returned."""
+    self._counts = np.array(state['counts'])
 
   def result(self) -> dict:
     """Returns 'top1' and 'top5' in [0, 1], None without images, and 'n', the images."""
-    return {**{name: right / self._images if self._images else None
-               for name, right in self._right.items()}, 'n': self._images}
+    *right, images = self._counts.tolist()
+    return {**{name: count / images if images else None
+               for name, count in zip(_GUESSES, right)}, 'n': images}
 
 
 def format_result(result: dict) -> str:

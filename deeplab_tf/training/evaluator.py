@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf.data import pipeline
 from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.structures import EvaluationBatch
@@ -92,8 +93,7 @@ class BatchEvaluator(orbit.AbstractEvaluator):
         progress.update(step + 1)
         if self._is_alone and self._stop_requested():
           raise Stopped
-    metric.set_counts(replicated_prediction.sum_over_workers(
-        self._strategy, tf.constant(metric.counts())).numpy())
+    replicated_prediction.merge_over_workers(self._strategy, metric)
     self.result = metric.result()
     return self._scalars(self.result)
 
@@ -102,8 +102,8 @@ class BatchEvaluator(orbit.AbstractEvaluator):
     """Returns the result for people."""
 
   @abc.abstractmethod
-  def _new_metric(self) -> Any:
-    """Returns an object with counts(), set_counts(counts) and result()."""
+  def _new_metric(self) -> Accumulator:
+    """Returns a score that has counted nothing."""
 
   @abc.abstractmethod
   def _score_batch(self, metric: Any, batch: Any, prediction: Any, position: int) -> None:

@@ -2,8 +2,10 @@
 
 from typing import Callable, Optional
 
+import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.structures import PanopticPrediction
 from deeplab_tf.training import distribution
 
@@ -77,6 +79,27 @@ class ReplicatedPrediction:
     # One trace for the last batch, which may be smaller, too.
     return tf.function(run, autograph=False,
                        input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
+
+
+def merge_over_workers(strategy: tf.distribute.Strategy, metric: Accumulator) -> None:
+  """Adds up what the workers have counted; all call it at once, and all get the sum."""
+  cluster = distribution.cluster_of(strategy)
+  count = len(cluster.workers)
+  if count == 1:
+    return
+  own = np.frombuffer(metric.to_bytes(), np.uint8)
+  # Each worker fills in its own row; float32 holds bytes and lengths below 2^24 exactly, and is
+  # what every device can add.
+  sizes = np.zeros((count, 2), np.float32)
+  sizes[cluster.index] = divmod(len(own), 2**20)
+  sizes = sum_over_workers(strategy, tf.constant(sizes)).numpy().astype(np.int64)
+  sizes = sizes[:, 0] * 2**20 + sizes[:, 1]
+  rows = np.zeros((count, sizes.max()), np.float32)
+  rows[cluster.index, :len(own)] = own
+  rows = sum_over_workers(strategy, tf.constant(rows)).numpy().astype(np.uint8)
+  metric.reset()
+  for row, size in zip(rows, sizes):
+    metric.merge_bytes(row[:size].tobytes())
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:

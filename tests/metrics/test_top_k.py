@@ -22,7 +22,8 @@ def test_counts_of_workers_add_up():
   one, two, both = (top_k.TopKAccuracy() for _ in range(3))
   one.update(np.array([1, 2]), np.array([[1, 0], [0, 1]]))
   two.update(np.array([0]), np.array([[2, 0]]))
-  both.set_counts(one.counts() + two.counts())
+  both.merge_bytes(one.to_bytes())
+  both.merge(two)
   assert both.result() == {'top1': 1 / 3, 'top5': 2 / 3, 'n': 3}
   assert top_k.format_result(both.result()) == 'top-1 33.33 %, top-5 66.67 % of 3 images'
 
