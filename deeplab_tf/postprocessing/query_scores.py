@@ -1,0 +1,130 @@
+"""Semantic map and instances straight from the queries, without the panoptic map.
+
+They are what Mask2Former's program scores as mIoU_pan and AP^Th_pan. Its paper describes both by
+the panoptic map (Mask2Former, Sec. 4: masks of one class are merged, things are kept); the
+published numbers come from the program, so this follows it.
+"""
+
+from typing import NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.layers.resizing import interpolation_matrix
+
+# Rows of the image that are at full resolution at one time.
+_BAND = 64
+
+
+class FullSize(NamedTuple):
+  """Where an image lies in the network's input, and its size.
+
+  Attributes:
+    input_size: Height and width of the network's input.
+    resized_size: Height and width of the image inside the padding.
+    raw_size: Height and width of the image's file.
+  """
+  input_size: Sequence[int]
+  resized_size: Sequence[int]
+  raw_size: Sequence[int]
+
+
+class QueryMasks(NamedTuple):
+  """Masks of all queries at an image's own size, and what they say of classes.
+
+  Attributes:
+    semantic_map: int32 [height, width], class index: argmax over classes of the sum over queries
+      of class probability x mask probability.
+    masks: bool [height, width, queries], where the mask probability is above 1/2.
+    quality: float32 [queries] in [0, 1], mean mask probability inside the mask; 0 if it is empty.
+  """
+  semantic_map: tf.Tensor
+  masks: tf.Tensor
+  quality: tf.Tensor
+
+
+class Instances(NamedTuple):
+  """Thing instances, the most probable class first; a query may occur with several classes.
+
+  Attributes:
+    query: int32 [instances], the query whose mask it is.
+    class_index: int32 [instances].
+    score: float32 [instances] in [0, 1], class probability x quality of the mask.
+  """
+  query: tf.Tensor
+  class_index: tf.Tensor
+  score: tf.Tensor
+
+
+def query_masks(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: bool,
+                full_size: Optional[FullSize] = None) -> QueryMasks:
+  """Brings the masks of one image to full resolution, a band of rows at a time.
+
+  Args:
+    class_logits: float32 [queries, classes + 1], "no object" last.
+    mask_logits: float32 [h, w, queries].
+    masks_compete: Whether the queries of a pixel share a softmax (MaX-DeepLab, CMT-DeepLab) or
+      each mask is a sigmoid of its own (Mask2Former).
+    full_size: Where the image lies; None: the logits have the image's size.
+  """
+  class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
+  rows, columns = _interpolation(mask_logits, full_size)
+  wide = tf.einsum('hwq,xw->hxq', mask_logits, columns)
+  height, width, queries = tf.shape(rows)[0], tf.shape(columns)[0], tf.shape(wide)[2]
+  # Rows of zeros fill up the last band; they are cut off below.
+  count = (height + _BAND - 1) // _BAND
+  bands = tf.reshape(tf.pad(rows, [[0, count * _BAND - height], [0, 0]]),
+                     [count, _BAND, tf.shape(rows)[1]])
+  inside = tf.reshape(tf.range(count * _BAND) < height, [count, _BAND, 1, 1])
+
+  def read_band(band):
+    band_rows, is_inside = band
+    logits = tf.einsum('yh,hxq->yxq', band_rows, wide)
+    probabilities = tf.nn.softmax(logits) if masks_compete else tf.sigmoid(logits)
+    masks = (probabilities > 0.5) & is_inside
+    scores = tf.einsum('yxq,qc->yxc', probabilities, class_probabilities)
+    inner = tf.where(masks, probabilities, 0.0)
+    return (tf.argmax(scores, -1, tf.int32), masks, tf.reduce_sum(inner, [0, 1]),
+            tf.reduce_sum(tf.cast(masks, tf.float32), [0, 1]))
+
+  semantic_map, masks, sums, areas = tf.map_fn(
+      read_band, (bands, inside), parallel_iterations=1,
+      fn_output_signature=(tf.int32, tf.bool, tf.float32, tf.float32))
+  quality = tf.reduce_sum(sums, 0) / (tf.reduce_sum(areas, 0) + 1e-6)
+  return QueryMasks(tf.reshape(semantic_map, [-1, width])[:height],
+                    tf.reshape(masks, [-1, width, queries])[:height], quality)
+
+
+def best_instances(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequence[bool],
+                   count: int = 100) -> Instances:
+  """Chooses instances: the most probable pairs of a query and a class, of which things stay.
+
+  Args:
+    class_logits: float32 [queries, classes + 1], "no object" last.
+    quality: float32 [queries], of the masks.
+    is_thing: Of each class.
+    count: Pairs that are chosen before stuff is dropped, as in the program.
+  """
+  probabilities = tf.nn.softmax(class_logits)[:, :-1]
+  classes = tf.shape(probabilities)[1]
+  flat = tf.reshape(probabilities, [-1])
+  best, pair = tf.math.top_k(flat, tf.minimum(count, tf.size(flat)))
+  kept = tf.gather(tf.constant(is_thing, tf.bool), pair % classes)
+  best, pair = tf.boolean_mask(best, kept), tf.boolean_mask(pair, kept)
+  query = pair // classes
+  return Instances(query, pair % classes, best * tf.gather(quality, query))
+
+
+def _interpolation(mask_logits, full_size):
+  """Matrices of rows [height, h] and columns [width, w] from the logits' size to the image's."""
+  result = []
+  for axis in range(2):
+    source = tf.shape(mask_logits)[axis]
+    if full_size is None:
+      result.append(tf.eye(source))
+      continue
+    to_input = interpolation_matrix(source, full_size.input_size[axis])
+    resized = tf.convert_to_tensor(full_size.resized_size)[axis]
+    to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis])
+    # Both steps are linear, so that no map of the size between them is needed.
+    result.append(tf.matmul(to_raw, to_input[:resized]))
+  return result
