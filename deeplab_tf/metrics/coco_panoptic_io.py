@@ -357,3 +357,18 @@ def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathli
     return pathlib.Path(json_path).parent
   raise FileNotFoundError(f'{path}: there is no such folder; it should hold the panoptic PNGs of '
                           f'{os.fspath(json_path)}')
+
+
+def predictions_json(path: PathLike) -> PathLike:
+  """Returns the JSON of predictions: the path itself, or predictions.json in a folder.
+
+  Raises:
+    FileNotFoundError: The folder has none.
+  """
+  if not os.path.isdir(path):
+    return path
+  inside = os.path.join(path, 'predictions.json')
+  if not os.path.isfile(inside):
+    raise FileNotFoundError(f'{inside}: there is no such file; --predictions takes a JSON or a '
+                            'folder that holds predictions.json')
+  return inside
