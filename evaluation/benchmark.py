@@ -1,8 +1,9 @@
-"""Measures time and memory of a model, its read-out, its training step, matching or input data.
+"""Measures time and memory of a model, its parts, its training step, input data or scoring.
 
   python evaluation/benchmark.py --config_file=F --what=inference --input_size=641x641
 
 All but input_pipeline run on made-up data, so no data set and no checkpoint is needed.
+--what=evaluation needs no config either.
 """
 
 import json
@@ -23,16 +24,21 @@ what:
   train_step      forward, losses, matching, backward and update, as the trainer does them
   postprocess     the read-out alone
   matching        128 queries and 100 annotated masks, by both solvers; needs no size
-  input_pipeline  training batches from train_dataset_options, read for --repeats batches
+  input_pipeline  training batches from train_dataset_options, read for --repeats batches; the
+                  same without augmentation (fixed size, nothing random); each stage alone
+  evaluation      panoptic quality and boundary panoptic quality of --repeats pairs of PNGs, at
+                  least 20, with 60 segments each, from files, in one process; seconds per pair
 output:
   first    seconds from the start of building the model to the first result in hand
   median   seconds of the calls after it
   peak     largest resident memory of this process, TensorFlow included
 """
-_WHAT = ('inference', 'train_step', 'postprocess', 'matching', 'input_pipeline')
+_WHAT = ('inference', 'train_step', 'postprocess', 'matching', 'input_pipeline', 'evaluation')
 # Segments of made-up predictions and annotations.
 _SEGMENTS = 20
 _QUERIES, _TARGETS = 128, 100
+# Images that each stage of the input pipeline is measured with, at least.
+_STAGE_IMAGES = 24
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -42,6 +48,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
+  if args.what == 'evaluation':
+    _report(args, _evaluation(args))
+    return
+  if args.config_file is None:
+    raise cli.UsageError(f'--what={args.what} needs a --config_file')
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
   # The pipeline's own batch size unless it is asked for.
@@ -55,8 +66,13 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
     config_lib.require_segmentation(config, f'--what={args.what}')
   measure = {'inference': _inference, 'train_step': _train_step, 'postprocess': _postprocess,
              'matching': _matching, 'input_pipeline': _input_pipeline}[args.what]
-  results = measure(config, args)
-  report = {'what': args.what, 'results': results, 'machine': _machine(), 'peak_gb': _peak(),
+  _report(args, measure(config, args))
+
+
+def _report(args, results: dict[str, dict[str, float]]) -> None:
+  """Prints times with what is needed to compare them."""
+  report = {'what': args.what, 'results': results,
+            'machine': _machine(with_tensorflow=args.what != 'evaluation'), 'peak_gb': _peak(),
             'repeats': args.repeats, 'jit_compile': args.jit_compile}
   if args.what != 'matching':
     report.update(input_size=list(args.input_size), batch_size=args.batch_size)
@@ -65,7 +81,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 def _parser() -> arguments.Parser:
   parser = arguments.Parser('benchmark.py', __doc__, _NOTES)
-  parser.add_config()
+  parser.add_config(required=False)
   parser.add_argument('--what', choices=_WHAT, default='inference')
   parser.add_argument('--input_size', type=arguments.size, metavar='HxW',
                       help='e.g. 641x641 (default: the crop size of the config)')
@@ -117,12 +133,14 @@ def _measure(start: float, step: Callable, repeats: int, images: int) -> dict[st
           'fastest_s': min(times), 'images_per_s': images / median}
 
 
-def _machine() -> dict[str, Any]:
-  import tensorflow as tf
-  return {'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
-          else os.cpu_count(), 'processor': platform.machine(),
-          'gpus': len(tf.config.list_physical_devices('GPU')), 'tensorflow': tf.__version__,
-          'load_average': os.getloadavg()[0]}
+def _machine(with_tensorflow: bool) -> dict[str, Any]:
+  machine = {'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+             else os.cpu_count(), 'processor': platform.machine(),
+             'load_average': os.getloadavg()[0]}
+  if with_tensorflow:
+    import tensorflow as tf
+    machine.update(gpus=len(tf.config.list_physical_devices('GPU')), tensorflow=tf.__version__)
+  return machine
 
 
 def _peak() -> float:
@@ -138,10 +156,13 @@ def _table(report) -> str:
                  f's   {values["images_per_s"]:8.2f} images/s')
     lines += [f'  {key:<14} {values[key]:14.3f} s' for key in ('build_s', 'trace_s', 'first_call_s')
               if key in values]
+    lines += [f'  {name:<14} {1000 * seconds:14.2f} ms per image'
+              for name, seconds in values.get('stages_s', {}).items()]
   machine = report['machine']
-  lines.append(f'peak memory {report["peak_gb"]:.2f} GB; {machine["cores"]} cores, '
-               f'{machine["gpus"]} GPUs, TensorFlow {machine["tensorflow"]}, load average '
-               f'{machine["load_average"]:.1f}')
+  tensorflow = (f'{machine["gpus"]} GPUs, TensorFlow {machine["tensorflow"]}, '
+                if 'tensorflow' in machine else '')
+  lines.append(f'peak memory {report["peak_gb"]:.2f} GB; {machine["cores"]} cores, {tensorflow}'
+               f'load average {machine["load_average"]:.1f}')
   return '\n'.join(lines)
 
 
@@ -245,18 +266,51 @@ def _matching(config, args) -> dict[str, dict[str, float]]:
 
 def _input_pipeline(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf import models
-  from deeplab_tf.data import catalog, pipeline
+  from deeplab_tf.data import catalog, timing
   dataset_info = catalog.from_config(config)
-  targets = models.architecture(config).TARGETS
+  kind = models.architecture(config).TARGETS
+  results = {'input_pipeline': _batches(config, dataset_info, kind, args)}
+  if kind != 'class':
+    options = config.train_dataset_options
+    results['input_pipeline']['stages_s'] = timing.stage_seconds(
+        options, dataset_info, kind, max(_STAGE_IMAGES, args.repeats))
+    options.CopyFrom(timing.unaugmented(options))
+    results['unaugmented'] = _batches(config, dataset_info, kind, args)
+  return results
+
+
+def _batches(config, dataset_info, kind: str, args) -> dict[str, float]:
+  from deeplab_tf.data import pipeline
   start = time.perf_counter()
-  batches = iter(pipeline.train_dataset(config, dataset_info, targets, seed=0))
+  batches = iter(pipeline.train_dataset(config, dataset_info, kind, seed=0))
   result = _measure(start, lambda: next(batches), args.repeats, args.batch_size)
   # Batches wait ready behind the first call: only the mean over many tells the rate.
   begin = time.perf_counter()
   for _ in range(args.repeats):
     next(batches)
   result['images_per_s'] = args.batch_size * args.repeats / (time.perf_counter() - begin)
-  return {'input_pipeline': result}
+  return result
+
+
+def _evaluation(args) -> dict[str, dict[str, float]]:
+  import tempfile
+
+  from deeplab_tf.metrics import coco_panoptic, made_up_maps
+  args.input_size = args.input_size or (1024, 2048)
+  args.batch_size = 1
+  args.repeats = max(args.repeats, 20)
+  results = {}
+  with tempfile.TemporaryDirectory() as folder:
+    files = made_up_maps.write(folder, args.repeats, args.input_size)
+    for name, definition in (('pq', 'panopticapi'), ('boundary_pq', 'boundary')):
+      seconds = []
+      for _ in range(3):
+        start = time.perf_counter()
+        coco_panoptic.panoptic_score(*files, definition=definition)
+        seconds.append((time.perf_counter() - start) / args.repeats)
+      median = statistics.median(seconds)
+      results[name] = {'first_s': seconds[0], 'median_s': median, 'images_per_s': 1 / median}
+  return results
 
 
 # === Made-up data ===

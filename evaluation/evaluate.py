@@ -10,16 +10,19 @@ import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from deeplab_tf import arguments, cli
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.metrics import coco_panoptic_io, workers
 
 _FORMATS = """\
 files:
   panoptic  both sides are a panoptic JSON (annotations with segments_info) and a folder of PNGs,
-            id = R + 256 G + 65536 B. The scores equal those of panopticapi.
-  semantic  the same files, segments merged by category: mean IoU over the classes that the
-            ground truth has.
+            id = R + 256 G + 65536 B. The scores equal those of panopticapi; with --boundary those
+            of boundary-iou-api, with --definition=deeplab2 those of DeepLab2's own metric.
+  semantic  the same files, segments merged by category; or with --num_classes two folders of PNGs
+            of one channel by the same names, whose values are class ids. mIoU is the mean over
+            the classes that the ground truth has.
   instance  ground truth: an instance JSON; predictions: a results JSON, a list of image_id,
-            category_id, segmentation, score. COCO's twelve figures for masks.
+            category_id, segmentation, score. COCO's twelve figures for masks, or with --boundary
+            for the smaller of mask IoU and boundary IoU.
 """
 
 
@@ -30,14 +33,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
-  if args.boundary:
-    raise cli.UsageError('--boundary is not available yet: boundary IoU is not implemented; '
-                         'leave the flag out to score by mask IoU')
-  predictions = _predictions_json(args.predictions)
+  _check_flags(args)
   if args.output:
     _check_output(args.output)
-  score = _instance if args.task == 'instance' else _maps
-  result, text = score(args, predictions)
+  score = {'panoptic': _panoptic, 'semantic': _semantic, 'instance': _instance}[args.task]
+  result, text = score(args)
   print(text)
   if args.output:
     coco_panoptic_io.write_json(args.output, result)
@@ -47,27 +47,61 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 def _parser() -> argparse.ArgumentParser:
   parser = arguments.Parser('evaluate', __doc__.splitlines()[0], _FORMATS)
   parser.add_argument('--task', required=True, choices=('panoptic', 'instance', 'semantic'))
-  parser.add_argument('--ground_truth', required=True, metavar='JSON')
+  parser.add_argument('--ground_truth', required=True, metavar='JSON_OR_DIR')
   parser.add_argument('--ground_truth_dir', metavar='DIR',
                       help="PNGs of the ground truth (default: the JSON's path without .json)")
   parser.add_argument('--predictions', required=True, metavar='JSON_OR_DIR',
                       help='a JSON, or a folder that holds predictions.json and the PNGs')
   parser.add_argument('--predictions_dir', metavar='DIR',
                       help="PNGs of the predictions (default: the JSON's path without .json)")
-  parser.add_argument('--boundary', action='store_true', help='boundary scores; not available yet')
+  parser.add_argument('--boundary', action='store_true',
+                      help='count the smaller of mask IoU and boundary IoU (panoptic, instance)')
+  parser.add_argument('--definition', choices=('panopticapi', 'deeplab2'), default='panopticapi',
+                      help='of panoptic quality (default: %(default)s)')
+  parser.add_argument('--num_classes', type=arguments.positive, metavar='N',
+                      help='--ground_truth and --predictions are folders of semantic PNGs with the '
+                      'class ids 0 to N - 1')
+  parser.add_argument('--ignore_label', type=int, metavar='ID',
+                      help='value of unlabelled pixels in semantic PNGs (default: 255)')
+  parser.add_argument('--workers', type=arguments.positive, default=workers.default(), metavar='N',
+                      help='processes; the scores do not depend on it (default: %(default)s, the '
+                      'cores of this machine, at most 8)')
   parser.add_argument('--per_class', action='store_true', help='print a line per class too')
   parser.add_argument('--output', metavar='JSON', help='write the scores, in [0, 1], to this file')
+  parser.add_argument('--report', metavar='DIR',
+                      help='write a page to this folder, index.html, that tells where panoptic '
+                      'quality is lost, with the worst and the best images (panoptic)')
+  parser.add_argument('--images', metavar='DIR',
+                      help='photographs for --report, found by name here and in folders inside')
   return parser
 
 
-def _predictions_json(path: str) -> str:
-  if not os.path.isdir(path):
-    return path
-  inside = os.path.join(path, 'predictions.json')
-  if not os.path.isfile(inside):
-    raise FileNotFoundError(f'{inside}: there is no such file; --predictions takes a JSON or a '
-                            'folder that holds predictions.json')
-  return inside
+def _check_flags(args: argparse.Namespace) -> None:
+  """Refuses flags of another task."""
+  if args.task == 'instance' and (args.ground_truth_dir or args.predictions_dir):
+    raise cli.UsageError('--ground_truth_dir and --predictions_dir belong to the tasks panoptic '
+                         'and semantic; the masks of --task=instance are in the JSONs')
+  if args.task == 'semantic' and args.boundary:
+    raise cli.UsageError('--boundary belongs to the tasks panoptic and instance')
+  if args.definition != 'panopticapi' and (args.task != 'panoptic' or args.boundary):
+    raise cli.UsageError(f'--definition={args.definition} belongs to --task=panoptic, without '
+                         '--boundary')
+  if args.task != 'semantic' and args.num_classes is not None:
+    raise cli.UsageError('--num_classes belongs to --task=semantic')
+  if args.num_classes is None and args.ignore_label is not None:
+    raise cli.UsageError('--ignore_label belongs to semantic PNGs: give --num_classes too')
+  if args.num_classes is not None and (args.ground_truth_dir or args.predictions_dir):
+    raise cli.UsageError('with --num_classes, --ground_truth and --predictions are the folders of '
+                         'PNGs; leave out --ground_truth_dir and --predictions_dir')
+  if args.num_classes is None and os.path.isdir(args.ground_truth):
+    raise cli.UsageError(f'--ground_truth={args.ground_truth} is a folder; give a JSON, or for '
+                         'folders of semantic PNGs --task=semantic and --num_classes')
+  if args.report and (args.task != 'panoptic' or args.definition != 'panopticapi'):
+    raise cli.UsageError('--report belongs to --task=panoptic with --definition=panopticapi')
+  if args.images and not args.report:
+    raise cli.UsageError('--images belongs to --report')
+  if args.report and os.path.exists(args.report) and not os.path.isdir(args.report):
+    raise cli.UsageError(f'--report={args.report} is a file; name a folder')
 
 
 def _check_output(path: str) -> None:
@@ -79,40 +113,57 @@ def _check_output(path: str) -> None:
     raise cli.UsageError(f'--output={path} is a folder; name a JSON file')
 
 
-def _maps(args: argparse.Namespace, predictions: str) -> Tuple[Dict[str, Any], str]:
-  """Scores panoptic PNGs, as panoptic or as semantic maps."""
-  import tqdm
-
+def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
   from deeplab_tf.metrics import coco_panoptic, panoptic_quality
-  panoptic = args.task == 'panoptic'
-  function = coco_panoptic.panoptic_score if panoptic else coco_panoptic.semantic_score
-  with tqdm.tqdm(unit=' images', disable=not sys.stderr.isatty(), leave=False) as bar:
-    score = function(args.ground_truth, predictions, args.ground_truth_dir, args.predictions_dir,
-                     bar.update)
+  files = _panoptic_files(args)
+  page = None
+  with _progress() as bar:
+    if args.report:
+      from deeplab_tf.analysis import evaluation_report
+      page, score = evaluation_report.write(
+          args.report, *files, args.images, bar.update, num_workers=args.workers,
+          dilation_ratio=panoptic_quality.DILATION_RATIO if args.boundary else None)
+    else:
+      score = coco_panoptic.panoptic_score(*files, bar.update, args.workers,
+                                           'boundary' if args.boundary else args.definition)
   for warning in score.warnings:
     print(f'warning: {warning}', file=sys.stderr)
   result = score.metric.result()
-  if panoptic:
-    names = score.class_names if args.per_class else None
-    return result, panoptic_quality.format_result(result, names)
-  lines = [f'mIoU {_per_cent(result["miou"])}']
-  if args.per_class:
-    lines += [f'{score.class_names[category][:23]:<24}{_per_cent(value)}'
-              for category, value in result['per_class'].items()]
-  return result, '\n'.join(lines)
+  names = score.class_names if args.per_class else None
+  text = panoptic_quality.format_result(result, names)
+  return result, f'{text}\nwritten to {page}' if page else text
 
 
-def _instance(args: argparse.Namespace, predictions: str) -> Tuple[Dict[str, Any], str]:
+def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
+  from deeplab_tf.metrics import coco_panoptic, label_pngs, mean_iou
+  with _progress() as bar:
+    if args.num_classes is None:
+      score = coco_panoptic.semantic_score(*_panoptic_files(args), bar.update, args.workers)
+    else:
+      score = label_pngs.label_png_score(
+          args.ground_truth, args.predictions, args.num_classes,
+          255 if args.ignore_label is None else args.ignore_label, bar.update, args.workers)
+  result = score.metric.result()
+  return result, mean_iou.format_result(result, score.class_names if args.per_class else None)
+
+
+def _panoptic_files(args: argparse.Namespace) -> Tuple[Any, ...]:
+  return (args.ground_truth, coco_panoptic_io.predictions_json(args.predictions),
+          args.ground_truth_dir, args.predictions_dir)
+
+
+def _instance(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
   from deeplab_tf.metrics import average_precision
-  if args.ground_truth_dir or args.predictions_dir:
-    raise cli.UsageError('--ground_truth_dir and --predictions_dir belong to the tasks panoptic '
-                         'and semantic; the masks of --task=instance are in the JSONs')
-  score = average_precision.instance_score(args.ground_truth, predictions)
+  with _progress() as bar:
+    score = average_precision.instance_score(
+        args.ground_truth, coco_panoptic_io.predictions_json(args.predictions),
+        'boundary' if args.boundary else 'segm', bar.update, args.workers)
   return score.figures, average_precision.format_result(score, args.per_class)
 
 
-def _per_cent(value: Optional[float]) -> str:
-  return '   n/a' if value is None else f'{100 * value:6.1f}'
+def _progress() -> Any:
+  import tqdm
+  return tqdm.tqdm(unit=' images', disable=not sys.stderr.isatty(), leave=False)
 
 
 if __name__ == '__main__':

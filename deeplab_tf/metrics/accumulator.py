@@ -54,3 +54,42 @@ class Accumulator(abc.ABC):
     with np.load(io.BytesIO(data), allow_pickle=False) as state:
       other.set_state(state)
     self.merge(other)
+
+
+class Group(Accumulator):
+  """Several scores of the same images; each takes them in by itself.
+
+  Attributes:
+    parts: Name -> Accumulator.
+  """
+
+  def __init__(self, parts: Mapping[str, Accumulator]):
+    """Takes accumulators that have counted nothing, by name."""
+    self.parts = dict(parts)
+
+  def reset(self) -> None:
+    """Forgets all images."""
+    for part in self.parts.values():
+      part.reset()
+
+  def merge(self, other: 'Group') -> None:
+    """Merges each part."""
+    for name, part in self.parts.items():
+      part.merge(other.parts[name])
+
+  def result(self) -> Dict[str, Any]:
+    """Returns the results by name."""
+    return {name: part.result() for name, part in self.parts.items()}
+
+  def state(self) -> Dict[str, np.ndarray]:
+    """Returns the states of all parts, under "name/"."""
+    return {f'{name}/{key}': value for name, part in self.parts.items()
+            for key, value in part.state().items()}
+
+  def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+    """Replaces what the parts have counted."""
+    # Copies, since `merge_bytes` shares the parts with the group that it merges into.
+    self.parts = {name: copy.copy(part) for name, part in self.parts.items()}
+    for name, part in self.parts.items():
+      own = {key[len(name) + 1:]: state[key] for key in state if key.startswith(f'{name}/')}
+      part.set_state(own)

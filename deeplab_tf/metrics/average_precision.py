@@ -1,12 +1,13 @@
-"""Average precision of instance masks, computed by pycocotools' COCOeval."""
+"""Average precision of instances on disk, in COCO's formats."""
 
-import contextlib
-import io
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+import functools
+import math
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.metrics import coco_panoptic_io, workers
+from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 
-NAMES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
 
 
@@ -23,46 +24,57 @@ class AveragePrecision(NamedTuple):
   class_names: Dict[int, str]
 
 
-def instance_score(ground_truth: coco_panoptic_io.PathLike,
-                   predictions: coco_panoptic_io.PathLike) -> AveragePrecision:
-  """Computes the average precision of instance masks.
+class _ImageInstances(NamedTuple):
+  """One image to score."""
+  image_id: Union[int, str]
+  size: Tuple[int, int]
+  annotations: List[Dict[str, Any]]
+  results: List[Dict[str, Any]]
+
+
+def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_panoptic_io.PathLike,
+                   iou_type: str = 'segm', progress: Optional[workers.Progress] = None,
+                   num_workers: int = 1) -> AveragePrecision:
+  """Computes the average precision of instances.
 
   Args:
     ground_truth: COCO instance JSON (images, annotations with segmentation, categories).
     predictions: COCO results JSON: a list of dictionaries with image_id, category_id,
-      segmentation (run lengths or polygons) and score.
+      segmentation (run lengths or polygons) and score; bbox will do where boxes are scored.
+    iou_type: 'segm', 'boundary' or 'bbox'; see InstanceAveragePrecision.
+    progress: Called with a number of images whenever they are counted.
+    num_workers: Processes; see workers.count.
 
   Raises:
     FileNotFoundError: A file is missing.
     ValueError: A file is of another kind, or a result names an unknown image or category.
   """
-  from pycocotools import coco, cocoeval
-  truth_content = _load_truth(ground_truth)
-  results = _load_results(predictions, truth_content, ground_truth)
-  with contextlib.redirect_stdout(io.StringIO()):
-    truth = coco.COCO()
-    truth.dataset = truth_content
-    truth.createIndex()
-    if results:
-      guesses = truth.loadRes(results)
-    else:  # loadRes fails on an empty list.
-      guesses = coco.COCO()
-      guesses.dataset = {**truth_content, 'annotations': []}
-      guesses.createIndex()
-    evaluation = cocoeval.COCOeval(truth, guesses, 'segm')
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-  # [IoU thresholds, recalls, categories, area ranges, detection limits]
-  precision = evaluation.eval['precision'][:, :, :, 0, -1]
-  per_class = {}
-  for index, category in enumerate(evaluation.params.catIds):
-    valid = precision[:, :, index][precision[:, :, index] > -1]
-    per_class[category] = float(valid.mean()) if valid.size else None
-  figures = {name: float(value) for name, value in zip(NAMES, evaluation.stats)}
-  names = {entry['id']: entry.get('name', str(entry['id']))
-           for entry in truth_content['categories']}
-  return AveragePrecision(figures, per_class, names)
+  truth = load_ground_truth(ground_truth, iou_type)
+  results = _load_results(predictions, truth, ground_truth, iou_type)
+  metric = InstanceAveragePrecision(sorted(entry['id'] for entry in truth['categories']), iou_type)
+  update = functools.partial(_update, path=os.fspath(predictions))
+  workers.count(metric, update, _by_image(truth, results), num_workers, progress)
+  result = metric.result()
+  names = {entry['id']: entry.get('name', str(entry['id'])) for entry in truth['categories']}
+  figures = {name: -1.0 if result[name] is None else result[name] for name in NAMES}
+  return AveragePrecision(figures, result['per_class'], names)
+
+
+def _update(metric: InstanceAveragePrecision, image: _ImageInstances, path: str) -> None:
+  try:
+    metric.update(image.image_id, image.size, image.annotations, image.results)
+  except ValueError as error:
+    raise ValueError(f'{path}: image {image.image_id}: {error}') from error
+
+
+def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[_ImageInstances]:
+  images = {image['id']: _ImageInstances(image['id'], (image['height'], image['width']), [], [])
+            for image in truth['images']}
+  for annotation in truth['annotations']:
+    images[annotation['image_id']].annotations.append(annotation)
+  for entry in results:
+    images[entry['image_id']].results.append(entry)
+  return list(images.values())
 
 
 def format_result(score: AveragePrecision, per_class: bool = False) -> str:
@@ -80,38 +92,69 @@ def _per_cent(value: Optional[float]) -> str:
   return '   n/a' if value is None else f'{100 * value:6.1f}'
 
 
-def _load_truth(path: coco_panoptic_io.PathLike) -> Dict[str, Any]:
+def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -> Dict[str, Any]:
+  """Reads COCO instance JSON and checks it.
+
+  Args:
+    path: The file.
+    iou_type: 'bbox': annotations need boxes; else masks.
+
+  Returns:
+    What the file holds: images, annotations, categories.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: One line naming the file, and the image or annotation.
+  """
   expected = 'an instance ground truth (images, annotations with segmentation, categories)'
   content = coco_panoptic_io.read_json(path, expected)
   missing = [key for key in ('images', 'annotations', 'categories')
              if not isinstance(content, dict) or not isinstance(content.get(key), list)]
   if missing:
     raise ValueError(f'{path}: no list "{missing[0]}"; expected {expected}')
+  for image in content['images']:
+    _require(image, {'id', 'height', 'width'}, f'{path}: image {image.get("id")}', expected)
+  known = _known(content)
   for annotation in content['annotations']:
     if 'segments_info' in annotation:
       raise ValueError(f'{path}: this is a panoptic JSON; expected {expected}')
-    absent = {'id', 'image_id', 'category_id', 'segmentation', 'area'} - set(annotation)
-    if absent:
-      raise ValueError(f'{path}: annotation {annotation.get("id")} lacks '
-                       f'{", ".join(sorted(absent))}; expected {expected}')
-    annotation.setdefault('iscrowd', 0)
+    where = f'{path}: annotation {annotation.get("id")}'
+    shape = 'bbox' if iou_type == 'bbox' else 'segmentation'
+    _require(annotation, {'id', 'image_id', 'category_id', 'area', shape}, where, expected)
+    _check_known(annotation, known, where, path)
   return content
 
 
 def _load_results(path: coco_panoptic_io.PathLike, truth: Dict[str, Any],
-                  truth_path: coco_panoptic_io.PathLike) -> Sequence[Dict[str, Any]]:
+                  truth_path: coco_panoptic_io.PathLike,
+                  iou_type: str) -> Sequence[Dict[str, Any]]:
   results = coco_panoptic_io.read_json(path, _RESULT)
   if not isinstance(results, list):
     raise ValueError(f'{path}: the JSON is no list; expected {_RESULT}')
-  images = {entry['id'] for entry in truth['images']}
-  categories = {entry['id'] for entry in truth['categories']}
+  known = _known(truth)
   for index, entry in enumerate(results):
-    absent = {'image_id', 'category_id', 'segmentation', 'score'} - set(entry)
-    if absent:
-      raise ValueError(f'{path}: result {index} lacks {", ".join(sorted(absent))}; expected '
-                       f'{_RESULT}')
-    for key, known in (('image_id', images), ('category_id', categories)):
-      if entry[key] not in known:
-        raise ValueError(f'{path}: result {index} has {key} {entry[key]!r}, which {truth_path} '
-                         'does not list')
+    where = f'{path}: result {index}'
+    shape = 'bbox' if iou_type == 'bbox' and entry.get('bbox') else 'segmentation'
+    _require(entry, {'image_id', 'category_id', 'score', shape}, where, _RESULT)
+    _check_known(entry, known, where, truth_path)
+    if not isinstance(entry['score'], (int, float)) or not math.isfinite(entry['score']):
+      raise ValueError(f'{where} has the score {entry["score"]!r}; it must be a finite number')
   return results
+
+
+def _require(entry: Any, keys: Set[str], where: str, expected: str) -> None:
+  absent = keys - set(entry)
+  if absent:
+    raise ValueError(f'{where} lacks {", ".join(sorted(absent))}; expected {expected}')
+
+
+def _known(truth: Dict[str, Any]) -> Dict[str, Set[Any]]:
+  return {'image_id': {entry['id'] for entry in truth['images']},
+          'category_id': {entry['id'] for entry in truth['categories']}}
+
+
+def _check_known(entry: Dict[str, Any], known: Dict[str, Set[Any]], where: str,
+                 truth_path: coco_panoptic_io.PathLike) -> None:
+  for key, values in known.items():
+    if entry[key] not in values:
+      raise ValueError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list')

@@ -1,16 +1,29 @@
 """Scores panoptic predictions on disk: panoptic quality and mean IoU of the maps."""
 
-import concurrent.futures
-import os
+import functools
 import pathlib
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
-from deeplab_tf.metrics import mean_iou, panoptic_quality
+from deeplab_tf.metrics import (
+    deeplab2_panoptic_quality,
+    mean_iou,
+    overlap,
+    panoptic_quality,
+    workers,
+)
 
-Progress = Callable[[int], None]
+# Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as DeepLab2's own
+# metric counts it.
+DEFINITIONS = {
+    'panopticapi': panoptic_quality.PanopticQuality,
+    'boundary': functools.partial(panoptic_quality.PanopticQuality,
+                                  dilation_ratio=panoptic_quality.DILATION_RATIO),
+    'deeplab2': deeplab2_panoptic_quality.DeepLab2PanopticQuality,
+}
+_NO_CATEGORY = -1
 
 
 class FileScore(NamedTuple):
@@ -26,18 +39,93 @@ class FileScore(NamedTuple):
   warnings: Tuple[str, ...]
 
 
-class _Work(NamedTuple):
-  """One image to score."""
-  truth: panoptic_io.Annotation
+class ImagePair(NamedTuple):
+  """One image of the ground truth with its prediction.
+
+  Attributes:
+    ground_truth: Image id, name of the PNG and segments.
+    prediction: Likewise.
+    ground_truth_png: Path of the PNG; it exists.
+    prediction_png: Likewise.
+    image_file: Name of the photograph as the ground truth lists it; None if it does not.
+  """
+  ground_truth: panoptic_io.Annotation
   prediction: panoptic_io.Annotation
-  truth_png: pathlib.Path
+  ground_truth_png: pathlib.Path
   prediction_png: pathlib.Path
+  image_file: Optional[str]
+
+  @property
+  def image_id(self) -> Union[int, str]:
+    """The image's id, the same in both files."""
+    return self.ground_truth.image_id
+
+  def read_maps(self) -> Tuple[np.ndarray, np.ndarray]:
+    """Reads both PNGs.
+
+    Returns:
+      The segment ids of ground truth and prediction, int32 [height, width] each.
+
+    Raises:
+      ValueError: A PNG cannot be read or the two differ in size.
+    """
+    maps = [panoptic_io.read_panoptic_png(png)
+            for png in (self.ground_truth_png, self.prediction_png)]
+    if maps[0].shape != maps[1].shape:
+      sizes = ' and '.join('{} x {}'.format(*ids.shape) for ids in maps)
+      raise ValueError(f'image {self.image_id}: {self.ground_truth_png} and '
+                       f'{self.prediction_png} are {sizes} pixels (height x width); both must '
+                       'have one size')
+    return maps[0], maps[1]
+
+
+class ImagePairs(NamedTuple):
+  """All images of a ground truth with their predictions; nothing is read from PNGs yet.
+
+  Attributes:
+    ground_truth: The ground truth's file; its categories rule.
+    predictions: The predictions' file.
+    images: In the order of the ground truth.
+  """
+  ground_truth: panoptic_io.PanopticJson
+  predictions: panoptic_io.PanopticJson
+  images: Tuple[ImagePair, ...]
+
+  @property
+  def class_names(self) -> Dict[int, str]:
+    """Category id -> name."""
+    return {category.category_id: category.name for category in self.ground_truth.categories}
+
+
+def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
+          ground_truth_dir: Optional[panoptic_io.PathLike] = None,
+          predictions_dir: Optional[panoptic_io.PathLike] = None) -> ImagePairs:
+  """Pairs a ground truth and predictions in the COCO panoptic format by image.
+
+  Args:
+    ground_truth: Its JSON; its categories rule.
+    predictions: Their JSON; predictions for images without ground truth are not read.
+    ground_truth_dir: Folder of its PNGs; by default the JSON's path without `.json`.
+    predictions_dir: Likewise.
+
+  Raises:
+    FileNotFoundError: A file, folder or PNG is missing.
+    ValueError: An image has no prediction, or one of a category that the ground truth does not
+      list. The line names the file, image, segment and category.
+  """
+  truth = panoptic_io.load_ground_truth(ground_truth)
+  guesses = panoptic_io.load_predictions(predictions)
+  images = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
+                 panoptic_io.png_folder(predictions, predictions_dir))
+  _check_categories(truth, guesses.path, images)
+  return ImagePairs(truth, guesses, tuple(images))
 
 
 def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
                    ground_truth_dir: Optional[panoptic_io.PathLike] = None,
                    predictions_dir: Optional[panoptic_io.PathLike] = None,
-                   progress: Optional[Progress] = None) -> FileScore:
+                   progress: Optional[workers.Progress] = None, num_workers: int = 1,
+                   definition: str = 'panopticapi') -> FileScore:
   """Computes the panoptic quality of predictions in the COCO panoptic format.
 
   Args:
@@ -45,7 +133,9 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
     predictions: Their JSON; predictions for images without ground truth are not read.
     ground_truth_dir: Folder of its PNGs; by default the JSON's path without `.json`.
     predictions_dir: Likewise.
-    progress: Called with the number of images after each image.
+    progress: Called with a number of images whenever they are counted.
+    num_workers: Processes; see workers.count.
+    definition: One of DEFINITIONS: what is counted.
 
   Returns:
     FileScore with a PanopticQuality.
@@ -56,36 +146,21 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
       that the ground truth does not list, segments listed but not drawn or drawn but not
       listed. The line names the file, image, segment and category.
   """
-  truth = panoptic_io.load_ground_truth(ground_truth)
-  guesses = panoptic_io.load_predictions(predictions)
-  work = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
-               panoptic_io.png_folder(predictions, predictions_dir))
-  _check_categories(truth, guesses.path, work)
-
-  def score(item: _Work) -> Tuple[panoptic_quality.PanopticQuality, Tuple[int, ...]]:
-    metric = panoptic_quality.PanopticQuality(truth.categories)
-    maps = [panoptic_io.read_panoptic_png(png) for png in (item.truth_png, item.prediction_png)]
-    try:
-      wrong = metric.update(maps[0], item.truth.segments, maps[1], item.prediction.segments)
-    except ValueError as error:
-      raise ValueError(f'{guesses.path}: image {item.truth.image_id} ({item.prediction_png}): '
-                       f'{error}') from error
-    return metric, wrong
-
-  total = panoptic_quality.PanopticQuality(truth.categories)
-  wrong_areas: List[Tuple[_Work, int]] = []
-  for item, (metric, wrong) in zip(work, _in_threads(score, work)):
-    total.merge(metric)
-    wrong_areas += [(item, segment_id) for segment_id in wrong]
-    if progress:
-      progress(1)
-  return FileScore(total, _names(truth), _area_warnings(truth.path, wrong_areas))
+  if definition not in DEFINITIONS:
+    raise ValueError(f'unknown definition "{definition}" of panoptic quality; allowed are '
+                     f'{", ".join(DEFINITIONS)}')
+  files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
+  metric = DEFINITIONS[definition](files.ground_truth.categories)
+  update = functools.partial(_update_panoptic, path=files.predictions.path)
+  wrong = workers.count(metric, update, files.images, num_workers, progress)
+  return FileScore(metric, files.class_names, area_warnings(files, wrong))
 
 
 def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
                    ground_truth_dir: Optional[panoptic_io.PathLike] = None,
                    predictions_dir: Optional[panoptic_io.PathLike] = None,
-                   progress: Optional[Progress] = None) -> FileScore:
+                   progress: Optional[workers.Progress] = None,
+                   num_workers: int = 1) -> FileScore:
   """Computes the mean IoU of panoptic maps, their segments merged by category.
 
   Crowd regions count as their category; pixels that the ground truth does not label are left
@@ -94,48 +169,38 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   Returns:
     FileScore with a MeanIoU.
   """
-  truth = panoptic_io.load_ground_truth(ground_truth)
-  guesses = panoptic_io.load_predictions(predictions)
-  work = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
-               panoptic_io.png_folder(predictions, predictions_dir))
-  _check_categories(truth, guesses.path, work)
-  category_ids = [category.category_id for category in truth.categories]
-
-  def score(item: _Work) -> mean_iou.MeanIoU:
-    metric = mean_iou.MeanIoU(category_ids, ignore_label=_NO_CATEGORY)
-    maps = [
-        _category_map(panoptic_io.read_panoptic_png(png), annotation.segments)
-        for png, annotation in ((item.truth_png, item.truth),
-                                (item.prediction_png, item.prediction))
-    ]
-    try:
-      metric.update(*maps)
-    except ValueError as error:
-      raise ValueError(f'{guesses.path}: image {item.truth.image_id} ({item.prediction_png}): '
-                       f'{error}') from error
-    return metric
-
-  total = mean_iou.MeanIoU(category_ids, ignore_label=_NO_CATEGORY)
-  for metric in _in_threads(score, work):
-    total.merge(metric)
-    if progress:
-      progress(1)
-  return FileScore(total, _names(truth), ())
+  files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
+  category_ids = [category.category_id for category in files.ground_truth.categories]
+  metric = mean_iou.MeanIoU(category_ids, ignore_label=_NO_CATEGORY)
+  workers.count(metric, _update_semantic, files.images, num_workers, progress)
+  return FileScore(metric, files.class_names, ())
 
 
-_NO_CATEGORY = -1
+def _update_panoptic(metric: panoptic_quality.PanopticQuality, image: ImagePair,
+                     path: str) -> Tuple[int, ...]:
+  """Counts an image; returns the segments whose stated area is wrong."""
+  truth, guess = image.read_maps()
+  try:
+    return metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
+  except ValueError as error:
+    raise ValueError(f'{path}: image {image.image_id} ({image.prediction_png}): '
+                     f'{error}') from error
 
 
-def _category_map(ids: np.ndarray, segments: Sequence[panoptic_io.Segment]) -> np.ndarray:
+def _update_semantic(metric: mean_iou.MeanIoU, image: ImagePair) -> None:
+  ids, pixels = overlap.pair_counts(*image.read_maps())
+  metric.update(_categories(ids[:, 0], image.ground_truth.segments),
+                _categories(ids[:, 1], image.prediction.segments), pixels)
+
+
+def _categories(ids: np.ndarray, segments: Sequence[panoptic_io.Segment]) -> np.ndarray:
   """Replaces segment ids by category ids; -1 where there is no listed segment."""
-  values, inverse = np.unique(ids, return_inverse=True)
   category_of = {segment.id: segment.category_id for segment in segments}
-  table = np.array([category_of.get(value, _NO_CATEGORY) for value in values.tolist()], np.int64)
-  return table[inverse].reshape(ids.shape)
+  return np.array([category_of.get(value, _NO_CATEGORY) for value in ids.tolist()], np.int64)
 
 
 def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
-          truth_folder: pathlib.Path, folder: pathlib.Path) -> List[_Work]:
+          truth_folder: pathlib.Path, folder: pathlib.Path) -> List[ImagePair]:
   """Pairs the annotations of both files by image id and looks for their PNGs."""
   by_image = {annotation.image_id: annotation for annotation in guesses.annotations}
   work = []
@@ -147,8 +212,10 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
           f'{guesses.path}: no prediction for image {annotation.image_id!r} '
           f'({annotation.file_name}) of {truth.path}; the file has {len(by_image)} predictions'
           + (f', for images {", ".join(map(repr, known))}, ...' if known else ''))
-    item = _Work(annotation, guess, truth_folder / annotation.file_name, folder / guess.file_name)
-    for what, png in (('ground truth', item.truth_png), ('prediction', item.prediction_png)):
+    item = ImagePair(annotation, guess, truth_folder / annotation.file_name,
+                     folder / guess.file_name, truth.image_files.get(annotation.image_id))
+    for what, png in (('ground truth', item.ground_truth_png),
+                      ('prediction', item.prediction_png)):
       if not png.is_file():
         raise FileNotFoundError(f'{png}: the {what} PNG of image {annotation.image_id} is missing')
     work.append(item)
@@ -156,7 +223,7 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
 
 
 def _check_categories(truth: panoptic_io.PanopticJson, path: str,
-                      work: Sequence[_Work]) -> None:
+                      work: Sequence[ImagePair]) -> None:
   known = {category.category_id for category in truth.categories}
   for item in work:
     for segment in item.prediction.segments:
@@ -166,23 +233,16 @@ def _check_categories(truth: panoptic_io.PanopticJson, path: str,
                          f'has {len(known)} categories from {min(known)} to {max(known)}')
 
 
-def _in_threads(function: Callable[[_Work], Any], work: Sequence[_Work]) -> Iterator[Any]:
-  """Maps a function over the images, in order; decoding a PNG lets other threads run."""
-  pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-  try:
-    yield from pool.map(function, work)
-  finally:
-    pool.shutdown(cancel_futures=True)
+def area_warnings(files: ImagePairs, wrong: Sequence[Tuple[int, ...]]) -> Tuple[str, ...]:
+  """Returns a line for the user about ground truth segments of wrong area, or none.
 
-
-def _names(truth: panoptic_io.PanopticJson) -> Dict[int, str]:
-  return {category.category_id: category.name for category in truth.categories}
-
-
-def _area_warnings(path: str, wrong: Sequence[Tuple[_Work, int]]) -> Tuple[str, ...]:
-  if not wrong:
+  Args:
+    files: All images.
+    wrong: Of each image, the ids of those segments.
+  """
+  first = next(((image.image_id, ids[0]) for image, ids in zip(files.images, wrong) if ids), None)
+  if first is None:
     return ()
-  item, segment_id = wrong[0]
-  return (f'{path}: the stated "area" of {len(wrong)} ground truth segments is not their number '
-          f'of pixels (first: image {item.truth.image_id}, segment {segment_id}); the score uses '
-          'the stated areas, as panopticapi does, and may be wrong, even above 100',)
+  return (f'{files.ground_truth.path}: the stated "area" of {sum(map(len, wrong))} ground truth '
+          f'segments is not their number of pixels (first: image {first[0]}, segment {first[1]}); '
+          'the score uses the stated areas, as panopticapi does, and may be wrong, even above 100',)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequenc
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import whole_file
+from deeplab_tf import image_limits, whole_file
+from deeplab_tf.metrics import coco_fields
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
@@ -52,10 +53,18 @@ class Annotation(NamedTuple):
 
 
 class PanopticJson(NamedTuple):
-  """A panoptic JSON; `categories` is empty for predictions."""
+  """A panoptic JSON; of predictions only path and annotations are read.
+
+  Attributes:
+    path: Of the file.
+    categories: As the file lists them.
+    annotations: One per image.
+    image_files: Image id -> file name of the photograph, of the images that are listed.
+  """
   path: str
   categories: Tuple[FileCategory, ...]
   annotations: Tuple[Annotation, ...]
+  image_files: Dict[Any, str] = {}
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
@@ -99,24 +108,26 @@ def read_panoptic_png(path: PathLike) -> np.ndarray:
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: The file is no image, or not RGB(A) with 8 bits.
+    ValueError: The file is no PNG, larger than deeplab_tf.image_limits, or not RGB(A) with 8 bits.
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise FileNotFoundError(f'{path}: there is no such panoptic PNG')
-  try:
-    with Image.open(path) as image:
-      sixteen_bit = bool(image.tile) and '16' in str(image.tile[0][3])
-      mode = f'{image.mode} with 16 bits' if sixteen_bit and 'RGB' in image.mode else image.mode
-      if mode in ('RGB', 'RGBA'):
-        # Pillow keeps four bytes per RGB pixel: reading them as one integer needs no sums.
-        raw = image.tobytes('raw', 'RGBX' if mode == 'RGB' else 'RGBA')
-        ids = np.frombuffer(raw, '<u4').reshape(image.height, image.width)
-        return (ids & MAX_ID).astype(np.int32)
-  except (OSError, SyntaxError) as error:
-    raise ValueError(f'{path}: not a readable image ({error})') from error
-  raise ValueError(f'{path}: the picture is of mode {mode}; a panoptic PNG is RGB with 8 bits '
-                   '(id = R + 256 G + 65536 B)')
+  image = image_limits.load(path, path, ('PNG',), _mode_problem)
+  # Pillow keeps four bytes per RGB pixel: reading them as one integer needs no sums.
+  raw = image.tobytes('raw', 'RGBX' if image.mode == 'RGB' else 'RGBA')
+  ids = np.frombuffer(raw, '<u4').reshape(image.height, image.width)
+  return (ids & MAX_ID).view('<i4')
+
+
+def _mode_problem(image: Image.Image) -> Optional[str]:
+  """Says what is wrong with the colours of a picture that is not read yet."""
+  sixteen_bit = bool(image.tile) and '16' in str(image.tile[0][3])
+  if image.mode in ('RGB', 'RGBA') and not sixteen_bit:
+    return None
+  mode = f'{image.mode} with 16 bits' if sixteen_bit and 'RGB' in image.mode else image.mode
+  return (f'the picture is of mode {mode}; a panoptic PNG is RGB with 8 bits (id = R + 256 G + '
+          '65536 B)')
 
 
 def write_panoptic_png(path: PathLike, ids: np.ndarray) -> None:
@@ -164,9 +175,9 @@ def read_json(path: PathLike, expected: str) -> Any:
   if not os.path.isfile(path):
     raise FileNotFoundError(f'{path}: there is no such file; expected {expected}')
   try:
-    with open(path, encoding='utf-8') as file:
+    with open(path, encoding='utf-8-sig') as file:
       return json.load(file)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{path}: not valid JSON ({error}); expected {expected}') from error
 
 
@@ -178,24 +189,29 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
   """
   content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
   categories = []
-  for entry in content.get('categories') or []:
-    if not isinstance(entry, dict) or not {'id', 'isthing'} <= set(entry):
-      raise ValueError(f'{path}: category {entry} lacks "id" or "isthing"; panoptic JSONs have '
-                       'both, instance JSONs only the first')
-    category_id = _integer(entry, 'id', f'{path}: categories')
-    categories.append(
-        FileCategory(category_id, str(entry.get('name', category_id)), bool(entry['isthing'])))
+  entries = content.get('categories') or []
+  coco_fields.check(entries, coco_fields.CATEGORY, path, 'a category (of a panoptic JSON)')
+  for entry in entries:
+    name = str(entry.get('name', entry['id']))
+    categories.append(FileCategory(entry['id'], name, bool(entry['isthing'])))
   if not categories:
     raise ValueError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
                      'name and isthing')
   known = {category.category_id for category in categories}
+  if len(known) < len(categories):
+    raise ValueError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   annotations = _annotations(path, content)
   for annotation in annotations:
     for segment in annotation.segments:
       if segment.category_id not in known:
         raise ValueError(f'{path}: image {annotation.image_id}: segment {segment.id} is of '
                          f'category {segment.category_id}, which "categories" does not list')
-  return PanopticJson(os.fspath(path), tuple(categories), annotations)
+  images = content.get('images') or []
+  coco_fields.check(images, {key: field._replace(optional=True)
+                             for key, field in coco_fields.IMAGE.items()}, path, 'an image')
+  image_files = {image['id']: image['file_name'] for image in images
+                 if {'id', 'file_name'} <= set(image)}
+  return PanopticJson(os.fspath(path), tuple(categories), annotations, image_files)
 
 
 def load_predictions(path: PathLike) -> PanopticJson:
@@ -214,22 +230,16 @@ def load_predictions(path: PathLike) -> PanopticJson:
 
 def _load(path: PathLike, expected: str) -> Dict[str, Any]:
   content = read_json(path, expected)
-  if not isinstance(content, dict) or not isinstance(content.get('annotations'), list):
+  if not isinstance(content, dict) or 'annotations' not in content:
     kind = 'a list (instance results?)' if isinstance(content, list) else 'without "annotations"'
     raise ValueError(f'{path}: the JSON is {kind}; expected {expected}')
-  for annotation in content['annotations']:
-    if not isinstance(annotation, dict) or 'segments_info' not in annotation:
-      hint = ' (this looks like an instance JSON)' if 'segmentation' in annotation else ''
-      raise ValueError(f'{path}: annotations without "segments_info"{hint}; expected {expected}')
+  coco_fields.check_panoptic_annotations(content['annotations'], path, expected)
   return content
 
 
 def _annotations(path: PathLike, content: Dict[str, Any]) -> Tuple[Annotation, ...]:
   annotations: Dict[Any, Annotation] = {}
   for entry in content['annotations']:
-    if not {'image_id', 'file_name'} <= set(entry):
-      raise ValueError(f'{path}: an annotation lacks "image_id" or "file_name"; it has '
-                       f'{", ".join(sorted(entry))}')
     image_id = entry['image_id']
     if image_id in annotations:
       raise ValueError(f'{path}: image {image_id} has two annotations; one is allowed')
@@ -242,14 +252,8 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
   segments: List[Segment] = []
   seen = set()
   for entry in entries:
-    if not isinstance(entry, dict) or not {'id', 'category_id'} <= set(entry):
-      raise ValueError(f'{where}: a segment lacks "id" or "category_id": {entry}')
-    segment = Segment(
-        _integer(entry, 'id', where), _integer(entry, 'category_id', where),
-        bool(entry.get('iscrowd', 0)), entry.get('area'))
-    if not isinstance(segment.area, (int, float, type(None))):
-      raise ValueError(f'{where}: segment {segment.id}: "area" is {segment.area!r}; it must be a '
-                       'number of pixels')
+    segment = Segment(entry['id'], entry['category_id'], bool(entry.get('iscrowd', 0)),
+                      entry.get('area'))
     if not 0 < segment.id <= MAX_ID:
       raise ValueError(f'{where}: segment id {segment.id} of category {segment.category_id}: ids '
                        f'are 1 to {MAX_ID}, 0 is void')
@@ -259,12 +263,6 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
     seen.add(segment.id)
     segments.append(segment)
   return tuple(segments)
-
-
-def _integer(entry: Dict[str, Any], key: str, where: str) -> int:
-  if not isinstance(entry[key], int) or isinstance(entry[key], bool):
-    raise ValueError(f'{where}: "{key}" is {entry[key]!r} in {entry}; it must be an integer')
-  return entry[key]
 
 
 def from_label_map(label: np.ndarray,

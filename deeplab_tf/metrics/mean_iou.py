@@ -1,14 +1,20 @@
-"""Mean intersection over union of semantic maps, with both averaging rules in use."""
+"""Mean intersection over union and accuracy of semantic maps, by all rules in use."""
 
-from typing import Any, Dict, Iterable, Mapping
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 import numpy as np
 
 from deeplab_tf.metrics import accumulator
 
-# Averaged over the classes that the ground truth has (detectron2), or over the classes that the
-# ground truth or a prediction has (Cityscapes scripts, Keras, DeepLab2).
-AVERAGES = ('ground_truth', 'union')
+# What result() returns besides 'per_class', with a title for people.
+SCORES = {
+    'miou': 'mIoU',
+    'miou_union': 'mIoU, classes in either',
+    'miou_detectron2': 'mIoU, detectron2',
+    'fwiou': 'frequency-weighted IoU',
+    'mean_accuracy': 'mean class accuracy',
+    'pixel_accuracy': 'pixel accuracy',
+}
 
 
 class MeanIoU(accumulator.Accumulator):
@@ -39,12 +45,14 @@ class MeanIoU(accumulator.Accumulator):
     count = len(self.class_ids)
     self.confusion = np.zeros((count, count + 1), np.int64)
 
-  def update(self, ground_truth: np.ndarray, prediction: np.ndarray) -> None:
+  def update(self, ground_truth: np.ndarray, prediction: np.ndarray,
+             pixels: Optional[np.ndarray] = None) -> None:
     """Counts one image or batch.
 
     Args:
       ground_truth: int [...], class ids or the ignore label.
       prediction: int [...], class ids; anything else is a prediction of no class.
+      pixels: int [...], the number of pixels that an entry stands for; None: one.
 
     Raises:
       ValueError: The maps differ in shape or the ground truth holds an unknown class.
@@ -61,8 +69,9 @@ class MeanIoU(accumulator.Accumulator):
       stray = ground_truth[counted][rows == count][0]
       raise ValueError(f'the ground truth holds the class {stray}, which is none of the {count} '
                        f'classes and not the ignore label {self._ignore_label}')
-    pairs = np.bincount(rows * (count + 1) + columns, minlength=count * (count + 1))
-    self.confusion += pairs.reshape(count, count + 1)
+    weights = None if pixels is None else np.asarray(pixels)[counted]
+    pairs = np.bincount(rows * (count + 1) + columns, weights, count * (count + 1))
+    self.confusion += pairs.astype(np.int64).reshape(count, count + 1)
 
   def merge(self, other: 'MeanIoU') -> None:
     """Adds the counts of another accumulator over the same classes."""
@@ -78,31 +87,47 @@ class MeanIoU(accumulator.Accumulator):
     """Replaces what is counted by what `state` returned."""
     self.confusion = np.array(state['confusion'])
 
-  def result(self, average: str = 'ground_truth') -> Dict[str, Any]:
+  def result(self) -> Dict[str, Any]:
     """Returns the scores of all images so far.
 
-    Args:
-      average: 'ground_truth': over the classes that the ground truth has; 'union': over those
-        that the ground truth or a prediction has.
+    The IoU of a class is its pixels in both, divided by its pixels in ground truth or prediction.
+    A pixel that is predicted as no class is a miss of its class, but for 'miou_detectron2'.
 
     Returns:
-      'miou': in [0, 1], or None where there is no class to average over.
+      In [0, 1], or None where there is nothing to average over:
+      'miou': mean IoU of the classes that the ground truth has.
+      'miou_union': of the classes that the ground truth or a prediction has. So do the
+        Cityscapes scripts, Keras, and DeepLab2 (which fails on pixels predicted as no class, and
+        says 0 for None).
+      'miou_detectron2': as 'miou', but pixels predicted as no class are left out altogether.
+      'fwiou': mean IoU weighted by the classes' pixels in the ground truth.
+      'mean_accuracy': share of a class's pixels that are found, mean of the classes that the
+        ground truth has.
+      'pixel_accuracy': share of all pixels that are found.
       'per_class': class id -> IoU, or None for a class with an empty union.
     """
-    if average not in AVERAGES:
-      raise ValueError(f'unknown average "{average}"; allowed are {", ".join(AVERAGES)}')
-    intersection = np.diagonal(self.confusion)
+    found = np.diagonal(self.confusion)
     in_truth = self.confusion.sum(axis=1)
-    union = in_truth + self.confusion[:, :-1].sum(axis=0) - intersection
-    iou = intersection / np.maximum(union, 1)
-    chosen = in_truth > 0 if average == 'ground_truth' else union > 0
+    iou, union = self._ious(in_truth)
+    kept = self.confusion[:, :-1].sum(axis=1)
     return {
-        'miou': float(iou[chosen].mean()) if chosen.any() else None,
+        'miou': _mean(iou, in_truth > 0),
+        'miou_union': _mean(iou, union > 0),
+        'miou_detectron2': _mean(self._ious(kept)[0], kept > 0),
+        'fwiou': _mean(iou, in_truth),
+        'mean_accuracy': _mean(found / np.maximum(in_truth, 1), in_truth > 0),
+        'pixel_accuracy': _mean(found / np.maximum(in_truth, 1), in_truth),
         'per_class': {
             class_id: float(iou[index]) if union[index] else None
             for index, class_id in enumerate(self.class_ids)
         },
     }
+
+  def _ious(self, in_truth: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Returns IoU and union of each class, given its pixels in the ground truth."""
+    found = np.diagonal(self.confusion)
+    union = in_truth + self.confusion[:, :-1].sum(axis=0) - found
+    return found / np.maximum(union, 1), union
 
   def _indices(self, classes: np.ndarray) -> np.ndarray:
     """Returns the rows of class ids; the number of classes for anything else."""
@@ -110,3 +135,28 @@ class MeanIoU(accumulator.Accumulator):
       return np.zeros(classes.shape, np.int64)
     found = np.minimum(np.searchsorted(self._sorted, classes), len(self._sorted) - 1)
     return np.where(self._sorted[found] == classes, self._position[found], len(self._sorted))
+
+
+def format_result(result: Mapping[str, Any],
+                  class_names: Optional[Mapping[int, str]] = None) -> str:
+  """Lays out a result in per cent.
+
+  Args:
+    result: What MeanIoU.result() returns.
+    class_names: Class id -> name; given, there is a line per class.
+  """
+  lines = [f'{title:<24}{_per_cent(result[name])}' for name, title in SCORES.items()]
+  if class_names is not None:
+    lines += ['', 'IoU per class']
+    lines += [f'{class_names.get(class_id, str(class_id))[:23]:<24}{_per_cent(value)}'
+              for class_id, value in result['per_class'].items()]
+  return '\n'.join(lines)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> Optional[float]:
+  """Returns the weighted mean, or None where all weights are zero."""
+  return float(np.average(values, weights=weights)) if np.any(weights) else None
+
+
+def _per_cent(value: Optional[float]) -> str:
+  return '   n/a' if value is None else f'{100 * value:6.1f}'

@@ -5,29 +5,157 @@
     metric.update_from_label_maps(ground_truth, prediction, dataset_info)
   print(format_result(metric.result()))
 
-The same class scores files (`coco_panoptic.score_files`) and the evaluation inside training.
+The same class scores files (`coco_panoptic.panoptic_score`) and the evaluation inside training.
+`match` tells of one image which segments were found, missed or made up.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple
+import functools
+import math
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
-from deeplab_tf.metrics import accumulator, coco_panoptic_io
+from deeplab_tf.metrics import accumulator, coco_panoptic_io, overlap
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
 
 Segment = coco_panoptic_io.Segment
-Pairs = Dict[Tuple[int, int], int]
+DILATION_RATIO = overlap.DILATION_RATIO
 _VOID = 0
 _COUNTS = ('iou_sum', 'true_positives', 'false_positives', 'false_negatives')
+
+
+class Match(NamedTuple):
+  """A ground truth segment and the prediction that found it.
+
+  Attributes:
+    ground_truth: The segment.
+    prediction: The segment that found it; of the same category.
+    iou: In (0.5, 1]; with boundaries the smaller of mask IoU and boundary IoU.
+  """
+  ground_truth: Segment
+  prediction: Segment
+  iou: float
+
+
+class Matching(NamedTuple):
+  """How the segments of one image are counted; each segment is in one of the five tuples.
+
+  Attributes:
+    matches: True positives.
+    unmatched_ground_truth: False negatives.
+    unmatched_predictions: False positives.
+    ignored_ground_truth: Crowd segments, which nothing needs to find.
+    ignored_predictions: Unmatched too, but mostly in void or in a crowd of their category.
+    ground_truth_pixels: Segment id -> pixels in the map; 0 is void, ids that are not listed too.
+    prediction_pixels: Segment id -> pixels in the map; 0 is no segment.
+  """
+  matches: Tuple[Match, ...]
+  unmatched_ground_truth: Tuple[Segment, ...]
+  unmatched_predictions: Tuple[Segment, ...]
+  ignored_ground_truth: Tuple[Segment, ...]
+  ignored_predictions: Tuple[Segment, ...]
+  ground_truth_pixels: Dict[int, int]
+  prediction_pixels: Dict[int, int]
+
+
+def match(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
+          prediction_map: np.ndarray, prediction_segments: Sequence[Segment],
+          dilation_ratio: Optional[float] = None) -> Matching:
+  """Finds out which segments of one image belong together.
+
+  A prediction and a ground truth segment match when they have one category, the latter is no
+  crowd, and their IoU, with the void pixels taken out of the prediction, is above 0.5.
+
+  Args:
+    ground_truth_map: int [height, width], segment ids; 0 is void. Pixels of ids that are not
+      listed belong to nothing.
+    ground_truth_segments: Their categories. A stated area is used as it is, for panopticapi
+      does so. Of several crowd segments of one category the last counts.
+    prediction_map: int [height, width], segment ids; 0 is no segment.
+    prediction_segments: Exactly the segments of the map; iscrowd and area are not read.
+    dilation_ratio: Thickness of boundaries as a share of the image's diagonal, for boundary IoU
+      (DILATION_RATIO is customary); None: mask IoU alone.
+
+  Raises:
+    ValueError: The maps differ in size, an id is 0, or the prediction's map and list of segments
+      name different ids.
+  """
+  return match_overlaps(*_segments_by_id(ground_truth_map, ground_truth_segments, prediction_map,
+                                         prediction_segments, dilation_ratio))
+
+
+def match_overlaps(overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
+                   predictions: Mapping[int, Segment]) -> Matching:
+  """As match, from overlaps that are counted already.
+
+  Args:
+    overlaps: First ground truth, then prediction; ids as in the maps that match takes.
+    truths: The segments of the ground truth by id.
+    predictions: The segments of the prediction by id; each has pixels.
+  """
+  truth_pixels, prediction_pixels = (overlap.sums(overlaps.pixels, side) for side in (0, 1))
+  boundary_iou = _boundary_iou(overlaps) if overlaps.first_boundary else lambda *ids: math.inf
+  matches = []
+  for (truth_id, prediction_id), intersection in overlaps.pixels.items():
+    truth, guess = truths.get(truth_id), predictions.get(prediction_id)
+    if (truth is None or guess is None or truth.iscrowd
+        or truth.category_id != guess.category_id):
+      continue
+    area = truth_pixels[truth_id] if truth.area is None else truth.area
+    union = (area + prediction_pixels[prediction_id] - intersection
+             - overlaps.pixels.get((_VOID, prediction_id), 0))
+    # Only a stated area that is far too small makes a union of zero or less.
+    if union > 0 and intersection / union > 0.5:
+      iou = min(intersection / union, boundary_iou(truth_id, prediction_id))
+      if iou > 0.5:
+        matches.append(Match(truth, guess, iou))
+  crowds = {truth.category_id: truth.id for truth in truths.values() if truth.iscrowd}
+
+  def is_excused(guess: Segment) -> bool:
+    pixels = overlaps.pixels.get((_VOID, guess.id), 0)
+    if guess.category_id in crowds:
+      pixels += overlaps.pixels.get((crowds[guess.category_id], guess.id), 0)
+    return pixels > 0.5 * prediction_pixels[guess.id]
+
+  found = {each.ground_truth.id for each in matches}
+  used = {each.prediction.id for each in matches}
+  spare = [guess for guess in predictions.values() if guess.id not in used]
+  return Matching(
+      tuple(matches),
+      tuple(truth for truth in truths.values() if not truth.iscrowd and truth.id not in found),
+      tuple(guess for guess in spare if not is_excused(guess)),
+      tuple(truth for truth in truths.values() if truth.iscrowd),
+      tuple(guess for guess in spare if is_excused(guess)), truth_pixels, prediction_pixels)
+
+
+def wrong_areas(segments: Iterable[Segment], pixels: Mapping[int, int]) -> Tuple[int, ...]:
+  """Returns the ids of segments whose stated area is not their number of pixels.
+
+  Args:
+    segments: With an area or None.
+    pixels: Segment id -> pixels in the map.
+  """
+  return tuple(segment.id for segment in segments
+               if segment.area is not None and segment.area != pixels.get(segment.id, 0))
 
 
 class PanopticQuality(accumulator.Accumulator):
   """Accumulates matches, misses and false positives per category.
 
-  A prediction and a ground truth segment match when they have one category, the latter is no
-  crowd, and their IoU, with the void pixels taken out of the prediction, is above 0.5.
+  Which segments match, `match` tells.
 
   Attributes:
     category_ids: The categories that are scored, in the order given.
@@ -35,12 +163,14 @@ class PanopticQuality(accumulator.Accumulator):
     true_positives, false_positives, false_negatives: int64 [categories].
   """
 
-  def __init__(self, categories: Iterable[Any]):
+  def __init__(self, categories: Iterable[Any], dilation_ratio: Optional[float] = None):
     """Starts at zero.
 
     Args:
       categories: Objects with `category_id` and `isthing`: those of DatasetInfo or of a JSON.
+      dilation_ratio: As match's; given, the score is the boundary panoptic quality.
     """
+    self._dilation_ratio = dilation_ratio
     categories = tuple(categories)
     self.category_ids = tuple(int(category.category_id) for category in categories)
     self._isthing = np.array([bool(category.isthing) for category in categories], bool)
@@ -60,41 +190,21 @@ class PanopticQuality(accumulator.Accumulator):
   def update(self, ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
              prediction_map: np.ndarray,
              prediction_segments: Sequence[Segment]) -> Tuple[int, ...]:
-    """Counts one image.
-
-    Args:
-      ground_truth_map: int [height, width], segment ids; 0 is void. Pixels of ids that are not
-        listed belong to nothing.
-      ground_truth_segments: Their categories. A stated area is used as it is, for panopticapi
-        does so. Of several crowd segments of one category the last counts.
-      prediction_map: int [height, width], segment ids; 0 is no segment.
-      prediction_segments: Exactly the segments of the map; iscrowd and area are not read.
+    """Counts one image; the arguments are those of match.
 
     Returns:
       The ids of the ground truth segments whose stated area is not their number of pixels.
 
     Raises:
-      ValueError: The maps differ in size, a category is unknown, or the prediction's map and
-        list of segments name different ids. Nothing is counted then.
+      ValueError: As match, or a category is unknown. Nothing is counted then.
     """
-    truths = self._by_id(ground_truth_segments, 'ground truth')
-    predictions = self._by_id(prediction_segments, 'prediction')
-    pairs = overlaps(ground_truth_map, prediction_map)
-    pixels = _areas(pairs, 0)
-    prediction_areas = _areas(pairs, 1)
-    prediction_areas.pop(_VOID, None)
-    for segment_id in prediction_areas:
-      if segment_id not in predictions:
-        raise ValueError(f'prediction: segment {segment_id} of the map is not listed among the '
-                         f'{len(predictions)} segments, so its category is unknown')
-    for segment in prediction_segments:
-      if segment.id not in prediction_areas:
-        raise ValueError(f'prediction: segment {segment.id} of category {segment.category_id} '
-                         'is listed but has no pixel in the map')
-    self._count(pairs, truths, pixels, predictions, prediction_areas)
-    return tuple(
-        segment.id for segment in ground_truth_segments
-        if segment.area is not None and segment.area != pixels.get(segment.id, 0))
+    self._check_categories(ground_truth_segments, 'ground truth')
+    self._check_categories(prediction_segments, 'prediction')
+    matching = self._match(*_segments_by_id(ground_truth_map, ground_truth_segments,
+                                            prediction_map, prediction_segments,
+                                            self._dilation_ratio))
+    self._count(matching)
+    return wrong_areas(ground_truth_segments, matching.ground_truth_pixels)
 
   def update_from_label_maps(self, ground_truth: np.ndarray, prediction: np.ndarray,
                              dataset_info: 'DatasetInfo') -> None:
@@ -109,21 +219,19 @@ class PanopticQuality(accumulator.Accumulator):
     Raises:
       ValueError: The maps differ in size or a label is of no class of the data set.
     """
-    label_pairs = overlaps(ground_truth, prediction)
-    truths = _label_segments(label_pairs, 0, dataset_info, 'ground truth')
-    predictions = _label_segments(label_pairs, 1, dataset_info, 'prediction')
-    pairs: Pairs = {}
-    for (truth, guess), pixels in label_pairs.items():
-      # Ids are labels + 1, since 0 may be the label of a class.
-      key = (truth + 1 if truth + 1 in truths else _VOID,
-             guess + 1 if guess + 1 in predictions else _VOID)
-      pairs[key] = pairs.get(key, 0) + pixels
-    self._by_id(truths.values(), 'ground truth')
-    self._by_id(predictions.values(), 'prediction')
-    self._count(pairs, truths, _areas(pairs, 0), predictions, _areas(pairs, 1))
+    labels = _overlaps(ground_truth, prediction, self._dilation_ratio)
+    truths = _label_segments(labels, 0, dataset_info, 'ground truth')
+    predictions = _label_segments(labels, 1, dataset_info, 'prediction')
+    self._check_categories(truths.values(), 'ground truth')
+    self._check_categories(predictions.values(), 'prediction')
+    ids = labels.renamed(*(functools.partial(self._id, known=known, dataset_info=dataset_info)
+                           for known in (truths, predictions)))
+    self._count(self._match(ids, truths, predictions))
 
   def merge(self, other: 'PanopticQuality') -> None:
-    """Adds the counts of another accumulator over the same categories."""
+    """Adds the counts of another accumulator of the same kind over the same categories."""
+    if (type(other), other._dilation_ratio) != (type(self), self._dilation_ratio):
+      raise ValueError('cannot merge panoptic qualities of different definitions')
     if other.category_ids != self.category_ids:
       raise ValueError('cannot merge panoptic qualities over different categories')
     self.iou_sum += other.iou_sum
@@ -172,85 +280,31 @@ class PanopticQuality(accumulator.Accumulator):
     }
     return result
 
-  def _by_id(self, segments: Iterable[Segment], what: str) -> Dict[int, Segment]:
-    """Returns the segments by id, after checking their categories."""
-    by_id = {}
+  def _id(self, label: int, known: Mapping[int, Segment], dataset_info: 'DatasetInfo') -> int:
+    """Returns the id of a label's segment: label + 1, since 0 may be the label of a class."""
+    del dataset_info
+    return label + 1 if label + 1 in known else _VOID
+
+  def _match(self, overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
+             predictions: Mapping[int, Segment]) -> Matching:
+    return match_overlaps(overlaps, truths, predictions)
+
+  def _check_categories(self, segments: Iterable[Segment], what: str) -> None:
     for segment in segments:
       if segment.category_id not in self._index:
         raise ValueError(f'{what}: segment {segment.id} is of category {segment.category_id}, '
                          f'which is none of the {len(self._index)} categories that are scored')
-      if segment.id == _VOID:
-        raise ValueError(f'{what}: a segment of category {segment.category_id} has the id 0, '
-                         'which is void')
-      by_id[segment.id] = segment
-    return by_id
 
-  def _count(self, pairs: Pairs, truths: Mapping[int, Segment], truth_pixels: Mapping[int, int],
-             predictions: Mapping[int, Segment], prediction_areas: Mapping[int, int]) -> None:
-    """Matches the segments of one image and adds them up."""
-    matched_truths, matched_predictions = set(), set()
-    for (truth_id, prediction_id), intersection in pairs.items():
-      truth, guess = truths.get(truth_id), predictions.get(prediction_id)
-      if (truth is None or guess is None or truth.iscrowd
-          or truth.category_id != guess.category_id):
-        continue
-      area = truth_pixels[truth_id] if truth.area is None else truth.area
-      union = (area + prediction_areas[prediction_id] - intersection
-               - pairs.get((_VOID, prediction_id), 0))
-      # Only a stated area that is far too small makes a union of zero or less.
-      if union > 0 and intersection / union > 0.5:
-        index = self._index[truth.category_id]
-        self.true_positives[index] += 1
-        self.iou_sum[index] += intersection / union
-        matched_truths.add(truth_id)
-        matched_predictions.add(prediction_id)
-    crowds = {}
-    for truth in truths.values():
-      if truth.iscrowd:
-        crowds[truth.category_id] = truth.id
-      elif truth.id not in matched_truths:
-        self.false_negatives[self._index[truth.category_id]] += 1
-    for guess in predictions.values():
-      excused = pairs.get((_VOID, guess.id), 0)
-      if guess.category_id in crowds:
-        excused += pairs.get((crowds[guess.category_id], guess.id), 0)
-      if guess.id not in matched_predictions and excused <= 0.5 * prediction_areas[guess.id]:
-        self.false_positives[self._index[guess.category_id]] += 1
-
-
-def overlaps(first: np.ndarray, second: np.ndarray) -> Pairs:
-  """Counts the pixels of every pair of values of two maps.
-
-  Args:
-    first: int [height, width], values in [0, 2**31).
-    second: int [height, width], likewise.
-
-  Returns:
-    (value of first, value of second) -> pixels, for the pairs that occur.
-
-  Raises:
-    ValueError: The maps differ in shape or hold negative values.
-  """
-  first, second = np.asarray(first), np.asarray(second)
-  if first.shape != second.shape:
-    raise ValueError(f'the ground truth is {_size(first)} and the prediction is {_size(second)}; '
-                     'both must have one size')
-  first, second = first.ravel(), second.ravel()
-  if not first.size:
-    return {}
-  # Maps consist of long runs of one pair, so that sorting runs beats sorting pixels.
-  changes = first[1:] != first[:-1]
-  changes |= second[1:] != second[:-1]
-  starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-  lengths = np.diff(starts, append=first.size)
-  first, second = first[starts].astype(np.int64), second[starts].astype(np.int64)
-  if first.min() < 0 or second.min() < 0:
-    raise ValueError(f'a map holds the negative value {min(first.min(), second.min())}; segment '
-                     'ids and labels are 0 or more')
-  keys, inverse = np.unique(first << 32 | second, return_inverse=True)
-  pixels = np.bincount(inverse, weights=lengths).astype(np.int64)
-  pairs = zip((keys >> 32).tolist(), (keys & 0xFFFFFFFF).tolist())
-  return dict(zip(pairs, pixels.tolist()))
+  def _count(self, matching: Matching) -> None:
+    """Adds up one image."""
+    for found in matching.matches:
+      index = self._index[found.ground_truth.category_id]
+      self.true_positives[index] += 1
+      self.iou_sum[index] += found.iou
+    for segment in matching.unmatched_ground_truth:
+      self.false_negatives[self._index[segment.category_id]] += 1
+    for segment in matching.unmatched_predictions:
+      self.false_positives[self._index[segment.category_id]] += 1
 
 
 def format_result(result: Mapping[str, Any],
@@ -281,19 +335,60 @@ def _per_cent(scores: Mapping[str, Any]) -> str:
   return ' '.join('   n/a' if value is None else f'{100 * value:6.1f}' for value in values)
 
 
-def _areas(pairs: Pairs, side: int) -> Dict[int, int]:
-  areas: Dict[int, int] = {}
-  for ids, pixels in pairs.items():
-    areas[ids[side]] = areas.get(ids[side], 0) + pixels
-  return areas
+def _segments_by_id(
+    ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
+    prediction_map: np.ndarray, prediction_segments: Sequence[Segment],
+    dilation_ratio: Optional[float],
+) -> Tuple[overlap.Overlaps, Dict[int, Segment], Dict[int, Segment]]:
+  """Returns what match_overlaps takes, once map and list of the prediction agree."""
+  truths = _by_id(ground_truth_segments, 'ground truth')
+  predictions = _by_id(prediction_segments, 'prediction')
+  overlaps = _overlaps(ground_truth_map, prediction_map, dilation_ratio)
+  drawn = {guess for _, guess in overlaps.pixels}
+  for segment_id in sorted(drawn):
+    if segment_id != _VOID and segment_id not in predictions:
+      raise ValueError(f'prediction: segment {segment_id} of the map is not listed among the '
+                       f'{len(predictions)} segments, so its category is unknown')
+  for segment in prediction_segments:
+    if segment.id not in drawn:
+      raise ValueError(f'prediction: segment {segment.id} of category {segment.category_id} '
+                       'is listed but has no pixel in the map')
+  return overlaps, truths, predictions
 
 
-def _label_segments(pairs: Pairs, side: int, dataset_info: 'DatasetInfo',
+def _overlaps(ground_truth: np.ndarray, prediction: np.ndarray,
+              dilation_ratio: Optional[float]) -> overlap.Overlaps:
+  distance = None
+  if dilation_ratio is not None:
+    distance = overlap.boundary_distance(np.shape(ground_truth), dilation_ratio)
+  return overlap.overlaps(ground_truth, prediction, distance)
+
+
+def _by_id(segments: Iterable[Segment], what: str) -> Dict[int, Segment]:
+  by_id = {segment.id: segment for segment in segments}
+  if _VOID in by_id:
+    raise ValueError(f'{what}: a segment of category {by_id[_VOID].category_id} has the id 0, '
+                     'which is void')
+  return by_id
+
+
+def _boundary_iou(overlaps: overlap.Overlaps) -> Callable[[int, int], float]:
+  """Returns the function that computes the boundary IoU of two segments that overlap."""
+  truth_pixels = overlap.sums(overlaps.first_boundary, 0)
+  prediction_pixels = overlap.sums(overlaps.second_boundary, 1)
+
+  def iou(truth_id: int, prediction_id: int) -> float:
+    intersection = overlaps.both_boundaries.get((truth_id, prediction_id), 0)
+    # Never zero: each segment of the truth has a boundary, and void is not in the intersection.
+    union = (truth_pixels[truth_id] + prediction_pixels[prediction_id] - intersection
+             - overlaps.second_boundary.get((_VOID, prediction_id), 0))
+    return intersection / union
+
+  return iou
+
+
+def _label_segments(labels: overlap.Overlaps, side: int, dataset_info: 'DatasetInfo',
                     what: str) -> Dict[int, Segment]:
-  labels = sorted({ids[side] for ids in pairs})
-  segments = (coco_panoptic_io.label_segment(label, dataset_info, what) for label in labels)
+  values = sorted({pair[side] for pair in labels.pixels})
+  segments = (coco_panoptic_io.label_segment(label, dataset_info, what) for label in values)
   return {segment.id: segment for segment in segments if segment is not None}
-
-
-def _size(array: np.ndarray) -> str:
-  return ' x '.join(str(extent) for extent in array.shape) + ' pixels'

@@ -18,12 +18,13 @@ RESULT = {'image_id': 4, 'category_id': 1, 'score': 0.5}
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize('iou_type', ['segm', 'boundary', 'bbox'])
 @pytest.mark.parametrize('name', ['all_wrong_class', 'area_borders', 'real', 'score_ties',
                                   'synth'])
-def test_equals_cocoeval(name):
+def test_equals_cocoeval(name, iou_type):
   folder = shared.path('parity', 'evaluation', 'instance_ap', name)
-  expected = json.loads((folder / 'expected.json').read_text())['segm']
-  score = average_precision.instance_score(folder / 'gt.json', folder / 'results.json')
+  expected = json.loads((folder / 'expected.json').read_text())[iou_type]
+  score = average_precision.instance_score(folder / 'gt.json', folder / 'results.json', iou_type)
   assert list(score.figures) == list(average_precision.NAMES)
   assert score.figures == pytest.approx(expected['stats'], abs=1e-6)
   assert {str(category): value for category, value in score.per_class.items()} == pytest.approx(
@@ -69,6 +70,9 @@ def test_no_results_score_zero(files):
     ([{'image_id': 4}], 'result 0 lacks category_id, score, segmentation'),
     ([_result(image_id=9)], 'result 0 has image_id 9'),
     ([_result(category_id=9)], 'result 0 has category_id 9'),
+    ([_result(score=float('nan'))], 'result 0 has the score nan; it must be a finite number'),
+    ([_result(segmentation={'size': [4, 8], 'counts': [0, 32]})],
+     'image 4: a mask is 4 x 8 pixels .* and its image 8 x 8'),
 ])
 def test_wrong_results_are_refused(files, content, words):
   (files / 'results.json').write_text(json.dumps(content))
@@ -81,3 +85,23 @@ def test_a_panoptic_json_is_refused_as_ground_truth(files):
   (files / 'gt.json').write_text(json.dumps(panoptic))
   with pytest.raises(ValueError, match='gt.json: this is a panoptic JSON'):
     _score(files)
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'image_id': 5}, 'annotation 1 has image_id 5'),
+    ({'category_id': 5}, 'annotation 1 has category_id 5'),
+])
+def test_annotations_of_nothing_are_refused(files, change, words):
+  annotations = [{**TRUTH['annotations'][0], **change}]
+  (files / 'gt.json').write_text(json.dumps({**TRUTH, 'annotations': annotations}))
+  with pytest.raises(ValueError, match=words):
+    _score(files)
+
+
+@pytest.mark.parametrize('segmentation', [
+    [[0, 0, 4, 0, 4, 4, 0, 4]],
+    {'size': [8, 8], 'counts': [0, 4, 4, 4, 4, 4, 4, 4, 36]},
+])
+def test_results_may_be_polygons_or_plain_run_lengths(files, segmentation):
+  (files / 'results.json').write_text(json.dumps([_result(segmentation=segmentation)]))
+  assert _score(files).figures['AP'] == pytest.approx(1.0)

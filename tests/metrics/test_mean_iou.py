@@ -22,11 +22,18 @@ def test_equals_the_recorded_numbers(name):
   for index in range(expected['images']):
     metric.update(data[f'gt_{index}'], data[f'pred_{index}'])
   np.testing.assert_array_equal(metric.confusion, data['confusion'])
-  for average, key in (('ground_truth', 'miou_over_classes_in_gt'),
-                       ('union', 'miou_over_classes_with_nonempty_union')):
-    result = metric.result(average)
-    assert result['miou'] == pytest.approx(expected[key], abs=1e-9)
-    assert list(result['per_class'].values()) == pytest.approx(expected['per_class_iou'], abs=1e-9)
+  result = metric.result()
+  for name, key in (('miou', 'miou_over_classes_in_gt'),
+                    ('miou_union', 'miou_over_classes_with_nonempty_union'),
+                    ('miou_detectron2', 'detectron2_rule_miou'),
+                    ('fwiou', 'frequency_weighted_iou'), ('mean_accuracy', 'mean_accuracy'),
+                    ('pixel_accuracy', 'pixel_accuracy')):
+    assert result[name] == pytest.approx(expected[key], abs=1e-9), name
+  assert list(result['per_class'].values()) == pytest.approx(expected['per_class_iou'], abs=1e-9)
+  # DeepLab2 fails on predictions of no class, and averages over nothing to 0. Its float32 holds
+  # seven digits.
+  if result['miou_union'] is not None and not metric.confusion[:, -1].any():
+    assert result['miou_union'] == pytest.approx(expected['deeplab2_keras_mean_iou'], rel=3e-7)
 
 
 @pytest.mark.parity
@@ -60,11 +67,25 @@ def test_an_unpredicted_pixel_is_a_miss_and_no_false_positive():
 def test_the_averages_differ_by_a_class_that_is_only_predicted():
   metric = mean_iou.MeanIoU([1, 2, 3], ignore_label=0)
   metric.update(np.array([[1, 1]]), np.array([[1, 2]]))
-  assert metric.result('ground_truth')['miou'] == 0.5
-  assert metric.result('union')['miou'] == 0.25
+  assert metric.result()['miou'] == 0.5
+  assert metric.result()['miou_union'] == 0.25
   assert metric.result()['per_class'][3] is None
-  with pytest.raises(ValueError, match='unknown average "mean"; allowed are ground_truth, union'):
-    metric.result('mean')
+
+
+def test_entries_may_stand_for_several_pixels():
+  by_pixel, by_count = (mean_iou.MeanIoU([1, 2], ignore_label=0) for _ in range(2))
+  by_pixel.update(np.array([1, 1, 1, 2, 0]), np.array([1, 1, 2, 2, 2]))
+  by_count.update(np.array([1, 1, 2, 0]), np.array([1, 2, 2, 2]), np.array([2, 1, 1, 1]))
+  np.testing.assert_array_equal(by_pixel.confusion, by_count.confusion)
+
+
+def test_the_table_names_every_score():
+  metric = mean_iou.MeanIoU([1, 2], ignore_label=0)
+  assert mean_iou.format_result(metric.result()).count('n/a') == len(mean_iou.SCORES)
+  metric.update(np.array([1, 1, 2]), np.array([1, 1, 1]))
+  text = mean_iou.format_result(metric.result(), {1: 'road'})
+  assert 'pixel accuracy' in text and any(
+      line.split() == ['road', '66.7'] for line in text.splitlines())
 
 
 def test_merging_equals_one_accumulator_and_strays_are_named():

@@ -48,29 +48,32 @@ def _update(truth, truth_segments, prediction, prediction_segments):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize('definition, key', [('panopticapi', 'panopticapi'),
+                                             ('boundary', 'boundary_pq')])
 @pytest.mark.parametrize('name', SETS)
-def test_equals_panopticapi(name):
+def test_equals_the_reference(name, definition, key):
   folder = _folder(name)
-  expected = json.loads((folder / 'expected.json').read_text())['panopticapi']
-  metric = _score(folder).metric
+  expected = json.loads((folder / 'expected.json').read_text())[key]
+  metric = coco_panoptic.panoptic_score(folder / 'gt.json', folder / 'pred.json',
+                                        definition=definition).metric
   result = metric.result()
   for group in ('All', 'Things', 'Stuff'):
     reference = expected.get(group) or {'pq': None, 'sq': None, 'rq': None, 'n': 0}
     assert result[group]['n'] == (reference.get('n') or 0)
-    for key in ('pq', 'sq', 'rq'):
-      if reference.get(key) is None:
-        assert result[group][key] is None
+    for score in ('pq', 'sq', 'rq'):
+      if reference.get(score) is None:
+        assert result[group][score] is None
       else:
-        assert result[group][key] == pytest.approx(reference[key], abs=1e-9, rel=0)
+        assert result[group][score] == pytest.approx(reference[score], abs=1e-9, rel=0)
   assert {str(category) for category in result['per_class']} == set(expected['per_class'])
   for category, scores in result['per_class'].items():
     reference = expected['per_class'][str(category)]
-    assert [scores[key] for key in ('tp', 'fp', 'fn')] == [
-        reference[key] for key in ('tp', 'fp', 'fn')]
+    assert [scores[count] for count in ('tp', 'fp', 'fn')] == [
+        reference[count] for count in ('tp', 'fp', 'fn')]
     iou_sum = metric.iou_sum[metric.category_ids.index(category)]
     assert iou_sum == pytest.approx(reference['iou_sum'], abs=1e-9, rel=0)
-    for key in ('pq', 'sq', 'rq'):
-      assert scores[key] == pytest.approx(reference[key], abs=1e-9, rel=0)
+    for score in {'pq', 'sq', 'rq'} & set(reference):
+      assert scores[score] == pytest.approx(reference[score], abs=1e-9, rel=0)
 
 
 @pytest.mark.parity
@@ -204,6 +207,8 @@ def test_merging_equals_one_accumulator():
   assert parts[0].result()['All']['n'] == 0
   with pytest.raises(ValueError, match='different categories'):
     parts[0].merge(panoptic_quality.PanopticQuality(INFO.categories[:1]))
+  with pytest.raises(ValueError, match='different definitions'):
+    parts[0].merge(panoptic_quality.PanopticQuality(INFO.categories, dilation_ratio=0.02))
 
 
 def _blocks(rng):
@@ -242,10 +247,58 @@ def test_maps_of_different_size_are_refused():
     _update(_row((0, 4)), [], _row((0, 5)), [])
 
 
-def test_overlaps_equal_a_count_pixel_by_pixel():
-  rng = np.random.default_rng(1)
-  first, second = rng.integers(0, 4, (2, 30, 40), dtype=np.int32) * 5_000_000
-  pairs = panoptic_quality.overlaps(first, second)
-  assert sum(pairs.values()) == first.size
-  for (a, b), pixels in pairs.items():
-    assert pixels == np.count_nonzero((first == a) & (second == b))
+def test_match_puts_every_segment_in_one_place():
+  truth = _row((1, 10), (2, 10), (3, 10), (0, 10))
+  guess = _row((5, 8), (6, 14), (7, 8), (8, 10))
+  truths = [Segment(1, THING), Segment(2, STUFF), Segment(3, THING, iscrowd=True)]
+  guesses = [Segment(5, THING), Segment(6, OTHER_THING), Segment(7, THING), Segment(8, STUFF)]
+  matching = panoptic_quality.match(truth, truths, guess, guesses)
+  assert matching.matches == (panoptic_quality.Match(truths[0], guesses[0], 0.8),)
+  assert matching.unmatched_ground_truth == (truths[1],)
+  assert matching.unmatched_predictions == (guesses[1],)
+  assert matching.ignored_ground_truth == (truths[2],)
+  assert matching.ignored_predictions == (guesses[2], guesses[3])
+  assert matching.ground_truth_pixels == {0: 10, 1: 10, 2: 10, 3: 10}
+  assert matching.prediction_pixels == {5: 8, 6: 14, 7: 8, 8: 10}
+
+
+def test_boundaries_are_stricter_than_masks():
+  truth = np.zeros((60, 60), np.int32)
+  truth[10:50, 10:50] = 1
+  guess = np.zeros_like(truth)
+  guess[11:50, 11:50] = 1
+  segments = [Segment(1, THING)]
+  by_mask, by_boundary = (
+      panoptic_quality.match(truth, segments, guess, segments, ratio).matches[0].iou
+      for ratio in (None, 0.05))
+  assert by_mask == 39**2 / 40**2
+  # Rings 4 pixels thick; they differ by a corner of one pixel on either side.
+  inner = (40**2 - 32**2, 39**2 - 31**2)
+  both = sum(inner) - np.count_nonzero(_ring(truth) | _ring(guess))
+  assert by_boundary == pytest.approx(both / (sum(inner) - both)) and by_boundary < by_mask
+
+
+def _ring(ids):
+  rows, columns = np.nonzero(ids)
+  ring = ids.astype(bool)
+  ring[rows.min() + 4:rows.max() - 3, columns.min() + 4:columns.max() - 3] = False
+  return ring
+
+
+@pytest.mark.parity
+def test_pairs_are_read_image_by_image():
+  folder = _folder('real_mild')
+  files = coco_panoptic.pairs(folder / 'gt.json', folder / 'pred.json')
+  assert len(files.images) == 2 and files.class_names[1] == 'person'
+  listed = json.loads((folder / 'gt.json').read_text())['images']
+  assert [image.image_id for image in files.images] == [entry['id'] for entry in listed]
+  assert [image.image_file for image in files.images] == [entry['file_name'] for entry in listed]
+  for image in files.images:
+    truth, guess = image.read_maps()
+    assert truth.shape == guess.shape and truth.dtype == np.int32
+    assert {segment.id for segment in image.prediction.segments} == set(guess.ravel()) - {0}
+
+
+def test_an_unknown_definition_is_refused():
+  with pytest.raises(ValueError, match='allowed are panopticapi, boundary, deeplab2'):
+    coco_panoptic.panoptic_score('gt.json', 'pred.json', definition='pq')

@@ -28,3 +28,19 @@ def test_the_table_names_size_and_batch(tmp_path):
   done = programs.run(PROGRAM, f'--config_file={tiny.write_config(tmp_path)}', '--repeats=1',
                       '--input_size=33x49', '--batch_size=2', '--what=postprocess')
   assert 'postprocess at 33x49, batch 2' in done.stdout and 'peak memory' in done.stdout
+
+
+def test_scoring_is_measured_without_a_config_and_without_tensorflow():
+  done = programs.run(PROGRAM, '--what=evaluation', '--input_size=128x256', '--format=json')
+  report = json.loads(done.stdout)
+  assert list(report['results']) == ['pq', 'boundary_pq']
+  for values in report['results'].values():
+    assert values['first_s'] > 0 and values['images_per_s'] == 1 / values['median_s']
+  assert report['repeats'] == 20 and 'tensorflow' not in report['machine']
+  table = programs.run(PROGRAM, '--what=evaluation', '--input_size=64x128').stdout
+  assert 'evaluation at 64x128' in table and 'boundary_pq' in table
+
+
+def test_what_needs_a_config_says_so():
+  assert '--what=postprocess needs a --config_file' in programs.error_line(
+      PROGRAM, '--what=postprocess')

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import shared
+from PIL import Image
 
 from deeplab_tf.metrics import coco_panoptic_io
 
@@ -74,18 +75,47 @@ def test_semantic(files):
   run = _run('--task=semantic', f'--ground_truth={files / "gt.json"}',
              f'--predictions={files / "out" / "predictions.json"}', f'--output={output}')
   assert run.returncode == 0, run.stderr
-  assert json.loads(output.read_text()) == {
-      'miou': pytest.approx(0.775), 'per_class': {'3': 0.8, '4': 0.75}}
-  assert 'mIoU' in run.stdout and '77.5' in run.stdout
+  scores = json.loads(output.read_text())
+  assert scores['per_class'] == {'3': 0.8, '4': 0.75}
+  assert scores['miou'] == scores['miou_union'] == pytest.approx(0.775)
+  assert scores['pixel_accuracy'] == pytest.approx(14 / 16)
+  lines = [line.rsplit(maxsplit=1) for line in run.stdout.splitlines()]
+  assert ['mIoU', '77.5'] in lines and ['pixel accuracy', '87.5'] in lines
+
+
+def test_semantic_pngs(files):
+  for side, values in (('truth', [0, 0, 1, 9]), ('guess', [0, 1, 1, 1])):
+    (files / side).mkdir()
+    Image.fromarray(np.array([values], np.uint8)).save(files / side / 'a.png')
+  arguments = ('--task=semantic', f'--ground_truth={files / "truth"}',
+               f'--predictions={files / "guess"}', '--num_classes=2')
+  run = _run(*arguments, '--ignore_label=9', '--per_class', f'--output={files / "scores.json"}')
+  assert run.returncode == 0, run.stderr
+  assert json.loads((files / 'scores.json').read_text())['per_class'] == {'0': 0.5, '1': 0.5}
+  assert ['1', '50.0'] in [line.split() for line in run.stdout.splitlines()]
+  assert 'the ground truth holds the class 9' in _refused(*arguments)
+
+
+@pytest.mark.parametrize('flag, pq', [('--boundary', (20 / 32 + 16 / 28) / 2),
+                                      ('--definition=deeplab2', 0.775)])
+def test_other_definitions_of_panoptic_quality(files, flag, pq):
+  # Boundaries are one pixel thick: of 8 x 6 and 10 x 6 pixels 24 and 28, of which they share 20;
+  # of 8 x 6 and 6 x 6 pixels 24 and 20, of which they share 16.
+  run = _run('--task=panoptic', f'--ground_truth={files / "gt.json"}',
+             f'--predictions={files / "out"}', f'--output={files / "scores.json"}', flag)
+  assert run.returncode == 0, run.stderr
+  assert json.loads((files / 'scores.json').read_text())['All']['pq'] == pytest.approx(pq)
 
 
 @pytest.mark.parity
-def test_instance(tmp_path):
+@pytest.mark.parametrize('flags, key', [(('--workers=1',), 'segm'),
+                                        (('--boundary', '--workers=2'), 'boundary')])
+def test_instance(tmp_path, flags, key):
   folder = shared.path('parity', 'evaluation', 'instance_ap', 'real')
-  run = _run('--task=instance', f'--ground_truth={folder / "gt.json"}',
+  run = _run('--task=instance', f'--ground_truth={folder / "gt.json"}', *flags,
              f'--predictions={folder / "results.json"}', f'--output={tmp_path / "scores.json"}')
   assert run.returncode == 0, run.stderr
-  expected = json.loads((folder / 'expected.json').read_text())['segm']['stats']
+  expected = json.loads((folder / 'expected.json').read_text())[key]['stats']
   assert json.loads((tmp_path / 'scores.json').read_text()) == pytest.approx(expected, abs=1e-6)
 
 
@@ -113,8 +143,15 @@ def test_wrong_use_is_one_line(files):
   truth, guess = f'--ground_truth={files / "gt.json"}', f'--predictions={files / "out"}'
   assert "invalid choice: 'depth'" in _refused('--task=depth', truth, guess)
   assert '--ground_truth' in _refused('--task=panoptic', guess)
-  assert '--boundary is not available yet' in _refused('--task=panoptic', truth, guess,
-                                                       '--boundary')
+  assert '--boundary belongs to' in _refused('--task=semantic', truth, guess, '--boundary')
+  assert 'without --boundary' in _refused('--task=panoptic', truth, guess, '--boundary',
+                                          '--definition=deeplab2')
+  assert '--num_classes belongs to' in _refused('--task=panoptic', truth, guess,
+                                                '--num_classes=2')
+  assert 'give --num_classes too' in _refused('--task=semantic', truth, guess,
+                                              '--ignore_label=2')
+  assert 'is a folder; give a JSON' in _refused('--task=panoptic', f'--ground_truth={files}', guess)
+  assert 'no whole number from 1 on' in _refused('--task=panoptic', truth, guess, '--workers=0')
   assert 'there is no folder' in _refused('--task=panoptic', truth, guess,
                                           f'--output={files / "none" / "scores.json"}')
   assert 'predictions.json' in _refused('--task=panoptic', truth, f'--predictions={files / "gt"}')
@@ -142,8 +179,75 @@ def test_refuses_what_the_reference_refuses(name):
                   f'--predictions={folder / "pred.json"}').startswith('error: ')
 
 
-def test_help_and_no_tensorflow():
+@pytest.fixture
+def many(files):
+  """As files, with thirteen images that differ."""
+  for name, folder in (('gt.json', 'gt'), ('out/predictions.json', 'out')):
+    content = json.loads((files / name).read_text())
+    first = content['annotations'][0]
+    ids = coco_panoptic_io.read_panoptic_png(files / folder / 'a.png')
+    content['annotations'] = []
+    for index in range(13):
+      segments = [{'id': entry['id'], 'category_id': entry['category_id']}
+                  for entry in first['segments_info']]
+      content['annotations'].append({'image_id': index, 'file_name': f'{index}.png',
+                                     'segments_info': segments})
+      wide = np.repeat(ids, index + 1, axis=1)
+      wide = wide[:, index:] if folder == 'gt' else wide[:, :wide.shape[1] - index]
+      coco_panoptic_io.write_panoptic_png(files / folder / f'{index}.png', wide)
+    coco_panoptic_io.write_json(files / name, content)
+  return files
+
+
+@pytest.mark.parametrize('task', ['panoptic', 'semantic'])
+def test_scores_do_not_depend_on_the_number_of_processes(many, task):
+  outputs = []
+  for number in (1, 2):
+    output = many / f'{number}.json'
+    run = _run(f'--task={task}', f'--ground_truth={many / "gt.json"}',
+               f'--predictions={many / "out"}', f'--workers={number}', f'--output={output}')
+    assert run.returncode == 0, run.stderr
+    outputs.append(output.read_text())
+  assert outputs[0] == outputs[1] and '0.' in outputs[0]
+
+
+def test_bad_input_in_another_process_is_one_line(many):
+  (many / 'out' / '7.png').write_text('no picture')
+  line = _refused('--task=panoptic', f'--ground_truth={many / "gt.json"}',
+                  f'--predictions={many / "out"}', '--workers=2',
+                  f'--output={many / "scores.json"}')
+  assert '7.png' in line and not list(many.glob('scores.json*'))
+
+
+def test_an_interrupt_ends_all_processes(many):
+  process = subprocess.Popen(
+      [sys.executable, '-c', _SIGNAL_ONE_CHUNK, str(PROGRAM.parent), '--task=panoptic',
+       f'--ground_truth={many / "gt.json"}', f'--predictions={many / "out"}', '--workers=2'],
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+  _, errors = process.communicate(timeout=60)
+  assert process.returncode == 130 and errors == 'interrupted\n'
+
+
+# Sends the interrupt of a terminal, which all processes of the group get, amid the work.
+_SIGNAL_ONE_CHUNK = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import evaluate
+from deeplab_tf.metrics import panoptic_quality
+merge = panoptic_quality.PanopticQuality.merge
+def merge_and_interrupt(self, other):
+  merge(self, other)
+  os.killpg(0, signal.SIGINT)
+panoptic_quality.PanopticQuality.merge = merge_and_interrupt
+sys.exit(evaluate.main(sys.argv[2:]))
+"""
+
+
+def test_help_and_no_tensorflow(files):
   assert _run('--help').returncode == 0
-  code = ('import sys; from deeplab_tf.metrics import coco_panoptic, panoptic_quality, '
-          'average_precision, mean_iou; assert "tensorflow" not in sys.modules')
+  code = (f'import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import evaluate; '
+          f'evaluate.main(["--task=panoptic", "--ground_truth={files / "gt.json"}", '
+          f'"--predictions={files / "out"}"]); '
+          'from deeplab_tf.metrics import average_precision, label_pngs; '
+          'assert "tensorflow" not in sys.modules')
   assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

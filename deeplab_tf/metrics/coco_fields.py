@@ -1,0 +1,118 @@
+"""What the entries of COCO's JSON files must hold: checked once, when a file is read.
+
+Whatever stands in a file, the error is one line with the file, the entry and what is allowed.
+"""
+
+from typing import Any, Callable, Mapping, NamedTuple
+
+# Bytes: names of files are no longer on usual file systems.
+_LONGEST = 255
+_LONGEST_PATH = 3000
+_LARGEST = 2**31 - 1
+
+
+class Field(NamedTuple):
+  """A field of an entry.
+
+  Attributes:
+    is_right: Whether a value may stand there.
+    allowed: What may, for errors.
+    optional: Whether it may be absent.
+  """
+  is_right: Callable[[Any], bool]
+  allowed: str
+  optional: bool = False
+
+
+def _is_integer(value: Any) -> bool:
+  return type(value) is int and abs(value) <= _LARGEST  # Of bool, 1 and True would be one id.
+
+
+def _is_id(value: Any) -> bool:
+  return _is_text(value) or _is_integer(value)
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) and value.isprintable() and 0 < len(value.encode()) <= _LONGEST
+
+
+def _is_number(value: Any) -> bool:
+  return (isinstance(value, (int, float)) and not isinstance(value, bool)
+          and -1e15 < value < 1e15)  # False for not-a-number.
+
+
+def _is_size(value: Any) -> bool:
+  return _is_integer(value) and value > 0
+
+
+def _is_area(value: Any) -> bool:
+  return value is None or _is_number(value) and value >= 0
+
+
+def _is_file_name(value: Any) -> bool:
+  if not isinstance(value, str) or len(value) > _LONGEST_PATH:
+    return False
+  *folders, name = value.split('/')
+  return _is_text(name) and all(_is_text(folder) for folder in folders if folder)
+
+
+INTEGER = Field(_is_integer, 'a whole number below 2**31')
+IMAGE_ID = Field(_is_id, 'a whole number below 2**31 or a short text')
+NUMBER = Field(_is_number, 'a number')
+FLAG = Field(lambda value: value in (0, 1), '0 or 1')
+AREA = Field(_is_area, 'a number of pixels')
+SIZE = Field(_is_size, 'a number of pixels above 0')
+LIST = Field(lambda value: isinstance(value, list), 'a list')
+# It may lead out of the folder, as in the files of some tools: files are only read there.
+FILE_NAME = Field(_is_file_name, 'the name of a file')
+
+CATEGORY = {'id': INTEGER, 'isthing': FLAG}
+IMAGE = {'id': IMAGE_ID, 'file_name': FILE_NAME}
+ANNOTATION = {'image_id': IMAGE_ID, 'file_name': FILE_NAME, 'segments_info': LIST}
+SEGMENT = {'id': INTEGER, 'category_id': INTEGER, 'iscrowd': FLAG._replace(optional=True),
+           'area': AREA._replace(optional=True)}
+
+
+def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> None:
+  """Checks the entries of a list.
+
+  Args:
+    entries: The list.
+    fields: What each entry must hold.
+    where: What errors begin with: the file, and what the list is a part of.
+    what: What an entry is, with its article.
+
+  Raises:
+    ValueError: It is no list of objects with these fields.
+  """
+  if not isinstance(entries, list):
+    raise ValueError(f'{where}: {shown(entries)} stands where a list is expected, each {what}')
+  for entry in entries:
+    if not isinstance(entry, dict):
+      raise ValueError(f'{where}: {what} is {shown(entry)}; an object with '
+                       f'{", ".join(fields)} is expected')
+    for key, field in fields.items():
+      if key not in entry:
+        if not field.optional:
+          raise ValueError(f'{where}: {what} has no "{key}": {shown(entry)}')
+      elif not field.is_right(entry[key]):
+        raise ValueError(f'{where}: {what} has {shown(entry[key])} as "{key}", which must be '
+                         f'{field.allowed}: {shown(entry)}')
+
+
+def check_panoptic_annotations(annotations: Any, path: str, expected: str) -> None:
+  """Checks the annotations of a panoptic JSON with their segments; see `check`."""
+  for annotation in annotations if isinstance(annotations, list) else ():
+    if isinstance(annotation, dict) and 'segments_info' not in annotation:
+      is_instance = {'segmentation', 'bbox'} & set(annotation)
+      hint = ' (it looks like an instance JSON)' if is_instance else ''
+      raise ValueError(f'{path}: an annotation has no segments_info{hint}; expected {expected}')
+  check(annotations, ANNOTATION, path, 'an annotation')
+  for annotation in annotations:
+    check(annotation['segments_info'], SEGMENT, path, f'a segment of {annotation["file_name"]}')
+
+
+def shown(value: Any) -> str:
+  """Returns a value as errors show it: cut where it is long."""
+  text = repr(value)
+  return text if len(text) <= 100 else f'{text[:90]} ...'

@@ -1,0 +1,277 @@
+"""Average precision and recall of instances as COCOeval counts them, image by image.
+
+pycocotools does the mask IoU, the matching and the accumulation. Of an image stay the scores of
+its detections and what they matched, but no masks, so memory does not grow with their size.
+"""
+
+import contextlib
+import io
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+
+from deeplab_tf.metrics import accumulator, instance_matching, overlap
+from deeplab_tf.metrics.instance_matching import Detection, Truth
+
+if TYPE_CHECKING:
+  from deeplab_tf.data.catalog import DatasetInfo
+
+NAMES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
+IOU_TYPES = ('segm', 'boundary', 'bbox')
+_MATCHED, _IGNORED = 1, 2
+
+
+class _Image(NamedTuple):
+  """What is kept of an image; a record is a category that has annotations or detections.
+
+  Attributes:
+    image_id: Orders the images.
+    categories: int32 [records], positions among the category ids.
+    positives: int32 [records, areas], annotations that are to be found.
+    lengths: int32 [records], detections.
+    scores: float64 [detections of all records], the best first within a record.
+    flags: uint8 [areas, thresholds, detections], sum of _MATCHED and _IGNORED.
+  """
+  image_id: Union[int, str]
+  categories: np.ndarray
+  positives: np.ndarray
+  lengths: np.ndarray
+  scores: np.ndarray
+  flags: np.ndarray
+
+
+class InstanceAveragePrecision(accumulator.Accumulator):
+  """Accumulates matches of detections; see the module.
+
+  Images are put in the order of their ids before the detections of all are sorted by score, as
+  COCOeval does. So the order in which images come and merge does not matter.
+
+  Attributes:
+    category_ids: The categories, in the order given.
+  """
+
+  def __init__(self, category_ids: Iterable[int], iou_type: str = 'segm',
+               dilation_ratio: float = overlap.DILATION_RATIO):
+    """Starts without images.
+
+    Args:
+      category_ids: What annotations and detections may be of.
+      iou_type: 'segm': IoU of masks. 'boundary': the smaller of mask IoU and boundary IoU
+        (Cheng et al., Boundary IoU, Sec. 5); of crowds the mask IoU. 'bbox': IoU of boxes.
+      dilation_ratio: Thickness of boundaries as a share of the image's diagonal.
+
+    Raises:
+      ValueError: There is no such iou_type, or a category id is listed twice.
+    """
+    if iou_type not in IOU_TYPES:
+      raise ValueError(f'unknown iou_type "{iou_type}"; allowed are {", ".join(IOU_TYPES)}')
+    self.category_ids = tuple(int(category_id) for category_id in category_ids)
+    self._index = {category: index for index, category in enumerate(self.category_ids)}
+    if len(self._index) != len(self.category_ids):
+      raise ValueError('a category id is listed twice; category ids must be distinct')
+    self._iou_type = iou_type
+    self._dilation_ratio = dilation_ratio
+    self.reset()
+
+  def reset(self) -> None:
+    """Forgets all images."""
+    self._images: List[_Image] = []
+
+  def update(self, image_id: Union[int, str], size: Tuple[int, int],
+             annotations: Sequence[Mapping[str, Any]],
+             detections: Sequence[Mapping[str, Any]]) -> None:
+    """Counts one image.
+
+    Args:
+      image_id: Orders the images; of one type for all images.
+      size: Height and width, pixels.
+      annotations: Each with category_id, segmentation (run lengths or polygons), area (pixels)
+        and perhaps iscrowd; with bbox (x, y, width, height) where boxes are scored.
+      detections: Each with category_id, score and segmentation; where boxes are scored, with bbox
+        or segmentation. Their area is the mask's, or the box's where boxes are scored and given.
+
+    Raises:
+      ValueError: A category is unknown or a mask is not of the image's size. Nothing is counted.
+    """
+    records = []
+    for index, (truths, guesses) in self._by_category(annotations, detections).items():
+      guesses = instance_matching.best(guesses)
+      ious, areas = self._ious(truths, guesses, size)
+      records.append((index, instance_matching.match(
+          [Truth(*pair) for pair in zip((truth['area'] for truth in truths), _crowds(truths))],
+          [Detection(guess['score'], area) for guess, area in zip(guesses, areas)], ious)))
+    self._images.append(_pack(image_id, records))
+
+  def update_from_label_maps(self, image_id: Union[int, str], ground_truth: np.ndarray,
+                             prediction: np.ndarray, segment_scores: Mapping[int, float],
+                             dataset_info: 'DatasetInfo') -> None:
+    """Counts the things of one image given as panoptic maps.
+
+    So does DeepLab2's PanopticInstanceAveragePrecision: an instance is a label of a thing class,
+    its area is counted in the map. No mask is made, for segments of a map do not overlap.
+
+    Args:
+      image_id: Orders the images; of one type for all images.
+      ground_truth: int [height, width], class id * label divisor + instance number; instance
+        number 0 of a thing class is a crowd.
+      prediction: int [height, width], likewise, but 0 is an instance as any other.
+      segment_scores: Label -> score, of each thing in the prediction at least.
+      dataset_info: Names the classes; its things are among the categories.
+
+    Raises:
+      ValueError: The maps differ in size, a label is of no class of the data set, a predicted
+        thing has no score, or boxes are scored. Nothing is counted then.
+    """
+    if self._iou_type == 'bbox':
+      raise ValueError('panoptic maps hold masks: iou_type may be segm or boundary, not bbox')
+    distance = None
+    if self._iou_type == 'boundary':
+      distance = overlap.boundary_distance(np.shape(ground_truth), self._dilation_ratio)
+    overlaps = overlap.overlaps(ground_truth, prediction, distance)
+    truths, guesses = (instance_matching.things(overlaps, side, dataset_info)
+                       for side in (0, 1))
+    for guess in guesses:
+      if guess['label'] not in segment_scores:
+        raise ValueError(f'image {image_id}: the predicted thing with the label {guess["label"]} '
+                         'has no score')
+      guess['score'] = float(segment_scores[guess['label']])
+    records = []
+    for index, (own_truths, own_guesses) in self._by_category(truths, guesses).items():
+      own_guesses = instance_matching.best(own_guesses)
+      ious = instance_matching.map_ious(overlaps, own_truths, own_guesses)
+      records.append((index, instance_matching.match(
+          [Truth(truth['area'], truth['iscrowd']) for truth in own_truths],
+          [Detection(guess['score'], guess['area']) for guess in own_guesses], ious)))
+    self._images.append(_pack(image_id, records))
+
+  def merge(self, other: 'InstanceAveragePrecision') -> None:
+    """Adds the images of another accumulator over the same categories and kind of IoU."""
+    for name in ('category_ids', '_iou_type', '_dilation_ratio'):
+      if getattr(self, name) != getattr(other, name):
+        raise ValueError(f'cannot merge average precisions that differ in {name.strip("_")}')
+    self._images = self._images + other._images
+
+  def state(self) -> Dict[str, np.ndarray]:
+    """Returns the fields of all images one after the other, and how many records each has."""
+    fields = {name: [getattr(image, name) for image in self._images] for name in _Image._fields}
+    state = {'records': np.array([len(rows) for rows in fields['categories']], np.int64),
+             'image_id': np.array(fields.pop('image_id'))}
+    empty = _pack(0, [])
+    for name, arrays in fields.items():
+      state[name] = np.concatenate([*arrays, getattr(empty, name)],
+                                   axis=2 if name == 'flags' else 0)
+    return state
+
+  def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+    """Replaces what is counted by what `state` returned."""
+    rows = np.cumsum(state['records'])[:-1]
+    lengths = np.split(state['lengths'], rows)
+    columns = np.cumsum([part.sum() for part in lengths], dtype=np.int64)[:-1]
+    self._images = [] if not len(state['records']) else [
+        _Image(*parts) for parts in zip(
+            np.asarray(state['image_id']).tolist(), np.split(state['categories'], rows),
+            np.split(state['positives'], rows), lengths, np.split(state['scores'], columns),
+            np.split(state['flags'], columns, axis=2))]
+
+  def result(self) -> Dict[str, Any]:
+    """Returns the scores of all images so far, as Python numbers in [0, 1].
+
+    Returns:
+      COCO's twelve figures by NAMES; None where there is nothing to find.
+      'per_class': category id -> AP; None for categories without annotations.
+    """
+    evaluation = self._accumulated()
+    # [IoU thresholds, recalls, categories, area ranges, detection limits]
+    precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    per_class: Dict[int, Optional[float]] = {}
+    for index, category in enumerate(self.category_ids):
+      valid = precision[:, :, index][precision[:, :, index] > -1]
+      per_class[category] = float(valid.mean()) if valid.size else None
+    figures = {name: float(value) if value >= 0 else None
+               for name, value in zip(NAMES, evaluation.stats)}
+    return {**figures, 'per_class': per_class}
+
+  def _accumulated(self) -> Any:
+    """Hands all records to COCOeval."""
+    evaluation = instance_matching.coco_evaluation()
+    areas = len(evaluation.params.areaRng)
+    images = sorted(self._images, key=lambda image: image.image_id)
+    evaluation.params.catIds = list(range(len(self.category_ids)))
+    evaluation.params.imgIds = list(range(len(images)))
+    evaluation._paramsEval = evaluation.params
+    entries: List[Any] = [None] * (len(self.category_ids) * areas * len(images))
+    for position, image in enumerate(images):
+      ends = np.cumsum(image.lengths)
+      for row, category in enumerate(image.categories.tolist()):
+        own = slice(ends[row] - image.lengths[row], ends[row])
+        for area in range(areas):
+          entries[(category * areas + area) * len(images) + position] = {
+              'dtScores': image.scores[own],
+              'dtMatches': image.flags[area, :, own] & _MATCHED > 0,
+              'dtIgnore': image.flags[area, :, own] & _IGNORED > 0,
+              'gtIgnore': np.zeros(image.positives[row, area])}
+    evaluation.evalImgs = entries
+    with contextlib.redirect_stdout(io.StringIO()):
+      evaluation.accumulate()
+      evaluation.summarize()
+    return evaluation
+
+  def _by_category(self, annotations: Sequence[Any], detections: Sequence[Any]
+                   ) -> Dict[int, Tuple[List[Any], List[Any]]]:
+    """Returns position of the category -> its annotations and detections."""
+    grouped: Dict[int, Tuple[List[Any], List[Any]]] = {}
+    for side, entries in enumerate((annotations, detections)):
+      for entry in entries:
+        index = self._index.get(entry['category_id'])
+        if index is None:
+          raise ValueError(f'{("annotation", "detection")[side]} of category '
+                           f'{entry["category_id"]}, which is none of the '
+                           f'{len(self._index)} categories that are scored')
+        grouped.setdefault(index, ([], []))[side].append(entry)
+    return grouped
+
+  def _ious(self, truths: Sequence[Any], guesses: Sequence[Any],
+            size: Tuple[int, int]) -> Tuple[np.ndarray, Sequence[float]]:
+    """Returns the IoU, [detections, annotations], and the areas of the detections."""
+    if self._iou_type == 'bbox':
+      boxes, areas = instance_matching.boxes(guesses, size)
+      return instance_matching.ious(boxes, [truth['bbox'] for truth in truths],
+                                    _crowds(truths)), areas
+    masks = [[instance_matching.run_lengths(entry['segmentation'], size) for entry in entries]
+             for entries in (guesses, truths)]
+    areas = instance_matching.areas(masks[0])
+    ious = instance_matching.ious(*masks, _crowds(truths))
+    if self._iou_type == 'boundary':
+      distance = overlap.boundary_distance(size, self._dilation_ratio)
+      ious = instance_matching.with_boundaries(ious, *masks, _crowds(truths), distance)
+    return ious, areas
+
+
+def _crowds(truths: Sequence[Mapping[str, Any]]) -> List[bool]:
+  return [bool(truth.get('iscrowd', 0)) for truth in truths]
+
+
+def _pack(image_id: Union[int, str], records: Sequence[Tuple[int, Any]]) -> _Image:
+  """Lays the matchings of an image's categories one after the other."""
+  matchings = [matching for _, matching in records]
+  empty = instance_matching.match([], [], np.zeros((0, 0)))
+  return _Image(
+      image_id, np.array([category for category, _ in records], np.int32),
+      np.array([each.positives for each in matchings], np.int32).reshape(
+          -1, len(empty.positives)),
+      np.array([len(each.scores) for each in matchings], np.int32),
+      np.concatenate([each.scores for each in (*matchings, empty)]),
+      np.concatenate([each.matched * np.uint8(_MATCHED) + each.ignored * np.uint8(_IGNORED)
+                      for each in (*matchings, empty)], axis=2))

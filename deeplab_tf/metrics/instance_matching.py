@@ -1,0 +1,275 @@
+"""IoU and matching of the instances of one image and category, by pycocotools.
+
+The rules are COCOeval's. With boundaries the IoU is the smaller of mask IoU and boundary IoU
+(Cheng et al., Boundary IoU, Sec. 5), and the mask IoU alone where the annotation is a crowd.
+"""
+
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+
+import numpy as np
+
+from deeplab_tf.metrics import coco_panoptic_io, overlap
+
+if TYPE_CHECKING:
+  from deeplab_tf.data.catalog import DatasetInfo
+
+Segmentation = Union[Dict[str, Any], List[List[float]]]
+# No threshold of COCO's is lower, so boundaries matter only where the mask IoU reaches it.
+_LOWEST_THRESHOLD = 0.5
+
+
+class Truth(NamedTuple):
+  """An annotation.
+
+  Attributes:
+    area: Pixels, as stated.
+    iscrowd: Whether it stands for several instances.
+  """
+  area: float
+  iscrowd: bool
+
+
+class Detection(NamedTuple):
+  """A detection: its score and its area in pixels."""
+  score: float
+  area: float
+
+
+class Matching(NamedTuple):
+  """Of the detections of an image and category.
+
+  Attributes:
+    positives: int [areas], annotations that are to be found, by COCO's ranges of area.
+    scores: float64 [detections].
+    matched: bool [areas, thresholds, detections].
+    ignored: bool [areas, thresholds, detections], whether it is neither right nor wrong.
+  """
+  positives: Sequence[int]
+  scores: np.ndarray
+  matched: np.ndarray
+  ignored: np.ndarray
+
+
+def coco_evaluation() -> Any:
+  """Returns a COCOeval without annotations, with COCO's parameters."""
+  from pycocotools import cocoeval
+  return cocoeval.COCOeval(iouType='segm')
+
+
+def best(detections: Sequence[Dict[str, Any]], limit: int = 100) -> List[Dict[str, Any]]:
+  """Returns the detections that count: the best by score, of equal ones the first."""
+  return sorted(detections, key=lambda detection: -detection['score'])[:limit]
+
+
+def match(truths: Sequence[Truth], detections: Sequence[Detection], ious: np.ndarray) -> Matching:
+  """Matches the detections of an image and category.
+
+  Args:
+    truths: The annotations.
+    detections: The best first, at most 100.
+    ious: float [detections, truths].
+  """
+  evaluation = coco_evaluation()
+  # Ids from 1: COCOeval takes the id 0 for no match.
+  evaluation._gts[0, 0] = [
+      {'id': index + 1, 'area': truth.area, 'iscrowd': int(truth.iscrowd),
+       'ignore': int(truth.iscrowd)} for index, truth in enumerate(truths)]
+  evaluation._dts[0, 0] = [{'id': index + 1, **detection._asdict()}
+                           for index, detection in enumerate(detections)]
+  evaluation.ious[0, 0] = ious
+  params = evaluation.params
+  scores = np.array([detection.score for detection in detections], np.float64)
+  results = [evaluation.evaluateImg(0, 0, limits, params.maxDets[-1])
+             for limits in params.areaRng]
+  shape = (len(params.areaRng), len(params.iouThrs), len(detections))
+  if not truths and not detections:
+    return Matching([0] * len(params.areaRng), scores, np.zeros(shape, bool),
+                    np.zeros(shape, bool))
+  return Matching([int(np.count_nonzero(result['gtIgnore'] == 0)) for result in results], scores,
+                  np.array([result['dtMatches'] > 0 for result in results]).reshape(shape),
+                  np.array([result['dtIgnore'] for result in results], bool).reshape(shape))
+
+
+# === Masks ===
+
+
+def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, Any]:
+  """Returns a mask as compressed run lengths.
+
+  Args:
+    segmentation: Run lengths, compressed or not, or polygons: lists of x, y, x, y, ... in pixels.
+    size: Height and width of the image.
+
+  Raises:
+    ValueError: The run lengths are of another size.
+  """
+  from pycocotools import mask
+  if isinstance(segmentation, list):
+    return mask.merge(mask.frPyObjects(segmentation, *size))
+  if tuple(segmentation['size']) != tuple(size):
+    raise ValueError('a mask is {} x {} pixels (height x width) and its image {} x {}; both must '
+                     'have one size'.format(*segmentation['size'], *size))
+  if isinstance(segmentation['counts'], list):
+    return mask.frPyObjects(segmentation, *size)
+  return segmentation
+
+
+def areas(masks: Sequence[Dict[str, Any]]) -> List[int]:
+  """Returns the pixels of masks, given as run lengths."""
+  from pycocotools import mask
+  return mask.area(list(masks)).tolist() if masks else []
+
+
+def boxes(detections: Sequence[Mapping[str, Any]],
+          size: Tuple[int, int]) -> Tuple[List[Sequence[float]], List[float]]:
+  """Returns the boxes (x, y, width, height) and areas of detections, in pixels.
+
+  Where there is no bbox, box and area are those of the mask.
+
+  Args:
+    detections: Each with bbox or segmentation.
+    size: Height and width of the image.
+  """
+  from pycocotools import mask
+  found, pixels = [], []
+  for detection in detections:
+    if detection.get('bbox'):
+      found.append(detection['bbox'])
+      pixels.append(detection['bbox'][2] * detection['bbox'][3])
+    else:
+      runs = run_lengths(detection['segmentation'], size)
+      found.append(mask.toBbox(runs).tolist())
+      pixels.append(int(mask.area(runs)))
+  return found, pixels
+
+
+def ious(detections: Sequence[Any], truths: Sequence[Any], crowds: Sequence[bool]) -> np.ndarray:
+  """Returns the IoU of masks or boxes; of a crowd, the share of the detection inside.
+
+  Args:
+    detections: Run lengths, or boxes (x, y, width, height).
+    truths: Likewise.
+    crowds: Of each of the truths, whether it is a crowd.
+
+  Returns:
+    float64 [detections, truths].
+  """
+  from pycocotools import mask
+  if not detections or not truths:
+    return np.zeros((len(detections), len(truths)))
+  return mask.iou(list(detections), list(truths), [int(crowd) for crowd in crowds])
+
+
+def with_boundaries(mask_ious: np.ndarray, detections: Sequence[Dict[str, Any]],
+                    truths: Sequence[Dict[str, Any]], crowds: Sequence[bool],
+                    distance: int) -> np.ndarray:
+  """Returns the smaller of mask IoU and boundary IoU where the former is high enough to matter.
+
+  Args:
+    mask_ious: float64 [detections, truths].
+    detections: Run lengths.
+    truths: Run lengths.
+    crowds: Of each of the truths, whether it is a crowd.
+    distance: Thickness of boundaries in pixels.
+  """
+  smaller = mask_ious.copy()
+  known: Dict[Tuple[int, int], _Crop] = {}
+
+  def boundary(side: int, index: int) -> '_Crop':
+    if (side, index) not in known:
+      known[side, index] = _boundary((detections, truths)[side][index], distance)
+    return known[side, index]
+
+  for row, column in np.argwhere(mask_ious >= _LOWEST_THRESHOLD).tolist():
+    if not crowds[column]:
+      smaller[row, column] = min(smaller[row, column],
+                                 boundary(0, row).iou(boundary(1, column)))
+  return smaller
+
+
+class _Crop(NamedTuple):
+  """A mask inside of its box.
+
+  Attributes:
+    top, left: Of the box, in pixels of the image.
+    mask: bool [height, width].
+  """
+  top: int
+  left: int
+  mask: np.ndarray
+
+  def iou(self, other: '_Crop') -> float:
+    """Returns the IoU of two masks of one image that are not empty."""
+    top, left = max(self.top, other.top), max(self.left, other.left)
+    parts = [crop.mask[top - crop.top:, left - crop.left:] for crop in (self, other)]
+    height, width = np.min([part.shape for part in parts], axis=0)
+    intersection = np.count_nonzero(parts[0][:height, :width] & parts[1][:height, :width])
+    union = np.count_nonzero(self.mask) + np.count_nonzero(other.mask) - intersection
+    return intersection / union
+
+
+def _boundary(runs: Dict[str, Any], distance: int) -> _Crop:
+  from pycocotools import mask
+  left, top, width, height = (int(value) for value in mask.toBbox(runs))
+  inside = mask.decode(runs)[top:top + height, left:left + width].astype(bool)
+  # What lies outside of the box is outside of the mask, as the image's border is.
+  return _Crop(top, left, inside & overlap.boundaries(inside, distance))
+
+
+# === Panoptic maps ===
+
+
+def things(overlaps: overlap.Overlaps, side: int,
+           dataset_info: 'DatasetInfo') -> List[Dict[str, Any]]:
+  """Lists the things of a panoptic map in ascending order of their labels.
+
+  Args:
+    overlaps: Of two panoptic maps.
+    side: 0: the first, 1: the second.
+    dataset_info: Names the classes.
+
+  Returns:
+    Dictionaries of label, category_id, area (pixels) and iscrowd.
+
+  Raises:
+    ValueError: A label is of no class of the data set.
+  """
+  pixels = overlap.sums(overlaps.pixels, side)
+  found = []
+  for label in sorted(pixels):
+    what = ('ground truth', 'prediction')[side]
+    segment = coco_panoptic_io.label_segment(label, dataset_info, what)
+    class_id = label // dataset_info.label_divisor
+    if segment is not None and dataset_info.by_class_id[class_id].isthing:
+      found.append({'label': label, 'category_id': segment.category_id, 'area': pixels[label],
+                    'iscrowd': segment.iscrowd})
+  return found
+
+
+def map_ious(overlaps: overlap.Overlaps, truths: Sequence[Dict[str, Any]],
+             detections: Sequence[Dict[str, Any]]) -> np.ndarray:
+  """Returns the IoU of the things of two panoptic maps, without making masks of them.
+
+  Args:
+    overlaps: First ground truth, then prediction; with boundaries, IoU are the smaller ones.
+    truths: As `things` lists them.
+    detections: Likewise.
+
+  Returns:
+    float64 [detections, truths].
+  """
+  boundaries = (overlap.sums(overlaps.first_boundary, 0), overlap.sums(overlaps.second_boundary, 1))
+  result = np.zeros((len(detections), len(truths)))
+  for row, detection in enumerate(detections):
+    for column, truth in enumerate(truths):
+      key = truth['label'], detection['label']
+      intersection = overlaps.pixels.get(key, 0)
+      if truth['iscrowd']:
+        result[row, column] = intersection / detection['area']
+        continue
+      result[row, column] = intersection / (truth['area'] + detection['area'] - intersection)
+      if boundaries[0]:
+        intersection = overlaps.both_boundaries.get(key, 0)
+        union = boundaries[0][key[0]] + boundaries[1][key[1]] - intersection
+        result[row, column] = min(result[row, column], intersection / union)
+  return result

@@ -1,0 +1,286 @@
+"""Where panoptic quality is lost: by class, by size of segment, by image and by confusion.
+
+  survey = SegmentSurvey(categories)
+  for ground_truth, prediction in pairs:
+    survey.update(compare(*ground_truth, *prediction))
+  survey.result()
+
+PQ of a class is iou_sum / (TP + FP / 2 + FN / 2) (Kirillov et al., Panoptic Segmentation, Eq. 1),
+so what is missing to 1 divides without a rest: (TP - iou_sum) by imprecise masks, FN / 2 by
+misses, FP / 2 by false positives. A miss and a false positive in one place are a wrong class.
+"""
+
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from deeplab_tf.metrics import accumulator, overlap, panoptic_quality
+
+Segment = panoptic_quality.Segment
+# Inner limits of the sizes in pixels of area: each thrice the one before, with COCO's limits of
+# small and medium objects, 32^2 and 96^2, among them.
+SIZE_LIMITS = tuple(32**2 * 3.0**step for step in range(-2, 5))
+IOU_BINS = 20  # They divide 0.5 to 1 evenly.
+LOSSES = ('imprecise', 'wrong_class', 'missed', 'invented')
+_COUNTS = ('iou_sum', 'true_positives', 'false_positives', 'false_negatives')
+_TABLES = (*_COUNTS, 'iou_histogram', 'pixels', 'mistaken')
+_PER_IMAGE = ('image_pq', 'image_true_positives', 'image_false_positives',
+              'image_false_negatives')
+
+
+class Comparison(NamedTuple):
+  """What there is to count of one image.
+
+  Attributes:
+    matching: Which segments were found.
+    mistaken: Pairs of an unmatched ground truth segment and an unmatched prediction of another
+      category with a mask IoU above 0.5; each segment is in one pair at most.
+    pixels: (ground truth id, prediction id) -> pixels that they share; 0 is void or nothing.
+    category_of: Of each side, segment id -> category id.
+  """
+  matching: panoptic_quality.Matching
+  mistaken: Tuple[Tuple[Segment, Segment], ...]
+  pixels: overlap.Pairs
+  category_of: Tuple[Mapping[int, int], Mapping[int, int]]
+
+
+class Confusion(NamedTuple):
+  """The classes that are taken for one another.
+
+  Attributes:
+    category_ids: The classes.
+    shares: float64 [classes, classes + 2], of the pixels of the row's class the share that is
+      predicted as the column's; the last two columns are all other classes, and no class.
+      Rows sum up to 1, or 0 for a class that the ground truth does not have.
+  """
+  category_ids: Tuple[int, ...]
+  shares: np.ndarray
+
+
+def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
+            prediction_map: np.ndarray, prediction_segments: Sequence[Segment],
+            dilation_ratio: Optional[float] = None) -> Comparison:
+  """Compares the prediction of one image; arguments and errors are those of `match`."""
+  matching = panoptic_quality.match(ground_truth_map, ground_truth_segments, prediction_map,
+                                    prediction_segments, dilation_ratio)
+  pixels = overlap.overlaps(ground_truth_map, prediction_map).pixels
+  unmatched = {segment.id: segment for segment in matching.unmatched_ground_truth}
+  in_vain = {segment.id: segment for segment in matching.unmatched_predictions}
+  mistaken = []
+  for (truth, guess), intersection in pixels.items():
+    if truth not in unmatched or guess not in in_vain:
+      continue
+    union = (matching.ground_truth_pixels[truth] + matching.prediction_pixels[guess]
+             - intersection - pixels.get((0, guess), 0))
+    one, other = unmatched[truth], in_vain[guess]
+    if one.category_id != other.category_id and 2 * intersection > union:
+      mistaken.append((one, other))
+  category_of = tuple({segment.id: segment.category_id for segment in segments}
+                      for segments in (ground_truth_segments, prediction_segments))
+  return Comparison(matching, tuple(mistaken), pixels, category_of)
+
+
+class SegmentSurvey(accumulator.Accumulator):
+  """Accumulates what `compare` finds.
+
+  Matched and missed segments are counted at the size of the ground truth, predictions in vain at
+  their own. Crowd segments count only in `pixels`.
+
+  Attributes:
+    category_ids: The categories, in the order of the tables.
+    isthing: bool [categories].
+    iou_sum: float64 [categories, sizes], sum of the IoU of the matches.
+    true_positives, false_positives, false_negatives: int64 [categories, sizes].
+    iou_histogram: int64 [IOU_BINS], matches.
+    pixels: int64 [categories, categories + 1], true category and predicted one; last: none.
+    mistaken: int64 [categories, categories], missed segments whose place was taken by a segment
+      of another category.
+    image_pq: Of each image, averaged over its classes, in [0, 1]; NaN if nothing is counted.
+    image_true_positives, image_false_positives, image_false_negatives: Of each image.
+  """
+
+  def __init__(self, categories: Iterable[Any]):
+    """Starts at zero.
+
+    Args:
+      categories: Objects with distinct `category_id`, and `isthing`.
+    """
+    self._categories = tuple(categories)
+    self.category_ids = tuple(int(category.category_id) for category in self._categories)
+    self.isthing = np.array([bool(category.isthing) for category in self._categories], bool)
+    self._index = {category: index for index, category in enumerate(self.category_ids)}
+    self.reset()
+
+  def reset(self) -> None:
+    """Forgets all images."""
+    categories, sizes = len(self.category_ids), len(SIZE_LIMITS) + 1
+    self.iou_sum = np.zeros((categories, sizes))
+    self.true_positives = np.zeros((categories, sizes), np.int64)
+    self.false_positives = np.zeros((categories, sizes), np.int64)
+    self.false_negatives = np.zeros((categories, sizes), np.int64)
+    self.iou_histogram = np.zeros(IOU_BINS, np.int64)
+    self.pixels = np.zeros((categories, categories + 1), np.int64)
+    self.mistaken = np.zeros((categories, categories), np.int64)
+    self.image_pq: List[float] = []
+    self.image_true_positives: List[int] = []
+    self.image_false_positives: List[int] = []
+    self.image_false_negatives: List[int] = []
+
+  def update(self, comparison: Comparison) -> None:
+    """Counts one image.
+
+    Raises:
+      ValueError: A category is unknown. Nothing is counted then.
+    """
+    for category in {*comparison.category_of[0].values(), *comparison.category_of[1].values()}:
+      if category not in self._index:
+        raise ValueError(f'a segment is of category {category}, which is none of the '
+                         f'{len(self._index)} categories')
+    matching = comparison.matching
+    counts = np.zeros((len(_COUNTS), *self.iou_sum.shape))
+    for match in matching.matches:
+      place = self._place(match.ground_truth, matching.ground_truth_pixels)
+      counts[(0, *place)] += match.iou
+      counts[(1, *place)] += 1
+      position = int((match.iou - 0.5) * 2 * IOU_BINS)
+      self.iou_histogram[min(max(position, 0), IOU_BINS - 1)] += 1
+    for segment in matching.unmatched_predictions:
+      counts[(2, *self._place(segment, matching.prediction_pixels))] += 1
+    for segment in matching.unmatched_ground_truth:
+      counts[(3, *self._place(segment, matching.ground_truth_pixels))] += 1
+    for truth, guess in comparison.mistaken:
+      self.mistaken[self._index[truth.category_id], self._index[guess.category_id]] += 1
+    self._count_pixels(comparison)
+    for name, count in zip(_COUNTS, counts):
+      getattr(self, name)[...] += count.astype(getattr(self, name).dtype)
+    scores, occurs = _quality(*counts.sum(axis=2))
+    self.image_pq.append(float(scores['pq'][occurs].mean()) if occurs.any() else float('nan'))
+    self.image_true_positives.append(len(matching.matches))
+    self.image_false_positives.append(len(matching.unmatched_predictions))
+    self.image_false_negatives.append(len(matching.unmatched_ground_truth))
+
+  def merge(self, other: 'SegmentSurvey') -> None:
+    """Adds the counts of another survey over the same categories; its images come last."""
+    if other.category_ids != self.category_ids:
+      raise ValueError('cannot merge segment surveys over different categories')
+    for name in _TABLES:
+      getattr(self, name)[...] += getattr(other, name)
+    for name in _PER_IMAGE:
+      getattr(self, name).extend(getattr(other, name))
+
+  def state(self) -> Dict[str, np.ndarray]:
+    """Returns all counts, by the names of the attributes."""
+    return {name: np.array(getattr(self, name)) for name in (*_TABLES, *_PER_IMAGE)}
+
+  def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+    """Replaces what is counted by what `state` returned."""
+    for name in _TABLES:
+      setattr(self, name, np.array(state[name]))
+    for name in _PER_IMAGE:
+      setattr(self, name, state[name].tolist())
+
+  def panoptic_quality(self) -> panoptic_quality.PanopticQuality:
+    """Returns the panoptic quality of the images so far."""
+    metric = panoptic_quality.PanopticQuality(self._categories)
+    metric.set_state({name: getattr(self, name).sum(axis=1) for name in _COUNTS})
+    return metric
+
+  def result(self) -> Dict[str, Any]:
+    """Returns the scores of all images so far, as Python numbers, shares and scores in [0, 1].
+
+    Returns:
+      What PanopticQuality.result() returns, where each group and class has also 'losses': the
+      share of a full PQ lost by each of LOSSES (None without classes); and
+      'sizes': 'All', 'Things', 'Stuff' -> pq, sq, rq, tp, fp, fn, lists with one value per size,
+      over all segments of the group whatever their class; pq, sq and rq None without segments.
+      'mistaken': dictionaries of ground_truth and prediction (category ids), segments, and share
+      of all ground truth segments of the category that are no crowd; the most segments first.
+    """
+    result = self.panoptic_quality().result()
+    losses = self._losses()
+    for index, category in enumerate(self.category_ids):
+      if category in result['per_class']:
+        result['per_class'][category]['losses'] = {
+            name: float(losses[name][index]) for name in LOSSES}
+    occurs = np.array([category in result['per_class'] for category in self.category_ids], bool)
+    groups = {'All': np.ones_like(self.isthing), 'Things': self.isthing, 'Stuff': ~self.isthing}
+    result['sizes'] = {}
+    for group, chosen in groups.items():
+      averaged = chosen & occurs
+      result[group]['losses'] = {
+          name: float(losses[name][averaged].mean()) if averaged.any() else None
+          for name in LOSSES}
+      result['sizes'][group] = self._by_size(chosen)
+    result['mistaken'] = self._mistaken()
+    return result
+
+  def confusion(self, most: int) -> Confusion:
+    """Returns the confusion of the most confused classes, by pixels.
+
+    Args:
+      most: Classes at most. Of the pairs of classes that have the largest share of the true
+        class's pixels, as many as fit; a class that is never confused is in none.
+    """
+    totals = np.maximum(self.pixels.sum(axis=1, keepdims=True), 1)
+    shares = self.pixels / totals
+    apart = shares[:, :-1] * (1 - np.eye(len(shares)))
+    chosen: List[int] = []
+    for flat in np.argsort(-apart, axis=None, kind='stable'):
+      pair = [int(index) for index in np.unravel_index(flat, apart.shape)]
+      added = [index for index in pair if index not in chosen]
+      if not apart[tuple(pair)] or len(chosen) + len(added) > most:
+        break
+      chosen += added
+    chosen.sort()
+    inside = shares[np.ix_(chosen, chosen)]
+    others = shares[chosen, :-1].sum(axis=1) - inside.sum(axis=1)
+    columns = (inside, np.maximum(others, 0)[:, None], shares[chosen, -1:])
+    return Confusion(tuple(self.category_ids[index] for index in chosen),
+                     np.concatenate(columns, axis=1))
+
+  def _place(self, segment: Segment, areas: Mapping[int, int]) -> Tuple[int, int]:
+    size = np.searchsorted(SIZE_LIMITS, areas.get(segment.id, 0), side='right')
+    return self._index[segment.category_id], int(size)
+
+  def _count_pixels(self, comparison: Comparison) -> None:
+    truth_category, guess_category = comparison.category_of
+    for (truth, guess), count in comparison.pixels.items():
+      if truth in truth_category:
+        column = self._index[guess_category[guess]] if guess in guess_category else -1
+        self.pixels[self._index[truth_category[truth]], column] += count
+
+  def _losses(self) -> Dict[str, np.ndarray]:
+    """Shares of a full PQ, float64 [categories] each."""
+    iou_sum, found, in_vain, missed = (getattr(self, name).sum(axis=1) for name in _COUNTS)
+    as_others, as_this = self.mistaken.sum(axis=1), self.mistaken.sum(axis=0)
+    full = np.maximum(found + 0.5 * in_vain + 0.5 * missed, 0.5)
+    return {'imprecise': (found - iou_sum) / full,
+            'wrong_class': 0.5 * (as_others + as_this) / full,
+            'missed': 0.5 * (missed - as_others) / full,
+            'invented': 0.5 * (in_vain - as_this) / full}
+
+  def _by_size(self, chosen: np.ndarray) -> Dict[str, List[Any]]:
+    counts = [getattr(self, name)[chosen].sum(axis=0) for name in _COUNTS]
+    scores, occurs = _quality(*counts)
+    values: Dict[str, List[Any]] = {
+        name: [float(value) if there else None for value, there in zip(score, occurs)]
+        for name, score in scores.items()}
+    return {**values, **{name: count.tolist()
+                         for name, count in zip(('tp', 'fp', 'fn'), counts[1:])}}
+
+  def _mistaken(self) -> List[Dict[str, Any]]:
+    segments = (self.true_positives + self.false_negatives).sum(axis=1)
+    pairs = [{'ground_truth': self.category_ids[truth], 'prediction': self.category_ids[guess],
+              'segments': int(self.mistaken[truth, guess]),
+              'share': float(self.mistaken[truth, guess] / segments[truth])}
+             for truth, guess in np.argwhere(self.mistaken)]
+    return sorted(pairs, key=lambda pair: (-pair['segments'], -pair['share']))
+
+
+def _quality(iou_sum: np.ndarray, found: np.ndarray, in_vain: np.ndarray,
+             missed: np.ndarray) -> Tuple[Dict[str, np.ndarray], np.ndarray]:
+  """Returns pq, sq and rq of counts of any shape, and where there is anything to score."""
+  full = found + 0.5 * in_vain + 0.5 * missed
+  occurs = full > 0
+  full = np.where(occurs, full, 1)
+  return {'pq': iou_sum / full, 'sq': iou_sum / np.maximum(found, 1), 'rq': found / full}, occurs

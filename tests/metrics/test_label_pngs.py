@@ -1,0 +1,77 @@
+"""Semantic maps in folders of PNGs."""
+
+import numpy as np
+import pytest
+import shared
+from PIL import Image
+
+from deeplab_tf.metrics import label_pngs
+
+
+@pytest.fixture
+def folders(tmp_path):
+  """Two classes and the ignore label 255; the second image lies in a subfolder."""
+  for side, values in (('gt', [0, 0, 1, 255]), ('pred', [0, 1, 1, 1])):
+    (tmp_path / side / 'city').mkdir(parents=True)
+    for name in ('a.png', 'city/b.png'):
+      Image.fromarray(np.array([values], np.uint8)).save(tmp_path / side / name)
+  return tmp_path
+
+
+def _score(folder, **options):
+  return label_pngs.label_png_score(folder / 'gt', folder / 'pred', 2, **options).metric
+
+
+def test_folders_are_paired_by_name(folders):
+  assert _score(folders).confusion.tolist() == [[2, 2, 0], [0, 2, 0]]
+  np.testing.assert_array_equal(_score(folders).confusion, _score(folders, num_workers=2).confusion)
+  assert _score(folders).result()['miou'] == 0.5
+
+
+@pytest.mark.parametrize('mode', ['P', 'I;16', 'L'])
+def test_values_are_read_as_they_are(tmp_path, mode):
+  values = np.array([[0, 1, 255], [7, 7, 3]], np.uint16 if mode == 'I;16' else np.uint8)
+  if mode == 'P':
+    image = Image.fromarray(values, 'L').convert('P')
+    image.putpalette(list(range(255, -1, -1)) * 3)
+    image.putdata(values.ravel())
+  else:
+    image = Image.fromarray(values)
+    assert image.mode == mode
+  image.save(tmp_path / 'x.png')
+  found = label_pngs.read_label_png(tmp_path / 'x.png')
+  np.testing.assert_array_equal(found, values)
+  assert found.dtype == np.int32
+
+
+def test_bad_input_is_named(folders):
+  Image.new('RGB', (4, 1)).save(folders / 'pred' / 'a.png')
+  with pytest.raises(ValueError, match='a.png: the picture is of mode RGB; a semantic map has one'):
+    _score(folders)
+  Image.new('L', (5, 1)).save(folders / 'pred' / 'a.png')
+  with pytest.raises(ValueError, match='a.png are 1 x 4 and 1 x 5 pixels'):
+    _score(folders)
+  with pytest.raises(ValueError, match='a.png: the ground truth holds the class 255'):
+    Image.new('L', (4, 1)).save(folders / 'pred' / 'a.png')
+    _score(folders, ignore_label=9)
+  (folders / 'pred' / 'a.png').unlink()
+  with pytest.raises(FileNotFoundError, match='a.png: there is no such file'):
+    _score(folders)
+  with pytest.raises(FileNotFoundError, match='none: there is no such folder'):
+    label_pngs.label_png_score(folders / 'none', folders / 'pred', 2)
+  (folders / 'empty').mkdir()
+  with pytest.raises(FileNotFoundError, match='there is no PNG'):
+    label_pngs.label_png_score(folders / 'empty', folders / 'pred', 2)
+
+
+@pytest.mark.parity
+def test_pngs_of_recorded_maps_give_their_confusion(tmp_path):
+  data = np.load(shared.path('parity', 'evaluation', 'miou', 'cityscapes_19_void_predictions',
+                             'data.npz'))
+  for side in ('gt', 'pred'):
+    (tmp_path / side).mkdir()
+    for index in range(4):
+      Image.fromarray(data[f'{side}_{index}'].astype(np.uint8)).save(
+          tmp_path / side / f'{index}.png')
+  metric = label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 19).metric
+  np.testing.assert_array_equal(metric.confusion, data['confusion'])

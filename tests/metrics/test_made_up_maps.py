@@ -1,0 +1,22 @@
+"""Maps drawn to measure the speed of scoring."""
+
+import numpy as np
+
+from deeplab_tf.metrics import coco_panoptic, made_up_maps
+
+
+def test_files_can_be_scored_and_predictions_resemble_the_truth(tmp_path):
+  files = made_up_maps.write(tmp_path, 3, (128, 256), segments=20)
+  score = coco_panoptic.panoptic_score(*files)
+  assert score.warnings == ()
+  assert 0.2 < score.metric.result()['All']['pq'] < 0.95
+
+
+def test_maps_have_segments_with_rough_edges():
+  first, second = made_up_maps.draw_pair(np.random.default_rng(0), (256, 512), 60)
+  assert first.shape == second.shape == (256, 512) and first.dtype == np.int32
+  assert 40 < len(np.unique(first)) <= 61
+  runs = np.count_nonzero(first[:, 1:] != first[:, :-1])
+  # Blocks of a grid of 8 by 8 would have some 8 edges a row.
+  assert runs > 10 * 256
+  assert 0.6 < np.mean(first == second) < 0.99
