@@ -15,10 +15,6 @@ _SCALE = 0.6
 # Bytes; larger pictures are of photographs, and JPEG on the page.
 _LARGEST_PNG = 600_000
 _STYLE = """
-.reading { max-width: 78ch; margin: 0 0 16px; color: var(--muted); }
-.reading b { color: var(--ink); font-weight: 600; }
-.notice { margin: 0; padding: 10px 14px; border-left: 3px solid var(--accent);
-  background: var(--track); border-radius: 0 8px 8px 0; max-width: 78ch; }
 .sheet { margin: 0; overflow-x: auto; }
 .sheet + .sheet, .notice + .sheet, .sheet + .notice { margin-top: 20px; }
 .sheet img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;

@@ -6,7 +6,8 @@ import html
 import io
 import math
 import os
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+import re
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -18,8 +19,8 @@ _PICTURES = (('image', 'Input'), ('ground_truth', 'Ground truth'), ('prediction'
              ('error', 'Errors'))
 # Curves are thinned to so many points; more cannot be seen.
 _MOST_POINTS = 400
-# Pictures with more pixels are stored as JPEG, smaller ones losslessly.
-_LARGEST_PNG = 320 * 320 * 4
+# Bytes; larger pictures are of photographs and stored as JPEG, others losslessly.
+_LARGEST_PNG = 150_000
 _WIDEST_PICTURE = 960
 _ZOOM = "this.classList.toggle('zoom')"
 
@@ -109,11 +110,17 @@ def header(title: str, summary: Mapping[str, Any], scores: Mapping[str, Any]) ->
     if scores:
       tiles.append(f'<div class="tile"><span class="big">{_per_cent(value)}</span>'
                    f'<span class="name">{short}</span><span class="note">{long}</span></div>')
-  facts = ''.join(f'<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd></div>'
-                  for name, value in summary.items())
   return (f'<header><h1>{html.escape(title)}</h1>'
           + (f'<div class="tiles">{"".join(tiles)}</div>' if tiles else '')
-          + (f'<dl class="facts">{facts}</dl>' if facts else '') + '</header>')
+          + (facts(summary) if summary else '') + '</header>')
+
+
+def facts(summary: Mapping[str, Any]) -> str:
+  """Returns the HTML of facts by name."""
+  entries = ''.join(
+      f'<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd></div>'
+      for name, value in summary.items())
+  return f'<dl class="facts">{entries}</dl>'
 
 
 def _scores_section(scores: Mapping[str, Any], class_names: Mapping[int, str]) -> str:
@@ -154,26 +161,30 @@ def _per_cent(value: Optional[float]) -> str:
 def _gallery_section(gallery: Sequence[Mapping[str, Any]]) -> str:
   if not gallery:
     return ''
-  items, errors = [], False
-  for entry in gallery:
-    figures = []
-    for key, caption in _PICTURES:
-      if entry.get(key) is None:
-        continue
-      errors |= key == 'error'
+  legend = error_legend() if any(entry.get('error') is not None for entry in gallery) else ''
+  return (f'<section><h2>Pictures</h2>{legend}{"".join(map(gallery_article, gallery))}</section>')
+
+
+def gallery_article(entry: Mapping[str, Any]) -> str:
+  """Returns the HTML of one entry of write_report's gallery; its `note` may add a paragraph."""
+  figures = []
+  for key, caption in _PICTURES:
+    if entry.get(key) is not None:
       figures.append(f'<figure><img loading="lazy" onclick="{_ZOOM}" alt="{caption} of '
                      f'{html.escape(str(entry["name"]))}" src="{_picture(entry[key])}">'
                      f'<figcaption>{caption}</figcaption></figure>')
-    score = entry.get('score')
-    badge = '' if score is None else f'<span class="badge">PQ {_per_cent(score)}</span>'
-    items.append(f'<article><h3>{html.escape(str(entry["name"]))}{badge}</h3>'
-                 f'<div class="pictures">{"".join(figures)}</div></article>')
-  legend = ''
-  if errors:
-    keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(
-        *color, name) for name, color in draw.ERROR_COLORS.items())
-    legend = f'<ul class="legend">{keys}</ul>'
-  return f'<section><h2>Pictures</h2>{legend}{"".join(items)}</section>'
+  score = entry.get('score')
+  badge = '' if score is None else f'<span class="badge">PQ {_per_cent(score)}</span>'
+  note = f'<p class="note">{html.escape(entry["note"])}</p>' if entry.get('note') else ''
+  return (f'<article><h3>{html.escape(str(entry["name"]))}{badge}</h3>{note}'
+          f'<div class="pictures">{"".join(figures)}</div></article>')
+
+
+def error_legend() -> str:
+  """Returns the HTML of the legend of the error maps."""
+  keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(
+      *color, name) for name, color in draw.ERROR_COLORS.items())
+  return f'<ul class="legend">{keys}</ul>'
 
 
 def _picture(array: np.ndarray) -> str:
@@ -182,12 +193,11 @@ def _picture(array: np.ndarray) -> str:
   if picture.width > _WIDEST_PICTURE:
     height = max(1, round(picture.height * _WIDEST_PICTURE / picture.width))
     picture = picture.resize((_WIDEST_PICTURE, height), Image.Resampling.LANCZOS)
-  buffer = io.BytesIO()
-  kind = 'png' if picture.width * picture.height <= _LARGEST_PNG else 'jpeg'
-  if kind == 'png':
-    picture.save(buffer, 'png', optimize=True)
-  else:
-    picture.save(buffer, 'jpeg', quality=90, subsampling=0)
+  buffer, kind = io.BytesIO(), 'png'
+  picture.save(buffer, kind)
+  if buffer.tell() > _LARGEST_PNG:
+    buffer, kind = io.BytesIO(), 'jpeg'
+    picture.save(buffer, kind, quality=90, subsampling=0)
   return f'data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
@@ -217,15 +227,10 @@ def _groups(curves: Mapping[str, Series]) -> Dict[str, Dict[str, Series]]:
 
 
 def _plot(group: str, series: Mapping[str, Series]) -> str:
-  """Draws lines as inline SVG whose text and grid take the page's colours."""
-  import matplotlib
-  from matplotlib import figure as figure_lib
+  """Draws lines over training steps."""
   from matplotlib import ticker
-  # Each SVG of the page needs ids of its own.
-  settings = {'svg.hashsalt': group, 'svg.fonttype': 'none', 'font.family': 'sans-serif',
-              'font.size': 10}
-  with matplotlib.rc_context(settings):
-    figure = figure_lib.Figure(figsize=(5.2, 2.9), layout='constrained')
+
+  def draw_lines(figure: Any) -> None:
     axes = figure.add_subplot()
     for index, (name, points) in enumerate(series.items()):
       steps, values = zip(*_thinned(points))
@@ -238,22 +243,54 @@ def _plot(group: str, series: Mapping[str, Series]) -> str:
       axes.set_yscale('log')
     elif min(values) >= 0 and 0.05 < max(values) <= 1:
       axes.set_ylim(0, 1)
-    axes.grid(True, color=report_style.GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=report_style.INK, length=0, labelsize=9)
+    style_axes(axes, 'both')
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
-    axes.set_xlabel('step', color=report_style.INK, fontsize=9)
-    for side, spine in axes.spines.items():
-      spine.set_visible(side == 'bottom')
-      spine.set_color(report_style.GRID)
+    axes.set_xlabel('step')
     if len(series) > 1:
       figure.legend(loc='outside lower center', ncols=2, frameon=False,
                     labelcolor=report_style.INK, fontsize=9, handlelength=1.4)
+
+  return svg_plot(group, (5.2, 2.9), draw_lines)
+
+
+def style_axes(axes: Any, grid: str) -> None:
+  """Gives matplotlib axes the look of the report, before `svg_plot` lends it its colours.
+
+  Args:
+    axes: The axes.
+    grid: Which axis has grid lines: 'x', 'y' or 'both'.
+  """
+  axes.grid(True, axis=grid, color=report_style.GRID, linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.tick_params(colors=report_style.INK, length=0, labelsize=9)
+  axes.xaxis.label.set(color=report_style.INK, fontsize=9)
+  axes.yaxis.label.set(color=report_style.INK, fontsize=9)
+  for side, spine in axes.spines.items():
+    spine.set_visible(side == 'bottom')
+    spine.set_color(report_style.GRID)
+
+
+def svg_plot(name: str, size: Tuple[float, float], paint: Callable[[Any], None]) -> str:
+  """Draws a matplotlib figure as inline SVG whose text and grid take the page's colours.
+
+  Args:
+    name: Distinct on a page, since each SVG needs ids of its own.
+    size: Width and height in inches.
+    paint: Fills the figure.
+  """
+  import matplotlib
+  from matplotlib import figure as figure_lib
+  settings = {'svg.hashsalt': name, 'svg.fonttype': 'none', 'font.family': 'sans-serif',
+              'font.size': 10}
+  with matplotlib.rc_context(settings):
+    figure = figure_lib.Figure(figsize=size, layout='constrained')
+    paint(figure)
     buffer = io.StringIO()
     figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
   svg = buffer.getvalue()
-  svg = svg[svg.index('<svg'):]
+  # The ids of groups are the same in all plots, and nothing refers to them.
+  svg = re.sub(r'<g id="[^"]*"', '<g', svg[svg.index('<svg'):])
   for placeholder, variable in report_style.VARIABLES.items():
     svg = svg.replace(placeholder, f'var({variable})')
   return svg

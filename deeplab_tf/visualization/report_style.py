@@ -100,6 +100,10 @@ article + article { margin-top: 24px; padding-top: 20px; border-top: 1px solid v
   margin: 0 0 18px; font-size: .85rem; color: var(--muted); }
 .legend span { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   margin-right: 6px; vertical-align: -1px; }
+.reading { max-width: 78ch; margin: 0 0 16px; color: var(--muted); }
+.reading b { color: var(--ink); font-weight: 600; }
+.notice { margin: 0; padding: 10px 14px; border-left: 3px solid var(--accent);
+  background: var(--track); border-radius: 0 8px 8px 0; max-width: 78ch; }
 footer { color: var(--muted); font-size: .8rem; text-align: center; }
 @media (max-width: 640px) {
   main { padding: 14px 10px 32px; }
