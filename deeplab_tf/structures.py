@@ -131,3 +131,25 @@ class PanopticPrediction(NamedTuple):
   segment_ids: tf.Tensor
   segment_classes: tf.Tensor
   segment_scores: tf.Tensor
+
+
+class QueryOutputs(NamedTuple):
+  """The raw outputs of a mask model that tell of its queries.
+
+  Attributes:
+    class_logits: float32 [batch, queries, classes + 1], "no object" last.
+    mask_logits: float32 [batch, h, w, queries].
+  """
+  class_logits: tf.Tensor
+  mask_logits: tf.Tensor
+
+
+class ScoredPrediction(NamedTuple):
+  """A prediction together with what further scores are made from.
+
+  Attributes:
+    panoptic: PanopticPrediction.
+    queries: QueryOutputs.
+  """
+  panoptic: PanopticPrediction
+  queries: QueryOutputs

@@ -1,4 +1,4 @@
-"""Turns predictions into the zip file that a benchmark's test server takes.
+r"""Turns predictions into the zip file that a benchmark's test server takes.
 
   python evaluation/predict.py --saved_model=exported --output_dir=predictions test/
   python evaluation/submission.py --benchmark=coco_panoptic --predictions=predictions \

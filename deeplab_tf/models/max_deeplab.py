@@ -25,6 +25,7 @@ from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import mask_transformer
 
 TARGETS = 'mask'
+MASKS_COMPETE = True
 
 
 class MaXDeepLab(tf.keras.Model):

@@ -1,7 +1,7 @@
 """Scores a model on the evaluation data, for Orbit's Controller."""
 
 import abc
-from typing import Any, Callable, Iterable, NamedTuple, Optional
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import orbit
@@ -9,12 +9,16 @@ import tensorflow as tf
 
 from deeplab_tf.data import pipeline
 from deeplab_tf.data.catalog import DatasetInfo
-from deeplab_tf.metrics.accumulator import Accumulator
+from deeplab_tf.metrics.accumulator import Accumulator, Group
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
-from deeplab_tf.postprocessing import resize_back
-from deeplab_tf.structures import EvaluationBatch
+from deeplab_tf.postprocessing import query_scores, resize_back
+from deeplab_tf.structures import EvaluationBatch, ScoredPrediction
 from deeplab_tf.training import distribution, replicated_prediction
+from deeplab_tf.training.extra_scores import ExtraScore, ScoredImage
 from deeplab_tf.training.signals import Stopped
+
+# Of panoptic quality among the scores.
+_PANOPTIC = 'panoptic'
 
 
 class Sample(NamedTuple):
@@ -94,7 +98,7 @@ class BatchEvaluator(orbit.AbstractEvaluator):
         if self._is_alone and self._stop_requested():
           raise Stopped
     replicated_prediction.merge_over_workers(self._strategy, metric)
-    self.result = metric.result()
+    self.result = self._result(metric)
     return self._scalars(self.result)
 
   @abc.abstractmethod
@@ -104,6 +108,10 @@ class BatchEvaluator(orbit.AbstractEvaluator):
   @abc.abstractmethod
   def _new_metric(self) -> Accumulator:
     """Returns a score that has counted nothing."""
+
+  def _result(self, metric: Accumulator) -> dict:
+    """Returns what `result` becomes."""
+    return metric.result()
 
   @abc.abstractmethod
   def _score_batch(self, metric: Any, batch: Any, prediction: Any, position: int) -> None:
@@ -115,66 +123,93 @@ class BatchEvaluator(orbit.AbstractEvaluator):
 
 
 class Evaluator(BatchEvaluator):
-  """Resizes predictions to the size of the files and counts panoptic quality.
+  """Resizes predictions to the size of the files and counts panoptic quality, and more on request.
 
   Attributes:
-    result: See PanopticQuality.result.
+    result: See PanopticQuality.result; and of each extra score the result by its name.
   """
   title = 'panoptic quality'
   scores = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
                  for name in ('pq', 'sq', 'rq', 'n'))
 
-  def __init__(self, *, dataset_info: DatasetInfo,
+  def __init__(self, *, dataset_info: DatasetInfo, extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, **loop: Any):
     """Initialises the evaluator.
 
     Args:
       dataset_info: The classes.
+      extra_scores: What is scored besides.
       on_sample: Called with (position, Sample) for each image of this worker.
       num_images: Samples from this position on have no `image`; None: all have it.
-      **loop: As BatchEvaluator's; batches are EvaluationBatch, predictions PanopticPrediction.
+      **loop: As BatchEvaluator's; batches are EvaluationBatch, predictions PanopticPrediction, or
+        ScoredPrediction where an extra score needs the queries.
     """
     super().__init__(**loop)
     self._dataset_info = dataset_info
+    self._extra = tuple(extra_scores)
+    self.scores = (*self.scores, *(f'{score.name}/{tag}' for score in self._extra
+                                   for tag in score.tags))
     self._on_sample = on_sample
     self._num_images = num_images if on_sample is not None else 0
     self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
                                      reduce_retracing=True)
 
   def format_result(self) -> str:
-    """Returns the result as a table."""
-    return format_result(self.result)
+    """Returns the result as a table, with a line for each figure of the extra scores."""
+    lines = [format_result(self.result)]
+    for tag, value in self._extra_scalars(self.result).items():
+      if not tag.endswith('/n'):
+        lines.append(f'{tag:<24}{100 * value:6.1f}')
+    return '\n'.join(lines)
 
-  def _new_metric(self) -> PanopticQuality:
-    return PanopticQuality(self._dataset_info.categories)
+  def _new_metric(self) -> Group:
+    return Group({_PANOPTIC: PanopticQuality(self._dataset_info.categories),
+                  **{score.name: score.new_metric() for score in self._extra}})
 
-  def _score_batch(self, metric, batch: EvaluationBatch, prediction, position: int) -> None:
+  def _result(self, metric: Group) -> dict:
+    result = metric.result()
+    return {**result.pop(_PANOPTIC), **result}
+
+  def _score_batch(self, metric: Group, batch: EvaluationBatch, prediction,
+                   position: int) -> None:
     for i in range(batch.images.shape[0]):
-      self._score(metric, position + i, self._sample(batch, prediction, i, position + i))
+      image = self._scored_image(batch, prediction, i)
+      panoptic_map = image.prediction.panoptic_map[0].numpy()
+      metric.parts[_PANOPTIC].update_from_label_maps(image.ground_truth, panoptic_map,
+                                                     self._dataset_info)
+      for score in self._extra:
+        score.update(metric.parts[score.name], image)
+      if self._on_sample is not None:
+        pixels = None
+        if self._num_images is None or position + i < self._num_images:
+          pixels = _pixels(batch, i)
+        self._on_sample(position + i, Sample(image.name, pixels, image.ground_truth, panoptic_map))
 
   def _scalars(self, result: dict) -> dict:
-    return flat_scalars(result)
+    return {**flat_scalars(result), **self._extra_scalars(result)}
 
-  def _sample(self, batch: EvaluationBatch, prediction, i: int, position: int) -> Sample:
-    """The image at index i of a batch."""
+  def _extra_scalars(self, result: dict) -> dict:
+    return {tag: value for score in self._extra
+            for tag, value in score.scalars(result[score.name]).items()}
+
+  def _scored_image(self, batch: EvaluationBatch, prediction, i: int) -> ScoredImage:
+    """The image at index i of a batch, at the size of its file."""
     raw_size, resized_size = batch.raw_size[i], batch.resized_size[i]
     height, width = raw_size.numpy()
     own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
-    panoptic_map = self._restore_step(own, resized_size, raw_size).panoptic_map[0]
-    image = None
-    if self._num_images is None or position < self._num_images:
-      rows, columns = resized_size.numpy()
-      image = pipeline.denormalize(batch.images[i, :rows, :columns])
-      image = tf.image.resize(image, (height, width)).numpy()
-      image = np.clip(np.round(image), 0, 255).astype(np.uint8)
-    return Sample(batch.name[i].numpy().decode(), image,
-                  batch.label[i].numpy()[:height, :width], panoptic_map.numpy())
+    panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
+    size = query_scores.FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
+    return ScoredImage(batch.name[i].numpy().decode(), batch.label[i].numpy()[:height, :width],
+                       self._restore_step(panoptic, resized_size, raw_size), queries, size)
 
-  def _score(self, metric: PanopticQuality, position: int, sample: Sample) -> None:
-    metric.update_from_label_maps(sample.ground_truth, sample.prediction, self._dataset_info)
-    if self._on_sample is not None:
-      self._on_sample(position, sample)
+
+def _pixels(batch: EvaluationBatch, i: int) -> np.ndarray:
+  """The network's input at the size of the file, uint8 [height, width, 3]."""
+  rows, columns = batch.resized_size[i].numpy()
+  image = pipeline.denormalize(batch.images[i, :rows, :columns])
+  image = tf.image.resize(image, batch.raw_size[i]).numpy()
+  return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
 def _on_host(value: tf.Tensor) -> tf.Tensor:

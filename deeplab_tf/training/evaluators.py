@@ -1,11 +1,13 @@
 """Builds the evaluator that fits an architecture's targets."""
 
-from typing import Any
+from typing import Any, Callable
 
 import tensorflow as tf
 
+from deeplab_tf import models
 from deeplab_tf.data import catalog
-from deeplab_tf.training import monitor, summaries
+from deeplab_tf.structures import QueryOutputs, ScoredPrediction
+from deeplab_tf.training import extra_scores, monitor, summaries
 from deeplab_tf.training.class_evaluator import ClassEvaluator
 from deeplab_tf.training.evaluator import BatchEvaluator, Evaluator
 
@@ -32,8 +34,33 @@ def build(config, architecture, dataset_info: catalog.AnyInfo, *, writer: summar
 
     return ClassEvaluator(dataset_info=dataset_info, on_picture=write if shows_images else None,
                           num_pictures=options.num_vis_samples, **loop)
-  samples = None
+  scores, samples = extra_scores.build(config, architecture, dataset_info), None
   if shows_images:
     samples = monitor.SampleMonitor(writer, dataset_info, options, model_dir, global_step)
-  return Evaluator(dataset_info=dataset_info, on_sample=samples.on_sample if samples else None,
+  return Evaluator(dataset_info=dataset_info, extra_scores=scores,
+                   on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)
+
+
+def build_read_out(config, dataset_info: catalog.AnyInfo, static_shapes: bool) -> Callable:
+  """Returns what an evaluation makes of the network's outputs.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    static_shapes: For XLA and TPU.
+
+  Returns:
+    (outputs, output_size) -> the architecture's prediction, or ScoredPrediction where an extra
+    score needs the queries.
+  """
+  architecture = models.architecture(config)
+  postprocess = architecture.build_postprocessor(config, dataset_info, static_shapes)
+  if not extra_scores.need_queries(config, architecture):
+    return postprocess
+
+  def read_out(outputs, output_size):
+    queries = QueryOutputs(outputs['class_logits'], outputs['mask_logits'])
+    return ScoredPrediction(postprocess(outputs, output_size), queries)
+
+  return read_out

@@ -21,7 +21,7 @@ class ReplicatedPrediction:
     Args:
       strategy: Under whose scope the model was made.
       model: The network.
-      postprocess: (outputs, output_size) -> PanopticPrediction.
+      postprocess: (outputs, output_size) -> a prediction of batched tensors.
       batch_size: The largest batch.
       static: Batches are filled up to batch_size, so that all shapes are known.
       use_tf_function: Runs as a graph; eager is slow and for debugging.

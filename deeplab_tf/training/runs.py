@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import tempfile
-from typing import Optional
+from typing import Callable, Optional
 
 import orbit
 import tensorflow as tf
@@ -260,8 +260,8 @@ class Run:
     self._pictures = None
     if self._mode == 'train' and self._architecture.TARGETS == 'mask' and self._cluster.is_chief:
       count = min(config.evaluator_options.num_vis_samples, config.train_dataset_options.batch_size)
-      self._pictures = BatchPictures(self._build_prediction(count), self._dataset_info, writer,
-                                     count)
+      prediction = self._build_prediction(count, self._architecture.build_postprocessor)
+      self._pictures = BatchPictures(prediction, self._dataset_info, writer, count)
     self.trainer = trainer.build(
         config, self._architecture, self._dataset_info, self._strategy, learnt,
         lambda step: batches.training(config, self._dataset_info, self._architecture.TARGETS,
@@ -304,7 +304,8 @@ class Run:
         config, self._architecture, self._dataset_info, writer=self._eval_writer,
         model_dir=self._model_dir, global_step=self.global_step,
         shows_images=self._cluster.is_chief, strategy=self._strategy,
-        predict=self._build_prediction(batch_size // len(self._cluster.workers)),
+        predict=self._build_prediction(batch_size // len(self._cluster.workers),
+                                       evaluators.build_read_out),
         batches=lambda: batches.evaluation(config, self._dataset_info, self._cluster),
         progress=self._evaluation_progress, stop_requested=self._stop_request)
     if options.best_checkpoint_metric and self._mode != 'eval' and self._cluster.is_chief:
@@ -312,11 +313,11 @@ class Run:
                                   self.evaluator.scores,
                                   options.best_checkpoint_order == options.HIGHER)
 
-  def _build_prediction(self, batch_size: int) -> ReplicatedPrediction:
+  def _build_prediction(self, batch_size: int, build_read_out: Callable) -> ReplicatedPrediction:
     compiled = self._options.jit_compile or distribution.is_tpu(self._strategy)
     return ReplicatedPrediction(
         self._strategy, self.model,
-        self._architecture.build_postprocessor(self._config, self._dataset_info, compiled),
+        build_read_out(self._config, self._dataset_info, compiled),
         batch_size, static=compiled, jit_compile=compiled,
         use_tf_function=self._config.evaluator_options.use_tf_function)
 

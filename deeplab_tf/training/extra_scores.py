@@ -1,0 +1,319 @@
+"""What an evaluation scores besides panoptic quality, by EvaluatorOptions.extra_scores."""
+
+import abc
+import functools
+import os
+import types
+from typing import Any, Iterator, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import config as config_lib
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.metrics import average_precision, panoptic_quality
+from deeplab_tf.metrics.accumulator import Accumulator
+from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
+from deeplab_tf.metrics.mean_iou import MeanIoU
+from deeplab_tf.metrics.panoptic_quality import PanopticQuality
+from deeplab_tf.postprocessing import query_scores
+from deeplab_tf.protos.evaluator_pb2 import EvaluatorOptions
+from deeplab_tf.structures import PanopticPrediction, QueryOutputs
+
+_FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
+
+
+class ScoredImage:
+  """An evaluated image at the size of its file, with all that a score may ask for.
+
+  Attributes:
+    name: Of the file, without extension.
+    ground_truth: int32 [height, width], panoptic map.
+    prediction: PanopticPrediction, batch of one.
+    queries: QueryOutputs, batch of one; None where no score needs them.
+  """
+
+  def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
+               queries: Optional[QueryOutputs] = None,
+               full_size: Optional[query_scores.FullSize] = None):
+    """Keeps its parts; full_size tells where the image lies in the network's input."""
+    self.name = name
+    self.ground_truth = ground_truth
+    self.prediction = prediction
+    self.queries = queries
+    self._full_size = full_size
+    self._masks: Optional[query_scores.QueryMasks] = None
+
+  def query_masks(self, masks_compete: bool) -> query_scores.QueryMasks:
+    """Returns the masks of the queries, computed once; see query_scores.query_masks."""
+    if self._masks is None:
+      self._masks = _query_masks(self.queries.class_logits[0], self.queries.mask_logits[0],
+                                 masks_compete, self._full_size)
+    return self._masks
+
+
+_query_masks = tf.function(query_scores.query_masks, autograph=False, reduce_retracing=True)
+
+
+class ExtraScore(abc.ABC):
+  """One score: it makes the accumulator, feeds it images and names the scalars of its result.
+
+  Attributes:
+    name: In results, and what the tags of its scalars begin with.
+    tags: Of its scalars, without the name.
+    """
+  name: str
+  tags: Sequence[str]
+
+  @abc.abstractmethod
+  def new_metric(self) -> Accumulator:
+    """Returns an accumulator that has counted nothing."""
+
+  @abc.abstractmethod
+  def update(self, metric: Any, image: ScoredImage) -> None:
+    """Counts an image."""
+
+  def scalars(self, result: dict) -> dict:
+    """Returns tag -> value; what is not available is left out."""
+    values = {tag: result[tag] for tag in self.tags}
+    return {f'{self.name}/{tag}': value for tag, value in values.items() if value is not None}
+
+
+# --- Mean IoU ---------------------------------------------------------------------------------
+
+
+class MapMeanIoU(ExtraScore):
+  """Of the panoptic map, its segments merged by class."""
+  name = 'panoptic_map_miou'
+  tags = ('miou',)
+
+  def __init__(self, dataset_info: DatasetInfo):
+    """Takes the classes."""
+    self._info = dataset_info
+
+  def new_metric(self) -> MeanIoU:
+    return MeanIoU(self._info.class_ids, self._info.ignore_label)
+
+  def update(self, metric: MeanIoU, image: ScoredImage) -> None:
+    # Crowds count as their class.
+    metric.update(image.ground_truth // self._info.label_divisor, self._semantic_map(image))
+
+  def _semantic_map(self, image: ScoredImage) -> np.ndarray:
+    return image.prediction.panoptic_map[0].numpy() // self._info.label_divisor
+
+
+class QueryMeanIoU(MapMeanIoU):
+  """Of the class scores that are summed over the queries; see query_scores."""
+  name = 'miou_pan'
+
+  def __init__(self, dataset_info: DatasetInfo, masks_compete: bool = False):
+    """Takes the classes, and how masks are to be read; see query_scores."""
+    super().__init__(dataset_info)
+    self._masks_compete = masks_compete
+
+  def _semantic_map(self, image: ScoredImage) -> np.ndarray:
+    indices = image.query_masks(self._masks_compete).semantic_map.numpy()
+    return np.array(self._info.class_ids)[indices]
+
+
+# --- Average precision ------------------------------------------------------------------------
+
+
+class InstanceAnnotations:
+  """The annotations of a COCO instance JSON, by file name.
+
+  Args:
+    path: The JSON.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It is no instance JSON.
+  """
+
+  def __init__(self, path: str):
+    self._path = path
+    content = average_precision.load_ground_truth(path)
+    self._image_ids = {os.path.splitext(os.path.basename(image['file_name']))[0]: image['id']
+                       for image in content['images'] if 'file_name' in image}
+    self._annotations: dict[Any, list] = {}
+    for annotation in content['annotations']:
+      self._annotations.setdefault(annotation['image_id'], []).append(annotation)
+
+  def of_file(self, name: str) -> tuple[Any, list]:
+    """Returns the id and the annotations of the image with a file name, without extension.
+
+    Raises:
+      ValueError: The JSON does not list it.
+    """
+    if name not in self._image_ids:
+      raise ValueError(f'{self._path}: does not list the image {name}, which is evaluated; '
+                       'evaluator_options.instance_annotation_file must be of the same images')
+    image_id = self._image_ids[name]
+    return image_id, self._annotations.get(image_id, [])
+
+
+class QueryAveragePrecision(ExtraScore):
+  """Of the most probable pairs of a query and a class; see query_scores."""
+  name = 'ap_th_pan'
+  tags = _FIGURES
+
+  def __init__(self, dataset_info: DatasetInfo,
+               annotations: Optional[InstanceAnnotations] = None, masks_compete: bool = False):
+    """Initialises the score.
+
+    Args:
+      dataset_info: The classes.
+      annotations: The instances to find; without them they are the things of the labels.
+      masks_compete: How masks are to be read; see query_scores.
+    """
+    self._info = dataset_info
+    self._annotations = annotations
+    self._masks_compete = masks_compete
+
+  def new_metric(self) -> InstanceAveragePrecision:
+    return _average_precision(self._info)
+
+  def update(self, metric: InstanceAveragePrecision, image: ScoredImage) -> None:
+    found = image.query_masks(self._masks_compete)
+    categories = self._info.categories
+    instances = query_scores.best_instances(
+        image.queries.class_logits[0], found.quality, [c.isthing for c in categories])
+    masks = found.masks.numpy()
+    # A query with several classes has one mask.
+    run_lengths = functools.cache(lambda query: _run_lengths(masks[..., query]))
+    detections = [{'category_id': categories[class_index].category_id, 'score': score,
+                   'segmentation': run_lengths(query)}
+                  for query, class_index, score in zip(*(x.numpy().tolist() for x in instances))]
+    if self._annotations is not None:
+      image_id, truths = self._annotations.of_file(image.name)
+    else:
+      image_id, truths = image.name, _thing_annotations(image.ground_truth, self._info)
+    metric.update(image_id, image.ground_truth.shape, truths, detections)
+
+
+class MapAveragePrecision(ExtraScore):
+  """Of the thing segments of the panoptic map, ranked by their scores."""
+  name = 'panoptic_map_ap'
+  tags = _FIGURES
+
+  def __init__(self, dataset_info: DatasetInfo,
+               annotations: Optional[InstanceAnnotations] = None):
+    """Takes the instances to find; without them they are the things of the panoptic labels."""
+    self._info = dataset_info
+    self._annotations = annotations
+
+  def new_metric(self) -> InstanceAveragePrecision:
+    return _average_precision(self._info)
+
+  def update(self, metric: InstanceAveragePrecision, image: ScoredImage) -> None:
+    panoptic_map = image.prediction.panoptic_map[0].numpy()
+    scores = dict(zip(image.prediction.segment_ids[0].numpy().tolist(),
+                      image.prediction.segment_scores[0].numpy().tolist()))
+    if self._annotations is None:
+      metric.update_from_label_maps(image.name, image.ground_truth, panoptic_map, scores,
+                                    self._info)
+      return
+    image_id, truths = self._annotations.of_file(image.name)
+    detections = [{**thing, 'score': scores[label]}
+                  for label, thing in _things(panoptic_map, self._info)]
+    metric.update(image_id, panoptic_map.shape, truths, detections)
+
+
+def _average_precision(dataset_info: DatasetInfo) -> InstanceAveragePrecision:
+  return InstanceAveragePrecision(
+      dataset_info.by_class_id[class_id].category_id for class_id in dataset_info.thing_class_ids)
+
+
+def _things(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> Iterator[tuple[int, dict]]:
+  """The labels of things in a map, each with its category and mask."""
+  for label in np.unique(panoptic_map).tolist():
+    category = dataset_info.by_class_id.get(label // dataset_info.label_divisor)
+    if category is not None and category.isthing:
+      yield label, {'category_id': category.category_id,
+                    'segmentation': _run_lengths(panoptic_map == label)}
+
+
+def _thing_annotations(ground_truth: np.ndarray, dataset_info: DatasetInfo) -> list[dict]:
+  return [{**thing, 'area': int(np.count_nonzero(ground_truth == label)),
+           'iscrowd': int(label % dataset_info.label_divisor == 0)}
+          for label, thing in _things(ground_truth, dataset_info)]
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+  from pycocotools import mask as mask_lib
+  return mask_lib.encode(np.asfortranarray(mask, np.uint8))
+
+
+# --- Boundaries -------------------------------------------------------------------------------
+
+
+class BoundaryQuality(ExtraScore):
+  """Panoptic quality by the smaller of mask IoU and boundary IoU."""
+  name = 'boundary_pq'
+  tags = tuple(f'{group}/{key}' for group in ('All', 'Things', 'Stuff') for key in ('pq', 'n'))
+
+  def __init__(self, dataset_info: DatasetInfo):
+    """Takes the classes."""
+    self._info = dataset_info
+
+  def new_metric(self) -> PanopticQuality:
+    return PanopticQuality(self._info.categories, panoptic_quality.DILATION_RATIO)
+
+  def update(self, metric: PanopticQuality, image: ScoredImage) -> None:
+    metric.update_from_label_maps(image.ground_truth, image.prediction.panoptic_map[0].numpy(),
+                                  self._info)
+
+  def scalars(self, result: dict) -> dict:
+    flat = {tag: result[tag.split('/')[0]][tag.split('/')[1]] for tag in self.tags}
+    return super().scalars(flat)
+
+
+# --- From a config ----------------------------------------------------------------------------
+
+
+_QUERY_SCORES = (EvaluatorOptions.MIOU_PAN, EvaluatorOptions.AP_TH_PAN)
+
+
+def need_queries(config, architecture: types.ModuleType) -> bool:
+  """Whether a score that a config asks for reads the queries.
+
+  Raises:
+    ConfigError: One does, and the model has none.
+  """
+  chosen = [score for score in config.evaluator_options.extra_scores if score in _QUERY_SCORES]
+  if chosen and architecture.TARGETS != 'mask':
+    raise config_lib.ConfigError(
+        f'evaluator_options.extra_scores: {EvaluatorOptions.Score.Name(chosen[0])} needs the '
+        'queries of a mask model, which this model does not have; PANOPTIC_MAP_MIOU and '
+        'PANOPTIC_MAP_AP can be had of any')
+  return bool(chosen)
+
+
+def build(config, architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
+  """Returns the scores that a config asks for.
+
+  Args:
+    config: ExperimentOptions.
+    architecture: Of the config; see deeplab_tf.models.
+    dataset_info: The classes.
+
+  Raises:
+    ConfigError: A score needs queries and the model has none.
+    FileNotFoundError: There is no such annotation file.
+    ValueError: It is no instance JSON.
+  """
+  options = config.evaluator_options
+  competes = need_queries(config, architecture) and architecture.MASKS_COMPETE
+  annotations = None
+  if options.instance_annotation_file:
+    annotations = InstanceAnnotations(config_lib.require_value(
+        options.instance_annotation_file, 'evaluator_options.instance_annotation_file'))
+  makers = {
+      EvaluatorOptions.MIOU_PAN: lambda: QueryMeanIoU(dataset_info, competes),
+      EvaluatorOptions.AP_TH_PAN: lambda: QueryAveragePrecision(dataset_info, annotations,
+                                                                competes),
+      EvaluatorOptions.PANOPTIC_MAP_MIOU: lambda: MapMeanIoU(dataset_info),
+      EvaluatorOptions.PANOPTIC_MAP_AP: lambda: MapAveragePrecision(dataset_info, annotations),
+      EvaluatorOptions.BOUNDARY_PQ: lambda: BoundaryQuality(dataset_info),
+  }
+  return [makers[chosen]() for chosen in dict.fromkeys(options.extra_scores)]

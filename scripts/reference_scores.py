@@ -1,0 +1,97 @@
+"""Prints our scores next to those that the field's own evaluators gave on the same inputs.
+
+  python scripts/reference_scores.py --reference_dir=SHARED/parity/evaluation
+
+The tables of docs/evaluation.md are its output. The tests compare the same numbers, and more.
+"""
+
+import argparse
+import json
+import pathlib
+from typing import Any, Iterable, Optional
+
+import numpy as np
+
+from deeplab_tf.metrics import average_precision, coco_panoptic
+from deeplab_tf.metrics.mean_iou import MeanIoU
+
+
+def main() -> None:
+  """Runs the program."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--reference_dir', type=pathlib.Path, required=True,
+                      help='folder with pq/, instance_ap/ and miou/')
+  folder = parser.parse_args().reference_dir
+  print(*panoptic(folder / 'pq'), '', *instances(folder / 'instance_ap'), '',
+        *semantic(folder / 'miou'), sep='\n')
+
+
+def panoptic(folder: pathlib.Path) -> Iterable[str]:
+  """Returns the lines of the table of panoptic quality, in per cent."""
+  yield _row('set', 'PQ', 'panopticapi', 'boundary PQ', 'boundary-iou-api', 'PQ, as DeepLab2',
+             'DeepLab2', 'largest difference')
+  yield _row(*['---'] * 8)
+  for path, expected in _sets(folder):
+    cells, largest = [], 0.0
+    for key, definition in (('panopticapi', 'panopticapi'), ('boundary_pq', 'boundary'),
+                            ('deeplab2', 'deeplab2')):
+      own = coco_panoptic.panoptic_score(
+          path / 'gt.json', path / 'pred.json', definition=definition).metric.result()['All']['pq']
+      result = expected[key]['result'] if key == 'deeplab2' else expected[key]['All']
+      if key != 'deeplab2':  # It counts in float32.
+        largest = max(largest, _difference(own, result['pq']))
+      cells += [_per_cent(own), _per_cent(result['pq'])]
+    yield _row(path.name, *cells, f'{largest:.0e}')
+
+
+def instances(folder: pathlib.Path) -> Iterable[str]:
+  """Returns the lines of the table of average precision, in per cent."""
+  yield _row('set', 'AP', 'COCOeval', 'boundary AP', 'boundary-iou-api', 'largest difference')
+  yield _row(*['---'] * 6)
+  for path, expected in _sets(folder):
+    cells, largest = [], 0.0
+    for kind in ('segm', 'boundary'):
+      own = average_precision.instance_score(path / 'gt.json', path / 'results.json', kind).figures
+      reference = expected[kind]['stats']
+      largest = max([largest, *(_difference(own[name], reference[name]) for name in own)])
+      cells += [_per_cent(own['AP']), _per_cent(reference['AP'])]
+    yield _row(path.name, *cells, f'{largest:.0e}')
+
+
+def semantic(folder: pathlib.Path) -> Iterable[str]:
+  """Returns the lines of the table of mean IoU, in per cent."""
+  yield _row('set', 'mIoU', 'reference', 'mIoU, non-empty union', 'reference', 'fwIoU', 'reference')
+  yield _row(*['---'] * 7)
+  for path, expected in _sets(folder):
+    data = np.load(path / 'data.npz')
+    # With an ignored class among the channels it is a class of its own in the matrix.
+    metric = MeanIoU(range(expected['num_classes']), expected['ignore_label'])
+    for number in range(expected['images']):
+      metric.update(data[f'gt_{number}'], data[f'pred_{number}'])
+    result = metric.result()
+    pairs = ((result['miou'], expected['miou_over_classes_in_gt']),
+             (result['miou_union'], expected['miou_over_classes_with_nonempty_union']),
+             (result['fwiou'], expected['frequency_weighted_iou']))
+    yield _row(path.name, *(_per_cent(value) for pair in pairs for value in pair))
+
+
+def _sets(folder: pathlib.Path) -> Iterable[tuple[pathlib.Path, Any]]:
+  for path in sorted(folder.iterdir()):
+    if (path / 'expected.json').is_file():
+      yield path, json.loads((path / 'expected.json').read_text())
+
+
+def _difference(own: Optional[float], reference: Optional[float]) -> float:
+  return 0.0 if own is None or reference is None else abs(own - reference)
+
+
+def _per_cent(value: Optional[float]) -> str:
+  return 'none' if value is None else f'{100 * value:.4f}'
+
+
+def _row(*cells: str) -> str:
+  return f'| {" | ".join(cells)} |'
+
+
+if __name__ == '__main__':
+  main()
