@@ -8,6 +8,8 @@ from typing import Callable, Optional, Sequence
 
 _BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError,
               FileExistsError, PermissionError)
+# Characters of an error.
+_LONGEST = 4000
 
 
 class UsageError(ValueError):
@@ -15,13 +17,14 @@ class UsageError(ValueError):
 
 
 def quiet_tensorflow() -> None:
-  """Silences notices of TensorFlow and of its imports that no user can act on.
+  """Silences notices of TensorFlow, of its imports and of Pillow that no user can act on.
 
   Call before TensorFlow is imported.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   warnings.filterwarnings('ignore', category=FutureWarning, module='google')
   warnings.filterwarnings('ignore', category=UserWarning, module='tensorflow_addons')
+  warnings.filterwarnings('ignore', module='PIL')
 
 
 def run(main: Callable[[Optional[Sequence[str]]], None],
@@ -44,7 +47,7 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
   except _BAD_INPUT as error:
     if not is_user_error(error):
       raise
-    print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+    print('error: ' + one_line(str(error)), file=sys.stderr)
     return 2
   except OSError as error:
     if not is_disk_full(error):
@@ -56,6 +59,13 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
     print('interrupted', file=sys.stderr)
     return 130
   return 0
+
+
+def one_line(text: str) -> str:
+  """Returns a text, with what a file may have put into it, as a line that a terminal can show."""
+  line = ' '.join(text.split())
+  line = ''.join(char if char.isprintable() else '\ufffd' for char in line)
+  return line if len(line) <= _LONGEST else f'{line[:_LONGEST // 2]} ... {line[-_LONGEST // 2:]}'
 
 
 def is_disk_full(error: Exception) -> bool:

@@ -1,8 +1,8 @@
 """AutoAugment policies for the colours of training images, with DeepLab2's numbers.
 
 A policy is a list of sub-policies, each a pair of operations (name, probability, level 0..10);
-an image goes through one sub-policy, drawn at random. Operations change uint8 images
-[height, width, 3] and never move pixels, so labels stay as they are.
+an image goes through one sub-policy, drawn at random. Operations never move pixels, so labels
+stay as they are.
 """
 
 import functools
@@ -52,13 +52,14 @@ def distort(image: tf.Tensor, policy: Sequence, seed: tf.Tensor) -> tf.Tensor:
   """Applies one random sub-policy.
 
   Args:
-    image: uint8 [height, width, 3].
+    image: uint8 or float32 [height, width, 3] in [0, 255]; rounded down.
     policy: One of POLICIES.
     seed: int32 [2].
 
   Returns:
-    uint8 [height, width, 3].
+    float32 [height, width, 3], whole numbers.
   """
+  image = tf.floor(tf.cast(image, tf.float32))
   draws = tf.random.stateless_uniform([3], seed)
   chosen = tf.minimum(tf.cast(draws[0] * len(policy), tf.int32), len(policy) - 1)
 
@@ -75,7 +76,17 @@ def distort(image: tf.Tensor, policy: Sequence, seed: tf.Tensor) -> tf.Tensor:
 
 
 def apply_operation(image: tf.Tensor, name: str, level: float) -> tf.Tensor:
-  """Applies one operation at a level from 0 to 10 to a uint8 image [height, width, 3]."""
+  """Applies one operation at a level from 0 to 10.
+
+  Args:
+    image: uint8, or float32 with whole numbers in [0, 255], [height, width, 3].
+    name: Of the operation.
+    level: How strongly.
+
+  Returns:
+    float32 of the same shape, whole numbers.
+  """
+  image = tf.cast(image, tf.float32)
   if name in _ENHANCEMENTS:
     return _ENHANCEMENTS[name](image, level / 10 * 1.8 + 0.1)
   if name == 'Solarize':
@@ -86,22 +97,25 @@ def apply_operation(image: tf.Tensor, name: str, level: float) -> tf.Tensor:
 
 
 # --- Operations -------------------------------------------------------------------------------
+#
+# On float32 images with whole numbers, which TensorFlow works on far faster than on uint8; they
+# are rounded down where DeepLab2 goes back to uint8.
 
 
 def _blend(base, image, factor):
   """base + factor * (image - base), rounded down; factors above 1 overshoot."""
-  base, image = tf.cast(base, tf.float32), tf.cast(image, tf.float32)
-  blended = base + factor * (image - base)
-  return tf.cast(tf.clip_by_value(blended, 0.0, 255.0), tf.uint8)
+  return tf.floor(tf.clip_by_value(base + factor * (image - base), 0.0, 255.0))
 
 
 def _grey(image):
-  return tf.image.rgb_to_grayscale(image)
+  """float32 [height, width, 1], with the arithmetic of tf.image.rgb_to_grayscale on uint8."""
+  weighted = tf.tensordot(image * (1.0 / 255.0), tf.constant([0.2989, 0.587, 0.114]), [-1, -1])
+  return tf.floor(weighted * 255.5)[..., None]
 
 
 def color(image: tf.Tensor, factor: float) -> tf.Tensor:
   """Blends with the grey image; 0 is grey, 1 is the image itself."""
-  return _blend(tf.repeat(_grey(image), 3, axis=-1), image, factor)
+  return _blend(tf.tile(_grey(image), [1, 1, 3]), image, factor)
 
 
 def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
@@ -111,65 +125,64 @@ def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
   divided by 256, that is the number of pixels by 256 (at most 255), and so do we.
   """
   pixels = tf.cast(tf.size(image) // 3, tf.float32)
-  mean = tf.floor(tf.minimum(pixels / 256.0, 255.0))
-  return _blend(tf.fill(tf.shape(image), mean), image, factor)
+  return _blend(tf.floor(tf.minimum(pixels / 256.0, 255.0)), image, factor)
 
 
 def brightness(image: tf.Tensor, factor: float) -> tf.Tensor:
   """Blends with black."""
-  return _blend(tf.zeros_like(image), image, factor)
+  return _blend(0.0, image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
   """Blends with a 3x3 smoothing; the outermost pixels stay."""
   kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13.0
   kernel = tf.repeat(kernel[..., None, None], 3, axis=2)
-  values = tf.cast(image, tf.float32)
-  smooth = tf.nn.depthwise_conv2d(values[None], kernel, [1, 1, 1, 1], 'VALID')[0]
-  smooth = tf.cast(tf.clip_by_value(smooth, 0.0, 255.0), tf.uint8)
-  margins = [[1, 1], [1, 1], [0, 0]]
-  inside = tf.pad(tf.ones_like(smooth, tf.bool), margins)
-  return _blend(tf.where(inside, tf.pad(smooth, margins), image), image, factor)
+  smooth = tf.nn.depthwise_conv2d(image[None], kernel, [1, 1, 1, 1], 'VALID')[0]
+  smooth = tf.floor(tf.clip_by_value(smooth, 0.0, 255.0))
+  inside = image[1:-1, 1:-1]
+  change = _blend(smooth, inside, factor) - inside
+  return image + tf.pad(change, [[1, 1], [1, 1], [0, 0]])
 
 
 def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
   """Inverts values from the threshold on; 256 counts as 0, as in DeepLab2's uint8."""
-  return tf.where(tf.cast(image, tf.int32) < threshold % 256, image, 255 - image)
+  is_high = tf.cast(image >= threshold % 256, tf.float32)
+  return image + is_high * (255.0 - 2.0 * image)
 
 
 def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
   """Keeps the given number of high bits; at least one, as TensorFlow's shifts in DeepLab2 do."""
-  mask = 256 - (1 << (8 - max(bits, 1)))
-  return tf.cast(tf.bitwise.bitwise_and(tf.cast(image, tf.int32), mask), tf.uint8)
+  step = 1 << (8 - max(bits, 1))
+  return tf.floor(image / step) * step
 
 
 def invert(image: tf.Tensor) -> tf.Tensor:
   """255 minus the image."""
-  return 255 - image
+  return 255.0 - image
 
 
 def autocontrast(image: tf.Tensor) -> tf.Tensor:
   """Stretches each channel to 0..255; a uniform channel stays."""
-  values = tf.cast(image, tf.float32)
-  low, high = tf.reduce_min(values, [0, 1]), tf.reduce_max(values, [0, 1])
+  low, high = tf.reduce_min(image, [0, 1]), tf.reduce_max(image, [0, 1])
   scale = tf.math.divide_no_nan(255.0, high - low)
-  stretched = tf.clip_by_value(values * scale - low * scale, 0.0, 255.0)
-  return tf.where(high > low, tf.cast(stretched, tf.uint8), image)
+  stretched = tf.floor(tf.clip_by_value(image * scale - low * scale, 0.0, 255.0))
+  return tf.where(high > low, stretched, image)
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
   """Flattens the histogram of each channel."""
-  return tf.stack([_equalize_channel(image[..., c]) for c in range(3)], axis=-1)
+  planes = tf.unstack(tf.transpose(tf.cast(image, tf.int32), [2, 0, 1]))
+  return tf.transpose(tf.stack([_equalize_channel(plane) for plane in planes]), [1, 2, 0])
 
 
-def _equalize_channel(channel):
-  values = tf.cast(channel, tf.int32)
-  histogram = tf.math.bincount(tf.reshape(values, [-1]), minlength=256, maxlength=256)
+def _equalize_channel(values):
+  histogram = tf.math.bincount(values, minlength=256, maxlength=256)
   last = tf.boolean_mask(histogram, histogram > 0)[-1]
   step = (tf.reduce_sum(histogram) - last) // 255
   table = (tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1)
   table = tf.concat([[0], tf.clip_by_value(table[1:], 0, 255)], 0)
-  return tf.where(step == 0, channel, tf.cast(tf.gather(table, values), tf.uint8))
+  table = tf.where(step == 0, tf.range(256), table)
+  return tf.gather(tf.cast(table, tf.float32), values)
 
 
 _ENHANCEMENTS = {

@@ -6,6 +6,11 @@
 Files are written under a temporary name and renamed when all of them are complete, so an
 interrupted build leaves none behind. Field names, labels and the order of images are those of
 DeepLab2's builders.
+
+  python -m deeplab_tf.data.build --dataset=coco_panoptic --root=COCO --split=train --dry_run
+
+writes nothing: it reads everything, prints what is there and lists all problems. With problems it
+exits with code 2.
 """
 
 import concurrent.futures
@@ -15,10 +20,17 @@ import sys
 from typing import Callable, Optional, Sequence
 
 from deeplab_tf import arguments, cli, modules
-from deeplab_tf.data import catalog, sources
+from deeplab_tf import config as config_lib
+from deeplab_tf.data import catalog, sources, threads
 
-SPLITS = ('train', 'val', 'test')
 _IMAGES_PER_SHARD = 128
+# Images of the complete data sets.
+_SPLIT_SIZES = {
+    'coco_panoptic': {'train': (118287,), 'val': (5000,), 'test': (20288, 40670)},
+    'cityscapes_panoptic': {'train': (2975,), 'val': (500,), 'test': (1525,)},
+    'ade20k_panoptic': {'train': (20210,), 'val': (2000,)},
+    'mapillary_vistas': {'train': (18000,), 'val': (2000,), 'test': (5000,)},
+}
 
 
 def build(examples: Sequence[Callable], output_dir: str, split: str,
@@ -66,25 +78,9 @@ def _write_shards(examples, paths, per_shard, num_workers):
     for shard, path in enumerate(paths):
       chosen = examples[shard * per_shard:(shard + 1) * per_shard]
       with tf.io.TFRecordWriter(_temporary(path)) as writer:
-        for record in _in_order(pool, lambda make: tfrecord.serialize(make()), chosen):
+        for record in threads.in_order(pool, lambda make: tfrecord.serialize(make()), chosen):
           writer.write(record)
           bar.update()
-
-
-def _in_order(pool, function, items):
-  """As pool.map, but with few results waiting, and without the rest once one has failed."""
-  ahead = 16
-  futures = [pool.submit(function, argument) for argument in items[:ahead]]
-  try:
-    for position in range(len(items)):
-      if position + ahead < len(items):
-        futures.append(pool.submit(function, items[position + ahead]))
-      future, futures[position] = futures[position], None
-      yield future.result()
-  finally:
-    for future in futures:
-      if future is not None:
-        future.cancel()
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -93,53 +89,135 @@ def _in_order(pool, function, items):
 def main(argv: Optional[Sequence[str]] = None) -> None:
   """Runs the program."""
   args = _parser().parse_args(argv)
-  available = modules.available('data.sources')
-  if args.dataset not in available:
-    problem = ('cannot be built yet' if args.dataset in catalog.names() else 'is unknown')
-    raise cli.UsageError(f'--dataset={args.dataset} {problem}: available are '
-                         f'{", ".join(available)}.{modules.nearest(args.dataset, available)}')
-  if args.dataset != 'shapes' and not args.root:
-    raise cli.UsageError('--root is missing: the folder of the raw data set')
-  if args.num_shards is not None and args.num_shards < 1:
-    raise cli.UsageError(f'--num_shards={args.num_shards}: it must be at least 1')
-  if args.num_images < 1:
-    raise cli.UsageError(f'--num_images={args.num_images}: it must be at least 1')
+  _check(args)
   # So that a terminated build cleans up as an interrupted one does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-  module = modules.load('data.sources', args.dataset)
-  options = sources.BuildOptions(
-      **{field: getattr(args, field) for field in sources.BuildOptions._fields})
-  examples = module.examples(options)
-  paths = build(examples, args.output_dir, args.split, args.num_shards,
-                args.num_workers)
-  pattern = f'{args.split}-*-of-{len(paths):05d}.tfrecord'
-  print(f'{len(examples)} images in {len(paths)} files: '
-        f'{os.path.join(args.output_dir, pattern)}')
+  module = modules.load('data.sources', args.dataset.split('/')[0])
+  given = {name: getattr(args, name) for name in sources.BuildOptions._fields if name in args}
+  options = sources.BuildOptions(**given, label_folders=_label_folders(args), say=_say)
+  if args.dry_run:
+    _survey(module, options, args)
+    return
+  examples = _examples(module, options)
+  _warn_of_count(args, len(examples))
+  paths = build(examples, args.output_dir, args.split, args.num_shards, args.num_workers)
+  pattern = os.path.join(args.output_dir, f'{args.split}-*-of-{len(paths):05d}.tfrecord')
+  print(f'{len(examples)} images in {len(paths)} files: {pattern}')
+  hint = _how_to_read(args, options, module)
+  if hint:
+    print(f'read them with {hint}')
+
+
+def _check(args):
+  """Refuses flags that make no sense, without waiting for TensorFlow."""
+  available = [name for name in modules.available('data.sources') if name != 'tfds']
+  available += catalog.TFDS
+  if args.dataset not in available:
+    raise cli.UsageError(f'--dataset={args.dataset} is unknown: available are '
+                         f'{", ".join(available)}.{modules.nearest(args.dataset, available)}')
+  described = args.dataset == 'label_folders'
+  if described != bool(args.config_file):
+    raise cli.UsageError(
+        '--config_file is missing: the experiment whose dataset_options have label_folders'
+        if described else f'--config_file is for label_folders; {args.dataset} takes --root')
+  if not args.root and args.dataset not in ('shapes', 'label_folders', *catalog.TFDS):
+    raise cli.UsageError('--root is missing: the folder of the raw data set')
+  if not args.output_dir and not args.dry_run:
+    raise cli.UsageError('--output_dir is missing: where the records go; or look at the data first '
+                         'with --dry_run')
+  if args.max_images is not None and not args.dry_run:
+    raise cli.UsageError('--max_images is for --dry_run')
+  for flag in ('num_shards', 'num_images', 'max_images'):
+    value = getattr(args, flag)
+    if value is not None and value < 1:
+      raise cli.UsageError(f'--{flag}={value}: it must be at least 1')
+
+
+def _label_folders(args):
+  """LabelFoldersOptions of the config; None for other data sets."""
+  if not args.config_file:
+    return None
+  config = config_lib.load_config(args.config_file, args.override)
+  if args.split == 'test':
+    raise cli.UsageError('--split=test: a config describes train and val')
+  field = 'train_dataset_options' if args.split == 'train' else 'eval_dataset_options'
+  options = getattr(config, field)
+  if options.dataset != args.dataset:
+    raise cli.UsageError(f'{args.config_file}: {field}.dataset is "{options.dataset}"; '
+                         f'"{args.dataset}" is expected')
+  return options.label_folders
+
+
+def _examples(module, options):
+  if hasattr(module, 'examples'):
+    return module.examples(options)
+  from deeplab_tf.data import labeled_files
+  return labeled_files.examples(module.files(options))
+
+
+def _survey(module, options, args):
+  from deeplab_tf.data import survey
+  found = survey.take(lambda options: _examples(module, options), module.classes(options), options,
+                      args.max_images, args.num_workers)
+  if not args.max_images:
+    _warn_of_count(args, len(found.sizes))
+  for line in survey.lines(found):
+    print(line)
+  if found.problems:
+    raise cli.UsageError(f'problems of the data set: {len(found.problems)}; see above')
+
+
+def _warn_of_count(args, count):
+  expected = _SPLIT_SIZES.get(args.dataset, {}).get(args.split)
+  if expected and count not in expected:
+    _say(f'WARNING: {count} images; the complete split "{args.split}" of {args.dataset} has '
+         f'{" or ".join(map(str, expected))}')
+
+
+def _say(line):
+  print(line, file=sys.stderr)
+
+
+def _how_to_read(args, options, module):
+  """What a config says to read the records of a data set that it has to describe; or None."""
   if args.dataset == 'image_folders':
-    print('read them with dataset: "imagenet" imagenet { num_classes: '
-          f'{len(catalog.class_folders(args.root))} }}')
+    return ('dataset: "imagenet" imagenet { num_classes: '
+            f'{len(catalog.class_folders(args.root))} }}')
+  if args.dataset == 'label_folders':
+    return f'the label_folders of {args.config_file} and file_pattern, without its folders'
+  if args.dataset == 'mapillary_vistas_v2' and args.split != 'test':
+    return (f'dataset: "coco_format" coco_format {{ annotation_file: "{module.json_file(options)}" '
+            f'label_divisor: {module.LABEL_DIVISOR} }}')
+  return None
 
 
 def _parser():
   parser = arguments.Parser('python -m deeplab_tf.data.build', __doc__.split('\n')[0])
   parser.add_argument('--dataset', required=True,
-                      help='e.g. coco_panoptic, coco_format, image_folders, shapes')
-  parser.add_argument('--root', default='', help='folder of the raw data set')
-  parser.add_argument('--split', required=True, choices=SPLITS)
-  parser.add_argument('--output_dir', required=True, help='where the records go')
+                      help='e.g. coco_panoptic, cityscapes_panoptic, coco_format, label_folders')
+  parser.add_argument('--root', default='',
+                      help='folder of the raw data set; of tfds/... its data_dir')
+  parser.add_argument('--split', required=True, choices=sources.SPLITS)
+  parser.add_argument('--output_dir', help='where the records go')
   parser.add_argument('--num_shards', type=int, help='default: about 128 images in each')
   parser.add_argument('--num_workers', type=int, help='threads; default: one per core')
+  parser.add_argument('--dry_run', action='store_true',
+                      help='write nothing, but read all and print figures and problems')
+  parser.add_argument('--max_images', type=int, help='of a dry run; default: all')
   crowd = parser.add_mutually_exclusive_group()
   crowd.add_argument('--treat_crowd_as_ignore', dest='treat_crowd_as_ignore', default=None,
-                     action='store_true', help='crowd becomes unlabelled (default for COCO)')
+                     action='store_true', help='crowd becomes unlabelled (default for COCO '
+                     'and Cityscapes)')
   crowd.add_argument('--keep_crowd', dest='treat_crowd_as_ignore', action='store_false',
-                     help='crowd stays, as instance 0 (default for coco_format and shapes)')
+                     help='crowd stays, as instance 0 (default for the others)')
   group = parser.add_argument_group('coco_format, relative to --root')
-  group.add_argument('--annotation_file', help='panoptic JSON')
+  group.add_argument('--annotation_file', help='panoptic JSON; of coco_panoptic --split=test: the '
+                     'JSON that lists the images')
   group.add_argument('--annotation_dir', help='its PNGs; default: the JSON without .json')
   group.add_argument('--image_dir', help='images')
   group.add_argument('--label_divisor', type=int, default=256,
                      help='more than the instances of a class in an image (256)')
+  parser.add_config(required=False)
   group = parser.add_argument_group('shapes')
   group.add_argument('--num_images', type=int, default=2000)
   group.add_argument('--seed', type=int, default=0)

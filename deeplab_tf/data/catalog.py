@@ -1,10 +1,10 @@
 """What a data set's labels mean: classes, names, colours and the numbers behind its label maps.
 
 The built-in data sets are the JSON files in `categories/`; "coco_format" takes its classes from
-the panoptic JSON that the config names. Numbers are DeepLab2's where it has the data set. It does
-not have Mapillary Vistas: class ids 0..64 as in the data set's label images, 65 is unlabelled and,
-as for Cityscapes, not counted in `num_classes`. All these have masks and a DatasetInfo; data sets
-whose images have one class each have an ImageClasses.
+the panoptic JSON that the config names, "label_folders" from the config itself. Numbers are
+DeepLab2's where it has the data set. It does not have Mapillary Vistas: class ids 0..64 as in the
+data set's label images, 65 is unlabelled and, as for Cityscapes, not counted in `num_classes`. All
+these have masks and a DatasetInfo; data sets whose images have one class each have an ImageClasses.
 """
 
 import colorsys
@@ -19,6 +19,8 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import modules
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
+# Data sets of tensorflow-datasets, and whose classes they have.
+TFDS = {'tfds/coco/2017_panoptic': 'coco_panoptic'}
 
 
 class Category(NamedTuple):
@@ -133,7 +135,8 @@ AnyInfo = Union[DatasetInfo, ImageClasses]
 
 def names() -> list[str]:
   """Returns the data sets with masks that a config can name."""
-  return sorted([path.stem for path in _FOLDER.glob('*.json')] + ['coco_format'])
+  return sorted([*(path.stem for path in _FOLDER.glob('*.json')), 'coco_format', 'label_folders',
+                 *TFDS])
 
 
 @functools.cache
@@ -144,7 +147,7 @@ def built_in(name: str) -> DatasetInfo:
     ConfigError: There is none of that name.
   """
   path = _FOLDER / f'{name}.json'
-  if name == 'coco_format' or not path.is_file():
+  if '/' in name or not path.is_file():
     known = _all_names()
     raise config_lib.ConfigError(f'unknown data set "{name}": there are {", ".join(known)}.'
                                  f'{modules.nearest(name, known)}')
@@ -159,8 +162,7 @@ def from_options(options) -> AnyInfo:
   """Returns the classes of the data set that a DatasetOptions message describes.
 
   Raises:
-    ConfigError: Unknown data set, or a description of coco_format or image_folders that cannot
-      be used.
+    ConfigError: Unknown data set, or a description of one of the user's own that cannot be used.
   """
   if not options.dataset:
     raise config_lib.ConfigError(f'dataset is not set: there are {", ".join(_all_names())}')
@@ -171,8 +173,10 @@ def from_options(options) -> AnyInfo:
   if options.dataset == 'image_folders':
     path = config_lib.require_value(options.image_folders.image_dir, 'image_folders.image_dir')
     return ImageClasses(options.dataset, tuple(class_folders(path)))
+  if options.dataset == 'label_folders':
+    return from_label_folders(options.label_folders)
   if options.dataset != 'coco_format':
-    return built_in(options.dataset)
+    return built_in(TFDS.get(options.dataset, options.dataset))
   if not options.coco_format.annotation_file:
     raise config_lib.ConfigError('dataset "coco_format" needs coco_format.annotation_file, the '
                                  'panoptic JSON whose categories are the classes')
@@ -257,9 +261,6 @@ def from_annotation_file(path: str, label_divisor: int = 256,
   Raises:
     ConfigError: The file is missing, is no JSON or has no usable categories.
   """
-  if label_divisor < 2:
-    raise config_lib.ConfigError(f'coco_format.label_divisor is {label_divisor}: it must be at '
-                                 'least 2')
   try:
     modified = os.stat(path).st_mtime_ns
   except OSError:
@@ -281,6 +282,8 @@ def _read_categories(path: str, modified: int, label_divisor: int, name: str) ->
 def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 256,
                     name: str = 'coco_format') -> DatasetInfo:
   """As `from_annotation_file`, for a JSON that is read already."""
+  if label_divisor < 2:
+    raise config_lib.ConfigError(f'{name}.label_divisor is {label_divisor}: it must be at least 2')
   entries = content.get('categories') if isinstance(content, dict) else None
   if not isinstance(entries, list) or not entries:
     raise config_lib.ConfigError(f'{path}: has no list "categories"; a panoptic JSON of the COCO '
@@ -297,6 +300,53 @@ def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 
                bool(found[category_id]['isthing']), colors[class_id - 1])
       for class_id, category_id in enumerate(sorted(found), start=1))
   return DatasetInfo(name, categories, len(categories) + 1, 0, label_divisor)
+
+
+def from_label_folders(options) -> DatasetInfo:
+  """Reads the classes of LabelFoldersOptions; class ids are as of `from_annotation_file`.
+
+  Raises:
+    ConfigError: They cannot be used.
+  """
+  entries, where = [_entry(category) for category in options.categories], 'label_folders.categories'
+  if bool(entries) == bool(options.categories_file):
+    raise config_lib.ConfigError('dataset "label_folders" needs its classes: either '
+                                 'label_folders.categories or label_folders.categories_file')
+  if options.categories_file:
+    where = config_lib.require_value(options.categories_file, 'label_folders.categories_file')
+    try:
+      entries = json.loads(pathlib.Path(where).read_text(encoding='utf-8'))
+    except (ValueError, OSError) as error:
+      raise config_lib.ConfigError(f'{where}: cannot be read as JSON ({error})') from None
+  content = {'categories': entries} if isinstance(entries, list) else entries
+  info = from_categories(content, where, options.label_divisor, 'label_folders')
+  problem = _label_folders_problem(options, info)
+  if problem:
+    raise config_lib.ConfigError(f'{where}: {problem}')
+  return info
+
+
+def _entry(category):
+  entry = {'name': category.name, 'isthing': int(category.isthing)}
+  if category.HasField('id'):
+    entry['id'] = category.id
+  if category.color:
+    entry['color'] = list(category.color)
+  return entry
+
+
+def _label_folders_problem(options, info):
+  semantic = options.encoding == options.SEMANTIC
+  for category in info.categories:
+    if category.category_id in options.ignore_category_id:
+      return f'category id {category.category_id} is also in label_folders.ignore_category_id'
+    if semantic and category.isthing:
+      return (f'category {category.category_id} "{category.name}" is a thing, but '
+              'label_folders.encoding SEMANTIC holds no instances; set isthing to false')
+    if not semantic and category.category_id > 255:
+      return (f'category id {category.category_id} does not fit into the channel R of '
+              'label_folders.encoding TWO_CHANNEL or THREE_CHANNEL; it is 0 to 255')
+  return None
 
 
 def _category_problem(entry, found):

@@ -1,16 +1,16 @@
 """Image files on disk as the examples of records."""
 
-import functools
 import io
 import os
 from typing import Optional
 
 import numpy as np
-from PIL import Image
 
+from deeplab_tf import image_limits
 from deeplab_tf.data import tfrecord
 
-_FORMATS = {'JPEG': 'jpeg', 'PNG': 'png'}
+# Pillow calls the JPEG of several pictures that cameras write MPO; the first is used.
+_FORMATS = {'JPEG': 'jpeg', 'MPO': 'jpeg', 'PNG': 'png'}
 _EXTENSIONS = ('.jpg', '.jpeg', '.png')
 
 
@@ -22,20 +22,24 @@ def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
     label: int32 [height, width] panoptic map, or None.
 
   Raises:
-    ValueError: It is no image, or the label has another size.
+    ValueError: It is no image, or larger than deeplab_tf.image_limits, or the label has another
+      size.
   """
   with open(path, 'rb') as file:
-    encoded = file.read()
-  try:
-    with Image.open(io.BytesIO(encoded)) as image:
-      if image.format not in _FORMATS:
-        raise ValueError(f'{path}: is a {image.format} image; JPEG and PNG can be used')
-      image.load()
-      if image.mode != 'RGB':
-        encoded = _as_rgb(image)
-      width, height, kind = image.width, image.height, _FORMATS[image.format]
-  except (OSError, SyntaxError) as error:
-    raise ValueError(f'{path}: is no image, or damaged ({error})') from None
+    return from_bytes(file.read(), path, label)
+
+
+def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
+  """As `example`, of a file that is read already.
+
+  Args:
+    encoded: Its bytes.
+    path, label: As of `example`; a path need not be one of a file.
+  """
+  image = image_limits.load(io.BytesIO(encoded), path, ('JPEG', 'PNG'))
+  if image.mode != 'RGB':
+    encoded = _as_rgb(image)
+  width, height, kind = image.width, image.height, _FORMATS[image.format]
   if label is not None and label.shape != (height, width):
     raise ValueError(f'{path}: is {height}x{width}, but its panoptic PNG is '
                      f'{label.shape[0]}x{label.shape[1]}')
@@ -45,14 +49,10 @@ def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
 
 def _as_rgb(image):
   stream = io.BytesIO()
-  options = {'quality': 95} if image.format == 'JPEG' else {}
-  image.convert('RGB').save(stream, image.format, **options)
+  kind = _FORMATS[image.format]
+  options = {'quality': 95} if kind == 'jpeg' else {}
+  image.convert('RGB').save(stream, kind, **options)
   return stream.getvalue()
-
-
-def unlabeled_examples(folder: str) -> list:
-  """Returns functions that each read one image of a folder, in order of the names."""
-  return [functools.partial(example, path, None) for path in in_folder(folder)]
 
 
 def in_folder(folder: str) -> list[str]:

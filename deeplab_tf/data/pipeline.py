@@ -1,22 +1,22 @@
 """From a data set on disk to batches: the way of an image, top-down.
 
-  records, images or drawings -> decode -> resize to range -> random scale -> colours ->
-  pad and crop -> flip -> targets -> normalise -> batch
+  records, images or drawings -> decode -> place of the crop -> resize -> colours -> crop, flip
+  and pad -> paste -> targets -> normalise -> batch
 
 Images with one class each are cropped by data.class_images.
 
 The order of the samples and every random choice are functions of the seed and of a running number
-of the record, so a resumed run goes on with the very sample at which it was stopped.
+of the record, so a resumed run goes on with the very sample at which it was stopped. Segments that
+are pasted come from the next record of the stream, which is decoded once for both.
 """
 
 from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
-from deeplab_tf import config as config_lib
 from deeplab_tf import structures
 from deeplab_tf.data import (
-    autoaugment,
+    augmentation,
     catalog,
     class_images,
     damage,
@@ -24,7 +24,9 @@ from deeplab_tf.data import (
     targets,
     transforms,
 )
+from deeplab_tf.data import recipe as recipe_lib
 
+Recipe = recipe_lib.Recipe
 normalize = transforms.normalize
 denormalize = transforms.denormalize
 count_examples = readers.count_examples
@@ -55,22 +57,34 @@ def train_dataset(config, dataset_info: catalog.AnyInfo, targets: str, seed: int
     FileNotFoundError: A pattern matches no file.
   """
   options = config.train_dataset_options
-  make_sample = _sample_function(options, dataset_info, targets)
+  make_sample, pastes = _sample_function(options, dataset_info, targets)
   source = readers.open_source(options, dataset_info, 'train_dataset_options')
   batch_size = options.batch_size
   payloads = _endless(source, seed, start_step * batch_size, options)
+  is_wanted = lambda number: True  # noqa: E731
   if input_context is not None:
-    payloads = _block(payloads, batch_size, input_context)
+    is_wanted = _in_block(batch_size, input_context)
+    payloads = payloads.filter(
+        lambda number, _: is_wanted(number) | (pastes and is_wanted(number - 1)))
     batch_size = input_context.get_per_replica_batch_size(batch_size)
   load = _loader(source, options, 'train_dataset_options', dataset_info)
 
   @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and it takes seconds.
-  def sample(number, payload):
-    example = load(*payload).example
-    image, made = make_sample(example, tf.stack([seed, number]))
+  def decode(number, payload):
+    return number, load(*payload).example
+
+  @tf.autograph.experimental.do_not_convert
+  def sample(number, *examples):
+    image, made = make_sample(*examples, tf.stack([seed, number]))
     return transforms.normalize(image), made
 
-  samples = payloads.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  if pastes:
+    decoded = payloads.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    samples = _with_next(decoded).filter(lambda number, *_: is_wanted(number))
+    samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  else:
+    samples = payloads.map(lambda *element: sample(*decode(*element)),
+                           num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   batches = samples.batch(batch_size, drop_remainder=True)
   return batches.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
@@ -131,11 +145,21 @@ def _endless(source, seed, start, options):
   return numbered
 
 
-def _block(numbered, batch_size, input_context):
-  """Of every global batch, the block of one worker."""
+def _in_block(batch_size, input_context):
+  """Whether a number is in one worker's block of its global batch, as a function."""
   size = batch_size // input_context.num_input_pipelines
-  return numbered.filter(
-      lambda number, _: number % batch_size // size == input_context.input_pipeline_id)
+  return lambda number: number % batch_size // size == input_context.input_pipeline_id
+
+
+def _with_next(decoded):
+  """From (number, example) to (number, example, example of the next number)."""
+  nothing = structures.LabeledImage(
+      tf.zeros([1, 1, 3], tf.uint8), tf.zeros([1, 1], tf.int32), tf.constant(''))
+
+  def push(last, element):
+    return element, (*last, element[1])
+
+  return decoded.scan((tf.constant(-1, tf.int64), nothing), push).skip(1)
 
 
 def _loader(source, options, field, info):
@@ -159,45 +183,7 @@ def _options():
   return options
 
 
-# --- One image --------------------------------------------------------------------------------
-
-
-class Recipe(NamedTuple):
-  """What is done to an image; sizes are (height, width), empty where not wanted."""
-  crop_size: tuple
-  min_size: tuple
-  max_size: tuple
-  resize_factor: int
-  scale: tuple
-  policy: tuple
-  flip: bool
-
-
-def augment(example: structures.LabeledImage, recipe: Recipe, info: catalog.DatasetInfo,
-            seed: tf.Tensor) -> transforms.Pair:
-  """Makes a training crop, a function of the image and the seed.
-
-  Args:
-    example: A decoded image.
-    recipe: What to do.
-    info: The data set.
-    seed: int64 [2].
-
-  Returns:
-    float32 [*crop_size, 3] in [0, 255] and int32 [*crop_size].
-  """
-  seeds = [tf.random.experimental.stateless_fold_in(seed, i) for i in range(4)]
-  image, label = tf.cast(example.image, tf.float32), example.label
-  if any(recipe.min_size) or any(recipe.max_size):
-    image, label = transforms.resize(image, label, _resized_size(image, recipe))
-  image, label = transforms.random_scale(image, label, *recipe.scale, seeds[0])
-  if recipe.policy:
-    image = autoaugment.distort(tf.cast(image, tf.uint8), recipe.policy, seeds[1])
-    image = tf.cast(image, tf.float32)
-  image, label = transforms.random_crop(image, label, recipe.crop_size, info.void_label, seeds[2])
-  if recipe.flip:
-    image, label = transforms.random_flip(image, label, seeds[3])
-  return image, label
+# --- One image for evaluation -----------------------------------------------------------------
 
 
 def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
@@ -227,43 +213,29 @@ def _resized_size(image, recipe):
 # --- From the config --------------------------------------------------------------------------
 
 
-def _recipe(options, field) -> Recipe:
-  """Translates DatasetOptions; `field` is their name in errors."""
-  if len(options.crop_size) != 2:
-    raise config_lib.ConfigError(f'{field}.crop_size is not set: it takes two values, height and '
-                                 'width')
-  augmentations = options.augmentations
-  if augmentations.panoptic_copy_paste.panoptic_copy_paste_scale > 0:
-    raise config_lib.ConfigError(f'{field}.augmentations.panoptic_copy_paste is not supported; '
-                                 'remove it')
-  return Recipe(
-      crop_size=tuple(options.crop_size),
-      min_size=_pair(options.min_resize_value),
-      max_size=_pair(options.max_resize_value),
-      resize_factor=options.resize_factor,
-      scale=(augmentations.min_scale_factor, augmentations.max_scale_factor,
-             augmentations.scale_factor_step_size),
-      policy=autoaugment.policy(augmentations.autoaugment_policy_name, field),
-      flip=augmentations.random_flip)
+def _sample_function(options, info, kind) -> tuple[Callable, bool]:
+  """A function from one or two LabeledImages and a seed to a training image and its targets.
 
-
-def _pair(values):
-  return tuple(values) * 2 if len(values) == 1 else tuple(values)
-
-
-def _sample_function(options, info, kind) -> Callable:
-  """A function from a LabeledImage and a seed to a training image in [0, 255] and its targets."""
+  The image is in [0, 255]. Also whether it takes two images: segments of the second are pasted.
+  """
+  field = 'train_dataset_options'
   if kind == 'class':
-    recipe = class_images.build_recipe(options, 'train_dataset_options')
-    return lambda example, seed: class_images.training_sample(example, recipe, seed)
-  recipe = _recipe(options, 'train_dataset_options')
-  make_targets = _target_function(options, info, kind)
+    recipe_lib.require_masks(options, field)
+    one_class = class_images.build_recipe(options, field)
+    return lambda example, seed: class_images.training_sample(example, one_class, seed), False
+  recipe = recipe_lib.build(options, field)
+  make_targets = target_function(options, info, kind)
 
-  def sample(example, seed):
-    image, label = augment(example, recipe, info, seed)
+  def sample(example, *other_and_seed):
+    if recipe.paste:
+      other, seed = other_and_seed
+      image, label = augmentation.augment_and_paste(
+          example, other, recipe, info, options.max_thing_id, seed)
+    else:
+      image, label = augmentation.augment(example, recipe, info, *other_and_seed)
     return image, make_targets(label, example.name)
 
-  return sample
+  return sample, recipe.paste is not None
 
 
 def _evaluation_function(options, info) -> tuple[Callable, NamedTuple, NamedTuple]:
@@ -273,7 +245,7 @@ def _evaluation_function(options, info) -> tuple[Callable, NamedTuple, NamedTupl
     shapes = structures.ClassEvaluationBatch([*recipe.crop_size, 3], [], [])
     return (lambda example: class_images.evaluation_sample(example, recipe), shapes,
             structures.ClassEvaluationBatch(0.0, 0, ''))
-  recipe = _recipe(options, 'eval_dataset_options')
+  recipe = recipe_lib.build(options, 'eval_dataset_options')
 
   def prepare(example):
     image, resized = prepare_for_evaluation(example.image, recipe)
@@ -285,7 +257,14 @@ def _evaluation_function(options, info) -> tuple[Callable, NamedTuple, NamedTupl
   return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
 
 
-def _target_function(options, info, kind):
+def target_function(options, info: catalog.DatasetInfo, kind: str) -> Callable:
+  """Returns a function from a label map and its image's name to what a model is trained on.
+
+  Args:
+    options: DatasetOptions.
+    info: Their data set.
+    kind: 'mask' or 'center'.
+  """
   small = targets.SmallInstances()
   if options.increase_small_instance_weights:
     small = targets.SmallInstances(options.small_instance_threshold, options.small_instance_weight)

@@ -7,9 +7,11 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import modules, structures
-from deeplab_tf.data import catalog, errors, record_files, sources, tfrecord
+from deeplab_tf.data import catalog, errors, labeled_files, record_files, sources, tfrecord
 
 _INTERLEAVED_FILES = 16
+# Data sets that raw_data can name.
+_KNOWN_LAYOUTS = ('coco_panoptic', 'cityscapes_panoptic', 'ade20k_panoptic', 'mapillary_vistas')
 # Files of up to this size in all are read through for damage when they are opened.
 _CHECKED_BYTES = 2 * 2**30
 
@@ -187,6 +189,8 @@ def open_source(options, info: catalog.DatasetInfo,
     return IndexSource(direct)
   if not options.file_pattern:
     made = ('' if options.dataset == 'imagenet' else ', made by python -m deeplab_tf.data.build')
+    if options.dataset in _KNOWN_LAYOUTS:
+      made += ', or the folder of its files with raw_data.root'
     raise config_lib.ConfigError(
         f'{field}.file_pattern is not set: name the record files of data set '
         f'"{options.dataset}"{made}')
@@ -203,16 +207,22 @@ def open_source(options, info: catalog.DatasetInfo,
 
 def _direct(options, info, only):
   """The data set's own images; with record files named, only where the options ask for it."""
-  if options.dataset not in modules.available('data.sources'):
+  name = options.dataset.split('/')[0]
+  if name not in modules.available('data.sources'):
     return None
-  if only and options.dataset not in ('coco_format', 'image_folders'):
+  if only and name == 'shapes':
     return None
-  if options.dataset == 'image_folders' and options.file_pattern:
+  if only and name == 'image_folders':
     raise config_lib.ConfigError(
         'dataset "image_folders" reads image_folders.image_dir, and file_pattern is set too: clear '
         'it, or read the records as dataset "imagenet"')
-  module = modules.load('data.sources', options.dataset)
-  return module.direct(options, info) if hasattr(module, 'direct') else None
+  module = modules.load('data.sources', name)
+  if hasattr(module, 'direct'):
+    if options.raw_data.root:
+      raise config_lib.ConfigError(f'raw_data is for {", ".join(_KNOWN_LAYOUTS)}; dataset "{name}" '
+                                   'has options of its own')
+    return module.direct(options, info)
+  return labeled_files.raw_data(module, options, info) if options.raw_data.root else None
 
 
 def count_examples(options) -> Optional[int]:

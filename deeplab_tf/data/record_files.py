@@ -18,7 +18,8 @@ class RecordIndex(NamedTuple):
 
   Attributes:
     offsets: Where each whole record begins.
-    end: Behind the last of them.
+    end: Of the file. Reading a record there fails, while TensorFlow would take memory for whatever
+      length stands behind the last whole record.
     problem: One line about what stands there; None where the file ends.
   """
   offsets: list
@@ -36,12 +37,12 @@ def index_records(file: str) -> RecordIndex:
       try:
         end = position + _HEADER + _read_length(stream, file, len(offsets)) + _FOOTER
       except ValueError as error:
-        return RecordIndex(offsets, position, str(error))
+        return RecordIndex(offsets, size, str(error))
       if end > size:
-        return RecordIndex(offsets, position, truncated(file, len(offsets)))
+        return RecordIndex(offsets, size, truncated(file, len(offsets)))
       offsets.append(position)
       position = end
-  return RecordIndex(offsets, position, None)
+  return RecordIndex(offsets, size, None)
 
 
 def count_records(file: str) -> int:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf import structures
 from deeplab_tf.data import catalog, errors
+from deeplab_tf.data import segments as segments_lib
 
 
 class SmallInstances(NamedTuple):
@@ -20,23 +21,8 @@ class SmallInstances(NamedTuple):
 
 
 _NO_WEIGHTS = SmallInstances()
-
-
-class _Segments(NamedTuple):
-  """The distinct values of a label map in order of first appearance, row by row.
-
-  Attributes:
-    position: int32 [pixels], which of the values a pixel has.
-    pixels: int32 [values].
-    class_id: int32 [values].
-    is_instance: bool [values], a thing and no crowd.
-    is_labeled: bool [values], neither void nor crowd.
-  """
-  position: tf.Tensor
-  pixels: tf.Tensor
-  class_id: tf.Tensor
-  is_instance: tf.Tensor
-  is_labeled: tf.Tensor
+# The centre of what has none: far from every pixel.
+_NOWHERE = -1e9
 
 
 def mask_targets(label: tf.Tensor, info: catalog.DatasetInfo, max_things: int,
@@ -54,7 +40,7 @@ def mask_targets(label: tf.Tensor, info: catalog.DatasetInfo, max_things: int,
     small: Weights of small instances.
     name: string [], the image's, for the error.
   """
-  segments = _segments(label, info)
+  segments = segments_lib.find(label, info)
   count = tf.reduce_sum(tf.cast(segments.is_instance, tf.int32))
   fits = errors.check(count <= max_things, lambda: [
       name if name is not None else 'an image', ': ', count,
@@ -70,9 +56,9 @@ def mask_targets(label: tf.Tensor, info: catalog.DatasetInfo, max_things: int,
   classes = tf.concat([thing_classes, tf.constant(stuff_classes, tf.int32)], 0)
   isthing = np.arange(max_things + len(stuff_classes)) < max_things
   return structures.MaskTargets(
-      semantic_map=label // info.label_divisor,
-      semantic_weights=_per_pixel(_semantic_weights(segments, small), segments, label),
-      mask_ids=_per_pixel(rows, segments, label),
+      semantic_map=segments_lib.class_map(label, info),
+      semantic_weights=_semantic_weights(segments, small),
+      mask_ids=segments_lib.spread(rows, segments),
       mask_classes=tf.ensure_shape(classes, [len(isthing)]),
       mask_isthing=tf.constant(isthing))
 
@@ -87,26 +73,27 @@ def center_targets(label: tf.Tensor, info: catalog.DatasetInfo, sigma: float,
     sigma: Standard deviation of the Gaussians in pixels.
     small: Weights of small instances.
   """
-  segments = _segments(label, info)
+  segments = segments_lib.find(label, info)
   height, width = tf.unstack(tf.shape(label))
-  centers = _centers(segments, width)
-  heatmap = _heatmap(tf.boolean_mask(centers, segments.is_instance), height, width, sigma)
-  heatmap = tf.reshape(heatmap, tf.shape(label))[..., None]
-  y, x = tf.meshgrid(tf.range(height), tf.range(width), indexing='ij')
-  is_instance = _per_pixel(tf.cast(segments.is_instance, tf.float32), segments, label)
-  offsets = tf.cast(_per_pixel(centers, segments, label) - tf.stack([y, x], -1), tf.float32)
+  centers = tf.boolean_mask(segments.centers, segments.is_instance)
+  heatmap = tf.reshape(_heatmap(centers, height, width, sigma), tf.shape(label))[..., None]
+  # 0 on void and crowd, 1 on stuff, 2 on instances: one look-up for two weights.
+  kinds = tf.cast(segments.is_labeled, tf.float32) + tf.cast(segments.is_instance, tf.float32)
+  kinds = segments_lib.spread(kinds, segments)
+  is_instance = tf.maximum(kinds - 1.0, 0.0)
   return structures.CenterTargets(
-      semantic_map=label // info.label_divisor,
-      semantic_weights=_per_pixel(_semantic_weights(segments, small), segments, label),
+      semantic_map=segments_lib.class_map(label, info),
+      semantic_weights=_semantic_weights(segments, small),
       center_heatmap=tf.ensure_shape(heatmap, [*label.shape, 1]),
-      center_weights=_per_pixel(tf.cast(segments.is_labeled, tf.float32), segments, label),
-      center_offsets=offsets * is_instance[..., None],
+      center_weights=tf.minimum(kinds, 1.0),
+      center_offsets=_offsets(segments),
       offset_weights=is_instance)
 
 
 def is_crowd(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
   """Returns bool, the shape of the label: pixels of a thing class with instance number 0."""
-  things = tf.gather(_class_table(info, info.thing_class_ids), label // info.label_divisor)
+  table = segments_lib.class_table(info, info.thing_class_ids)
+  things = tf.gather(table, segments_lib.class_map(label, info))
   return things & (label % info.label_divisor == 0)
 
 
@@ -116,13 +103,6 @@ def crowd_to_void(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
 
 
 # --- Parts ------------------------------------------------------------------------------------
-
-
-def _class_table(info, class_ids):
-  """bool [largest class id + 1], true for the given class ids."""
-  table = np.zeros(max(max(info.class_ids), info.ignore_label) + 1, bool)
-  table[list(class_ids)] = True
-  return tf.constant(table)
 
 
 def _class_tables(info, max_things):
@@ -136,34 +116,26 @@ def _class_tables(info, max_things):
   return tf.constant(index), tf.constant(row)
 
 
-def _segments(label, info):
-  values, position, pixels = tf.unique_with_counts(tf.reshape(label, [-1]))
-  class_id = values // info.label_divisor
-  is_thing = tf.gather(_class_table(info, info.thing_class_ids), class_id)
-  is_stuff = tf.gather(_class_table(info, info.stuff_class_ids), class_id)
-  is_instance = is_thing & (values % info.label_divisor > 0)
-  return _Segments(position, pixels, class_id, is_instance, is_instance | is_stuff)
-
-
-def _per_pixel(values, segments, label):
-  """Spreads values [values, ...] over the pixels: [height, width, ...]."""
-  spread = tf.gather(values, segments.position)
-  spread = tf.reshape(spread, tf.concat([tf.shape(label), tf.shape(values)[1:]], 0))
-  return tf.ensure_shape(spread, [*label.shape, *values.shape[1:]])
-
-
 def _semantic_weights(segments, small):
+  if not small.threshold:
+    return tf.ones_like(segments.place, tf.float32)
   is_small = segments.is_instance & (segments.pixels < small.threshold)
-  return tf.where(is_small, tf.constant(small.weight, tf.float32), 1.0)
+  weights = tf.where(is_small, tf.constant(small.weight, tf.float32), 1.0)
+  return segments_lib.spread(weights, segments)
 
 
-def _centers(segments, width):
-  """int32 [values, 2]: mean (y, x) of each segment, rounded half to even."""
-  pixel = tf.range(tf.size(segments.position))
-  coordinates = tf.cast(tf.stack([pixel // width, pixel % width], -1), tf.int64)
-  sums = tf.math.unsorted_segment_sum(coordinates, segments.position, tf.size(segments.pixels))
-  means = tf.cast(sums, tf.float64) / tf.cast(segments.pixels, tf.float64)[:, None]
-  return tf.ensure_shape(tf.cast(tf.round(means), tf.int32), [None, 2])
+def _offsets(segments):
+  """float32 [height, width, 2]: from each pixel of an instance to its centre, 0 elsewhere."""
+  height, width = tf.unstack(tf.shape(segments.place))
+  centers = tf.where(segments.is_instance[:, None], tf.cast(segments.centers, tf.float32), _NOWHERE)
+  centers = segments_lib.spread(centers, segments)
+  # Rows of y, x, y, x, ...: TensorFlow is slow on tensors whose last dimension is 2.
+  rows = tf.reshape(centers, [height, 2 * width])
+  is_y = tf.tile([1.0, 0.0], [width])
+  x = tf.repeat(tf.range(width, dtype=tf.float32), 2) * (1.0 - is_y)
+  rows -= tf.range(height, dtype=tf.float32)[:, None] * is_y + x
+  rows *= tf.cast(rows > _NOWHERE / 2, tf.float32)
+  return tf.reshape(rows, tf.shape(centers))
 
 
 def _heatmap(centers, height, width, sigma):

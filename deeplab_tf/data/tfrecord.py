@@ -8,8 +8,8 @@ from typing import NamedTuple, Optional, Sequence, Union
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import structures
-from deeplab_tf.data import catalog, errors, record_files, sources
+from deeplab_tf import cli, structures
+from deeplab_tf.data import catalog, encoded_images, errors, record_files, sources
 
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
@@ -26,8 +26,6 @@ _CLASS_FEATURES = {
     'image/filename': _FEATURES['image/filename'],
     _CLASS_LABEL: tf.io.VarLenFeature(tf.int64),
 }
-# How JPEG, PNG, GIF and BMP files begin.
-_IMAGE_MAGIC = (b'\xff\xd8', b'\x89P', b'GI', b'BM')
 
 
 class SourceExample(NamedTuple):
@@ -126,32 +124,29 @@ def _parse_class(record, file, info):
 
 
 def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
-  """Decodes the bytes of an image file to uint8 [height, width, 3]; grey becomes RGB.
+  """Decodes the bytes of a JPEG or PNG file to uint8 [height, width, 3]; grey becomes RGB.
+
+  An image beyond deeplab_tf.image_limits is refused before its pixels take memory.
 
   Args:
     encoded: string [].
     where: What errors begin with: strings and string scalars.
   """
-  with tf.control_dependencies([_check_magic(encoded, where)]):
-    return _decode(encoded)
+  problem = encoded_images.problem(encoded)
+  with tf.control_dependencies([_check_image(problem, where)]):
+    return encoded_images.decode(encoded)
 
 
 def decode_or_name(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
   """As `decode_image`, and also what is damaged further inside ends with a line of ours."""
-  with tf.control_dependencies([_check_magic(encoded, where)]):
-    encoded = tf.identity(encoded)
-  return errors.or_say(encoded, _decode, lambda: [*where, 'the image is cut off or damaged'])
+  image, problem = errors.or_say(encoded, encoded_images.decode_or_problem, lambda: [
+      *where, 'the image is cut off or damaged'])
+  with tf.control_dependencies([_check_image(problem, where)]):
+    return tf.identity(image)
 
 
-def _check_magic(encoded, where):
-  start = tf.strings.substr(tf.strings.join([encoded, '  ']), 0, 2)
-  return errors.check(tf.reduce_any(start == tf.constant(_IMAGE_MAGIC)), lambda: [
-      *where, 'the image is neither JPEG nor PNG, or it is damaged'])
-
-
-def _decode(encoded):
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-  return tf.ensure_shape(image, [None, None, 3])
+def _check_image(problem, where):
+  return errors.check(problem == '', lambda: [*where, problem])
 
 
 def _decode_label(fields, shape, where):
@@ -164,10 +159,10 @@ def _decode_label(fields, shape, where):
       *where, 'the label has format "', fields['image/segmentation/class/format'],
       '", which holds no instances; "raw" panoptic labels are needed'])
   with tf.control_dependencies([present, raw]):
-    label_height = tf.cast(fields['image/height'], tf.int32)
-    label_width = tf.cast(fields['image/width'], tf.int32)
+    label_height = tf.identity(fields['image/height'])
+    label_width = tf.identity(fields['image/width'])
   sound = errors.check(
-      (label_height == height) & (label_width == width)
+      (label_height == tf.cast(height, tf.int64)) & (label_width == tf.cast(width, tf.int64))
       & (tf.strings.length(encoded) == 4 * height * width), lambda: [
           *where, 'the image is ', height, 'x', width, ', but the record is ', label_height, 'x',
           label_width, ' with a label of ', tf.strings.length(encoded), ' bytes; height x width '
@@ -258,7 +253,7 @@ def _record_problem(data):
     features = {}
   if 'image/encoded' in features:
     return None
-  names = ', '.join(sorted(features)[:5]) or 'none'
+  names = cli.one_line(', '.join(sorted(features)[:5])) or 'none'
   return ('its records are not those of deeplab_tf.data.build or DeepLab2: there is no feature '
           f'image/encoded (features: {names})')
 
@@ -330,7 +325,7 @@ def _content_problem(record, file, number, info, with_label):
     parse(tf.constant(record), tf.constant(file), info, with_label)
   except tf.errors.OpError as error:
     name = tf.train.Example.FromString(record).features.feature['image/filename']
-    return errors.stated(error) or (
-        f'{file}: record {number} ({b"".join(name.bytes_list.value).decode()}) cannot be '
-        f'decoded: {errors.reason(error)}')
+    name = b''.join(name.bytes_list.value).decode('utf-8', 'replace')
+    return errors.stated(error) or cli.one_line(
+        f'{file}: record {number} ({name}) cannot be decoded: {errors.reason(error)}')
   return None

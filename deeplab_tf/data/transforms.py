@@ -1,7 +1,6 @@
-"""Changes of an image together with its label map, as DeepLab2 computes them.
+"""Sizes, resizing and padding of an image together with its label map, as DeepLab2 computes them.
 
-Images are float32 [height, width, 3] in [0, 255], labels int32 [height, width]. Random functions
-take a seed, int32 [2], and depend on nothing else.
+Images are float32 [height, width, 3] in [0, 255], labels int32 [height, width].
 """
 
 from typing import Optional, Sequence, Tuple
@@ -78,7 +77,7 @@ def size_in_range(size: tf.Tensor, min_size: Sequence[int], max_size: Sequence[i
 
 
 def scales_of_steps(minimum: float, maximum: float, step: float) -> list[float]:
-  """Returns the scales that `random_scale` draws from.
+  """Returns the scales that `draw_scale` draws from.
 
   Given the float32 values of a proto this has DeepLab2's quirk: step 0.1 is stored as slightly
   more, so that 0.5 to 1.5 gives ten values 0.111 apart and never exactly 1.
@@ -91,17 +90,12 @@ def scales_of_steps(minimum: float, maximum: float, step: float) -> list[float]:
   return [minimum + (maximum - minimum) * i / (count - 1) for i in range(count)]
 
 
-def random_scale(image: tf.Tensor, label: tf.Tensor, minimum: float, maximum: float, step: float,
-                 seed: tf.Tensor) -> Pair:
-  """Scales by a random factor: one of `scales_of_steps`, or any in the range if step is 0."""
-  if minimum == maximum == 1.0:
-    return image, label
+def draw_scale(minimum: float, maximum: float, step: float, seed: tf.Tensor) -> tf.Tensor:
+  """Returns float32 []: one of `scales_of_steps`, or any scale in the range if step is 0."""
   if step == 0.0:
-    scale = tf.random.stateless_uniform([], seed, minimum, maximum)
-  else:
-    scales = tf.constant(scales_of_steps(minimum, maximum, step), tf.float32)
-    scale = scales[tf.random.stateless_uniform([], seed, 0, tf.size(scales), tf.int32)]
-  return resize(image, label, scaled_size(tf.shape(image)[:2], scale))
+    return tf.random.stateless_uniform([], seed, minimum, maximum)
+  scales = tf.constant(scales_of_steps(minimum, maximum, step), tf.float32)
+  return scales[tf.random.stateless_uniform([], seed, 0, tf.size(scales), tf.int32)]
 
 
 def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
@@ -109,48 +103,16 @@ def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
   return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
 
 
-# --- Padding, cropping, flipping --------------------------------------------------------------
+# --- Padding ----------------------------------------------------------------------------------
 
 
 def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], void_label: int,
-        offset: Sequence[int] = (0, 0)) -> Pair:
-  """Pads to a size, with the mean colour and with void; the image lies at the offset."""
+        offset: Sequence[int] = (0, 0), grey: float = MEAN_COLOR) -> Pair:
+  """Pads to a size, with a grey and with void; the image lies at the offset."""
   size, offset = tf.convert_to_tensor(size), tf.convert_to_tensor(offset)
   after = size - offset - tf.shape(image)[:2]
   margins = tf.stack([offset, after], axis=1)
-  image = tf.pad(image, tf.concat([margins, [[0, 0]]], 0), constant_values=MEAN_COLOR)
+  image = tf.pad(image, tf.concat([margins, [[0, 0]]], 0), constant_values=grey)
   if label is not None:
     label = tf.pad(label, margins, constant_values=void_label)
   return image, label
-
-
-def random_crop(image: tf.Tensor, label: tf.Tensor, size: Sequence[int], void_label: int,
-                seed: tf.Tensor) -> Pair:
-  """Cuts out a random window; a smaller image lies at a random place in it, padded.
-
-  Returns:
-    float32 [*size, 3] and int32 [*size].
-  """
-  target = tf.constant(list(size), tf.int32)
-  surplus = tf.shape(image)[:2] - target
-  start = _random_below(tf.maximum(surplus, 0) + 1, seed)
-  kept = tf.minimum(tf.shape(image)[:2], target)
-  image = tf.slice(image, tf.concat([start, [0]], 0), tf.concat([kept, [3]], 0))
-  label = tf.slice(label, start, kept)
-  place_seed = tf.random.experimental.stateless_fold_in(seed, 1)
-  offset = _random_below(tf.maximum(-surplus, 1), place_seed)
-  image, label = pad(image, label, target, void_label, offset)
-  return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
-
-
-def _random_below(limits, seed):
-  """int32 [2], uniform in [0, limit) each."""
-  uniform = tf.random.stateless_uniform([2], seed, 0, 2**31 - 1, tf.int32)
-  return uniform % limits
-
-
-def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
-  """Mirrors left and right with probability 1/2."""
-  return tf.cond(
-      tf.random.stateless_uniform([], seed) < 0.5,
-      lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])), lambda: (image, label))

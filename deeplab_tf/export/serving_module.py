@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
-from deeplab_tf.data import pipeline, transforms
+from deeplab_tf.data import encoded_images, pipeline, transforms
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.structures import PanopticPrediction
@@ -60,7 +60,10 @@ class ServingModule(tf.Module):
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'encoded_images')],
                autograph=False)
   def predict_encoded(self, encoded_images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """As `predict`, for JPEG or PNG files, string [batch], whose images have one size."""
+    """As `predict`, for JPEG or PNG files, string [batch], whose images have one size.
+
+    An image beyond deeplab_tf.image_limits is refused before its pixels take memory.
+    """
     images = tf.map_fn(_decode, encoded_images,
                        fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
     return self.predict(images)
@@ -105,8 +108,9 @@ class ServingModule(tf.Module):
 
 
 def _decode(encoded):
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-  return tf.ensure_shape(image, [None, None, 3])
+  problem = encoded_images.problem(encoded)
+  with tf.control_dependencies([tf.debugging.Assert(problem == '', [problem])]):
+    return encoded_images.decode(encoded)
 
 
 def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:

@@ -1,6 +1,7 @@
 """AutoAugment: the operations equal DeepLab2's, the choice is a function of the seed."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +31,14 @@ def test_policies_equal_deeplab2():
   for name, policy in policies.items():
     ours = [[list(operation) for operation in pair] for pair in autoaugment.POLICIES[name]]
     assert ours == policy
+
+
+@pytest.mark.parity
+def test_the_policies_of_all_configs_of_deeplab2_are_there():
+  texts = [path.read_text() for path in
+           shared.path('parity', 'deeplab2', 'configs').rglob('*.textproto')]
+  names = set(re.findall(r'autoaugment_policy_name:\s*"([^"]*)"', '\n'.join(texts)))
+  assert names and names <= set(autoaugment.POLICIES)
 
 
 def test_result_is_a_function_of_the_seed_and_varies_with_it():

@@ -195,7 +195,7 @@ def fault_png_size(folder):
 
 def fault_png_mode(folder):
   Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder.label_dir / 'photo0.png')
-  return 'photo0.png: has colour mode L; a panoptic PNG is 8-bit RGB'
+  return 'photo0.png: the picture is of mode L; a panoptic PNG is RGB with 8 bits'
 
 
 def fault_png_missing(folder):
@@ -221,7 +221,7 @@ def fault_half_an_image(folder):
 
 def fault_detection_json(folder):
   folder.content['annotations'] = [{'id': 1, 'image_id': 0, 'bbox': [0, 0, 1, 1]}]
-  return 'an annotation has no segments_info (it looks like a detection JSON)'
+  return 'an annotation has no segments_info (it looks like an instance JSON)'
 
 
 def fault_segment_without_category(folder):
@@ -244,7 +244,12 @@ def test_a_fault_is_one_line_and_leaves_no_file(panoptic_folder, tmp_path, capfd
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--dataset=cityscapes_panoptic', '--root=x'], 'cannot be built yet: available are '),
+    (['--dataset=imagenet', '--root=x'], 'is unknown: available are '),
+    (['--dataset=tfds', '--root=x'], 'available are '),
+    (['--dataset=coco_panoptic', '--root=x', '--config_file=y'], '--config_file is for '),
+    (['--dataset=label_folders'], '--config_file is missing'),
+    (['--dataset=shapes', '--max_images=3'], '--max_images is for --dry_run'),
+    (['--dataset=shapes', '--max_images=0', '--dry_run'], '--max_images=0: it must be at least 1'),
     (['--dataset=coco_panoptik', '--root=x'], 'Did you mean "coco_panoptic"'),
     (['--dataset=coco_panoptic'], '--root is missing'),
     (['--dataset=coco_panoptic', '--root=/nowhere'], '/nowhere/annotations/panoptic_val2017.json'),

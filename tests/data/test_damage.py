@@ -377,8 +377,8 @@ def unknown_segment(folder):
     (spoil_image, 'val/photo1.png: the image is neither JPEG nor PNG, or it is damaged'),
     (cut_image, 'val/photo1.png: '),
     (remove_image, 'raw/val/photo1.png: No such file or directory'),
-    (remove_label, 'panoptic_val/photo1.png: cannot be read as an image ([Errno 2]'),
-    (cut_label, 'panoptic_val/photo1.png: cannot be read as an image ('),
+    (remove_label, 'panoptic_val/photo1.png: there is no such panoptic PNG'),
+    (cut_label, 'panoptic_val/photo1.png: is no image, or damaged ('),
     (unknown_segment, 'panoptic_val/photo1.png: segment id 99 (1 pixels) is not in the JSON'),
 ], ids=lambda value: getattr(value, '__name__', ''))
 def test_direct_images_are_left_out_and_replaced(

@@ -205,8 +205,6 @@ def test_coco_at_full_crop(tmp_path, experiment):
 
 @pytest.mark.parametrize('text, message', [
     ('dataset: "shapes"', 'train_dataset_options.crop_size is not set'),
-    (SHAPES + 'augmentations { panoptic_copy_paste { panoptic_copy_paste_scale: 1 } }',
-     'train_dataset_options.augmentations.panoptic_copy_paste is not supported; remove it'),
     (SHAPES + 'augmentations { autoaugment_policy_name: "x" }', 'autoaugment_policy_name is "x"'),
     (SHAPES + 'file_pattern: "${TRAIN_SET}"', 'placeholder "${TRAIN_SET}"'),
     ('dataset: "coco_panoptic" crop_size: [9, 9]',

@@ -1,4 +1,4 @@
-"""Random changes: what they keep, and that the seed alone decides."""
+"""Sizes, scales, resizing, normalisation."""
 
 import hypothesis
 import numpy as np
@@ -17,56 +17,16 @@ def numbered(height, width):
   return tf.repeat(tf.cast(label[..., None], tf.float32), 3, -1), tf.constant(label)
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
-@hypothesis.given(sizes, sizes, strategies.integers(0, 2**31 - 1))
-def test_crop_is_a_window_with_image_and_label_together(size, crop, seed):
-  image, label = numbered(*size)
-  out_image, out_label = transforms.random_crop(image, label, crop, 0, tf.constant([seed, 1]))
-  assert out_image.shape == (*crop, 3) and out_label.shape == crop
-  out_image, out_label = out_image.numpy()[..., 0], out_label.numpy()
-  inside = out_label > 0
-  np.testing.assert_array_equal(out_image[inside], out_label[inside])
-  np.testing.assert_array_equal(out_image[~inside], 127.5)
-  assert inside.sum() == min(size[0], crop[0]) * min(size[1], crop[1])
-  y, x = np.nonzero(inside)
-  rows, columns = (out_label[inside] - 1) // size[1], (out_label[inside] - 1) % size[1]
-  assert len(set(rows - y)) == len(set(columns - x)) == 1
+def test_scales_are_drawn_from_the_steps_or_from_the_range():
+  found = {float(transforms.draw_scale(0.5, 1.5, 0.5, tf.constant([s, 0]))) for s in range(40)}
+  assert found == {0.5, 1.0, 1.5}
+  found = {float(transforms.draw_scale(0.5, 1.5, 0.0, tf.constant([s, 0]))) for s in range(40)}
+  assert len(found) > 30 and 0.5 <= min(found) < 0.7 and 1.3 < max(found) <= 1.5
 
 
-def test_crops_reach_every_place_and_small_images_stay_off_the_last_one():
-  label = tf.ones([3, 6], tf.int32)
-  image = tf.zeros([3, 6, 3])
-  tops, lefts = set(), set()
-  for seed in range(120):
-    out = transforms.random_crop(image, label, [6, 4], 0, tf.constant([seed, 0]))[1].numpy()
-    tops.add(int(np.nonzero(out)[0].min()))
-  # As in DeepLab2 the offset is below crop - size = 3, so the image never touches the bottom.
-  assert tops == {0, 1, 2}
-  image, label = numbered(1, 6)
-  for seed in range(120):
-    out = transforms.random_crop(image, label, [1, 4], 0, tf.constant([seed, 0]))[1].numpy()
-    lefts.add(int(out[0, 0]))
-  assert lefts == {1, 2, 3}
-
-
-def test_flip_mirrors_half_of_the_time():
-  image, label = numbered(2, 3)
-  flipped = 0
-  for seed in range(200):
-    out_image, out_label = transforms.random_flip(image, label, tf.constant([seed, 5]))
-    np.testing.assert_array_equal(out_image[..., 0], tf.cast(out_label, tf.float32))
-    flipped += int(out_label[0, 0] == 3)
-  assert 70 < flipped < 130
-
-
-def test_random_scale_draws_each_step():
-  image, label = numbered(20, 40)
-  found = {tuple(transforms.random_scale(image, label, 0.5, 1.5, 0.5, tf.constant([s, 0]))[1].shape)
-           for s in range(40)}
-  assert found == {(10, 20), (20, 40), (30, 60)}
-  found = {transforms.random_scale(image, label, 0.5, 1.5, 0.0, tf.constant([s, 0]))[1].shape[1]
-           for s in range(40)}
-  assert len(found) > 15 and min(found) >= 20 and max(found) <= 60
+def test_scaled_sizes_are_rounded_down_and_never_0():
+  np.testing.assert_array_equal(transforms.scaled_size(tf.constant([7, 20]), 0.5), [3, 10])
+  np.testing.assert_array_equal(transforms.scaled_size(tf.constant([1, 20]), 0.5), [1, 10])
 
 
 @hypothesis.settings(max_examples=60, deadline=None)

@@ -1,36 +1,65 @@
-"""Raw data sets. The module NAME serves data set NAME; it has one or both of:
+"""Raw data sets. The module NAME serves data set NAME, and one named NAME/..., and has some of:
 
+  classes(options: BuildOptions) -> catalog.DatasetInfo or ImageClasses
+    The classes of its labels.
+  files(options: BuildOptions) -> list of labeled_files.LabeledFile
+    Image files with what reads their labels: enough for both of the following.
   examples(options: BuildOptions) -> list of functions, each returning one SourceExample
     For deeplab_tf.data.build. The list is cheap to make and says how many images there are.
   direct(options: DatasetOptions, info) -> DirectSource or None
-    For reading without records.
+    For reading without records. None: the options name only records.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional, Sequence
 
 if TYPE_CHECKING:  # The builder answers wrong use without waiting for TensorFlow.
   import tensorflow as tf
 
   from deeplab_tf import structures
 
+SPLITS = ('train', 'val', 'test')
 # Ends the names of record files while they are written.
 INCOMPLETE = '.incomplete'
 
 
+def stop(problem: str) -> NoReturn:
+  """Ends the work at the first problem of the data: what `report` usually is.
+
+  Args:
+    problem: One line.
+
+  Raises:
+    ValueError: Always, with that line.
+  """
+  raise ValueError(problem)
+
+
+def _say_nothing(line: str) -> None:
+  del line
+
+
 class BuildOptions(NamedTuple):
-  """What `python -m deeplab_tf.data.build` was asked for.
+  """Which images of a raw data set are wanted, and how.
 
   Attributes:
-    root: Folder of the raw data.
+    dataset: Its name.
+    root: Folder of the raw data; of tfds its data_dir.
     split: 'train', 'val' or 'test'.
     treat_crowd_as_ignore: Whether crowd regions become unlabelled; None is the data set's
       default.
-    annotation_file, annotation_dir, image_dir: Of coco_format; None is the usual place.
+    annotation_file, annotation_dir, image_dir: Of coco_format; None is the usual place. Of
+      coco_panoptic's test split, annotation_file is the JSON that lists its images.
     label_divisor: Of coco_format.
     num_images, seed: Of shapes.
+    label_folders: LabelFoldersOptions, of label_folders.
+    max_missing: So many of the files that a JSON names may be missing.
+    report: Takes one line about each problem of the data; where it returns, what is wrong is left
+      out or unlabelled.
+    say: Takes one line about a choice that the data set made.
   """
+  dataset: str = ''
   root: str = ''
   split: str = 'train'
   treat_crowd_as_ignore: Optional[bool] = None
@@ -40,6 +69,10 @@ class BuildOptions(NamedTuple):
   label_divisor: int = 256
   num_images: int = 2000
   seed: int = 0
+  label_folders: Any = None
+  max_missing: int = 0
+  report: Callable[[str], None] = stop
+  say: Callable[[str], None] = _say_nothing
 
 
 class DirectSource(NamedTuple):

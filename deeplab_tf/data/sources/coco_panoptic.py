@@ -1,27 +1,65 @@
 """COCO panoptic 2017 as it is downloaded, the panoptic PNGs unpacked."""
 
+import json
 import os
 
-from deeplab_tf.data import catalog, image_files, panoptic_format, sources
-from deeplab_tf.data.sources import coco_format
+from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
+
+# What lists the images of the test split, the first that is there: the server scores test-dev,
+# which is half of them.
+_TEST_LISTS = ('image_info_test-dev2017.json', 'image_info_test2017.json')
 
 
-def examples(options: sources.BuildOptions) -> list:
-  """Returns functions that each read one image; see the package.
+def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+  """Returns the classes; see the package."""
+  del options
+  return catalog.built_in('coco_panoptic')
+
+
+def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+  """Returns the images; see the package.
 
   As in DeepLab2, crowd regions become unlabelled unless the options say otherwise. The test split
-  has no labels.
+  has no labels; its images are those of a JSON in annotations/, or else all of the folder.
   """
   image_dir = os.path.join(options.root, f'{options.split}2017')
+  folder = os.path.join(options.root, 'annotations')
   if options.split == 'test':
-    return image_files.unlabeled_examples(image_dir)
+    return _test_files(options, folder, image_dir)
   stem = f'panoptic_{options.split}2017'
-  json_file = os.path.join(options.root, 'annotations', f'{stem}.json')
-  label_dir = os.path.join(options.root, 'annotations', stem)
+  json_file = os.path.join(folder, f'{stem}.json')
+  label_dir = os.path.join(folder, stem)
   if not os.path.isdir(label_dir):  # Where detectron2 has them.
     label_dir = os.path.join(options.root, stem)
-  content = panoptic_format.read_json(json_file)
-  info = catalog.built_in('coco_panoptic')
-  treat_crowd_as_ignore = options.treat_crowd_as_ignore is not False
-  return coco_format.labeled_examples(json_file, content, image_dir, label_dir, info,
-                                      treat_crowd_as_ignore)
+  options = options._replace(treat_crowd_as_ignore=options.treat_crowd_as_ignore is not False)
+  return labeled_files.from_panoptic_json(
+      (json_file, image_dir, label_dir), panoptic_format.read_json(json_file), classes(options),
+      options)
+
+
+def _test_files(options, folder, image_dir):
+  lists = [os.path.join(folder, name) for name in _TEST_LISTS]
+  found = next((path for path in lists if os.path.isfile(path)), None)
+  if options.annotation_file:
+    found = os.path.join(options.root, options.annotation_file)
+  paths = image_files.in_folder(image_dir)
+  if found is None:
+    options.say(f'images: all of {image_dir}')
+    return labeled_files.unlabeled(paths)
+  options.say(f'images: those of {found}')
+  present = set(paths)
+  wanted = [os.path.join(image_dir, name) for name in _listed(found)]
+  labeled_files.check_missing([f'{path}: no such file; {found} names it' for path in wanted
+                               if path not in present], options.max_missing)
+  return labeled_files.unlabeled(wanted)
+
+
+def _listed(path):
+  """File names of the images of a JSON, sorted."""
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'{path}: no such file; a JSON with a list "images" is expected there')
+  try:
+    with open(path, encoding='utf-8') as file:
+      return sorted({str(image['file_name']) for image in json.load(file)['images']})
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f'{path}: is no JSON with a list "images" of file_name ({error!r})') from None

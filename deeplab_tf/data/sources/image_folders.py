@@ -11,6 +11,11 @@ from deeplab_tf import structures
 from deeplab_tf.data import catalog, image_files, sources, tfrecord
 
 
+def classes(options: sources.BuildOptions) -> catalog.ImageClasses:
+  """Returns the classes; see the package."""
+  return catalog.ImageClasses('image_folders', tuple(catalog.class_folders(options.root)))
+
+
 def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each read one image; see the package.
 

@@ -10,6 +10,12 @@ from deeplab_tf import structures
 from deeplab_tf.data import catalog, shapes, sources, tfrecord
 
 
+def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+  """Returns the classes; see the package."""
+  del options
+  return catalog.built_in('shapes')
+
+
 def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each draw one image; see the package."""
   if options.split not in shapes.SPLITS:

@@ -1,0 +1,114 @@
+"""PNGs whose numbers are classes and instances, as label maps.
+
+A data set has its own way to put a category id and an instance number into a pixel. Here a pixel
+is one number, and the data set says what each number that occurs stands for.
+"""
+
+from typing import Callable, NamedTuple, Optional
+
+import numpy as np
+
+from deeplab_tf import image_limits
+from deeplab_tf.data import catalog, sources
+
+# Up to this number a table is faster than sorting.
+_TABLE_SIZE = 2**20
+
+
+class Meaning(NamedTuple):
+  """What a number in a label image stands for.
+
+  Attributes:
+    category_id: None where it is unlabelled.
+    is_crowd: Whether it is a crowd region and not one instance.
+  """
+  category_id: Optional[int]
+  is_crowd: bool = False
+
+
+def read(path: str, channels: int) -> np.ndarray:
+  """Reads a label PNG; of one with a palette the indices, not the colours.
+
+  Args:
+    path: Of the PNG.
+    channels: 1 or 3.
+
+  Returns:
+    int32 [height, width], or uint8 [height, width, 3].
+
+  Raises:
+    ValueError: It is no such image, or larger than deeplab_tf.image_limits.
+  """
+  modes = ('RGB',) if channels == 3 else ('1', 'L', 'P', 'I', 'I;16', 'I;16B')
+  wanted = '8-bit RGB' if channels == 3 else 'one channel of 8 or 16 bits, or a palette,'
+
+  def problem(image):
+    return None if image.mode in modes else (
+        f'has colour mode {image.mode}; {wanted} is expected')
+
+  pixels = np.asarray(image_limits.load(path, path, ('PNG',), problem))
+  return pixels if channels == 3 else pixels.astype(np.int32)
+
+
+def count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the distinct numbers of an array, ascending, and how often each occurs.
+
+  Args:
+    values: int32, none negative.
+  """
+  if values.size and values.max() >= _TABLE_SIZE:
+    return np.unique(values, return_counts=True)
+  counts = np.bincount(values.ravel())
+  distinct = np.flatnonzero(counts)
+  return distinct, counts[distinct]
+
+
+def label_map(values: np.ndarray, meaning: Callable[[int], Meaning], info: catalog.DatasetInfo,
+              where: Callable[[int], str], treat_crowd_as_ignore: bool = False,
+              report: Callable[[str], None] = sources.stop) -> np.ndarray:
+  """Translates a label image into a panoptic map.
+
+  Instances are numbered from 1 per class in ascending order of their numbers; stuff, crowd and
+  unlabelled pixels have number 0.
+
+  Args:
+    values: int32 [height, width].
+    meaning: Of each number that occurs; two numbers are two instances.
+    info: The classes.
+    where: Names the file and a number of it, for errors.
+    treat_crowd_as_ignore: Whether crowd regions become unlabelled.
+    report: Takes one line about each number that stands for no class of the data set, and about
+      each instance too many. If it returns, they are unlabelled.
+
+  Returns:
+    int32 [height, width].
+  """
+  distinct, pixels = count_values(values)
+  counts: dict[int, int] = {}
+  labels = np.full(len(distinct), info.void_label, np.int32)
+  for row, value in enumerate(distinct.tolist()):
+    meant = meaning(value)
+    category = info.by_category_id.get(meant.category_id)
+    if category is None:
+      if meant.category_id is not None:
+        report(f'{where(value)} ({pixels[row]} pixels) is category id {meant.category_id}, which '
+               f'data set "{info.name}" does not have')
+    elif not meant.is_crowd or not treat_crowd_as_ignore:
+      number = 0
+      if category.isthing and not meant.is_crowd:
+        number = counts[category.class_id] = counts.get(category.class_id, 0) + 1
+      if number >= info.label_divisor:
+        report(f'{where(value)} is instance {number} of category {category.category_id} '
+               f'"{category.name}" in one image; label_divisor {info.label_divisor} allows '
+               f'{info.label_divisor - 1}')
+        continue
+      labels[row] = category.class_id * info.label_divisor + number
+  return _replaced(values, distinct, labels)
+
+
+def _replaced(values, distinct, replacements):
+  if not len(distinct) or distinct[-1] >= _TABLE_SIZE:
+    return replacements[np.searchsorted(distinct, values)]
+  table = np.zeros(distinct[-1] + 1, replacements.dtype)
+  table[distinct] = replacements
+  return table[values]

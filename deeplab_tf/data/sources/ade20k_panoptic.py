@@ -1,0 +1,85 @@
+"""ADE20K's scene parsing data (150 classes), as downloaded or prepared by Mask2Former's scripts."""
+
+import functools
+import os
+
+import numpy as np
+
+from deeplab_tf.data import (
+    catalog,
+    image_files,
+    label_images,
+    labeled_files,
+    panoptic_format,
+    sources,
+)
+
+_FOLDERS = {'train': 'training', 'val': 'validation'}
+# Where the two PNGs become one number, instances are from here on: 256 x class + instance number.
+_FIRST_INSTANCE = 256
+
+
+def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+  """Returns the classes; see the package."""
+  del options
+  return catalog.built_in('ade20k_panoptic')
+
+
+def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+  """Returns the images; see the package.
+
+  Labels come from ade20k_panoptic_SPLIT.json and its PNGs where they are, else from the two
+  folders that they are made of, which gives the same.
+  """
+  if options.split not in _FOLDERS:
+    raise ValueError(f'split "{options.split}": ade20k_panoptic has {" and ".join(_FOLDERS)}')
+  folder, info = _FOLDERS[options.split], classes(options)
+  image_dir = os.path.join(options.root, 'images', folder)
+  stem = os.path.join(options.root, f'ade20k_panoptic_{options.split}')
+  json_file = f'{stem}.json'
+  if os.path.isfile(json_file):
+    options.say(f'labels: {json_file}')
+    # Areas were counted before later segments were painted over earlier ones.
+    return labeled_files.from_panoptic_json(
+        (json_file, image_dir, stem), panoptic_format.read_json(json_file), info, options,
+        check_area=False)
+  label_dirs = [os.path.join(options.root, name, folder)
+                for name in ('annotations', 'annotations_instance')]
+  options.say(f'labels: {" and ".join(label_dirs)}')
+  images = labeled_files.unlabeled(image_files.in_folder(image_dir))
+  return labeled_files.paired(
+      images, lambda image: [os.path.join(label_dir, f'{image.name}.png')
+                             for label_dir in label_dirs],
+      functools.partial(_read_pair, info=info, report=options.report), options.max_missing)
+
+
+def _read_pair(semantic_file, instance_file, info, report):
+  """Paints instances over stuff; a thing's pixels without an instance stay unlabelled.
+
+  The semantic PNG holds class ids (0 is unlabelled), the instance PNG the place of a class among
+  the things in R, from 1 on, and the number of the instance in the image in G.
+  """
+  semantic = label_images.read(semantic_file, channels=1)
+  instances = label_images.read(instance_file, channels=3).astype(np.int32)
+  if semantic.shape != instances.shape[:2]:
+    raise ValueError(f'{instance_file}: is {instances.shape[0]}x{instances.shape[1]}, but '
+                     f'{semantic_file} is {semantic.shape[0]}x{semantic.shape[1]}')
+  number = _FIRST_INSTANCE * instances[..., 0] + instances[..., 1]
+  values = np.where(instances[..., 0] > 0, number, semantic)
+  things = info.thing_class_ids
+
+  def meaning(value):
+    if value < _FIRST_INSTANCE:
+      category = info.by_class_id.get(value)
+      is_void = value == info.ignore_label or (category and category.isthing)
+      return label_images.Meaning(None if is_void else value - 1)
+    place = value // _FIRST_INSTANCE
+    # A place beyond the things gets an id that no class has.
+    return label_images.Meaning(things[place - 1] - 1 if place <= len(things) else place + 999)
+
+  def where(value):
+    if value < _FIRST_INSTANCE:
+      return f'{semantic_file}: value {value}'
+    return f'{instance_file}: (R, G) = ({value // _FIRST_INSTANCE}, {value % _FIRST_INSTANCE})'
+
+  return label_images.label_map(values, meaning, info, where, report=report)

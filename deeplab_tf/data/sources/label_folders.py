@@ -1,0 +1,99 @@
+"""Anybody's images and label PNGs, paired by name, whose classes the config lists."""
+
+import functools
+import os
+from typing import Optional
+
+import numpy as np
+
+from deeplab_tf import config as config_lib
+from deeplab_tf.data import catalog, image_files, label_images, labeled_files, sources
+
+# In a pixel's number the instance number has so many values.
+_INSTANCES = {'TWO_CHANNEL': 2**8, 'THREE_CHANNEL': 2**16, 'SEMANTIC': 1}
+
+
+def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+  """Returns the classes; see the package."""
+  return catalog.from_label_folders(options.label_folders)
+
+
+def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+  """Returns the images; see the package."""
+  fields, info = options.label_folders, classes(options)
+  image_dir, label_dir = [_required(fields, name) for name in ('image_dir', 'label_dir')]
+  images = labeled_files.unlabeled(image_files.in_folder(image_dir))
+  _check_names(images, label_dir, options)
+  read = functools.partial(_read, fields=fields, info=info, options=options)
+  return labeled_files.paired(images, lambda image: [os.path.join(label_dir, f'{image.name}.png')],
+                              read, options.max_missing)
+
+
+def direct(options, info: catalog.DatasetInfo) -> Optional[sources.DirectSource]:
+  """Returns the images that DatasetOptions.label_folders names; None if it names no folders."""
+  fields = options.label_folders
+  if not fields.image_dir and not fields.label_dir:
+    return None
+  found = files(sources.BuildOptions(label_folders=fields, max_missing=options.max_damaged_images))
+  return labeled_files.direct(found, info, options.decode_groundtruth_label)
+
+
+def _required(fields, name):
+  value = config_lib.require_value(getattr(fields, name), f'label_folders.{name}')
+  if not value:
+    raise config_lib.ConfigError(f'label_folders.{name} is not set: images and their labels are '
+                                 'each in a folder')
+  if not os.path.isdir(value):
+    raise config_lib.ConfigError(f'{value}: no such folder (label_folders.{name})')
+  return value
+
+
+def _check_names(images, label_dir, options):
+  """Looks for images of one name and for labels without an image."""
+  by_name = {}
+  for image in images:
+    if image.name in by_name:
+      options.report(f'{image.image_file}: has the name of {by_name[image.name]}, and so the same '
+                     'label')
+    by_name[image.name] = image.image_file
+  alone = sorted(entry.name for entry in os.scandir(label_dir)
+                 if entry.name.endswith('.png') and entry.name[:-len('.png')] not in by_name)
+  if alone:
+    more = f' (and {len(alone) - 1} more like it)' if len(alone) > 1 else ''
+    options.report(f'{os.path.join(label_dir, alone[0])}: there is no image of that name{more}')
+
+
+def _read(path, fields, info, options):
+  """The panoptic map of a label PNG."""
+  encoding = fields.Encoding.Name(fields.encoding)
+  values = _values(path, encoding)
+  scale = _INSTANCES[encoding]
+  ignored = set(fields.ignore_category_id) or {0} - set(info.by_category_id)
+  crowd = fields.crowd_instance_number if fields.HasField('crowd_instance_number') else None
+
+  def meaning(value):
+    category_id, number = divmod(value, scale)
+    return label_images.Meaning(None if category_id in ignored else category_id, number == crowd)
+
+  def where(value):
+    if scale == 1:
+      return f'{path}: value {value}'
+    category_id, number = divmod(value, scale)
+    return f'{path}: (category, instance) = ({category_id}, {number})'
+
+  return label_images.label_map(values, meaning, info, where, report=options.report)
+
+
+def _values(path, encoding):
+  """Category id x number of instance numbers + instance number, int32 [height, width]."""
+  if encoding == 'SEMANTIC':
+    return label_images.read(path, channels=1)
+  red, green, blue = np.moveaxis(label_images.read(path, channels=3).astype(np.int32), -1, 0)
+  if encoding == 'THREE_CHANNEL':
+    return red * 2**16 + green * 2**8 + blue
+  if blue.any():
+    raise ValueError(
+        f'{path}: channel B is not 0, as label_folders.encoding TWO_CHANNEL (R: category, G: '
+        'instance) has it. If colours are segment ids, as in the COCO panoptic format, the classes '
+        'stand in its JSON: read it as dataset "coco_format"')
+  return red * 2**8 + green

@@ -1,0 +1,38 @@
+"""Mapillary Vistas 2.0 as it is downloaded; its classes are those of its panoptic JSON.
+
+Class ids are 1, 2, ... as of any data set in the COCO format, and a config reads images or records
+as dataset "coco_format".
+"""
+
+import os
+
+from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
+from deeplab_tf.data.sources import mapillary_vistas
+
+# An image can hold more than 255 instances of a class.
+LABEL_DIVISOR = 1000
+
+
+def json_file(options: sources.BuildOptions) -> str:
+  """Returns the path of a split's panoptic JSON; the PNGs lie beside it."""
+  folder = mapillary_vistas.FOLDERS[options.split]
+  return os.path.join(options.root, folder, 'v2.0', 'panoptic', 'panoptic_2020.json')
+
+
+def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+  """Returns the classes; see the package."""
+  if options.split == 'test':  # Which has no JSON.
+    return catalog.DatasetInfo('mapillary_vistas_v2', (), 1, 0, LABEL_DIVISOR)
+  return catalog.from_annotation_file(json_file(options), LABEL_DIVISOR)
+
+
+def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+  """Returns the images; see the package. Crowd regions are kept by default."""
+  image_dir = os.path.join(options.root, mapillary_vistas.FOLDERS[options.split], 'images')
+  if options.split == 'test':
+    return labeled_files.unlabeled(image_files.in_folder(image_dir))
+  path = json_file(options)
+  content = panoptic_format.read_json(path)
+  return labeled_files.from_panoptic_json(
+      (path, image_dir, os.path.dirname(path)), content,
+      catalog.from_categories(content, path, LABEL_DIVISOR), options)

@@ -1,0 +1,180 @@
+"""COCO panoptic 2017 as tensorflow-datasets has prepared it: "tfds/coco/2017_panoptic".
+
+Images are fetched by index, so that the order of an epoch is a permutation of all of them, a
+function of seed and epoch as of any source without records. Its own `tfds.as_dataset` reads files
+from start to end and shuffles in a buffer only, and its `tfds.data_source` knows no TFRecord files,
+which are what it prepares by default: these are indexed here, other formats go through it.
+"""
+
+import bisect
+import functools
+import io
+import itertools
+import os
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from deeplab_tf import config as config_lib
+from deeplab_tf import image_limits, structures
+from deeplab_tf.data import (
+    catalog,
+    errors,
+    image_files,
+    labeled_files,
+    panoptic_format,
+    record_files,
+    sources,
+    tfrecord,
+)
+
+_SPLITS = {'train': 'train', 'val': 'validation'}
+
+
+class _Prepared(NamedTuple):
+  """Prepared data: `fetch` returns the features of image `index`, its images as encoded bytes."""
+  place: str
+  count: int
+  fetch: Callable[[int], dict[str, Any]]
+
+
+def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+  """Returns the classes; see the package."""
+  return catalog.built_in(catalog.TFDS[options.dataset])
+
+
+def examples(options: sources.BuildOptions) -> list:
+  """Returns functions that each read one image; see the package.
+
+  The root is the data_dir of tensorflow-datasets. As of coco_panoptic, crowd regions become
+  unlabelled unless the options say otherwise.
+  """
+  if options.split not in _SPLITS:
+    raise ValueError(f'--split={options.split}: {options.dataset} has {" and ".join(_SPLITS)}')
+  prepared = _open(options.dataset, _SPLITS[options.split], options.root)
+  read = functools.partial(_example, prepared, classes(options), options.report,
+                           options.treat_crowd_as_ignore is not False)
+  return [functools.partial(read, index) for index in range(prepared.count)]
+
+
+def _example(prepared, info, report, treat_crowd_as_ignore, index):
+  features = prepared.fetch(index)
+  label = _label(features, prepared, info, report, treat_crowd_as_ignore)
+  name = _name(features)
+  return image_files.from_bytes(_encoded(features['image']), f'{prepared.place}: {name}',
+                                label)._replace(name=name)
+
+
+def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
+  """Returns the images that DatasetOptions.tfds names."""
+  fields = options.tfds
+  prepared = _open(options.dataset, fields.split,
+                   config_lib.require_value(fields.data_dir, 'tfds.data_dir'))
+
+  def fetch(index):
+    try:
+      features = prepared.fetch(int(index))
+      label = (_label(features, prepared, info, sources.stop, fields.treat_crowd_as_ignore)
+               if options.decode_groundtruth_label else np.zeros([0, 0], np.int32))
+    except ValueError as error:
+      raise ValueError(errors.marked(str(error))) from None
+    return _encoded(features['image']), label, _name(features).encode()
+
+  def load(index):
+    encoded, label, name = tf.numpy_function(fetch, [index], [tf.string, tf.int32, tf.string])
+    name = tf.ensure_shape(name, [])
+    where = f'{prepared.place}: '
+    image = tfrecord.decode_image(tf.ensure_shape(encoded, []), [where, name, ': '])
+    if not options.decode_groundtruth_label:
+      label = tf.fill(tf.shape(image)[:2], info.void_label)
+    label = tf.ensure_shape(label, [None, None])
+    place = tf.strings.join([where, name])
+    return structures.LabeledImage(image, labeled_files.of_one_size(label, image, place), name)
+
+  return sources.DirectSource(prepared.count, load)
+
+
+# --- One image --------------------------------------------------------------------------------
+
+
+def _name(features):
+  name = features['image/filename']
+  return os.path.splitext(name.decode() if isinstance(name, bytes) else str(name))[0]
+
+
+def _label(features, prepared, info, report, treat_crowd_as_ignore):
+  """Panoptic map of an image; a segment's `label` is the place of its class in COCO's list."""
+  name, objects = _name(features), features['panoptic_objects']
+  segments = [
+      {'id': int(objects['id'][i]), 'area': int(objects['area'][i]),
+       'iscrowd': int(objects['is_crowd'][i]),
+       'category_id': info.categories[int(objects['label'][i])].category_id}
+      for i in range(len(objects['id']))]
+  where = f'{prepared.place}: {name}'
+  image = image_limits.load(io.BytesIO(_encoded(features['panoptic_image'])), where, ('PNG',))
+  rgb = np.asarray(image.convert('RGB'), np.int32)
+  ids = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+  annotated = panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
+  return panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore, report=report)
+
+
+def _encoded(image):
+  """The bytes of an image file; what comes decoded all the same is encoded again."""
+  if isinstance(image, bytes):
+    return image
+  stream = io.BytesIO()
+  Image.fromarray(np.asarray(image)).save(stream, 'png')
+  return stream.getvalue()
+
+
+# --- Prepared data ----------------------------------------------------------------------------
+
+
+def _open(dataset, split, data_dir):
+  """Opens a split of a data set that tensorflow-datasets has prepared."""
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise config_lib.ConfigError(f'dataset "{dataset}" needs the package tensorflow-datasets '
+                                 f'({error}): pip install tensorflow-datasets') from None
+  name = dataset.split('/', 1)[1]
+  builder = tfds.builder(name, data_dir=data_dir or None)
+  decoders = {key: tfds.decode.SkipDecoding() for key in ('image', 'panoptic_image')}
+  place = f'{dataset} {split}'
+  try:
+    if builder.info.splits and builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+      return _tfrecords(place, builder.info, split, decoders)
+    found = builder.as_data_source(split=split, decoders=decoders)
+  except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
+    if builder.info.splits:
+      reason = f'split "{split}" cannot be read ({" ".join(str(error).split())[:200]})'
+    else:
+      folder = f' --data_dir={data_dir}' if data_dir else ''
+      reason = (f'is not prepared in {builder.data_dir}; prepare it with: tfds build '
+                f'{name}{folder}')
+    raise config_lib.ConfigError(f'{dataset}: {reason}') from None
+  return _Prepared(place, len(found), found.__getitem__)
+
+
+def _tfrecords(place, info, split, decoders):
+  """As `_open`, of TFRecord files, in which the records' places are looked up once."""
+  records = []
+  for part in info.splits[split].file_instructions:
+    file = os.fspath(part.filename)
+    index = record_files.index_records(file)
+    if index.problem:
+      raise ValueError(index.problem)
+    stop = None if part.take < 0 else part.skip + part.take
+    records.append((file, part.skip, index.offsets[part.skip:stop]))
+  ends = list(itertools.accumulate(len(offsets) for _, _, offsets in records))
+
+  def fetch(index):
+    row = bisect.bisect_right(ends, index)
+    file, skipped, offsets = records[row]
+    number = index - ends[row] + len(offsets)
+    record = record_files.read_record(file, skipped + number, offsets[number])
+    return info.features.deserialize_example_np(record.data, decoders=decoders)
+
+  return _Prepared(place, ends[-1], fetch)

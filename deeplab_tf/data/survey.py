@@ -1,0 +1,187 @@
+"""What a raw data set holds, and what is wrong with it, without writing anything.
+
+Everything is read as the builder reads it, but a problem is noted and the reading goes on.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import sys
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from deeplab_tf.data import catalog, label_images, sources, threads
+
+# Problems that are listed, absent classes that are named, and letters of a name.
+_LISTED, _NAMED, _LETTERS = 20, 8, 40
+
+
+@dataclasses.dataclass
+class Survey:
+  """Figures of a data set.
+
+  Attributes:
+    info: Its classes.
+    sizes: (height, width) of each image that could be read.
+    segments: Number of segments of each labelled image.
+    class_segments, class_crowds, class_images, class_pixels: Of each class id that occurs;
+      a class's crowd regions in one image count as one, and not as segments.
+    unlabeled_pixels, pixels: Over all labelled images.
+    problems: One line each.
+  """
+  info: catalog.AnyInfo
+  sizes: list = dataclasses.field(default_factory=list)
+  segments: list = dataclasses.field(default_factory=list)
+  class_segments: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  class_crowds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  class_images: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  class_pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  unlabeled_pixels: int = 0
+  pixels: int = 0
+  problems: list = dataclasses.field(default_factory=list)
+
+  def add_label(self, labels: np.ndarray, pixels: np.ndarray) -> None:
+    """Counts an image's label.
+
+    Args:
+      labels: int [segments], the distinct panoptic labels of a map.
+      pixels: int [segments], how many pixels each has.
+    """
+    info = self.info
+    things, class_ids = set(info.thing_class_ids), labels // info.label_divisor
+    void = class_ids == info.ignore_label
+    self.pixels += int(pixels.sum())
+    self.unlabeled_pixels += int(pixels[void].sum())
+    self.segments.append(0)
+    for label, class_id, count in zip(labels[~void], class_ids[~void].tolist(), pixels[~void]):
+      self.class_pixels[class_id] += int(count)
+      if class_id in things and label % info.label_divisor == 0:
+        self.class_crowds[class_id] += 1
+      else:
+        self.class_segments[class_id] += 1
+        self.segments[-1] += 1
+    self.class_images.update(set(class_ids[~void].tolist()))
+
+
+class _Found(NamedTuple):
+  """What one image adds; label is a class, or distinct panoptic labels with their pixels."""
+  size: tuple
+  label: object
+
+
+def take(make_examples: Callable[[sources.BuildOptions], list], info: catalog.AnyInfo,
+         options: sources.BuildOptions, max_images: Optional[int] = None,
+         num_workers: Optional[int] = None) -> Survey:
+  """Reads a data set.
+
+  Args:
+    make_examples: Of the data set's source; see data.sources.
+    info: Its classes.
+    options: What is read; crowd regions are kept.
+    max_images: So many images from the start; default: all.
+    num_workers: Threads; default: one per core.
+
+  Raises:
+    ValueError, FileNotFoundError: There is nothing to read.
+  """
+  import tqdm
+  survey = Survey(info)
+  examples = make_examples(options._replace(
+      treat_crowd_as_ignore=False, max_missing=sys.maxsize, report=survey.problems.append))
+  examples = examples[:max_images]
+
+  def read(make):
+    return _read(make, survey.problems)
+
+  with concurrent.futures.ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+    found = threads.in_order(pool, read, examples)
+    for image in tqdm.tqdm(found, total=len(examples), unit='image', desc='reading',
+                           file=sys.stderr):
+      _add(survey, image)
+  survey.problems.sort()  # The threads found them in any order.
+  return survey
+
+
+def _read(make, problems):
+  try:
+    example = make()
+  except OSError as error:
+    problems.append(f'{error.filename}: {error.strerror}' if error.filename else str(error))
+    return None
+  except ValueError as error:
+    problems.append(str(error))
+    return None
+  label = example.label
+  if isinstance(label, np.ndarray):
+    label = label_images.count_values(label)
+  return _Found((example.height, example.width), label)
+
+
+def _add(survey, image):
+  if image is None:
+    return
+  survey.sizes.append(image.size)
+  if isinstance(image.label, tuple):
+    survey.add_label(*image.label)
+  elif image.label is not None:
+    survey.class_images[image.label - 1] += 1
+
+
+# --- For people -------------------------------------------------------------------------------
+
+
+def lines(survey: Survey) -> Iterator[str]:
+  """Yields the survey as text."""
+  yield f'images: {len(survey.sizes)}, {survey.info.description}'
+  if survey.sizes:
+    yield f'image sizes, height x width: {_sizes(survey.sizes)}'
+  if survey.segments:
+    counts = np.array(survey.segments)
+    yield (f'segments per image: min {counts.min()}, median {np.median(counts):g}, max '
+           f'{counts.max()}')
+    yield from _table(survey)
+    yield f'unlabelled: {_percent(survey.unlabeled_pixels, survey.pixels)} of all pixels'
+  elif survey.class_images:
+    for index, name in enumerate(survey.info.class_names):
+      yield f'{survey.class_images[index]:8d} images of {name}'
+  else:
+    yield 'labels: none'
+  yield from _problems(survey.problems)
+
+
+def _sizes(sizes):
+  """The smallest, median and largest by area."""
+  ordered = sorted(sizes, key=lambda size: size[0] * size[1])
+  chosen = [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
+  return ', '.join(f'{name} {height}x{width}' for name, (height, width)
+                   in zip(('min', 'median', 'max'), chosen))
+
+
+def _table(survey):
+  present = [c for c in survey.info.categories if survey.class_pixels[c.class_id]]
+  absent = [c.name for c in survey.info.categories if not survey.class_pixels[c.class_id]]
+  width = min(max([5, *(len(c.name) for c in present)]), _LETTERS)
+  yield f'   id  {"class":{width}}  kind   segments  crowd  images   pixels'
+  for c in present:
+    yield (f'{c.class_id:5d}  {c.name[:_LETTERS]:{width}}  {"thing" if c.isthing else "stuff"} '
+           f'{survey.class_segments[c.class_id]:9d} {survey.class_crowds[c.class_id]:6d} '
+           f'{survey.class_images[c.class_id]:7d} '
+           f'{_percent(survey.class_pixels[c.class_id], survey.pixels):>8}')
+  if absent:
+    more = f' and {len(absent) - _NAMED} more' if len(absent) > _NAMED else ''
+    names = ', '.join(f'"{name}"' for name in absent[:_NAMED])
+    yield f'classes that do not occur: {len(absent)} ({names}{more})'
+
+
+def _percent(part, whole):
+  return f'{100 * part / max(whole, 1):.2f} %'
+
+
+def _problems(problems: Sequence[str]):
+  yield f'problems: {len(problems)}'
+  for problem in problems[:_LISTED]:
+    yield '  ' + ' '.join(problem.split())
+  if len(problems) > _LISTED:
+    yield f'  and {len(problems) - _LISTED} more'
