@@ -25,7 +25,8 @@ what:
   postprocess     the read-out alone
   matching        128 queries and 100 annotated masks, by both solvers; needs no size
   input_pipeline  training batches from train_dataset_options, read for --repeats batches; the
-                  same without augmentation (fixed size, nothing random); each stage alone
+                  same without augmentation (fixed size, nothing random); each stage alone, in
+                  processor time of all cores together
   evaluation      panoptic quality and boundary panoptic quality of --repeats pairs of PNGs, at
                   least 20, with 60 segments each, from files, in one process; seconds per pair
 output:

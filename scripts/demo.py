@@ -53,7 +53,8 @@ def main() -> None:
        f'--output_dir={output / "predictions"}', str(output / 'unseen' / 'images'))
   _run('evaluation/evaluate.py', '--task=panoptic',
        f'--ground_truth={output / "unseen" / "panoptic.json"}',
-       f'--predictions={output / "predictions"}', f'--output={output / "unseen_metrics.json"}')
+       f'--predictions={output / "predictions"}', f'--output={output / "unseen_metrics.json"}',
+       f'--report={output / "evaluation"}', f'--images={output / "unseen" / "images"}')
   _step('Writing the report')
   _write_report(output, labels, time.monotonic() - start)
   _say_where(output, time.monotonic() - start)
@@ -171,6 +172,7 @@ def _say_where(output: pathlib.Path, seconds: float) -> None:
     figures = (f'{key.upper()} {100 * scores[group][key]:5.1f}' for key in ('pq', 'sq', 'rq'))
     print(f'{group:7s} {"   ".join(figures)}')
   print(f'Report:      {output / "report.html"}')
+  print(f'Evaluation:  {output / "evaluation" / "index.html"}')
   print(f'Pictures:    {output / "predictions"}')
   print(f'SavedModel:  {output / "saved_model"}')
   print(f'TensorBoard: {sys.executable} -m tensorboard.main --logdir={output / "model"}')

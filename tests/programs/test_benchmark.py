@@ -11,7 +11,7 @@ PROGRAM = 'evaluation/benchmark.py'
 
 @pytest.mark.parametrize('what, names', [
     ('inference', ['inference']), ('postprocess', ['postprocess']),
-    ('matching', ['scipy', 'native']), ('input_pipeline', ['input_pipeline']),
+    ('matching', ['scipy', 'native']), ('input_pipeline', ['input_pipeline', 'unaugmented']),
     ('train_step', ['train_step'])])
 def test_every_measurement_reports_times_and_memory(tmp_path, what, names):
   done = programs.run(PROGRAM, f'--config_file={tiny.write_config(tmp_path)}', f'--what={what}',
