@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import shared
 import tensorflow as tf
+from training_batches import assert_equal, batches
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import build, catalog, pipeline, readers, shapes, sources
@@ -32,17 +33,6 @@ def fixture_records(tmp_path_factory):
 def fixture_both(request, records):
   text = records if request.param == 'records' else f'shapes {{ num_images: {COUNT} }} '
   return SHAPES + 'batch_size: 2 shuffle_buffer_size: 5 ' + text
-
-
-def batches(config, count, kind='mask', seed=1, **options):
-  dataset = pipeline.train_dataset(config, INFO, kind, seed, **options)
-  return [tf.nest.map_structure(lambda x: x.numpy(), b) for b in dataset.take(count)]
-
-
-def assert_equal(one, two):
-  assert len(one) == len(two)
-  for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two)):
-    np.testing.assert_array_equal(a, b)
 
 
 def orders(source, seed, epochs, buffer_size=5):

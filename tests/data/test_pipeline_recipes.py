@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_batches import assert_equal, batches
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import build, catalog, pipeline, sources, timing
@@ -26,17 +27,6 @@ RECIPES = {
 def fixture_text(request):
   return (SHAPES + 'batch_size: 4 shapes { num_images: 7 } '
           f'augmentations {{ {RECIPES[request.param]} }}')
-
-
-def batches(config, count, kind='mask', seed=1, **options):
-  dataset = pipeline.train_dataset(config, INFO, kind, seed, **options)
-  return [tf.nest.map_structure(lambda x: x.numpy(), b) for b in dataset.take(count)]
-
-
-def assert_equal(one, two):
-  assert len(one) == len(two)
-  for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two)):
-    np.testing.assert_array_equal(a, b)
 
 
 def test_batches_resume_and_are_shared_among_workers(text, experiment):
