@@ -4,6 +4,7 @@ protobuf tells the line of a syntax error or an unknown name; errors of meaning 
 and the field.
 """
 
+import math
 import os
 import re
 from typing import Sequence
@@ -78,7 +79,8 @@ def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> 
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
   """Raises ConfigError where values contradict each other; names the file and the field."""
   for check in (_check_architecture, _check_backbone, _check_data, _check_task, _check_solver,
-                _check_losses, _check_choices, _check_ranges):
+                _check_losses, _check_evaluation, _check_choices, _check_ranges,
+                _check_finite):
     message = check(config)
     if message:
       raise ConfigError(f'{path}: {message}')
@@ -129,6 +131,8 @@ _CHOICES = {
     'trainer_options.solver_options.learning_policy': ('poly', 'cosine'),
     'trainer_options.solver_options.optimizer': ('adam', 'adamw', 'sgd', 'radam_lookahead'),
     'trainer_options.loss_options.semantic_loss.name': ('', 'softmax_cross_entropy'),
+    'trainer_options.loss_options.center_loss.name': ('', 'mse'),
+    'trainer_options.loss_options.regression_loss.name': ('', 'l1'),
     'evaluator_options.transformer_post_processing': ('pixelwise', 'maskwise'),
     'evaluator_options.raw_panoptic_format':
         ('two_channel_png', 'three_channel_png', 'two_channel_numpy_array'),
@@ -177,6 +181,9 @@ _RANGES = {
     'train_dataset_options.augmentations.min_crop_area': (1e-3, 1),
     'evaluator_options.transformer_class_confidence_threshold': (0, 1),
     'evaluator_options.pixel_confidence_threshold': (0, 1),
+    'evaluator_options.center_score_threshold': (0, None),
+    'evaluator_options.nms_kernel': (1, None),
+    'evaluator_options.keep_k_centers': (1, None),
 }
 
 
@@ -292,7 +299,7 @@ def _check_solver(config):
 
 
 def _check_losses(config):
-  """Checks that the network has an output for each loss; all but this one it has always."""
+  """Checks that the network has an output for each loss; all but these it has always."""
   model, losses = config.model_options, config.trainer_options.loss_options
   has_term = losses.HasField('semantic_loss') and losses.semantic_loss.weight
   if (model.WhichOneof('meta_architecture') == 'max_deeplab' and has_term
@@ -300,6 +307,28 @@ def _check_losses(config):
     return ('trainer_options.loss_options.semantic_loss has weight '
             f'{losses.semantic_loss.weight:g} and needs model_options.max_deeplab.'
             'auxiliary_semantic_head, which is not set: set it, or clear semantic_loss')
+  if (model.WhichOneof('meta_architecture') == 'panoptic_deeplab'
+      and not model.panoptic_deeplab.instance.enable):
+    for name in ('center_loss', 'regression_loss'):
+      if losses.HasField(name) and getattr(losses, name).weight:
+        return (f'trainer_options.loss_options.{name} is set and '
+                'model_options.panoptic_deeplab.instance.enable is false: there is no instance '
+                'branch; clear one of the two')
+  return None
+
+
+def _check_evaluation(config):
+  """Checks that predictions are averaged where that is possible."""
+  options, name = config.evaluator_options, config.model_options.WhichOneof('meta_architecture')
+  for scale in options.eval_scales:
+    if not 0.1 <= scale <= 10:
+      return f'evaluator_options.eval_scales has {scale:g}: it must be from 0.1 to 10'
+  averages = {'add_flipped_images': options.add_flipped_images,
+              'eval_scales': any(scale != 1 for scale in options.eval_scales)}
+  for field, is_set in averages.items():
+    if is_set and name != 'panoptic_deeplab':
+      return (f'evaluator_options.{field} averages predictions per pixel, which only '
+              f'panoptic_deeplab makes; model_options has {name}: remove it')
   return None
 
 
@@ -318,4 +347,20 @@ def _check_ranges(config):
     if value < smallest or (largest is not None and value > largest):
       allowed = f'at least {smallest}' if largest is None else f'from {smallest} to {largest}'
       return f'{path} is {value:g}: it must be {allowed}'
+  return None
+
+
+def _check_finite(message, path=''):
+  """Checks that no number anywhere is infinite or not a number."""
+  for field, value in message.ListFields():
+    where = f'{path}{field.name}'
+    is_repeated = field.label == descriptor_lib.FieldDescriptor.LABEL_REPEATED
+    for item in value if is_repeated else [value]:
+      problem = None
+      if field.message_type is not None:
+        problem = _check_finite(item, f'{where}.')
+      elif isinstance(item, float) and not math.isfinite(item):
+        problem = f'{where} is {item}: it must be a finite number'
+      if problem:
+        return problem
   return None

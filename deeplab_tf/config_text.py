@@ -68,7 +68,7 @@ def _find_base(files: list[str], base: str) -> str:
   where = f'{files[-1]}: base_config "{base}"'
   if os.path.isdir(path):
     raise ConfigError(f'{where} is a folder; it takes a .textproto file')
-  if not os.path.exists(path):
+  if not os.path.isfile(path):  # A device might have no end.
     raise ConfigError(f'{where}: no such file.{_nearest_file(path)}')
   seen = [os.path.realpath(file) for file in files]
   if os.path.realpath(path) in seen:

@@ -271,12 +271,14 @@ def from_annotation_file(path: str, label_divisor: int = 256,
 @functools.lru_cache(maxsize=16)
 def _read_categories(path: str, modified: int, label_divisor: int, name: str) -> DatasetInfo:
   del modified  # Part of the cache's key.
+  return from_categories(_read_json(path), path, label_divisor, name)
+
+
+def _read_json(path: str) -> Any:
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
-  except (ValueError, OSError) as error:
+    return json.loads(pathlib.Path(path).read_text(encoding='utf-8-sig'))
+  except (ValueError, OSError, RecursionError) as error:
     raise config_lib.ConfigError(f'{path}: cannot be read as JSON ({error})') from None
-  return from_categories(content, path, label_divisor, name)
 
 
 def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 256,
@@ -314,10 +316,7 @@ def from_label_folders(options) -> DatasetInfo:
                                  'label_folders.categories or label_folders.categories_file')
   if options.categories_file:
     where = config_lib.require_value(options.categories_file, 'label_folders.categories_file')
-    try:
-      entries = json.loads(pathlib.Path(where).read_text(encoding='utf-8'))
-    except (ValueError, OSError) as error:
-      raise config_lib.ConfigError(f'{where}: cannot be read as JSON ({error})') from None
+    entries = _read_json(where)
   content = {'categories': entries} if isinstance(entries, list) else entries
   info = from_categories(content, where, options.label_divisor, 'label_folders')
   problem = _label_folders_problem(options, info)

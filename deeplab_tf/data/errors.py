@@ -15,6 +15,9 @@ from deeplab_tf import cli
 _START, _END = '<<data: ', ' :data>>'
 _MARKED = re.compile(f'{_START}(.*?){_END}', re.DOTALL)
 
+# Bytes of a text out of a file that stand in a message.
+_LONGEST_TEXT = 1000
+
 # Finds what is wrong with the files in use; the readers add theirs. The latest are searched first.
 _diagnoses: dict[str, Callable[[], Optional[str]]] = {}
 
@@ -34,6 +37,8 @@ def check(condition: tf.Tensor, message: Callable[[], Sequence]) -> tf.Operation
   def fail():
     parts = [part if isinstance(part, str) else _text(part) for part in message()]
     line = tf.strings.join([_START, *parts, _END])
+    # Python cannot take a message that is not UTF-8, whatever the error is.
+    line = tf.strings.unicode_transcode(line, 'UTF-8', 'UTF-8')
     with tf.control_dependencies([tf.debugging.Assert(False, [line])]):
       return tf.constant(False)
 
@@ -66,7 +71,9 @@ def marked(message: str) -> str:
 
 
 def _text(value):
-  return value if value.dtype == tf.string else tf.strings.as_string(value)
+  if value.dtype == tf.string:
+    return tf.strings.substr(value, 0, _LONGEST_TEXT)
+  return tf.strings.as_string(value)
 
 
 def on_failure(name: str, diagnose: Callable[[], Optional[str]]) -> None:

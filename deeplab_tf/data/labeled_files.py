@@ -155,7 +155,7 @@ def direct(files: Sequence[LabeledFile], info: catalog.DatasetInfo,
 
   def load(index):
     path = paths[index]
-    image = tfrecord.decode_image(tf.io.read_file(path), [path, ': '])
+    image = tfrecord.decode_or_name(tf.io.read_file(path), [path, ': '])
     if with_label:
       label = tf.ensure_shape(tf.numpy_function(read_label, [index], tf.int32), [None, None])
     else:

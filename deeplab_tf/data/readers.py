@@ -30,6 +30,7 @@ class RecordSource:
     self._info = info
     self._with_label = with_label
     self._count: Optional[int] = None
+    self._sound: set[bytes] = set()
     if sum(tf.io.gfile.stat(file).length for file in files) <= _CHECKED_BYTES:
       self.count_exactly()
 
@@ -71,7 +72,19 @@ class RecordSource:
     return record_files.count_records(file)
 
   def _open(self, file):
+    # Counting has looked at all files. A length that is no record's crashes TensorFlow.
+    if self._count is None:
+      file = tf.ensure_shape(tf.numpy_function(self._checked, [file], tf.string), [])
     return tf.data.TFRecordDataset(file).map(lambda record: (record, file))
+
+  def _checked(self, file):
+    """Returns the path of a file after a look at the lengths of its records, once."""
+    if file not in self._sound:
+      problem = record_files.index_records(file.decode()).problem
+      if problem:
+        raise ValueError(errors.marked(problem))
+      self._sound.add(file)
+    return file
 
 
 class AddressedRecordSource(RecordSource):

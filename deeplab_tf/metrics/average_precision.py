@@ -1,14 +1,21 @@
 """Average precision of instances on disk, in COCO's formats."""
 
 import functools
-import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf.metrics import coco_panoptic_io, workers
+from deeplab_tf.metrics import coco_fields, coco_panoptic_io, mask_fields, workers
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
+
+
+_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE}
+_INSTANCE = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
+             'bbox': coco_fields.BOX._replace(optional=True)}
+_ANNOTATION = {**_INSTANCE, 'id': coco_fields.INTEGER, 'area': coco_fields.NUMBER,
+               'iscrowd': coco_fields.FLAG._replace(optional=True)}
+_SCORED = {**_INSTANCE, 'score': coco_fields.NUMBER}
 
 
 class AveragePrecision(NamedTuple):
@@ -112,16 +119,21 @@ def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -
              if not isinstance(content, dict) or not isinstance(content.get(key), list)]
   if missing:
     raise ValueError(f'{path}: no list "{missing[0]}"; expected {expected}')
-  for image in content['images']:
-    _require(image, {'id', 'height', 'width'}, f'{path}: image {image.get("id")}', expected)
+  coco_fields.check(content['images'], _IMAGE, path, 'an image')
+  coco_fields.check(content['categories'], {'id': coco_fields.INTEGER}, path, 'a category')
+  coco_fields.check(content['annotations'], {}, path, 'an annotation')
   known = _known(content)
+  if len(known['category_id']) < len(content['categories']):
+    raise ValueError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   for annotation in content['annotations']:
     if 'segments_info' in annotation:
       raise ValueError(f'{path}: this is a panoptic JSON; expected {expected}')
     where = f'{path}: annotation {annotation.get("id")}'
     shape = 'bbox' if iou_type == 'bbox' else 'segmentation'
     _require(annotation, {'id', 'image_id', 'category_id', 'area', shape}, where, expected)
+    coco_fields.check([annotation], _ANNOTATION, path, 'an annotation')
     _check_known(annotation, known, where, path)
+    _check_mask(annotation, shape, known, where)
   return content
 
 
@@ -132,13 +144,14 @@ def _load_results(path: coco_panoptic_io.PathLike, truth: Dict[str, Any],
   if not isinstance(results, list):
     raise ValueError(f'{path}: the JSON is no list; expected {_RESULT}')
   known = _known(truth)
+  coco_fields.check(results, {}, path, 'a result')
   for index, entry in enumerate(results):
     where = f'{path}: result {index}'
     shape = 'bbox' if iou_type == 'bbox' and entry.get('bbox') else 'segmentation'
     _require(entry, {'image_id', 'category_id', 'score', shape}, where, _RESULT)
+    coco_fields.check([entry], _SCORED, path, f'result {index}')
     _check_known(entry, known, where, truth_path)
-    if not isinstance(entry['score'], (int, float)) or not math.isfinite(entry['score']):
-      raise ValueError(f'{where} has the score {entry["score"]!r}; it must be a finite number')
+    _check_mask(entry, shape, known, where)
   return results
 
 
@@ -148,12 +161,21 @@ def _require(entry: Any, keys: Set[str], where: str, expected: str) -> None:
     raise ValueError(f'{where} lacks {", ".join(sorted(absent))}; expected {expected}')
 
 
-def _known(truth: Dict[str, Any]) -> Dict[str, Set[Any]]:
-  return {'image_id': {entry['id'] for entry in truth['images']},
-          'category_id': {entry['id'] for entry in truth['categories']}}
+def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, Any]],
+                where: str) -> None:
+  if shape == 'segmentation':
+    problem = mask_fields.problem(entry['segmentation'], known['image_id'][entry['image_id']])
+    if problem:
+      raise ValueError(f'{where}: the mask {problem}')
 
 
-def _check_known(entry: Dict[str, Any], known: Dict[str, Set[Any]], where: str,
+def _known(truth: Dict[str, Any]) -> Dict[str, Dict[Any, Any]]:
+  """The ids of images, with their sizes, and of categories."""
+  return {'image_id': {entry['id']: (entry['height'], entry['width']) for entry in truth['images']},
+          'category_id': {entry['id']: None for entry in truth['categories']}}
+
+
+def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where: str,
                  truth_path: coco_panoptic_io.PathLike) -> None:
   for key, values in known.items():
     if entry[key] not in values:

@@ -5,10 +5,13 @@ Whatever stands in a file, the error is one line with the file, the entry and wh
 
 from typing import Any, Callable, Mapping, NamedTuple
 
+from deeplab_tf import image_limits
+
 # Bytes: names of files are no longer on usual file systems.
 _LONGEST = 255
 _LONGEST_PATH = 3000
-_LARGEST = 2**31 - 1
+# COCO numbers its annotations beyond 2**31.
+_LARGEST = 2**53
 
 
 class Field(NamedTuple):
@@ -42,11 +45,16 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-  return _is_integer(value) and value > 0
+  return _is_integer(value) and 0 < value <= image_limits.MAX_SIDE
 
 
 def _is_area(value: Any) -> bool:
   return value is None or _is_number(value) and value >= 0
+
+
+def _is_box(value: Any) -> bool:
+  return (isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+          and min(value[2:]) >= 0)
 
 
 def _is_file_name(value: Any) -> bool:
@@ -56,15 +64,17 @@ def _is_file_name(value: Any) -> bool:
   return _is_text(name) and all(_is_text(folder) for folder in folders if folder)
 
 
-INTEGER = Field(_is_integer, 'a whole number below 2**31')
-IMAGE_ID = Field(_is_id, 'a whole number below 2**31 or a short text')
+INTEGER = Field(_is_integer, 'a whole number below 2**53')
+IMAGE_ID = Field(_is_id, 'a whole number below 2**53 or a short text')
 NUMBER = Field(_is_number, 'a number')
 FLAG = Field(lambda value: value in (0, 1), '0 or 1')
 AREA = Field(_is_area, 'a number of pixels')
-SIZE = Field(_is_size, 'a number of pixels above 0')
+SIZE = Field(_is_size, f'a number of pixels, 1 to {image_limits.MAX_SIDE}')
 LIST = Field(lambda value: isinstance(value, list), 'a list')
 # It may lead out of the folder, as in the files of some tools: files are only read there.
 FILE_NAME = Field(_is_file_name, 'the name of a file')
+
+BOX = Field(_is_box, 'x, y, width and height in pixels')
 
 CATEGORY = {'id': INTEGER, 'isthing': FLAG}
 IMAGE = {'id': IMAGE_ID, 'file_name': FILE_NAME}
@@ -92,10 +102,9 @@ def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> N
       raise ValueError(f'{where}: {what} is {shown(entry)}; an object with '
                        f'{", ".join(fields)} is expected')
     for key, field in fields.items():
-      if key not in entry:
-        if not field.optional:
-          raise ValueError(f'{where}: {what} has no "{key}": {shown(entry)}')
-      elif not field.is_right(entry[key]):
+      if key not in entry and not field.optional:
+        raise ValueError(f'{where}: {what} has no "{key}": {shown(entry)}')
+      if key in entry and not field.is_right(entry[key]):
         raise ValueError(f'{where}: {what} has {shown(entry[key])} as "{key}", which must be '
                          f'{field.allowed}: {shown(entry)}')
 

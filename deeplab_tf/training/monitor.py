@@ -118,7 +118,9 @@ class SampleMonitor:
       self._save_raw(sample)
 
   def _path(self, kind: str, name: str) -> pathlib.Path:
-    path = self._folder / kind / name
+    # The name comes from a record, and must not lead out of the folder.
+    parts = [part for part in pathlib.PurePosixPath(name).parts if part not in ('/', '..')]
+    path = self._folder.joinpath(kind, *parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

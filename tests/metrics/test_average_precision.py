@@ -70,9 +70,9 @@ def test_no_results_score_zero(files):
     ([{'image_id': 4}], 'result 0 lacks category_id, score, segmentation'),
     ([_result(image_id=9)], 'result 0 has image_id 9'),
     ([_result(category_id=9)], 'result 0 has category_id 9'),
-    ([_result(score=float('nan'))], 'result 0 has the score nan; it must be a finite number'),
+    ([_result(score=float('nan'))], 'result 0 has nan as "score", which must be a number'),
     ([_result(segmentation={'size': [4, 8], 'counts': [0, 32]})],
-     'image 4: a mask is 4 x 8 pixels .* and its image 8 x 8'),
+     'result 0: the mask is of size .4, 8., and its image of .8, 8.'),
 ])
 def test_wrong_results_are_refused(files, content, words):
   (files / 'results.json').write_text(json.dumps(content))

@@ -67,7 +67,7 @@ def tiff(width: int, height: int) -> bytes:
   tags = ((256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1),
           (278, height), (279, 64))
   entries = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags)
-  return (b'II*\0' + struct.pack('<I', 72 + 0) + bytes(64) + struct.pack('<H', len(tags)) + entries
+  return (b'II*\0' + struct.pack('<I', 72) + bytes(64) + struct.pack('<H', len(tags)) + entries
           + bytes(4))
 
 
@@ -95,7 +95,7 @@ def sound(kind: str = 'png', size: tuple = (12, 10)) -> bytes:
   return stream.getvalue()
 
 
-# Name: (the bytes, whether it is refused for its size).
+# Makers of images beyond the limit of deeplab_tf.image_limits, by name.
 TOO_LARGE = {
     'png_header': lambda: png(*HUGE),
     'png_grey_one_bit': lambda: png(*HUGE, bits=1, colour=0),

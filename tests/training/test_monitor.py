@@ -103,6 +103,20 @@ def test_other_workers_print_and_write_nothing(tmp_path, capsys, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('name', ['../../out', '/out', 'a/../../../out'])
+def test_the_name_of_a_record_leads_nowhere_else(tmp_path, name):
+  folder = tmp_path / 'one' / 'two' / 'vis'
+  options = types.SimpleNamespace(num_vis_samples=0, save_predictions=True,
+                                  save_raw_predictions=False, override_save_dir=str(folder))
+  watching = monitor.SampleMonitor(summaries.Writer(tmp_path, summaries.EVAL),
+                                   catalog.built_in('shapes'), options, str(tmp_path),
+                                   tf.Variable(7))
+  image, label = shapes.generate('val', 0)
+  watching.on_sample(0, Sample(name, image, label, label))
+  (written,) = tmp_path.rglob('*_overlay.png')
+  assert folder in written.parents
+
+
 def test_samples_become_pictures_and_files(tmp_path):
   info = catalog.built_in('shapes')
   options = types.SimpleNamespace(

@@ -61,5 +61,5 @@ def _listed(path):
   try:
     with open(path, encoding='utf-8') as file:
       return sorted({str(image['file_name']) for image in json.load(file)['images']})
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise ValueError(f'{path}: is no JSON with a list "images" of file_name ({error!r})') from None

@@ -86,7 +86,7 @@ def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
     encoded, label, name = tf.numpy_function(fetch, [index], [tf.string, tf.int32, tf.string])
     name = tf.ensure_shape(name, [])
     where = f'{prepared.place}: '
-    image = tfrecord.decode_image(tf.ensure_shape(encoded, []), [where, name, ': '])
+    image = tfrecord.decode_or_name(tf.ensure_shape(encoded, []), [where, name, ': '])
     if not options.decode_groundtruth_label:
       label = tf.fill(tf.shape(image)[:2], info.void_label)
     label = tf.ensure_shape(label, [None, None])
