@@ -11,8 +11,10 @@ import pathlib
 from typing import Any, Iterable, Optional
 
 import numpy as np
+from pycocotools import mask as mask_lib
 
-from deeplab_tf.metrics import average_precision, coco_panoptic
+from deeplab_tf.metrics import average_precision, coco_panoptic, coco_panoptic_io
+from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 from deeplab_tf.metrics.mean_iou import MeanIoU
 
 
@@ -20,10 +22,10 @@ def main() -> None:
   """Runs the program."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--reference_dir', type=pathlib.Path, required=True,
-                      help='folder with pq/, instance_ap/ and miou/')
+                      help='folder with pq/, instance_ap/, miou/ and panoptic_model/')
   folder = parser.parse_args().reference_dir
   print(*panoptic(folder / 'pq'), '', *instances(folder / 'instance_ap'), '',
-        *semantic(folder / 'miou'), sep='\n')
+        *semantic(folder / 'miou'), '', *queries(folder / 'panoptic_model'), sep='\n')
 
 
 def panoptic(folder: pathlib.Path) -> Iterable[str]:
@@ -75,10 +77,46 @@ def semantic(folder: pathlib.Path) -> Iterable[str]:
     yield _row(path.name, *(_per_cent(value) for pair in pairs for value in pair))
 
 
+def queries(folder: pathlib.Path) -> Iterable[str]:
+  """Returns the lines of the table of scores of queries, in per cent."""
+  from deeplab_tf.postprocessing import query_scores
+  expected, outputs = _json(folder / 'expected.json'), np.load(folder / 'model_outputs.npz')
+  classes, truth = _json(folder / 'classes.json'), _json(folder / 'instances_gt.json')
+  ids, is_thing = classes['dataset_ids'], [bool(thing) for thing in classes['isthing']]
+  miou = MeanIoU(ids, ignore_label=-1)
+  ap = InstanceAveragePrecision(c['id'] for c in truth['categories'])
+  for image_id, file_name, segments in coco_panoptic_io.load_ground_truth(
+      folder / 'panoptic_gt.json').annotations:
+    class_logits = outputs[f'class_logits_{image_id}']
+    mask_logits = outputs[f'mask_logits_x8_{image_id}'].astype(np.float32).transpose(1, 2, 0) / 8
+    found = query_scores.query_masks(class_logits, mask_logits, masks_compete=False)
+    segment_ids = coco_panoptic_io.read_panoptic_png(folder / 'panoptic_gt' / file_name)
+    truth_map = np.full(segment_ids.shape, -1)
+    for segment in segments:
+      truth_map[segment_ids == segment.id] = segment.category_id
+    miou.update(truth_map, np.array(ids)[found.semantic_map.numpy()])
+    instances = query_scores.best_instances(class_logits, found.quality, is_thing)
+    ap.update(image_id, truth_map.shape,
+              [a for a in truth['annotations'] if a['image_id'] == image_id],
+              [{'category_id': ids[c], 'score': score,
+                'segmentation': mask_lib.encode(np.asfortranarray(found.mask(q), np.uint8))}
+               for q, c, score in zip(*(x.numpy().tolist() for x in instances))])
+  yield _row('score', 'ours', "Mask2Former's program")
+  yield _row('---', '---', '---')
+  yield _row('mIoU_pan', _per_cent(miou.result()['miou']),
+             _per_cent(expected['semantic_marginal']['miou']['classes_in_gt']))
+  for name, reference in zip(('AP', 'AP50', 'AP75'), expected['instance_top100']['stats']):
+    yield _row(f'{name}^Th_pan', _per_cent(ap.result()[name]), _per_cent(reference))
+
+
+def _json(path: pathlib.Path) -> Any:
+  return json.loads(path.read_text())
+
+
 def _sets(folder: pathlib.Path) -> Iterable[tuple[pathlib.Path, Any]]:
   for path in sorted(folder.iterdir()):
     if (path / 'expected.json').is_file():
-      yield path, json.loads((path / 'expected.json').read_text())
+      yield path, _json(path / 'expected.json')
 
 
 def _difference(own: Optional[float], reference: Optional[float]) -> float:

@@ -10,10 +10,11 @@ DeepLab2's builders.
   python -m deeplab_tf.data.build --dataset=coco_panoptic --root=COCO --split=train --dry_run
 
 writes nothing: it reads everything, prints what is there and lists all problems. With problems it
-exits with code 2.
+exits with code 2. Of the data that a config names, records among them:
+
+  python -m deeplab_tf.data.build --config_file=mine.textproto --split=train --dry_run
 """
 
-import concurrent.futures
 import os
 import signal
 import sys
@@ -73,12 +74,12 @@ def _write_shards(examples, paths, per_shard, num_workers):
   import tqdm
 
   from deeplab_tf.data import tfrecord
-  with concurrent.futures.ThreadPoolExecutor(num_workers) as pool, tqdm.tqdm(
-      total=len(examples), unit='image', desc='building', file=sys.stderr) as bar:
+  with tqdm.tqdm(total=len(examples), unit='image', desc='building', file=sys.stderr) as bar:
     for shard, path in enumerate(paths):
       chosen = examples[shard * per_shard:(shard + 1) * per_shard]
       with tf.io.TFRecordWriter(_temporary(path)) as writer:
-        for record in threads.in_order(pool, lambda make: tfrecord.serialize(make()), chosen):
+        for record in threads.in_order(num_workers, lambda make: tfrecord.serialize(make()),
+                                       chosen):
           writer.write(record)
           bar.update()
 
@@ -92,6 +93,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   _check(args)
   # So that a terminated build cleans up as an interrupted one does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  if not args.dataset:
+    _survey_of_config(args)
+    return
   module = modules.load('data.sources', args.dataset.split('/')[0])
   given = {name: getattr(args, name) for name in sources.BuildOptions._fields if name in args}
   options = sources.BuildOptions(**given, label_folders=_label_folders(args), say=_say)
@@ -112,6 +116,11 @@ def _check(args):
   """Refuses flags that make no sense, without waiting for TensorFlow."""
   available = [name for name in modules.available('data.sources') if name != 'tfds']
   available += catalog.TFDS
+  if not args.dataset:
+    if not args.dry_run or not args.config_file:
+      raise cli.UsageError(f'--dataset is missing: available are {", ".join(available)}; or look '
+                           'at the data of a config with --config_file and --dry_run')
+    return
   if args.dataset not in available:
     raise cli.UsageError(f'--dataset={args.dataset} is unknown: available are '
                          f'{", ".join(available)}.{modules.nearest(args.dataset, available)}')
@@ -137,15 +146,20 @@ def _label_folders(args):
   """LabelFoldersOptions of the config; None for other data sets."""
   if not args.config_file:
     return None
-  config = config_lib.load_config(args.config_file, args.override)
-  if args.split == 'test':
-    raise cli.UsageError('--split=test: a config describes train and val')
-  field = 'train_dataset_options' if args.split == 'train' else 'eval_dataset_options'
-  options = getattr(config, field)
+  options, field = _dataset_options(args)
   if options.dataset != args.dataset:
     raise cli.UsageError(f'{args.config_file}: {field}.dataset is "{options.dataset}"; '
                          f'"{args.dataset}" is expected')
   return options.label_folders
+
+
+def _dataset_options(args):
+  """DatasetOptions of the config for the split, and their name."""
+  config = config_lib.load_config(args.config_file, args.override)
+  if args.split == 'test':
+    raise cli.UsageError('--split=test: a config describes train and val')
+  field = 'train_dataset_options' if args.split == 'train' else 'eval_dataset_options'
+  return getattr(config, field), field
 
 
 def _examples(module, options):
@@ -161,6 +175,18 @@ def _survey(module, options, args):
                       args.max_images, args.num_workers)
   if not args.max_images:
     _warn_of_count(args, len(found.sizes))
+  _show(found)
+
+
+def _survey_of_config(args):
+  from deeplab_tf.data import survey
+  options, field = _dataset_options(args)
+  _show(survey.take_configured(options, catalog.from_options(options), field, args.max_images,
+                               args.num_workers))
+
+
+def _show(found):
+  from deeplab_tf.data import survey
   for line in survey.lines(found):
     print(line)
   if found.problems:
@@ -193,7 +219,7 @@ def _how_to_read(args, options, module):
 
 def _parser():
   parser = arguments.Parser('python -m deeplab_tf.data.build', __doc__.split('\n')[0])
-  parser.add_argument('--dataset', required=True,
+  parser.add_argument('--dataset',
                       help='e.g. coco_panoptic, cityscapes_panoptic, coco_format, label_folders')
   parser.add_argument('--root', default='',
                       help='folder of the raw data set; of tfds/... its data_dir')

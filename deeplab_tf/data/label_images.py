@@ -10,6 +10,7 @@ import numpy as np
 
 from deeplab_tf import image_limits
 from deeplab_tf.data import catalog, sources
+from deeplab_tf.metrics import label_pngs
 
 # Up to this number a table is faster than sorting.
 _TABLE_SIZE = 2**20
@@ -39,15 +40,14 @@ def read(path: str, channels: int) -> np.ndarray:
   Raises:
     ValueError: It is no such image, or larger than deeplab_tf.image_limits.
   """
-  modes = ('RGB',) if channels == 3 else ('1', 'L', 'P', 'I', 'I;16', 'I;16B')
-  wanted = '8-bit RGB' if channels == 3 else 'one channel of 8 or 16 bits, or a palette,'
+  if channels == 1:
+    return label_pngs.read_label_png(path)
 
   def problem(image):
-    return None if image.mode in modes else (
-        f'has colour mode {image.mode}; {wanted} is expected')
+    return None if image.mode == 'RGB' else (
+        f'has colour mode {image.mode}; 8-bit RGB is expected')
 
-  pixels = np.asarray(image_limits.load(path, path, ('PNG',), problem))
-  return pixels if channels == 3 else pixels.astype(np.int32)
+  return np.asarray(image_limits.load(path, path, ('PNG',), problem))
 
 
 def count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

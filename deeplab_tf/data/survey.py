@@ -4,7 +4,6 @@ Everything is read as the builder reads it, but a problem is noted and the readi
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import os
 import sys
@@ -86,7 +85,6 @@ def take(make_examples: Callable[[sources.BuildOptions], list], info: catalog.An
   Raises:
     ValueError, FileNotFoundError: There is nothing to read.
   """
-  import tqdm
   survey = Survey(info)
   examples = make_examples(options._replace(
       treat_crowd_as_ignore=False, max_missing=sys.maxsize, report=survey.problems.append))
@@ -95,11 +93,52 @@ def take(make_examples: Callable[[sources.BuildOptions], list], info: catalog.An
   def read(make):
     return _read(make, survey.problems)
 
-  with concurrent.futures.ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-    found = threads.in_order(pool, read, examples)
-    for image in tqdm.tqdm(found, total=len(examples), unit='image', desc='reading',
-                           file=sys.stderr):
-      _add(survey, image)
+  return _filled(survey, read, examples, num_workers)
+
+
+def take_configured(options, info: catalog.AnyInfo, field: str, max_images: Optional[int] = None,
+                    num_workers: Optional[int] = None) -> Survey:
+  """Reads the images that a config names: records, or files as they are.
+
+  Args:
+    options: DatasetOptions.
+    info: Their classes.
+    field: Their name in errors.
+    max_images: So many images from the start; default: all.
+    num_workers: Threads; default: one per core.
+
+  Raises:
+    ValueError, FileNotFoundError: There is nothing to read.
+  """
+  import tensorflow as tf
+
+  from deeplab_tf.data import readers
+  survey, tolerant = Survey(info), type(options)()
+  tolerant.CopyFrom(options)
+  tolerant.max_damaged_images = 2**31 - 1
+  source = readers.open_source(tolerant, info, field)
+  addresses = [address for address, in source.in_order().take(max_images or -1)]
+
+  def read(address):
+    try:
+      image, label, _ = source.load(address)
+    except (tf.errors.OpError, ValueError):
+      survey.problems.append(source.fault(address.numpy()) or f'{source.place(address.numpy())}: '
+                             'cannot be read')
+      return None
+    label = label.numpy()
+    return _Found(tuple(image.shape[:2]),
+                  label_images.count_values(label) if label.ndim else int(label) + 1)
+
+  return _filled(survey, read, addresses, num_workers)
+
+
+def _filled(survey, read, items, num_workers):
+  """Adds what a function finds for each item."""
+  import tqdm
+  found = threads.in_order(num_workers or os.cpu_count(), read, items)
+  for image in tqdm.tqdm(found, total=len(items), unit='image', desc='reading', file=sys.stderr):
+    _add(survey, image)
   survey.problems.sort()  # The threads found them in any order.
   return survey
 

@@ -97,11 +97,6 @@ def is_crowd(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
   return things & (label % info.label_divisor == 0)
 
 
-def crowd_to_void(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
-  """Returns the label map with crowd regions unlabelled."""
-  return tf.where(is_crowd(label, info), info.void_label, label)
-
-
 # --- Parts ------------------------------------------------------------------------------------
 
 

@@ -3,26 +3,31 @@
 import concurrent.futures
 from typing import Any, Callable, Iterator, Sequence
 
-_AHEAD = 16
+# Items of each thread that are under way or wait to be taken.
+_AHEAD = 4
 
 
-def in_order(pool: concurrent.futures.Executor, function: Callable,
-             items: Sequence) -> Iterator[Any]:
-  """As pool.map, but with few results waiting, and without the rest once one has failed.
+def in_order(num_threads: int, function: Callable, items: Sequence) -> Iterator[Any]:
+  """As Executor.map, but with few results waiting, and without the rest once one has failed.
 
   Args:
-    pool: Runs the function.
+    num_threads: That call the function.
     function: Of one item.
     items: What it is called with.
 
   Yields:
     Its results, in the order of the items.
   """
-  futures = [pool.submit(function, item) for item in items[:_AHEAD]]
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    yield from _results(pool, function, items, _AHEAD * num_threads)
+
+
+def _results(pool, function, items, ahead):
+  futures = [pool.submit(function, item) for item in items[:ahead]]
   try:
     for position in range(len(items)):
-      if position + _AHEAD < len(items):
-        futures.append(pool.submit(function, items[position + _AHEAD]))
+      if position + ahead < len(items):
+        futures.append(pool.submit(function, items[position + ahead]))
       future, futures[position] = futures[position], None
       yield future.result()
   finally:

@@ -137,14 +137,8 @@ def write_panoptic_png(path: PathLike, ids: np.ndarray) -> None:
     path: The file to write.
     ids: int [height, width] in [0, 256**3).
   """
-  path = os.fspath(path)
-  temporary = f'{path}.{os.getpid()}.tmp'
-  try:
+  with whole_file.replacing(path) as temporary:
     Image.fromarray(id_to_rgb(ids)).save(temporary, format='PNG')
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
 
 
 def write_json(path: PathLike, content: Any) -> None:

@@ -49,12 +49,14 @@ class DeepLab2PanopticQuality(panoptic_quality.PanopticQuality):
              predictions: Mapping[int, Segment]) -> Matching:
     names = []
     kept = []
+    predictions = {number: guess._replace(iscrowd=False) for number, guess in predictions.items()}
     for segments in (truths, predictions):
       first_of: Dict[int, int] = {}
       renamed = {}
       for segment in segments.values():
         renamed[segment.id] = segment.id
-        if segment.category_id in self._stuff:
+        # A crowd becomes void below, and with it none that is no crowd.
+        if segment.category_id in self._stuff and not segment.iscrowd:
           renamed[segment.id] = first_of.setdefault(segment.category_id, segment.id)
       names.append(renamed)
       kept.append({number: segments[number]._replace(area=None, iscrowd=False)

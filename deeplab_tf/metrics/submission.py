@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 from PIL import Image
 
+from deeplab_tf import whole_file
 from deeplab_tf.data import catalog
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
 
@@ -129,8 +130,8 @@ def _check_categories(path, entries, benchmark: str) -> None:
 def _listed(images: panoptic_io.PathLike) -> List[ImageId]:
   """The ids of the images that a JSON or a folder holds."""
   if os.path.isdir(images):
-    found = sorted(path.stem for path in pathlib.Path(images).rglob('*')
-                   if path.suffix.lower() in _IMAGE_EXTENSIONS)
+    found = sorted({path.stem for path in pathlib.Path(images).rglob('*')
+                    if path.suffix.lower() in _IMAGE_EXTENSIONS})
   else:
     content = panoptic_io.read_json(images, 'a JSON with the list "images"')
     entries = content.get('images') if isinstance(content, dict) else None
@@ -157,14 +158,8 @@ def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iter
 
 
 def _write_zip(path: panoptic_io.PathLike, fill: Callable[[zipfile.ZipFile], None]) -> None:
-  temporary = f'{os.fspath(path)}.{os.getpid()}.tmp'
-  try:
-    with zipfile.ZipFile(temporary, 'w') as archive:
-      fill(archive)
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
+  with whole_file.replacing(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+    fill(archive)
 
 
 # --- Panoptic ---------------------------------------------------------------------------------
@@ -266,7 +261,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes,
 
 
 def _coco_id(image_id: ImageId) -> ImageId:
-  return int(image_id) if str(image_id).isdigit() else image_id
+  return int(image_id) if str(image_id).isdecimal() else image_id
 
 
 def _cityscapes_id(image_id: ImageId) -> ImageId:

@@ -7,6 +7,7 @@ published numbers come from the program, so this follows it.
 
 from typing import NamedTuple, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers.resizing import interpolation_matrix
@@ -34,12 +35,17 @@ class QueryMasks(NamedTuple):
   Attributes:
     semantic_map: int32 [height, width], class index: argmax over classes of the sum over queries
       of class probability x mask probability.
-    masks: bool [height, width, queries], where the mask probability is above 1/2.
+    packed: uint8 [height, width, ceil(queries / 8)], where the mask probability is above 1/2: bit
+      i of byte j is query 8 j + i. `mask` takes one out.
     quality: float32 [queries] in [0, 1], mean mask probability inside the mask; 0 if it is empty.
   """
   semantic_map: tf.Tensor
-  masks: tf.Tensor
+  packed: tf.Tensor
   quality: tf.Tensor
+
+  def mask(self, query: int) -> np.ndarray:
+    """Returns the mask of a query, bool [height, width]."""
+    return self.packed.numpy()[..., query // 8] >> query % 8 & 1 > 0
 
 
 class Instances(NamedTuple):
@@ -83,15 +89,22 @@ def query_masks(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: 
     masks = (probabilities > 0.5) & is_inside
     scores = tf.einsum('yxq,qc->yxc', probabilities, class_probabilities)
     inner = tf.where(masks, probabilities, 0.0)
-    return (tf.argmax(scores, -1, tf.int32), masks, tf.reduce_sum(inner, [0, 1]),
+    return (tf.argmax(scores, -1, tf.int32), _packed(masks), tf.reduce_sum(inner, [0, 1]),
             tf.reduce_sum(tf.cast(masks, tf.float32), [0, 1]))
 
-  semantic_map, masks, sums, areas = tf.map_fn(
+  semantic_map, packed, sums, areas = tf.map_fn(
       read_band, (bands, inside), parallel_iterations=1,
-      fn_output_signature=(tf.int32, tf.bool, tf.float32, tf.float32))
+      fn_output_signature=(tf.int32, tf.uint8, tf.float32, tf.float32))
   quality = tf.reduce_sum(sums, 0) / (tf.reduce_sum(areas, 0) + 1e-6)
   return QueryMasks(tf.reshape(semantic_map, [-1, width])[:height],
-                    tf.reshape(masks, [-1, width, queries])[:height], quality)
+                    tf.reshape(packed, [-1, width, (queries + 7) // 8])[:height], quality)
+
+
+def _packed(masks):
+  """Eight queries to a byte: a large image has gigabytes of masks otherwise."""
+  masks = tf.pad(tf.cast(masks, tf.uint8), [[0, 0], [0, 0], [0, -tf.shape(masks)[2] % 8]])
+  bits = tf.reshape(masks, [*tf.unstack(tf.shape(masks)[:2]), -1, 8])
+  return tf.reduce_sum(bits * tf.constant([1, 2, 4, 8, 16, 32, 64, 128], tf.uint8), -1)
 
 
 def best_instances(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequence[bool],

@@ -42,14 +42,15 @@ class ScoredImage:
     self.prediction = prediction
     self.queries = queries
     self._full_size = full_size
-    self._masks: Optional[query_scores.QueryMasks] = None
+    self._masks: dict[bool, query_scores.QueryMasks] = {}
 
   def query_masks(self, masks_compete: bool) -> query_scores.QueryMasks:
     """Returns the masks of the queries, computed once; see query_scores.query_masks."""
-    if self._masks is None:
-      self._masks = _query_masks(self.queries.class_logits[0], self.queries.mask_logits[0],
-                                 masks_compete, self._full_size)
-    return self._masks
+    if masks_compete not in self._masks:
+      self._masks[masks_compete] = _query_masks(
+          self.queries.class_logits[0], self.queries.mask_logits[0], masks_compete,
+          self._full_size)
+    return self._masks[masks_compete]
 
 
 _query_masks = tf.function(query_scores.query_masks, autograph=False, reduce_retracing=True)
@@ -124,15 +125,25 @@ class InstanceAnnotations:
 
   Args:
     path: The JSON.
+    dataset_info: The classes; the JSON's categories must be things of it.
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: It is no instance JSON.
+    ValueError: It is no instance JSON, or of another data set.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, dataset_info: DatasetInfo):
     self._path = path
     content = average_precision.load_ground_truth(path)
+    for entry in content['categories']:
+      own = dataset_info.by_category_id.get(entry['id'])
+      name = str(entry.get('name', own.name if own else ''))
+      # Data sets number their instance categories in other ways, too.
+      if own is None or not own.isthing or own.name.casefold() != name.casefold():
+        known = f'{own.name}, {"a thing" if own.isthing else "stuff"}' if own else 'none'
+        raise ValueError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
+                         f'it is {known}; evaluator_options.instance_annotation_file must have the '
+                         "data set's category ids and names")
     self._image_ids = {os.path.splitext(os.path.basename(image['file_name']))[0]: image['id']
                        for image in content['images'] if 'file_name' in image}
     self._annotations: dict[Any, list] = {}
@@ -178,9 +189,8 @@ class QueryAveragePrecision(ExtraScore):
     categories = self._info.categories
     instances = query_scores.best_instances(
         image.queries.class_logits[0], found.quality, [c.isthing for c in categories])
-    masks = found.masks.numpy()
     # A query with several classes has one mask.
-    run_lengths = functools.cache(lambda query: _run_lengths(masks[..., query]))
+    run_lengths = functools.cache(lambda query: _run_lengths(found.mask(query)))
     detections = [{'category_id': categories[class_index].category_id, 'score': score,
                    'segmentation': run_lengths(query)}
                   for query, class_index, score in zip(*(x.numpy().tolist() for x in instances))]
@@ -307,7 +317,8 @@ def build(config, architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
   annotations = None
   if options.instance_annotation_file:
     annotations = InstanceAnnotations(config_lib.require_value(
-        options.instance_annotation_file, 'evaluator_options.instance_annotation_file'))
+        options.instance_annotation_file, 'evaluator_options.instance_annotation_file'),
+        dataset_info)
   makers = {
       EvaluatorOptions.MIOU_PAN: lambda: QueryMeanIoU(dataset_info, competes),
       EvaluatorOptions.AP_TH_PAN: lambda: QueryAveragePrecision(dataset_info, annotations,

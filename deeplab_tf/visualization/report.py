@@ -5,13 +5,13 @@ import datetime
 import html
 import io
 import math
-import os
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
+from deeplab_tf import whole_file
 from deeplab_tf.visualization import draw, palette, report_style
 
 Series = Sequence[Tuple[int, float]]
@@ -63,14 +63,8 @@ def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> 
   page = report_style.PAGE.format(title=html.escape(title), style=report_style.CSS + style,
                                   body='\n'.join(part for part in parts if part),
                                   footer=f'Written by deeplab_tf, {html.escape(now)}')
-  temporary = f'{path}.{os.getpid()}.tmp'
-  try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(page)
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
+  with whole_file.writing(path) as file:
+    file.write(page)
 
 
 def gallery_item(name: str, image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray,

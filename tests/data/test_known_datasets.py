@@ -316,7 +316,7 @@ def test_coco_test_list_must_fit_the_folder(copied):
   with pytest.raises(FileNotFoundError, match=r'0.jpg: no such file; .* names it \(and 2 more'):
     files('coco_panoptic', root, 'test')
   (root / 'annotations/image_info_test-dev2017.json').write_text('[]')
-  with pytest.raises(ValueError, match='is no JSON with a list "images"'):
+  with pytest.raises(ValueError, match='has no list "images"'):
     files('coco_panoptic', root, 'test')
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
-from deeplab_tf.data import build, catalog, label_images, pipeline, readers
+from deeplab_tf.data import build, catalog, label_images, pipeline, readers, sources
+from deeplab_tf.data.sources import label_folders
 from deeplab_tf.protos import data_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -284,6 +285,16 @@ def test_records_hold_what_is_read_without_them(folder, tmp_path, capsys):
   assert list(records) == list(direct)
   for name, label in records.items():
     np.testing.assert_array_equal(label, direct[name])
+
+
+def test_the_builder_can_remove_crowd_regions(folder):
+  fields = text_format.Parse(folder.text('crowd_instance_number: 9'),
+                             data_pb2.DatasetOptions()).label_folders
+  for remove, crowd in ((False, 256), (True, 0)):
+    options = sources.BuildOptions(label_folders=fields, treat_crowd_as_ignore=remove)
+    label = label_folders.files(options)[0].read_label()
+    np.testing.assert_array_equal(label[folder.number == 9], crowd)
+    assert set(np.unique(label)) == {0, 257, 258, 512} | {crowd}
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -156,3 +156,32 @@ def test_nothing_to_count_is_no_division_by_zero():
   empty = survey.Survey(catalog.built_in('shapes'))
   assert list(survey.lines(empty)) == [
       'images: 0, 6 thing and 3 stuff classes', 'labels: none', 'problems: 0']
+
+
+def test_records_that_a_config_names_are_looked_at_too(panoptic_folder, tmp_path, capsys):
+  folder = panoptic_folder
+  folder.save()
+  records = tmp_path / 'records'
+  arguments = ['--dataset=coco_format', f'--root={folder.root}', '--split=val']
+  assert cli.run(build.main, [*arguments, f'--output_dir={records}', '--num_shards=1']) == 0
+  expected = dry_run(folder, capsys).out
+  config = tmp_path / 'mine.textproto'
+  config.write_text(
+      f'model_options {{ max_deeplab {{}} }} eval_dataset_options {{ dataset: "coco_format" '
+      f'file_pattern: "{records}/val-*" crop_size: [33, 33] '
+      f'coco_format {{ annotation_file: "{folder.json_file}" }} }}')
+  assert run(f'--config_file={config}', '--split=val') == 0
+  assert capsys.readouterr().out == expected[expected.index('images: '):]
+  # The second record is damaged, and the first is counted all the same.
+  (path,) = records.glob('val-*')
+  data = bytearray(path.read_bytes())
+  data[-100] ^= 1
+  path.write_bytes(data)
+  assert run(f'--config_file={config}', '--split=val') == 2
+  assert problems(capsys.readouterr().out) == [
+      'problems: 1', f'  {path}: record 1: its checksum is wrong']
+
+
+def test_without_a_data_set_there_must_be_a_config(capsys):
+  assert run('--split=val') == 2
+  assert '--config_file and --dry_run' in capsys.readouterr().err

@@ -64,10 +64,8 @@ def test_more_instances_than_rows_is_an_error_with_the_name():
       'photo: 3 thing instances in one image, more than max_thing_id 2; raise max_thing_id')
 
 
-def test_crowd_becomes_void():
+def test_crowds_are_things_without_an_instance_number():
   np.testing.assert_array_equal(targets.is_crowd(tf.constant(LABEL), INFO), LABEL == 10)
-  np.testing.assert_array_equal(
-      targets.crowd_to_void(tf.constant(LABEL), INFO), np.where(LABEL == 10, 0, LABEL))
 
 
 def test_static_shapes():

@@ -5,6 +5,7 @@ import importlib.resources
 import importlib.resources.abc
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import build, catalog, pipeline, readers
+from deeplab_tf.data.sources import tfds as tfds_source
 from deeplab_tf.protos import data_pb2
 
 tfds = pytest.importorskip('tensorflow_datasets')
@@ -175,6 +177,19 @@ def test_what_it_prepares_by_default_gives_the_labels_of_the_download(prepared, 
     name = loaded.name.numpy().decode()
     np.testing.assert_array_equal(loaded.label, expected[name].label)
     np.testing.assert_array_equal(loaded.image, expected[name].image)
+
+
+def test_a_damaged_record_is_one_line_with_its_file(tmp_path):
+  path = str(tmp_path / 'a')
+  with tf.io.TFRecordWriter(path) as writer:
+    writer.write(b'no example at all')
+  part = types.SimpleNamespace(filename=path, skip=0, take=-1)
+  info = types.SimpleNamespace(
+      splits={'train': types.SimpleNamespace(file_instructions=[part])},
+      features=tfds.features.FeaturesDict({'image/id': np.int64}))
+  prepared = tfds_source._tfrecords('train', info, 'train', None)
+  with pytest.raises(ValueError, match=f'^{path}: record 0 is damaged .*prepare the data again$'):
+    prepared.fetch(0)
 
 
 # --- Wrong use --------------------------------------------------------------------------------

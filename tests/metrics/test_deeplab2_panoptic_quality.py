@@ -12,7 +12,7 @@ import shared
 from PIL import Image
 
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import coco_panoptic
+from deeplab_tf.metrics import coco_panoptic, panoptic_quality
 from deeplab_tf.metrics.deeplab2_panoptic_quality import DeepLab2PanopticQuality
 
 SETS = ('cityscapes_style', 'empty_predictions', 'fuzz_tiny', 'half_iou', 'many_60',
@@ -116,6 +116,18 @@ def test_a_crowd_is_void_and_stuff_is_one_segment():
   assert result['per_class'][2]['pq'] == 1.0
   assert 1 not in result['per_class']
   assert result['All']['tp'] == 1.0
+
+
+def test_crowds_of_stuff_leave_the_stuff_beside_them():
+  info = _info(3, 10, 9, stuff=(0,))
+  metric = DeepLab2PanopticQuality(info.categories)
+  # Annotations call two segments of stuff a crowd, which no data set should.
+  truth = [panoptic_quality.Segment(1, 0, True), panoptic_quality.Segment(2, 0, True),
+           panoptic_quality.Segment(3, 0)]
+  metric.update(np.array([[1, 1, 2, 2, 3, 3]]), truth, np.array([[0, 0, 0, 0, 1, 1]]),
+                [panoptic_quality.Segment(1, 0)])
+  assert metric.result()['per_class'][0] == {
+      'pq': 1.0, 'sq': 1.0, 'rq': 1.0, 'tp': 1, 'fp': 0, 'fn': 0}
 
 
 def test_without_images_there_are_no_means():

@@ -55,7 +55,7 @@ def test_instances_are_mask2formers(recorded):
     found = query_scores.query_masks(class_logits, mask_logits, masks_compete=False)
     instances = query_scores.best_instances(class_logits, found.quality,
                                             [bool(thing) for thing in is_thing])
-    own = sorted((ids[c], found.masks.numpy()[..., q].tobytes(), float(score))
+    own = sorted((ids[c], found.mask(q).tobytes(), float(score))
                  for q, c, score in zip(*(x.numpy() for x in instances)))
     reference = sorted(
         (r['category_id'], mask_lib.decode(r['segmentation']).astype(bool).tobytes(), r['score'])
@@ -76,7 +76,8 @@ def test_bands_of_rows_change_nothing_and_padding_is_cut_away():
   probabilities = _softmax(full)
   masks = probabilities > 0.5
   assert masks.any() and not masks.any(-1).all()
-  assert np.mean(found.masks.numpy() == masks) > 0.9999
+  own = np.stack([found.mask(query) for query in range(6)], -1)
+  assert np.mean(own == masks) > 0.9999
   scores = np.einsum('yxq,qc->yxc', probabilities, _softmax(class_logits)[:, :-1])
   assert np.mean(found.semantic_map.numpy() == scores.argmax(-1)) > 0.9999
   expected = (probabilities * masks).sum((0, 1)) / (masks.sum((0, 1)) + 1e-6)
@@ -95,5 +96,5 @@ def test_stuff_is_dropped_after_the_best_pairs_are_chosen():
 def test_an_empty_mask_scores_nothing():
   found = query_scores.query_masks(np.zeros((2, 3), np.float32), np.full((4, 4, 2), -9, np.float32),
                                    masks_compete=False)
-  assert not found.masks.numpy().any()
+  assert not found.packed.numpy().any()
   assert found.quality.numpy().tolist() == [0, 0]

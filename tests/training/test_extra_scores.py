@@ -87,7 +87,8 @@ def test_miou_pan_is_mask2formers(recorded):
 
 @pytest.mark.parity
 def test_ap_th_pan_is_mask2formers(recorded):
-  annotations = extra_scores.InstanceAnnotations(recorded.folder / 'instances_gt.json')
+  annotations = extra_scores.InstanceAnnotations(recorded.folder / 'instances_gt.json',
+                                                 recorded.info)
   result = recorded.score(extra_scores.QueryAveragePrecision(recorded.info, annotations))
   stats = recorded.expected['instance_top100']['stats']
   names = 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl'
@@ -154,10 +155,20 @@ def test_an_image_that_the_annotations_do_not_list_is_named(tmp_path):
       'images': [{'id': 1, 'file_name': 'b.jpg', 'height': 16, 'width': 16}], 'annotations': [],
       'categories': []}))
   info, image = _shapes_image()
-  annotations = extra_scores.InstanceAnnotations(str(tmp_path / 'instances.json'))
+  annotations = extra_scores.InstanceAnnotations(str(tmp_path / 'instances.json'), info)
   score = extra_scores.MapAveragePrecision(info, annotations)
   with pytest.raises(ValueError, match='instances.json: does not list the image a'):
     score.update(score.new_metric(), image)
+
+
+@pytest.mark.parametrize('category, words', [
+    ({'id': 1, 'name': 'something'}, '"something"'), ({'id': 99, 'name': 'disc'}, 'it is none'),
+])
+def test_annotations_of_another_data_set_are_refused(tmp_path, category, words):
+  path = tmp_path / 'instances.json'
+  path.write_text(json.dumps({'images': [], 'annotations': [], 'categories': [category]}))
+  with pytest.raises(ValueError, match=f'instances.json: category {category["id"]} .*{words}'):
+    extra_scores.InstanceAnnotations(str(path), catalog.built_in('shapes'))
 
 
 def test_scores_of_queries_are_refused_for_models_without(tmp_path):

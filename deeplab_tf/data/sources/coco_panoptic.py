@@ -1,9 +1,9 @@
 """COCO panoptic 2017 as it is downloaded, the panoptic PNGs unpacked."""
 
-import json
 import os
 
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
+from deeplab_tf.metrics import coco_panoptic_io
 
 # What lists the images of the test split, the first that is there: the server scores test-dev,
 # which is half of them.
@@ -56,10 +56,8 @@ def _test_files(options, folder, image_dir):
 
 def _listed(path):
   """File names of the images of a JSON, sorted."""
-  if not os.path.isfile(path):
-    raise FileNotFoundError(f'{path}: no such file; a JSON with a list "images" is expected there')
+  content = coco_panoptic_io.read_json(path, 'a JSON with a list "images"')
   try:
-    with open(path, encoding='utf-8') as file:
-      return sorted({str(image['file_name']) for image in json.load(file)['images']})
-  except (ValueError, KeyError, TypeError, RecursionError) as error:
-    raise ValueError(f'{path}: is no JSON with a list "images" of file_name ({error!r})') from None
+    return sorted({str(image['file_name']) for image in content['images']})
+  except (KeyError, TypeError):
+    raise ValueError(f'{path}: has no list "images" of objects with file_name') from None

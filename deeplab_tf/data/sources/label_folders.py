@@ -81,7 +81,8 @@ def _read(path, fields, info, options):
     category_id, number = divmod(value, scale)
     return f'{path}: (category, instance) = ({category_id}, {number})'
 
-  return label_images.label_map(values, meaning, info, where, report=options.report)
+  return label_images.label_map(values, meaning, info, where,
+                                bool(options.treat_crowd_as_ignore), options.report)
 
 
 def _values(path, encoding):

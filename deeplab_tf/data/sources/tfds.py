@@ -29,6 +29,7 @@ from deeplab_tf.data import (
     sources,
     tfrecord,
 )
+from deeplab_tf.metrics import coco_panoptic_io
 
 _SPLITS = {'train': 'train', 'val': 'validation'}
 
@@ -107,15 +108,18 @@ def _name(features):
 def _label(features, prepared, info, report, treat_crowd_as_ignore):
   """Panoptic map of an image; a segment's `label` is the place of its class in COCO's list."""
   name, objects = _name(features), features['panoptic_objects']
+  where = f'{prepared.place}: {name}'
+  places = [int(place) for place in objects['label']]
+  for place in places:
+    if not 0 <= place < len(info.categories):
+      raise ValueError(f'{where}: a segment has the label {place}; 0 to '
+                       f'{len(info.categories) - 1} are expected')
   segments = [
       {'id': int(objects['id'][i]), 'area': int(objects['area'][i]),
        'iscrowd': int(objects['is_crowd'][i]),
-       'category_id': info.categories[int(objects['label'][i])].category_id}
-      for i in range(len(objects['id']))]
-  where = f'{prepared.place}: {name}'
+       'category_id': info.categories[place].category_id} for i, place in enumerate(places)]
   image = image_limits.load(io.BytesIO(_encoded(features['panoptic_image'])), where, ('PNG',))
-  rgb = np.asarray(image.convert('RGB'), np.int32)
-  ids = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+  ids = coco_panoptic_io.rgb_to_id(np.asarray(image.convert('RGB')))
   annotated = panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
   return panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore, report=report)
 
@@ -175,6 +179,10 @@ def _tfrecords(place, info, split, decoders):
     file, skipped, offsets = records[row]
     number = index - ends[row] + len(offsets)
     record = record_files.read_record(file, skipped + number, offsets[number])
-    return info.features.deserialize_example_np(record.data, decoders=decoders)
+    try:
+      return info.features.deserialize_example_np(record.data, decoders=decoders)
+    except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.
+      raise ValueError(f'{file}: record {skipped + number} is damaged '
+                       f'({errors.reason(error)}); prepare the data again') from None
 
   return _Prepared(place, ends[-1], fetch)
