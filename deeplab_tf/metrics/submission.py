@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import zipfile
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -99,9 +99,10 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
   if len(entries) != len(guesses.annotations):
     raise ValueError(f'{predictions}: two predictions have one image id of {benchmark}')
   _check_categories(predictions, entries, benchmark)
-  chosen, warnings = list(entries), []
+  chosen, sizes, warnings = list(entries), {}, []
   if images is not None:
-    chosen = [server.image_id(image_id) for image_id in _listed(images)]
+    sizes = {server.image_id(image_id): size for image_id, size in _listed(images).items()}
+    chosen = list(sizes)
     missing = [image_id for image_id in chosen if image_id not in entries]
     if missing:
       raise ValueError(f'{predictions}: {len(missing)} of the {len(chosen)} images of {images} '
@@ -111,8 +112,7 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
                     f'{server.images}')
   folder = panoptic_io.png_folder(predictions, predictions_dir)
   _write_zip(path, lambda archive: server.write(
-      archive, _read(((image_id, entries[image_id]) for image_id in chosen), folder, progress),
-      method))
+      archive, _read({i: (entries[i], sizes.get(i)) for i in chosen}, folder, progress), method))
   return Written(len(chosen), len(entries) - len(set(chosen)), tuple(warnings))
 
 
@@ -127,26 +127,30 @@ def _check_categories(path, entries, benchmark: str) -> None:
             f'categories have the ids {min(known)} to {max(known)}')
 
 
-def _listed(images: panoptic_io.PathLike) -> List[ImageId]:
-  """The ids of the images that a JSON or a folder holds."""
+def _listed(images: panoptic_io.PathLike) -> Dict[ImageId, Optional[Tuple[int, int]]]:
+  """The ids of the images that a JSON or a folder holds, with height and width if it tells them."""
   if os.path.isdir(images):
-    found = sorted({path.stem for path in pathlib.Path(images).rglob('*')
-                    if path.suffix.lower() in _IMAGE_EXTENSIONS})
+    found = dict.fromkeys(sorted(path.stem for path in pathlib.Path(images).rglob('*')
+                                 if path.suffix.lower() in _IMAGE_EXTENSIONS))
   else:
     content = panoptic_io.read_json(images, 'a JSON with the list "images"')
     entries = content.get('images') if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and 'id' in e for e in entries):
       raise ValueError(f'{images}: has no list "images" of objects with "id"')
-    found = [entry['id'] for entry in entries]
+    found = {entry['id']: (entry['height'], entry['width'])
+             if 'height' in entry and 'width' in entry else None for entry in entries}
   if not found:
     raise ValueError(f'{images}: lists no images')
   return found
 
 
 def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iterator[Prediction]:
-  for image_id, entry in chosen:
+  for image_id, (entry, size) in chosen.items():
     path = folder / entry['file_name']
     ids = panoptic_io.read_panoptic_png(path)
+    if size is not None and ids.shape != size:
+      raise ValueError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
+                       'compares pixel by pixel'.format(path, *ids.shape, *size))
     drawn = set(np.unique(ids).tolist()) - {0}
     listed = {segment['id'] for segment in entry['segments_info']}
     if drawn != listed:

@@ -130,6 +130,13 @@ def test_an_incomplete_submission_is_refused_and_nothing_is_written(tmp_path, ar
   assert not list(tmp_path.glob('out.zip*'))
 
 
+def test_a_prediction_of_another_size_is_refused(tmp_path):
+  (tmp_path / 'list.json').write_text(json.dumps({'images': [{'id': 1, 'height': 2, 'width': 5}]}))
+  with pytest.raises(ValueError, match=r'image_0.png: is 2 x 4 pixels .* its image 2 x 5'):
+    _zip(tmp_path, 'coco_panoptic', [1], images=tmp_path / 'list.json')
+  assert not list(tmp_path.glob('out.zip*'))
+
+
 def test_a_category_of_another_data_set_is_refused(tmp_path):
   path = _predictions(tmp_path, 'coco_panoptic', [1])
   with pytest.raises(ValueError, match='image .1.: segment 1 is of category 200, which cityscapes'):

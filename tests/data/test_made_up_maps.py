@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from deeplab_tf.metrics import coco_panoptic, made_up_maps
+from deeplab_tf.data import made_up_maps
+from deeplab_tf.metrics import coco_panoptic
 
 
 def test_files_can_be_scored_and_predictions_resemble_the_truth(tmp_path):
