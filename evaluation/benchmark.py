@@ -296,7 +296,8 @@ def _batches(config, dataset_info, kind: str, args) -> dict[str, float]:
 def _evaluation(args) -> dict[str, dict[str, float]]:
   import tempfile
 
-  from deeplab_tf.metrics import coco_panoptic, made_up_maps
+  from deeplab_tf.data import made_up_maps
+  from deeplab_tf.metrics import coco_panoptic
   args.input_size = args.input_size or (1024, 2048)
   args.batch_size = 1
   args.repeats = max(args.repeats, 20)
