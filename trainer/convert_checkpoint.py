@@ -6,7 +6,8 @@
 The result is for model_options.initial_checkpoint, trainer/export.py and evaluation/predict.py.
 A backbone that was trained on ImageNet (a DeepLab2 or Model Garden encoder) is converted with a
 classification config, e.g. configs/imagenet/max_deeplab_s_backbone.textproto, and then given to
-another config as its initial_checkpoint.
+another config as its initial_checkpoint. A PyTorch file (--source=axial_deeplab) is read without
+PyTorch, with configs/imagenet/axial26_s.textproto.
 """
 
 import sys
@@ -42,7 +43,7 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--source', required=True, choices=SOURCES,
                       help='the program that wrote the checkpoint')
   parser.add_argument('--input', required=True, metavar='P',
-                      help='its checkpoint: a prefix, or a folder: its latest')
+                      help='its checkpoint: a prefix, a folder (its latest), or a PyTorch file')
   parser.add_argument('--output', required=True, metavar='C',
                       help='the prefix to write; in a folder that exists, ckpt-0')
   return parser

@@ -9,8 +9,10 @@ import tensorflow as tf
 
 from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
+from deeplab_tf.layers.convolution import pad_for_stride
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.position_sensitive import check_span
 from deeplab_tf.layers.stem import make_stem
 
 # Blocks of the stage at stride 2, of the networks that have one.
@@ -21,9 +23,11 @@ class NetworkOptions(NamedTuple):
   """Numbers that make a variant.
 
   Attributes:
-    stem: See stem.make_stem.
+    stem: See stem.make_stem; 'none': stage 1 takes the images.
     num_blocks: Blocks of stages 2 to 5.
     has_first_stage: Whether stage 1 is residual blocks behind the stem, not the stem itself.
+    pooled: Whether stage 2 has stride 1 behind a 3x3 max pooling of stride 2, as in ResNets,
+      instead of a stride of its own, as in DeepLab2's.
     stem_width: Factor on the channels of the stem and of stage 1.
     width: Factor on the channels of all other stages.
     decoder_stacks: Times that a decoder walks to stride 4 and back (Hourglass).
@@ -32,15 +36,30 @@ class NetworkOptions(NamedTuple):
   stem: str = 'inception'
   num_blocks: tuple[int, ...] = (3, 4, 6, 3)
   has_first_stage: bool = False
+  pooled: bool = False
   stem_width: float = 1.0
   width: float = 1.0
   decoder_stacks: int = 0
   groups: BlockGroupOptions = BlockGroupOptions()
 
   def customized(self, options) -> 'NetworkOptions':
-    """Returns the network with what BackboneOptions change."""
+    """Returns the network with what BackboneOptions change.
+
+    Raises:
+      ValueError: They are about attention that the network does not have, or its span is wrong.
+    """
+    attention = self.groups.attention
+    if options.HasField('attention'):
+      if not self.groups.axial_beyond_stride:
+        raise ValueError(f'model_options.backbone.attention is set, but {options.name} has no '
+                         'axial attention; remove it or choose another backbone')
+      attention = attention._replace(**{
+          'normalized' if field.name == 'batch_norms' else field.name: value
+          for field, value in options.attention.ListFields()})
+      check_span(attention.kind, attention.span, 'model_options.backbone.attention.span')
     return self._replace(
-        num_blocks=tuple(int(n * options.backbone_layer_multiplier) for n in self.num_blocks),
+        num_blocks=tuple(max(1, int(n * options.backbone_layer_multiplier))
+                         for n in self.num_blocks),
         stem_width=options.stem_width_multiplier,
         width=options.backbone_width_multiplier).with_groups(
             output_stride=options.output_stride,
@@ -48,6 +67,7 @@ class NetworkOptions(NamedTuple):
             drop_path_schedule=options.drop_path_schedule,
             squeeze_and_excite=options.use_squeeze_and_excite,
             sac_beyond_stride=options.use_sac_beyond_stride,
+            attention=attention,
             recomputed=options.Recomputation.Name(options.recomputed).lower())
 
   def with_groups(self, **changes) -> 'NetworkOptions':
@@ -60,7 +80,7 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
 
   Attributes:
     options: NetworkOptions.
-    stem: Of stride 2; its output is stage 1, if that is no stage of its own.
+    stem: Of stride 2; its output is stage 1, if that is no stage of its own. None: no stem.
     first_stage: BlockGroup of stage 1, or None.
     stages: BlockGroups of stages 2 to 5.
     decoder: Hourglass, or None.
@@ -81,21 +101,26 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
     """
     super().__init__()
     self.options = options
-    self.stem = make_stem(options.stem, options.stem_width, norm)
-    self.first_stage = None
-    channels, stride = self.stem.channels, 2
+    self.stem = self.first_stage = None
+    channels, stride = 3, 1
+    if options.stem != 'none':
+      self.stem = make_stem(options.stem, options.stem_width, norm)
+      channels, stride = self.stem.channels, 2
     if options.has_first_stage:
       self.first_stage = BlockGroup(channels, round(32 * options.stem_width), _FIRST_STAGE_BLOCKS,
-                                    1, stride, options.groups, norm)
-      channels = self.first_stage.channels
+                                    2 // stride, stride, options.groups, norm,
+                                    takes_images=self.stem is None)
+      channels, stride = self.first_stage.channels, 2
     self.features = [hourglass.Feature('stage1', stride, channels)]
     self.stages = []
+    if options.pooled:
+      stride = 4
     for level, blocks in zip(range(2, 6), options.num_blocks):
-      group = BlockGroup(channels, round(2**(level - 1) * 32 * options.width), blocks, 2, stride,
-                         options.groups, norm, dual_path and dual_path.at_stride(stride),
-                         memory_channels)
+      group = BlockGroup(channels, round(2**(level - 1) * 32 * options.width), blocks,
+                         2**level // stride, stride, options.groups, norm,
+                         dual_path and dual_path.at_stride(stride), memory_channels)
       self.stages.append(group)
-      channels, stride = group.channels, stride * 2
+      channels, stride = group.channels, 2**level
       # Of the stages at the output stride the decoder takes the last.
       reached = min(stride, options.groups.output_stride)
       self.features = [f for f in self.features if f.stride != reached]
@@ -125,10 +150,13 @@ class BlockGroupNetwork(tf.keras.layers.Layer):
       'res5' after the activation, the decoder's 'decoder1' and so on before it, and the end
       of the network, 'backbone_output', after it; and the memory.
     """
-    x = self.stem(images, training=training)
+    x = images if self.stem is None else self.stem(images, training=training)
     if self.first_stage is not None:
       x, memory = self.first_stage(x, memory, training=training)
     features = {'stage1': x, 'res1': tf.nn.relu(x)}
+    if self.options.pooled:
+      # Activated values are not negative, so that zeros around them change no maximum.
+      x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1), 3, 2, 'VALID')
     for level, stage in zip(range(2, 6), self.stages):
       x, memory = stage(x, memory, training=training)
       features[f'stage{level}'] = x

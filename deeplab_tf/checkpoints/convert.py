@@ -11,6 +11,7 @@ import tensorflow as tf
 from deeplab_tf.checkpoints import files
 from deeplab_tf.checkpoints.reference import Account, load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
+from deeplab_tf.checkpoints.torch_reader import read_torch_weights
 
 
 def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
@@ -38,7 +39,7 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
 
 
 # Source -> function from a path to the source's own names and arrays.
-READERS = {'deeplab2': read_tensorflow_weights}
+READERS = {'deeplab2': read_tensorflow_weights, 'axial_deeplab': read_torch_weights}
 
 
 class Converted(NamedTuple):

@@ -26,7 +26,8 @@ class Account(NamedTuple):
 
   def lines(self) -> list[str]:
     """Returns lines for the user."""
-    lines = [f'  {len(self.used)} variables from as many weights']
+    weights = len(set(self.used.values()))
+    lines = [f'  {len(self.used)} variables from {weights} weights']
     if self.skipped:
       kinds = collections.Counter(name.split('/')[0] for name in self.skipped)
       lines.append('  skipped, no weights of this model: ' + ', '.join(
@@ -42,7 +43,7 @@ def load_reference_weights(model: tf.keras.Model, source: str,
 
   Args:
     model: A model of deeplab_tf.
-    source: Where the weights come from: 'deeplab2'.
+    source: Where the weights come from, e.g. 'deeplab2': a module from_SOURCE of this package.
     weights: The reference's own names to arrays, in its own shapes. Optimiser slots and counters
       are skipped.
 

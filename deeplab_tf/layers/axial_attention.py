@@ -1,7 +1,6 @@
-"""Position-sensitive axial attention (Axial-DeepLab, equations 3 and 4).
+"""Position-sensitive axial attention (Axial-DeepLab, section 3.2, equation 4).
 
-Attention along one axis of a feature map, with learned relative positions for queries, keys
-and values and batch norms in place of the scaling by 1 / sqrt(channels).
+Attention along one axis of a feature map, over the whole axis or a window around each position.
 """
 
 from typing import Optional
@@ -9,163 +8,131 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.layers.convolution import project, split_channels
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.position_sensitive import (
+    AXIAL,
+    AttentionOptions,
+    PositionSensitiveAttention,
+    RelativePositions,
+)
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
-# Rows of a table of relative positions: distances from -254 to 254. Larger ones are clipped.
-MAX_DISTANCE = 254
+# Queries that share the keys of a window, where the span is much shorter than the axis: each meets
+# span + block - 1 keys, and those beyond its span are masked.
+_SHORT_SPAN = 32
+_BLOCK, _BLOCK_OF_SHORT_SPAN = 16, 8
 
 
-class RelativePositions(tf.keras.layers.Layer):
-  """A table of vectors, one per distance between two positions of an axis.
+class AxialAttention1D(PositionSensitiveAttention):
+  """Multi-head attention within each row of a batch."""
 
-  Attributes:
-    embeddings: float32 [509, channels].
-  """
+  CONTENT = 'nlhd,nmhd->nhlm'
+  QUERY_POSITION = 'nlhd,lmd->lnhm'
+  KEY_POSITION = 'nmhd,lmd->mnhl'
+  VALUE = 'nhlm,nmhd->nlhd'
+  VALUE_POSITION = 'nhlm,lmd->lnhd'
 
-  def __init__(self, channels: int):
-    super().__init__()
-    self.embeddings = self.add_weight(
-        'embeddings', (2 * MAX_DISTANCE + 1, channels),
-        initializer=tf.keras.initializers.TruncatedNormal(stddev=1.0))
-
-  def fit_saved_value(self, variable: tf.Variable, value: np.ndarray) -> Optional[np.ndarray]:
-    """Fits a table of another reach: rows are cut off at both ends, or the end rows repeated.
-
-    Distance 0 stays in the middle, and larger distances than the saved table knows have the
-    vector of its largest, as clipping gives them.
-
-    Args:
-      variable: `embeddings`.
-      value: [rows, channels], from a checkpoint.
-
-    Returns:
-      An array of the variable's shape, or None if the value is no such table of these channels.
-    """
-    rows, channels = variable.shape
-    if value.ndim != 2 or value.shape[1] != channels or value.shape[0] % 2 == 0:
-      return None
-    margin = (rows - value.shape[0]) // 2
-    if margin < 0:
-      return value[-margin:margin]
-    return np.pad(value, ((margin, margin), (0, 0)), mode='edge')
-
-  def call(self, length: Dimension) -> tf.Tensor:
-    """Returns float32 [length, length, channels]: for query l and key m the row of m - l."""
-    if not isinstance(length, int):
-      distances = tf.range(length)[None] - tf.range(length)[:, None]
-      rows = tf.clip_by_value(distances, -MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE
-      return tf.gather(tf.convert_to_tensor(self.embeddings), rows)
-    distances = np.arange(length)[None] - np.arange(length)[:, None]
-    distances = np.clip(distances, -MAX_DISTANCE, MAX_DISTANCE)
-    # The slice makes the table's gradient dense, as clipping by norm needs it.
-    reach = min(length - 1, MAX_DISTANCE)
-    used = self.embeddings[MAX_DISTANCE - reach:MAX_DISTANCE + reach + 1]
-    return tf.gather(used, distances + reach)
-
-
-class AxialAttention1D(tf.keras.layers.Layer):
-  """Multi-head attention within each row of a batch.
-
-  Attributes:
-    qkv_kernel: float32 [in_channels, 2 * key_channels + value_channels].
-    norm_qkv, norm_similarity, norm_output: BatchNorms of the projections, of each of the three
-      similarity terms per head, and of each of the two output terms per head and channel.
-    query_positions, key_positions, value_positions: RelativePositions, shared by all heads.
-  """
-
-  def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
-               norm: NormFactory):
-    """Makes the variables.
-
-    Args:
-      in_channels: Channels of the input.
-      key_channels: Channels of queries and of keys, over all heads.
-      value_channels: Channels of values and of the output, over all heads.
-      num_heads: Number of heads.
-      norm: Makes the batch norms.
-
-    Raises:
-      ValueError: The channels do not divide into the heads.
-    """
-    super().__init__()
-    if key_channels % num_heads or value_channels % num_heads:
-      raise ValueError(f'axial attention: {key_channels} key and {value_channels} value channels '
-                       f'do not divide into {num_heads} heads; change the width multiplier')
-    self.num_heads = num_heads
-    self.sizes = [key_channels, key_channels, value_channels]
-    self.qkv_kernel = self.add_weight(
-        'qkv_kernel', (in_channels, sum(self.sizes)),
-        initializer=tf.keras.initializers.TruncatedNormal(stddev=in_channels**-0.5))
-    self.norm_qkv = norm(sum(self.sizes))
-    self.norm_similarity = norm((3, num_heads))
-    self.norm_output = norm((2, num_heads, value_channels // num_heads))
-    self.query_positions = RelativePositions(key_channels // num_heads)
-    self.key_positions = RelativePositions(key_channels // num_heads)
-    self.value_positions = RelativePositions(value_channels // num_heads)
+  def _table(self, channels):
+    return RelativePositions(channels, self.options.max_distance, self._stddev(channels))
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [rows, length, in_channels] to [rows, length, value_channels]."""
     rows, length, _ = dimensions(x)
-    qkv = self.norm_qkv(project(x, self.qkv_kernel), training=training)
-    query, key, value = (
-        tf.reshape(t, [rows, length, self.num_heads, size // self.num_heads])
-        for t, size in zip(split_channels(qkv, self.sizes), self.sizes))
+    query, key, value = self._project(x, training)
+    span, flange = self.options.span, self.options.span // 2
+    block = _BLOCK_OF_SHORT_SPAN if span < _SHORT_SPAN else _BLOCK
+    if not span:
+      places, mask = (length,), None
+    elif isinstance(length, int) and length <= max(2 * span, span + block):
+      # Windows would be most of the axis, and one product is faster than many.
+      places, mask = (length,), _band(length, flange)
+    else:
+      places = (block, flange)
+      query = _blocks(query, block, 0)
+      key, value = (_blocks(t, block, flange) for t in (key, value))
+      mask = _window_mask(rows, length, block, flange)
+    query, key, value = (self._heads(t) for t in (query, key, value))
+    weights = self._weights(query, key, places, mask, training)
+    terms = self._retrieved(weights, value, places)
+    if len(places) > 1:
+      shape = [rows, -1, *terms[0].shape[2:]]
+      terms = [tf.reshape(t, shape)[:, :length] for t in terms]
+    output = self._sum_of_outputs(terms, training)
+    return tf.reshape(output, [rows, length, self.sizes[2]])
 
-    positions = tf.cast(self.query_positions(length), x.dtype)
-    terms = [tf.einsum('nlhd,nmhd->nhlm', query, key),
-             tf.einsum('nlhd,lmd->nhlm', query, positions)]
-    positions = tf.cast(self.key_positions(length), x.dtype)
-    terms.append(tf.einsum('nmhd,lmd->nhlm', key, positions))
-    logits = self._normalized_sum(terms, self.norm_similarity, [0, 2, 3], training)
-    weights = tf.cast(tf.nn.softmax(logits), x.dtype)
+  def _heads(self, x):
+    """Maps [n, length, heads * channels] to [n, length, heads, channels]."""
+    rows, length, channels = dimensions(x)
+    return tf.reshape(x, [rows, length, self.num_heads, channels // self.num_heads])
 
-    positions = tf.cast(self.value_positions(length), x.dtype)
-    terms = [tf.einsum('nhlm,nmhd->nlhd', weights, value),
-             tf.einsum('nhlm,lmd->nlhd', weights, positions)]
-    output = self._normalized_sum(terms, self.norm_output, [0, 1], training)
-    return tf.reshape(tf.cast(output, x.dtype), [rows, length, self.sizes[2]])
 
-  def _normalized_sum(self, terms, norm, reduced, training):
-    """Sums terms that are normalised on their own, without stacking them."""
-    terms = [tf.cast(t, tf.float32) for t in terms]
-    mean = variance = None
-    if training:
-      moments = [tf.nn.moments(t, reduced) for t in terms]
-      mean = tf.stack([m for m, _ in moments])
-      variance = tf.stack([v for _, v in moments])
-    scale, offset = norm.affine(mean, variance, training)
-    shape = [1 if i in reduced else n for i, n in enumerate(terms[0].shape.as_list())]
-    total = tf.reshape(tf.reduce_sum(offset, 0), shape)
-    for i, term in enumerate(terms):
-      total = total + term * tf.reshape(scale[i], shape)
-    return total
+def _band(length: int, flange: int) -> Optional[np.ndarray]:
+  """The mask [1, 1, length, length] of the keys that each query sees; None: all."""
+  if flange >= length - 1:
+    return None
+  places = np.arange(length)
+  return (np.abs(places[None] - places[:, None]) <= flange)[None, None]
+
+
+def _blocks(x, block: int, flange: int) -> tf.Tensor:
+  """Cuts rows into blocks with their neighbours.
+
+  Args:
+    x: [rows, length, channels].
+    block: Positions of a block.
+    flange: Positions to add on both sides of a block; zeros beyond the row.
+
+  Returns:
+    [rows * ceil(length / block), block + 2 * flange, channels].
+  """
+  rows, length, channels = dimensions(x)
+  count = -(-length // block)
+  width = block + 2 * flange
+  padded = tf.pad(x, [[0, 0], [flange, count * block - length + flange + block], [0, 0]])
+  pieces = []
+  # Shifted rows, a block apart, give what a block needs from each of its neighbours.
+  for start in range(0, width, block):
+    piece = tf.reshape(padded[:, start:start + count * block], [rows * count, block, channels])
+    pieces.append(piece[:, :width - start])
+  return tf.concat(pieces, 1)
+
+
+def _window_mask(rows: Dimension, length: Dimension, block: int, flange: int) -> tf.Tensor:
+  """The mask [rows * blocks, 1, block, block + 2 * flange] of what the queries of a block see."""
+  starts = tf.range(0, length, block)[:, None, None]
+  query = starts + np.arange(block)[:, None]
+  key = starts + np.arange(-flange, block + flange)
+  mask = (tf.abs(key - query) <= flange) & (key >= 0) & (key < length) & (query < length)
+  return tf.tile(mask, [rows, 1, 1])[:, None]
 
 
 class AxialAttention2D(tf.keras.layers.Layer):
   """Axial attention along the height, then along the width, of a feature map."""
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
-               norm: NormFactory, stride: int = 1):
-    """Makes the two layers; see AxialAttention1D. Each axis is strided after its layer."""
+               norm: NormFactory, stride: int = 1, options: AttentionOptions = AXIAL):
+    """Makes the two layers; see AxialAttention1D."""
     super().__init__()
-    self.stride = stride
+    self.stride, self.stride_by = stride, options.stride_by
     self.height_axis = AxialAttention1D(in_channels, key_channels, value_channels, num_heads,
-                                        norm)
+                                        norm, options)
     self.width_axis = AxialAttention1D(value_channels, key_channels, value_channels, num_heads,
-                                       norm)
+                                       norm, options)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, value_channels]."""
     x = tf.transpose(x, [0, 2, 1, 3])
     x = self._rows(x, self.height_axis, training)
     x = tf.transpose(x, [0, 2, 1, 3])
-    return self._rows(x, self.width_axis, training)
+    x = self._rows(x, self.width_axis, training)
+    if self.stride > 1 and self.stride_by == 'average':
+      x = tf.nn.avg_pool2d(x, self.stride, self.stride, 'SAME')
+    return x
 
   def _rows(self, x, layer, training):
     """Attends within [batch, rows, length, channels] along the length and strides it."""
     batch, rows, length, channels = dimensions(x)
     y = layer(tf.reshape(x, [batch * rows, length, channels]), training=training)
     y = tf.reshape(y, [batch, rows, length, y.shape[-1]])
-    return y if self.stride == 1 else y[:, :, ::self.stride]
+    subsamples = self.stride > 1 and self.stride_by == 'subsampling'
+    return y[:, :, ::self.stride] if subsamples else y

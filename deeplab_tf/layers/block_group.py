@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.position_sensitive import AXIAL, AttentionOptions
 from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.stochastic_depth import keep_probability
@@ -30,6 +31,9 @@ class BlockGroupOptions(NamedTuple):
     drop_path_schedule: As above.
     drop_path_beyond_stride: As above.
     num_heads: Heads of axial attention.
+    attention: Form of the attention of blocks that are axial by their stride.
+    positions_image_size: Height and width of the images whose features the tables of relative
+      positions reach over, so that their sizes fall with the stride; 0: the same for all blocks.
     squeeze_and_excite: Whether all blocks gate their branches.
     sac_beyond_stride: Bottlenecks have switchable atrous convolutions from this output stride on
       (in the network without dilation); -1: none.
@@ -47,6 +51,8 @@ class BlockGroupOptions(NamedTuple):
   drop_path_schedule: str = 'constant'
   drop_path_beyond_stride: int = 16
   num_heads: int = 8
+  attention: AttentionOptions = AXIAL
+  positions_image_size: int = 0
   squeeze_and_excite: bool = False
   sac_beyond_stride: int = -1
   recomputed: str = 'nothing'
@@ -63,7 +69,8 @@ class BlockGroup(tf.keras.layers.Layer):
 
   def __init__(self, in_channels: int, filters: int, num_blocks: int, stride: int,
                input_stride: int, options: BlockGroupOptions, norm: NormFactory,
-               dual_path: Optional[DualPathOptions] = None, memory_channels: int = 0):
+               dual_path: Optional[DualPathOptions] = None, memory_channels: int = 0,
+               takes_images: bool = False):
     """Makes the variables.
 
     Args:
@@ -76,6 +83,7 @@ class BlockGroup(tf.keras.layers.Layer):
       norm: Makes the batch norms.
       dual_path: Sizes of the dual-path layers.
       memory_channels: Channels of the memory.
+      takes_images: Whether the input is images, which are not activated.
     """
     super().__init__()
     self.channels = 4 * filters
@@ -94,7 +102,8 @@ class BlockGroup(tf.keras.layers.Layer):
           keep_prob=keep_probability(options.drop_path_keep_prob, options.drop_path_schedule,
                                      original, options.drop_path_beyond_stride),
           squeeze_and_excite=options.squeeze_and_excite,
-          switchable_atrous=0 < options.sac_beyond_stride <= output)
+          switchable_atrous=0 < options.sac_beyond_stride <= output,
+          activates_input=index > 0 or not takes_images)
       self.blocks.append(_block(in_channels if index == 0 else self.channels, filters, options,
                                 block, norm, original, output))
       self.transformers.append(
@@ -140,8 +149,11 @@ def _block(in_channels, filters, options, block, norm, original, output):
   """The residual block whose input has stride `original`, in a stage of output stride `output`."""
   if 0 < options.axial_beyond_stride <= original:
     channels = (filters * options.attention_bottleneck_expansion, filters, 4 * filters)
+    attention = options.attention
+    if options.positions_image_size:
+      attention = attention._replace(max_distance=-(-options.positions_image_size // original) - 1)
     return BottleneckBlock(in_channels, channels, norm, block, options.num_heads,
-                           options.attention_expansion)
+                           options.attention_expansion, attention)
   if options.kind == 'resnet':
     return BottleneckBlock(in_channels, (filters, filters, 4 * filters), norm, block)
   if output < 32:

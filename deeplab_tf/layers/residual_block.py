@@ -1,7 +1,7 @@
 """Residual blocks of DeepLab2's networks: basic, bottleneck and axial bottleneck.
 
 A block takes a feature before its activation and returns one before its activation; the
-shortcut is the activated input.
+shortcut is the activated input. Only a block that takes images does not activate them.
 """
 
 from typing import NamedTuple, Optional, Sequence
@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from deeplab_tf.layers.axial_attention import AxialAttention2D
 from deeplab_tf.layers.convolution import Convolution
+from deeplab_tf.layers.local_attention import LocalAttention2D
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.position_sensitive import AXIAL, AttentionOptions
 from deeplab_tf.layers.squeeze_excite import SqueezeExcite
 from deeplab_tf.layers.stochastic_depth import drop_path
 from deeplab_tf.layers.switchable_atrous import SwitchableAtrousConvolution
@@ -26,6 +28,7 @@ class BlockOptions(NamedTuple):
     keep_prob: Probability that the branch is kept in training, in (0, 1].
     squeeze_and_excite: Whether the branch ends in a gate.
     switchable_atrous: Whether the 3x3 convolution of a bottleneck is a switchable atrous one.
+    activates_input: Whether the block activates its input, which it does unless that is an image.
   """
   stride: int = 1
   rate: int = 1
@@ -33,19 +36,21 @@ class BlockOptions(NamedTuple):
   keep_prob: float = 1.0
   squeeze_and_excite: bool = False
   switchable_atrous: bool = False
+  activates_input: bool = True
 
 
 _DEFAULT = BlockOptions()
 
 
 class _ResidualBlock(tf.keras.layers.Layer):
-  """A branch and a shortcut; is_axial: whether the branch has axial attention."""
+  """A branch and a shortcut; is_axial: whether the branch has (axial) attention."""
 
   is_axial = False
 
   def __init__(self, in_channels, channels, norm, options):
     super().__init__()
     self.stride, self.keep_prob = options.stride, options.keep_prob
+    self._activates_input = options.activates_input
     self.shortcut = None
     if in_channels != channels:
       self.shortcut = Convolution(in_channels, channels, stride=options.stride, norm=norm)
@@ -53,7 +58,8 @@ class _ResidualBlock(tf.keras.layers.Layer):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, channels[-1]]."""
-    x = tf.nn.relu(x)
+    if self._activates_input:
+      x = tf.nn.relu(x)
     branch = self._branch(x, training)
     if self.squeeze_excite is not None:
       branch = self.squeeze_excite(branch)
@@ -88,11 +94,11 @@ class BasicBlock(_ResidualBlock):
 
 
 class BottleneckBlock(_ResidualBlock):
-  """1x1 convolution, 3x3 convolution or axial attention, 1x1 convolution, and a shortcut."""
+  """1x1 convolution, 3x3 convolution or attention, 1x1 convolution, and a shortcut."""
 
   def __init__(self, in_channels: int, channels: Sequence[int], norm: NormFactory,
                options: BlockOptions = _DEFAULT, attention_heads: Optional[int] = None,
-               attention_expansion: Sequence[int] = (1, 2)):
+               attention_expansion: Sequence[int] = (1, 2), attention: AttentionOptions = AXIAL):
     """Makes the variables.
 
     Args:
@@ -101,9 +107,10 @@ class BottleneckBlock(_ResidualBlock):
         queries), and of the block.
       norm: Makes the batch norms.
       options: Strides, dilations and so on; the middle layer has the stride.
-      attention_heads: Heads of axial attention (figure A.7 of MaX-DeepLab) as the middle layer;
-        None: a 3x3 convolution.
+      attention_heads: Heads of attention (figure A.7 of MaX-DeepLab) as the middle layer; None: a
+        3x3 convolution.
       attention_expansion: Factors on channels[1] for the attention's keys and values.
+      attention: Form of the attention.
     """
     super().__init__(in_channels, channels[-1], norm, options)
     first, middle, last = channels
@@ -115,8 +122,8 @@ class BottleneckBlock(_ResidualBlock):
       self.conv2 = kind(first, middle, 3, options.stride, options.rate, norm, 'relu')
     else:
       keys, values = (round(middle * factor) for factor in attention_expansion)
-      self.attention = AxialAttention2D(first, keys, values, attention_heads, norm,
-                                        options.stride)
+      kind = LocalAttention2D if attention.kind == 'local' else AxialAttention2D
+      self.attention = kind(first, keys, values, attention_heads, norm, options.stride, attention)
       middle = values
     self.conv3 = Convolution(middle, last, norm=norm, zero_gamma=True)
 

@@ -1,10 +1,12 @@
 """trainer/convert_checkpoint.py."""
 
+import numpy as np
 import programs
 import pytest
 import shared
 import tensorflow as tf
 import tiny
+import torch_files
 
 import deeplab_tf
 
@@ -31,5 +33,10 @@ def test_wrong_use_is_one_line(tmp_path):
   line = programs.error_line(PROGRAM, config, output, f'--input={tmp_path / "other"}',
                              '--source=deeplab2')
   assert 'do not fit the model' in line and 'missing' in line
+  torch_files.save(tmp_path / 'x.pth', {'conv1.weight': np.zeros([2, 2], np.float32)})
+  line = programs.error_line(PROGRAM, output, f'--input={tmp_path / "x.pth"}',
+                             '--config_file=configs/imagenet/axial26_s.textproto',
+                             '--source=axial_deeplab')
+  assert 'missing: fc.weight' in line and 'of the wrong shape: conv1.weight: [2, 2]' in line
   assert sorted(p.name for p in tmp_path.iterdir()) == [
-      'other.data-00000-of-00001', 'other.index', 'tiny.textproto']
+      'other.data-00000-of-00001', 'other.index', 'tiny.textproto', 'x.pth']

@@ -1,0 +1,292 @@
+"""Position-sensitive self-attention (Axial-DeepLab, equations 3 and 4): what its forms share.
+
+Queries, keys and values each have a learned vector per relative position, and batch norms stand
+in place of the scaling by 1 / sqrt(channels). Each positional term and the batch norms can be
+left out, as in the comparisons of tables 1 and 6.
+"""
+
+from typing import NamedTuple, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.layers.convolution import project, split_channels
+from deeplab_tf.layers.normalization import BatchNorm, NormFactory
+from deeplab_tf.layers.shapes import Dimension, dimensions
+
+# Tables of relative positions reach from -254 to 254, as DeepLab2's. Larger ones are clipped.
+MAX_DISTANCE = 254
+# Logit of a position outside of the span.
+_MASKED = -1e9
+
+
+class AttentionOptions(NamedTuple):
+  """The form of an attention layer.
+
+  Attributes:
+    kind: In residual blocks: 'axial', along the height and then the width (equation 4), or
+      'local', over a square region (equation 3).
+    span: Positions that a query sees along an axis, itself in their middle (the paper's m): an
+      odd number; 0: all, for axial attention alone.
+    query_positions: Whether logits have the query's positional term.
+    key_positions: Whether logits have the key's positional term.
+    value_positions: Whether values have a positional term.
+    normalized: Whether projections, logits and outputs have batch norms.
+    max_distance: Largest distance with a vector of its own; larger ones share the last.
+    stride_by: How a strided layer leaves positions out: 'subsampling', of axial attention each
+      axis after its own layer; or 'average', average pooling at the end.
+  """
+  kind: str = 'axial'
+  span: int = 0
+  query_positions: bool = True
+  key_positions: bool = True
+  value_positions: bool = True
+  normalized: bool = True
+  max_distance: int = MAX_DISTANCE
+  stride_by: str = 'subsampling'
+
+
+# Over the whole axis, with everything.
+AXIAL = AttentionOptions()
+
+
+def check_span(kind: str, span: int, name: str = 'the span of attention') -> None:
+  """Checks the span of an attention layer.
+
+  Args:
+    kind: See AttentionOptions.
+    span: As above.
+    name: What errors call it.
+
+  Raises:
+    ValueError: It is negative or even, or there must be one.
+  """
+  whole_axis = kind == 'axial' and span == 0
+  if not whole_axis and (span < 1 or span % 2 == 0):
+    raise ValueError(f'{name} is {span}: {kind} attention needs an odd number, so that the query '
+                     'is in the middle' + (', or 0 for all positions' if kind == 'axial' else ''))
+
+
+class RelativePositions(tf.keras.layers.Layer):
+  """A table of vectors, one per distance between two positions of an axis.
+
+  Attributes:
+    embeddings: float32 [2 * max_distance + 1, channels].
+  """
+
+  def __init__(self, channels: int, max_distance: int = MAX_DISTANCE, stddev: float = 1.0):
+    """Makes the table.
+
+    Args:
+      channels: Of a vector.
+      max_distance: Largest distance with a vector of its own.
+      stddev: Of the initial values.
+    """
+    super().__init__()
+    self.max_distance = max_distance
+    self.embeddings = self.add_weight(
+        'embeddings', (2 * max_distance + 1, channels),
+        initializer=tf.keras.initializers.TruncatedNormal(stddev=stddev))
+
+  def fit_saved_value(self, variable: tf.Variable, value: np.ndarray) -> Optional[np.ndarray]:
+    """Fits a table of another reach: rows are cut off at both ends, or the end rows repeated.
+
+    Distance 0 stays in the middle, and larger distances than the saved table knows have the
+    vector of its largest, as clipping gives them.
+
+    Args:
+      variable: `embeddings`.
+      value: [rows, channels], from a checkpoint.
+
+    Returns:
+      An array of the variable's shape, or None if the value is no such table of these channels.
+    """
+    rows, channels = variable.shape
+    if value.ndim != 2 or value.shape[1] != channels or value.shape[0] % 2 == 0:
+      return None
+    margin = (rows - value.shape[0]) // 2
+    if margin < 0:
+      return value[-margin:margin]
+    return np.pad(value, ((margin, margin), (0, 0)), mode='edge')
+
+  def call(self, length: Dimension, flange: int = 0) -> tf.Tensor:
+    """Looks up the vectors between queries and the keys around them.
+
+    Args:
+      length: Number of queries in a row.
+      flange: Keys that there are before the first query and after the last.
+
+    Returns:
+      float32 [length, length + 2 * flange, channels]: for query l and key m the row of
+      m - flange - l.
+    """
+    reach = self.max_distance
+    if not isinstance(length, int):
+      keys = tf.range(length + 2 * flange) - flange
+      distances = keys[None] - tf.range(length)[:, None]
+      rows = tf.clip_by_value(distances, -reach, reach) + reach
+      return tf.gather(tf.convert_to_tensor(self.embeddings), rows)
+    distances = np.arange(-flange, length + flange)[None] - np.arange(length)[:, None]
+    distances = np.clip(distances, -reach, reach)
+    # The slice makes the table's gradient dense, as clipping by norm needs it.
+    used = min(length - 1 + flange, reach)
+    return tf.gather(self.embeddings[reach - used:reach + used + 1], distances + used)
+
+
+class PositionSensitiveAttention(tf.keras.layers.Layer):
+  """Projections, tables, batch norms, and the two sums over terms.
+
+  In the equations of a subclass n is a row or an image, l a query, m a key, h a head and d a
+  channel.
+
+  Attributes:
+    qkv_kernel: float32 [in_channels, 2 * key_channels + value_channels].
+    norm_qkv, norm_similarity, norm_output: BatchNorms of the projections, of each term of the
+      logits per head, and of each term of the output per head and channel; or None.
+    query_positions, key_positions, value_positions: Tables shared by all heads, or None.
+  """
+
+  def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
+               norm: NormFactory, options: AttentionOptions = AXIAL):
+    """Makes the variables.
+
+    Args:
+      in_channels: Channels of the input.
+      key_channels: Channels of queries and of keys, over all heads.
+      value_channels: Channels of values and of the output, over all heads.
+      num_heads: Number of heads.
+      norm: Makes the batch norms.
+      options: The form.
+
+    Raises:
+      ValueError: The channels do not divide into the heads, or the span is even.
+    """
+    super().__init__()
+    check_span(options.kind, options.span)
+    if key_channels % num_heads or value_channels % num_heads:
+      raise ValueError(f'{options.kind} attention: {key_channels} key and {value_channels} value '
+                       f'channels do not divide into {num_heads} heads; change the width '
+                       'multiplier')
+    self.num_heads, self.options = num_heads, options
+    self.sizes = [key_channels, key_channels, value_channels]
+    self.qkv_kernel = self.add_weight(
+        'qkv_kernel', (in_channels, sum(self.sizes)),
+        initializer=tf.keras.initializers.TruncatedNormal(stddev=in_channels**-0.5))
+    keys, values = key_channels // num_heads, value_channels // num_heads
+    self.norm_qkv = self.norm_similarity = self.norm_output = None
+    if options.normalized:
+      self.norm_qkv = norm(sum(self.sizes))
+      self.norm_similarity = norm((1 + options.query_positions + options.key_positions, num_heads))
+      self.norm_output = norm((1 + options.value_positions, num_heads, values))
+    self.query_positions = self._table(keys) if options.query_positions else None
+    self.key_positions = self._table(keys) if options.key_positions else None
+    self.value_positions = self._table(values) if options.value_positions else None
+
+  def _stddev(self, channels: int) -> float:
+    """Of tables of positions; without batch norms, their terms must not drown the others."""
+    return 1.0 if self.options.normalized else channels**-0.5
+
+  def _project(self, x, training):
+    """Queries, keys and values: [..., heads * channels] each."""
+    qkv = project(x, self.qkv_kernel)
+    if self.norm_qkv is not None:
+      qkv = self.norm_qkv(qkv, training=training)
+    return split_channels(qkv, self.sizes)
+
+  def _weights(self, query, key, places, mask, training):
+    """Attention weights [n, heads, l, m].
+
+    Args:
+      query: [n, l, heads, channels].
+      key: As the equations say.
+      places: Arguments of the tables of positions.
+      mask: bool [n or 1, 1, l, m], which keys a query sees; None: all.
+      training: Whether the batch norm uses the batch's statistics.
+    """
+    factors = [(self.CONTENT, query, key)]
+    if self.query_positions is not None:
+      positions = tf.cast(self.query_positions(*places), query.dtype)
+      factors.append((self.QUERY_POSITION, query, positions))
+    if self.key_positions is not None:
+      positions = tf.cast(self.key_positions(*places), key.dtype)
+      factors.append((self.KEY_POSITION, key, positions))
+    if self.norm_similarity is not None and not training:
+      # A scale per head is cheaper on queries and keys than on the logits, and an offset per head
+      # changes no softmax.
+      scales, _ = self.norm_similarity.affine(None, None, False)
+      factors = [(equation, first * tf.cast(scales[i], first.dtype)[:, None], second)
+                 for i, (equation, first, second) in enumerate(factors)]
+    terms = [_product(*factor, 'nhlm') for factor in factors]
+    if self.norm_similarity is not None and training:
+      logits = normalized_sum(terms, self.norm_similarity, [0, 2, 3], training, mask)
+    else:
+      logits = tf.add_n([tf.cast(t, tf.float32) for t in terms])
+    if mask is not None:
+      logits += tf.where(mask, 0.0, _MASKED)
+    return tf.cast(tf.nn.softmax(logits), query.dtype)
+
+  def _retrieved(self, weights, value, places):
+    """The terms of the output, [n, l, heads, channels] each."""
+    terms = [_product(self.VALUE, weights, value, 'nlhd')]
+    if self.value_positions is not None:
+      positions = tf.cast(self.value_positions(*places), value.dtype)
+      terms.append(_product(self.VALUE_POSITION, weights, positions, 'nlhd'))
+    return terms
+
+  def _sum_of_outputs(self, terms, training):
+    """Sums [n, l, heads, channels] terms of all queries, each normalised on its own."""
+    if self.norm_output is None:
+      return tf.add_n(terms)
+    return tf.cast(normalized_sum(terms, self.norm_output, [0, 1], training), terms[0].dtype)
+
+
+def _product(equation: str, first: tf.Tensor, second: tf.Tensor, order: str) -> tf.Tensor:
+  """An einsum, its axes brought into an order: a transposition is faster than einsum's own."""
+  axes = equation.split('->')[1]
+  product = tf.einsum(equation, first, second)
+  return product if axes == order else tf.transpose(product, [axes.index(a) for a in order])
+
+
+def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequence[int],
+                   training: bool, mask: Optional[tf.Tensor] = None) -> tf.Tensor:
+  """Sums terms that are normalised on their own, without stacking them.
+
+  Args:
+    terms: Tensors of one shape.
+    norm: Its parameters have the terms as first axis, then the axes that are not reduced.
+    reduced: Axes that statistics are taken over.
+    training: Whether to use the terms' own statistics.
+    mask: Of terms [n, heads, l, m] whose statistics are per head: bool [n or 1, 1, l, m], the
+      values that statistics are of; None: all.
+
+  Returns:
+    float32, of the terms' shape.
+  """
+  terms = [tf.cast(t, tf.float32) for t in terms]
+  mean = variance = None
+  if training:
+    moments = [tf.nn.moments(t, reduced) if mask is None else _masked_moments(t, mask)
+               for t in terms]
+    mean = tf.stack([m for m, _ in moments])
+    variance = tf.stack([v for _, v in moments])
+  scale, offset = norm.affine(mean, variance, training)
+  shape = [1 if i in reduced else n for i, n in enumerate(terms[0].shape.as_list())]
+  total = tf.reshape(tf.reduce_sum(offset, 0), shape)
+  for i, term in enumerate(terms):
+    total = total + term * tf.reshape(scale[i], shape)
+  return total
+
+
+def _masked_moments(x, mask):
+  """Mean and variance [heads] over the values of [n, heads, l, m] that a mask marks.
+
+  Products with the mask as a vector take a fraction of the time of products element by element.
+  """
+  rows, heads, length, keys = dimensions(x)
+  x = tf.reshape(x, [rows, heads, length * keys])
+  weights = tf.reshape(tf.cast(mask, tf.float32), [-1, length * keys, 1])
+  copies = tf.cast(tf.shape(x)[0] // tf.shape(weights)[0], tf.float32)
+  count = tf.reduce_sum(weights) * copies
+  mean = tf.reduce_sum(tf.matmul(x, weights), 0) / count
+  variance = tf.reduce_sum(tf.matmul(tf.math.squared_difference(x, mean), weights), 0) / count
+  return mean[:, 0], variance[:, 0]

@@ -1,0 +1,129 @@
+"""Files of PyTorch are read without it, and never run what their pickles ask for."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch_files
+
+from deeplab_tf.checkpoints import torch_reader
+
+WEIGHTS = {
+    'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4),
+    'a.half': np.array([1.5, -2], np.float16),
+    'a.num_batches_tracked': np.array(3, np.int64),
+}
+
+
+@pytest.mark.parametrize('under', ['', 'state_dict'])
+def test_a_state_dict_is_read(tmp_path, under):
+  torch_files.save(tmp_path / 'x.pth', WEIGHTS, under)
+  found = torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+  assert set(found) == set(WEIGHTS)
+  for name, value in WEIGHTS.items():
+    assert found[name].dtype == value.dtype
+    np.testing.assert_array_equal(found[name], value)
+
+
+def test_views_of_one_storage_are_read(tmp_path):
+  storage = np.arange(20, dtype=np.float32)
+  code = torch_files.dictionary({
+      'transposed': torch_files.tensor('0', storage, [4, 3], [1, 4], 2),
+      'empty': torch_files.tensor('0', storage, [0, 3], [3, 1])})
+  torch_files.write(tmp_path / 'x.pth', code, {'0': storage})
+  found = torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+  np.testing.assert_array_equal(found['transposed'], storage[2:14].reshape(3, 4).T)
+  assert found['empty'].shape == (0, 3)
+
+
+class _Hostile:
+
+  def __init__(self, function, *arguments):
+    self._call = function, arguments
+
+  def __reduce__(self):
+    return self._call
+
+
+HOSTILE = {
+    'system': pickle.dumps(_Hostile(os.system, 'touch hacked'), 2)[2:-1],
+    'eval': pickle.dumps(_Hostile(eval, 'open("hacked", "w")'), 2)[2:-1],
+    'getattr': pickle.dumps(_Hostile(getattr, 'x', 'upper'), 2)[2:-1],
+    'dotted': b'ccollections\nOrderedDict.fromkeys\n(lt\x52',
+    'submodule': b'ctorch._utils\nos\n',
+    'other_function': b'ctorch._utils\n_rebuild_sparse_tensor\n)R',
+    'endless': b'I1\n' * 3 + b'Q',
+    'unfinished': b'(X\xff\xff\xff\xff',
+    'no_dictionary': b'I5\n',
+    'much_memory': b'I5\nr\xff\xff\xff\x7f',
+    'later_protocol': b'\x80\x05\x8d\xff\xff\xff\xff\xff\xff\xff\x7f',
+    'number_as_weight': torch_files.dictionary({'x': b'I5\n'}),
+    'dictionary_with_own_items': torch_files.dictionary({'x': b'I5\n'})
+                                 + b'}X\x05\x00\x00\x00itemsI1\nsb',
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_a_hostile_pickle_is_refused_and_not_run(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  torch_files.write(tmp_path / 'x.pth', HOSTILE[name], {})
+  with pytest.raises(ValueError, match='x.pth: (cannot be read|holds no state dict)') as error:
+    torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+  assert '\n' not in str(error.value)
+  assert os.listdir(tmp_path) == ['x.pth']
+
+
+@pytest.mark.parametrize('shape,stride,offset', [
+    ([3, 5], [5, 1], 0), ([3], [100], 0), ([3], [1], 10), ([2], [-1], 3), ([1 << 30], [0], 0),
+    ([2, 2], [1], 0)])
+def test_a_tensor_beyond_its_storage_is_refused(tmp_path, shape, stride, offset):
+  storage = np.arange(12, dtype=np.float32)
+  code = torch_files.dictionary({'x': torch_files.tensor('0', storage, shape, stride, offset)})
+  torch_files.write(tmp_path / 'x.pth', code, {'0': storage})
+  with pytest.raises(ValueError, match='a tensor (larger|of unknown)'):
+    torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+def test_storages_that_are_missing_short_or_compressed_are_refused(tmp_path):
+  path, value = tmp_path / 'x.pth', np.zeros(100, np.float32)
+  code = torch_files.dictionary({'x': torch_files.tensor('0', value)})
+  torch_files.write(path, code, {})
+  with pytest.raises(ValueError, match='cannot be read as a PyTorch file'):
+    torch_reader.read_torch_weights(str(path))
+  torch_files.write(path, code, {'0': value[:50]})
+  with pytest.raises(ValueError, match='data/0 is not 100 values of float32'):
+    torch_reader.read_torch_weights(str(path))
+  torch_files.write(path, code, {'0': value}, zipfile.ZIP_DEFLATED)
+  with pytest.raises(ValueError, match='data/0 is not 100 values'):
+    torch_reader.read_torch_weights(str(path))
+
+
+def test_what_is_no_such_file_is_refused(tmp_path):
+  with pytest.raises(FileNotFoundError, match='no such file'):
+    torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+  with pytest.raises(FileNotFoundError, match='no such file'):
+    torch_reader.read_torch_weights(str(tmp_path))
+  (tmp_path / 'old.pth').write_bytes(pickle.dumps({}))
+  with pytest.raises(ValueError, match='old.pth: is no archive of PyTorch 1.6'):
+    torch_reader.read_torch_weights(str(tmp_path / 'old.pth'))
+  with zipfile.ZipFile(tmp_path / 'other.zip', 'w') as archive:
+    archive.writestr('x', 'y')
+  with pytest.raises(ValueError, match='0 files data.pkl'):
+    torch_reader.read_torch_weights(str(tmp_path / 'other.zip'))
+
+
+def test_damage_anywhere_is_one_error(tmp_path):
+  path = tmp_path / 'x.pth'
+  torch_files.save(path, WEIGHTS)
+  data, rng = path.read_bytes(), np.random.default_rng(0)
+  for _ in range(150):
+    place = rng.integers(len(data))
+    damaged = data[:place] if rng.random() < 0.3 else (
+        data[:place] + bytes([rng.integers(256)]) + data[place + 1:])
+    path.write_bytes(damaged)
+    try:
+      torch_reader.read_torch_weights(str(path))
+    except ValueError as error:
+      assert str(path) in str(error)
