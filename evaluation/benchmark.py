@@ -20,7 +20,7 @@ from deeplab_tf import arguments, cli
 _NOTES = """\
 what:
   inference       uint8 image to panoptic map, as exported, with random weights; the class
-                  predictions are replaced by ones of which some are confident
+                  (or centre) predictions are replaced by ones of which some are confident
   train_step      forward, losses, matching, backward and update, as the trainer does them
   postprocess     the read-out alone
   matching        128 queries and 100 annotated masks, by both solvers; needs no size
@@ -174,6 +174,7 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
   import numpy as np
   import tensorflow as tf
 
+  from deeplab_tf import models
   from deeplab_tf.data import catalog
   from deeplab_tf.export import serving_module
   images = np.random.default_rng(0).integers(0, 256, (args.batch_size, *args.input_size, 3),
@@ -182,15 +183,18 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
   dataset_info = catalog.from_config(config)
   model = serving_module.build_network(config, dataset_info)
   built = time.perf_counter()
-  network = model
+  network = models.inference_network(config, model)
   if args.jit_compile:
-    network = tf.function(lambda x: model(x, training=False), jit_compile=True, autograph=False)
+    network = tf.function(network, jit_compile=True, autograph=False)
 
   def confident(inputs):
     outputs = network(inputs)
     if 'class_logits' in outputs:
       shape = outputs['class_logits'].shape[1:]
       outputs = {**outputs, 'class_logits': outputs['class_logits'] + _confidence(*shape)}
+    if 'center_heatmap' in outputs:
+      size = outputs['center_heatmap'].shape[1:3]
+      outputs = {**outputs, 'center_heatmap': _centers(args.batch_size, size)}
     return outputs
 
   module = serving_module.build(config, dataset_info, model, confident)
@@ -230,17 +234,10 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf.data import catalog
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
-  if architecture.TARGETS != 'mask':
-    raise cli.UsageError('--what=postprocess measures mask models; this config has '
-                         f'{config.model_options.WhichOneof("meta_architecture")}')
-  options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
-  queries, classes = options.num_queries, len(dataset_info.class_ids) + 1
-  height, width = args.input_size
+  make = {'mask': _mask_outputs, 'center': _center_outputs}[architecture.TARGETS]
   tf.random.set_seed(0)
-  # Blobs, not noise: maps have regions.
-  coarse = tf.random.normal([args.batch_size, 12, 12, queries], stddev=8.0)
-  inputs = {'mask_logits': tf.image.resize(coarse, [-(-height // 4), -(-width // 4)]),
-            'class_logits': tf.tile(_confidence(queries, classes)[None], [args.batch_size, 1, 1])}
+  height, width = args.input_size
+  inputs = make(config, dataset_info, args.batch_size, (-(-height // 4), -(-width // 4)))
   start = time.perf_counter()
   postprocess = architecture.build_postprocessor(config, dataset_info)
   function = tf.function(lambda outputs: postprocess(outputs, (height, width)), autograph=False)
@@ -326,6 +323,37 @@ def _confidence(queries: int, outputs: int):
   logits[np.arange(kept), np.arange(kept) % (outputs - 1)] = 30
   logits[kept:, -1] = 30
   return logits
+
+
+def _mask_outputs(config, dataset_info, batch: int, size):
+  """Raw outputs of a mask model."""
+  import tensorflow as tf
+  options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
+  queries, classes = options.num_queries, len(dataset_info.class_ids) + 1
+  return {'mask_logits': _blobs(batch, size, queries),
+          'class_logits': tf.tile(_confidence(queries, classes)[None], [batch, 1, 1])}
+
+
+def _center_outputs(config, dataset_info, batch: int, size):
+  """Raw outputs of a centre model, with some centres."""
+  del config
+  return {'semantic_logits': _blobs(batch, size, dataset_info.num_classes),
+          'center_heatmap': _centers(batch, size), 'center_offsets': _blobs(batch, size, 2)}
+
+
+def _centers(batch: int, size):
+  """A heat map with a few centres."""
+  import numpy as np
+  heatmap = np.zeros((batch, *size, 1), np.float32)
+  places = np.random.default_rng(0).integers(0, size, (_SEGMENTS, 2))
+  heatmap[:, places[:, 0], places[:, 1]] = 0.9
+  return heatmap
+
+
+def _blobs(batch: int, size, channels: int):
+  """Maps with regions instead of noise."""
+  import tensorflow as tf
+  return tf.image.resize(tf.random.normal([batch, 12, 12, channels], stddev=8.0), size)
 
 
 def _made_up_batch(config, dataset_info, kind: str, args):

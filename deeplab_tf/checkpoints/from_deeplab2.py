@@ -25,7 +25,11 @@ _PARTS = (
     (r'^mask_head/norm_masks/', 'pixel_space_mask_batch_norm/'),
     (r'^semantic_head/last/', 'semantic_last_layer/'),
     (r'^semantic_head/block/', 'semantic_head_without_last_layer/_conv1_bn_act/'),
-    (r'^semantic_decoder/', 'semantic_decoder/'),
+    (r'^(semantic|instance)_decoder/', r'\1_decoder/'),
+    (r'^center_head/last/', 'instance_center_head_last_layer/'),
+    (r'^center_head/block/', 'instance_center_head_without_last_layer/_conv1_bn_act/'),
+    (r'^offset_head/last/', 'instance_regression_head_last_layer/'),
+    (r'^offset_head/block/', 'instance_regression_head_without_last_layer/_conv1_bn_act/'),
     (r'^backbone/stem/', 'encoder/_stem/'),
     (r'^backbone/first_stage/', 'encoder/_stage1/'),
     (r'^backbone/stages/(\d+)/', lambda m: f'encoder/_stage{int(m[1]) + 2}/'),
@@ -63,7 +67,7 @@ _ATTRIBUTES = (
     (r'(^|/)depthwise/', r'\1_depthwise/'),
     (r'(^|/)pointwise/', r'\1_pointwise/'),
     (r'(^|/)norm/', r'\1_batch_norm/'),
-    (r'(?<!final_conv)(?<!semantic_last_layer)(?<!_conv)(^|/)(kernel|bias)$', r'\1_conv/\2'),
+    (r'(?<!final_conv)(?<!_last_layer)(?<!_conv)(^|/)(kernel|bias)$', r'\1_conv/\2'),
 )
 
 # Other spellings of the same weight: by the options of a layer, or by a second edge of the graph.

@@ -162,10 +162,7 @@ def build(config, dataset_info, model: tf.keras.Model,
     model: Its network, from `build_network`.
     network: What is called in the model's place; default: the model at inference.
   """
-  if network is None:
-    def network(images):
-      return model(images, training=False)
-
+  network = network or models.inference_network(config, model)
   postprocess = models.architecture(config).build_postprocessor(config, dataset_info)
   return ServingModule(network, model.variables, postprocess,
                        _recipe(config.eval_dataset_options))

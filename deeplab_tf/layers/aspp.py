@@ -1,6 +1,7 @@
 """Atrous spatial pyramid pooling."""
 
-from typing import Optional, Sequence
+import contextlib
+from typing import Iterator, Optional, Sequence
 
 import tensorflow as tf
 
@@ -8,7 +9,7 @@ from deeplab_tf.layers import randomness
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
-from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.layers.shapes import dimensions, scaled_size
 
 _DROPOUT = 0.1
 
@@ -67,3 +68,22 @@ class ASPP(tf.keras.layers.Layer):
     if window == (height, width):
       return tf.reduce_mean(x, [1, 2], keepdims=True)
     return tf.nn.avg_pool2d(x, window, 1, 'VALID')
+
+
+@contextlib.contextmanager
+def scaled_pooling(model: tf.Module, scale: float) -> Iterator[None]:
+  """Scales the pooling windows of a model's ASPP layers while it is called.
+
+  Args:
+    model: With any number of ASPP layers.
+    scale: Of its input, relative to the size that the windows are for.
+  """
+  layers = [m for m in model.submodules if isinstance(m, ASPP) and m.pool_size is not None]
+  before = [layer.pool_size for layer in layers]
+  try:
+    for layer, size in zip(layers, before):
+      layer.pool_size = tuple(scaled_size(n, scale) for n in size)
+    yield
+  finally:
+    for layer, size in zip(layers, before):
+      layer.pool_size = size

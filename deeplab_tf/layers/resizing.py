@@ -50,3 +50,27 @@ def resize_bilinear(x: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
 
 def _differ(a: Dimension, b: Dimension) -> bool:
   return not (isinstance(a, int) and isinstance(b, int) and a == b)
+
+
+def resize_offsets(offsets: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
+  """Resizes a map of vectors and their lengths with it.
+
+  Args:
+    offsets: [batch, height, width, 2], (y, x) in pixels of this map.
+    size: Height and width of the result.
+
+  Returns:
+    [batch, *size, 2], in pixels of the result: a step of one pixel becomes one of
+    (size - 1) / (source - 1).
+  """
+  _, height, width, _ = dimensions(offsets)
+  if not _differ(height, size[0]) and not _differ(width, size[1]):
+    return offsets
+  # Apart, since maps of one channel are resized faster than maps of two.
+  parts = [resize_bilinear(offsets[..., i:i + 1] * _step(source, target, offsets.dtype), size)
+           for i, (source, target) in enumerate(zip((height, width), size))]
+  return tf.concat(parts, axis=-1)
+
+
+def _step(source: Dimension, target: Dimension, dtype: tf.DType) -> tf.Tensor:
+  return tf.math.divide_no_nan(tf.cast(target - 1, dtype), tf.cast(source - 1, dtype))

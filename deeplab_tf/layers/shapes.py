@@ -14,3 +14,10 @@ def dimensions(x: tf.Tensor) -> list[Dimension]:
     return static
   dynamic = tf.shape(x)
   return [dynamic[i] if n is None else n for i, n in enumerate(static)]
+
+
+def scaled_size(size: Dimension, scale: float) -> Dimension:
+  """Returns the height or width of a map that is scaled with aligned corners, as DeepLab2's."""
+  if isinstance(size, int):
+    return int((size - 1) * scale + 1)
+  return tf.cast(tf.cast(size - 1, tf.float32) * scale + 1, tf.int32)

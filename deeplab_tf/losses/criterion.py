@@ -1,8 +1,19 @@
-"""What a criterion returns, and the finite-flags in it."""
+"""What a criterion is told of its terms, what it returns, and the finite-flags in that."""
 
 from typing import NamedTuple
 
 import tensorflow as tf
+
+
+class LossTerm(NamedTuple):
+  """One term of the total.
+
+  Attributes:
+    weight: Factor of the term, at least 0; 0 leaves the term out.
+    top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
+  """
+  weight: float = 1.0
+  top_k_percent: float = 1.0
 
 
 class CriterionResult(NamedTuple):

@@ -11,21 +11,10 @@ import tensorflow as tf
 
 from deeplab_tf import matching as matchers
 from deeplab_tf.losses import criterion, instance_discrimination, mask_id, pq_style, semantic
+from deeplab_tf.losses.criterion import LossTerm
 from deeplab_tf.losses.pixel_loss import subsample
 from deeplab_tf.matching import cost
 from deeplab_tf.structures import MaskTargets
-
-
-class LossTerm(NamedTuple):
-  """One term of the total.
-
-  Attributes:
-    weight: Factor of the term, at least 0; 0 leaves the term out.
-    top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
-  """
-  weight: float = 1.0
-  top_k_percent: float = 1.0
-
 
 _DEFAULT_TERM = LossTerm()
 _DEFAULT_MASK_ID_TERM = LossTerm(0.3)

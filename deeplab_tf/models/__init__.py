@@ -25,6 +25,8 @@ from typing import Callable
 
 from deeplab_tf import modules
 from deeplab_tf.layers.normalization import BatchNorm
+from deeplab_tf.losses.criterion import LossTerm
+from deeplab_tf.postprocessing.averaged_passes import AveragedPasses
 
 
 def architecture(config) -> types.ModuleType:
@@ -52,3 +54,23 @@ def norm_factory(options) -> Callable[..., BatchNorm]:
                            epsilon=options.batchnorm_epsilon,
                            synchronized=options.use_sync_batchnorm,
                            frozen=options.freeze_batchnorm_statistics)
+
+
+def loss_term(config, name: str) -> LossTerm:
+  """Returns a term of the criterion, by its field in LossOptions; of weight 0 if it is not set."""
+  losses = config.trainer_options.loss_options
+  fields = getattr(losses, name)
+  return LossTerm(fields.weight if losses.HasField(name) else 0.0, fields.top_k_percent)
+
+
+def inference_network(config, model) -> Callable:
+  """Returns the function from normalised images to raw outputs at inference.
+
+  Where evaluator_options ask for scales or mirrored images, it averages over them; see
+  AveragedPasses.
+  """
+  options = config.evaluator_options
+  scales = tuple(options.eval_scales) or (1.0,)
+  if scales != (1.0,) or options.add_flipped_images:
+    return AveragedPasses(model, scales, options.add_flipped_images)
+  return functools.partial(model, training=False)

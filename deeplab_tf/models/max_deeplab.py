@@ -4,6 +4,7 @@ The network of figures 3 and A.9. What differs from the paper is what its releas
 lines say where.
 """
 
+import functools
 from typing import Optional
 
 import tensorflow as tf
@@ -19,7 +20,7 @@ from deeplab_tf.layers.block_group import BlockGroup
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.hourglass import Hourglass
 from deeplab_tf.layers.shapes import dimensions
-from deeplab_tf.losses.max_deeplab import LossTerm, MaXDeepLabCriterion
+from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import mask_transformer
@@ -215,11 +216,7 @@ def build_criterion(config, dataset_info):
   """Returns the loss of the network's outputs; see losses.max_deeplab."""
   losses = config.trainer_options.loss_options
   options = config.model_options.max_deeplab
-
-  def term(name):
-    fields = getattr(losses, name)
-    return LossTerm(fields.weight if losses.HasField(name) else 0.0, fields.top_k_percent)
-
+  term = functools.partial(models.loss_term, config)
   return MaXDeepLabCriterion(
       ignore_label=dataset_info.ignore_label,
       pq_style_weight=term('pq_style_loss').weight,

@@ -8,7 +8,7 @@ from deeplab_tf.layers.aspp import ASPP
 from deeplab_tf.layers.convolution import Convolution, convolution_block
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
-from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.layers.shapes import dimensions, scaled_size
 
 
 class DecoderOptions(NamedTuple):
@@ -85,7 +85,7 @@ def pool_size(crop_size: Sequence[int], output_stride: int) -> Optional[tuple[in
   """Returns the size of a crop's feature, DeepLab2's window of image pooling."""
   if len(crop_size) != 2:
     return None
-  height, width = (int((n - 1) / output_stride + 1) for n in crop_size)
+  height, width = (scaled_size(n, 1 / output_stride) for n in crop_size)
   return height, width
 
 

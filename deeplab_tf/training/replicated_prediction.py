@@ -9,18 +9,21 @@ from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.structures import PanopticPrediction
 from deeplab_tf.training import distribution
 
+# Of a score's counts, in one exchange between workers.
+_BYTES_AT_ONCE = 2**20
+
 
 class ReplicatedPrediction:
   """The network and its read-out over a strategy; see `__call__`."""
 
-  def __init__(self, strategy: tf.distribute.Strategy, model: tf.keras.Model,
+  def __init__(self, strategy: tf.distribute.Strategy, network: Callable,
                postprocess: Callable, batch_size: int, *, static: bool = False,
                use_tf_function: bool = True, jit_compile: bool = False):
     """Initialises the function.
 
     Args:
       strategy: Under whose scope the model was made.
-      model: The network.
+      network: Images to raw outputs; see models.inference_network.
       postprocess: (outputs, output_size) -> a prediction of batched tensors.
       batch_size: The largest batch.
       static: Batches are filled up to batch_size, so that all shapes are known.
@@ -28,7 +31,7 @@ class ReplicatedPrediction:
       jit_compile: Compiles with XLA; needs `static` and a read-out of static shapes.
     """
     self._strategy = strategy
-    self._model = model
+    self._network = network
     self._postprocess = postprocess
     self._replicas = distribution.local_replicas(strategy)
     # Images of a replica; None: any number.
@@ -63,7 +66,7 @@ class ReplicatedPrediction:
 
   def _make_step(self, shape):
     def predict(images):
-      outputs = self._model(images, training=False)
+      outputs = self._network(images)
       return self._postprocess(outputs, tuple(shape[:2]))
 
     # What each replica does alone, so that it can be compiled wherever there are several.
@@ -94,11 +97,14 @@ def merge_over_workers(strategy: tf.distribute.Strategy, metric: Accumulator) ->
   sizes[cluster.index] = divmod(len(own), 2**20)
   sizes = sum_over_workers(strategy, tf.constant(sizes)).numpy().astype(np.int64)
   sizes = sizes[:, 0] * 2**20 + sizes[:, 1]
-  rows = np.zeros((count, sizes.max()), np.float32)
-  rows[cluster.index, :len(own)] = own
-  rows = sum_over_workers(strategy, tf.constant(rows)).numpy().astype(np.uint8)
+  parts, at_once = [], min(sizes.max(), _BYTES_AT_ONCE)
+  for start in range(0, sizes.max(), at_once):
+    part = own[start:start + at_once]
+    rows = np.zeros((count, at_once), np.float32)
+    rows[cluster.index, :len(part)] = part
+    parts.append(sum_over_workers(strategy, tf.constant(rows)).numpy().astype(np.uint8))
   metric.reset()
-  for row, size in zip(rows, sizes):
+  for row, size in zip(np.concatenate(parts, axis=1), sizes):
     metric.merge_bytes(row[:size].tobytes())
 
 

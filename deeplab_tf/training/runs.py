@@ -258,7 +258,7 @@ class Run:
         batch_size=config.train_dataset_options.batch_size,
         summary_steps=self._options.save_summaries_steps, quiet=not self._cluster.is_chief)
     self._pictures = None
-    if self._mode == 'train' and self._architecture.TARGETS == 'mask' and self._cluster.is_chief:
+    if self._mode == 'train' and self._architecture.TARGETS != 'class' and self._cluster.is_chief:
       count = min(config.evaluator_options.num_vis_samples, config.train_dataset_options.batch_size)
       prediction = self._build_prediction(count, self._architecture.build_postprocessor)
       self._pictures = BatchPictures(prediction, self._dataset_info, writer, count)
@@ -316,7 +316,7 @@ class Run:
   def _build_prediction(self, batch_size: int, build_read_out: Callable) -> ReplicatedPrediction:
     compiled = self._options.jit_compile or distribution.is_tpu(self._strategy)
     return ReplicatedPrediction(
-        self._strategy, self.model,
+        self._strategy, models.inference_network(self._config, self.model),
         build_read_out(self._config, self._dataset_info, compiled),
         batch_size, static=compiled, jit_compile=compiled,
         use_tf_function=self._config.evaluator_options.use_tf_function)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf import config as config_lib
+from deeplab_tf import models
 
 # Folders below the model directory, one curve each in TensorBoard.
 TRAIN = 'train'
@@ -26,17 +26,29 @@ _HARDWARE = {
         'Memory in GB': ['memory/'],
     },
 }
+_LOSSES_AND_QUALITY = {
+    'Total loss': ['losses/total$'],
+    'Weighted loss terms': ['losses/(?!total$)'],
+    'PQ: all, things, stuff': ['(All|Things|Stuff)/pq$'],
+    'SQ and RQ of all classes': ['All/(sq|rq)$'],
+}
 LAYOUT = {
     'Overview': {
-        'Total loss': ['losses/total$'],
-        'Weighted loss terms': ['losses/(?!total$)'],
-        'PQ: all, things, stuff': ['(All|Things|Stuff)/pq$'],
-        'SQ and RQ of all classes': ['All/(sq|rq)$'],
+        **_LOSSES_AND_QUALITY,
         'Matched class confidence (fig. 4b)': ['statistics/matched_class_confidence$'],
         'Matched mask dice (fig. 4c)': ['statistics/matched_mask_dice$'],
         'Instance discrimination accuracy (fig. 4d)':
             ['statistics/instance_discrimination_accuracy$'],
         'Mask-ID accuracy (fig. 4e)': ['statistics/mask_id_accuracy$'],
+    },
+    **_HARDWARE,
+}
+# Of centre models.
+CENTER_LAYOUT = {
+    'Overview': {
+        **_LOSSES_AND_QUALITY,
+        'Semantic accuracy of training batches': ['statistics/semantic_accuracy$'],
+        'Error of the offsets in pixels': ['statistics/offset_error$'],
     },
     **_HARDWARE,
 }
@@ -146,9 +158,9 @@ def write_experiment(model_dir: str, config, step: int) -> None:
     step: The steps that are done.
   """
   # Four blanks before each line make a block of code.
-  classifies = config_lib.classifies_images(config)
-  layout = CLASSIFICATION_LAYOUT if classifies else LAYOUT
-  scores = CLASSIFICATION_SCORES if classifies else SCORES
+  targets = models.architecture(config).TARGETS
+  layout = {'mask': LAYOUT, 'center': CENTER_LAYOUT, 'class': CLASSIFICATION_LAYOUT}[targets]
+  scores = CLASSIFICATION_SCORES if targets == 'class' else SCORES
   text = '\n'.join('    ' + line for line in text_format.MessageToString(config).splitlines())
   writer = tf.summary.create_file_writer(str(model_dir))
   with writer.as_default(step), tf.summary.record_if(True):
@@ -204,7 +216,7 @@ def _row(model_dir: str, values: Mapping[str, Union[float, int, str]],
 
 
 def _layout(sections: Mapping[str, Mapping[str, list]]):
-  """Returns a summary of LAYOUT or of CLASSIFICATION_LAYOUT."""
+  """Returns a summary of one of the layouts above."""
   from tensorboard.plugins.custom_scalar import layout_pb2
   from tensorboard.plugins.custom_scalar import summary as custom_scalar
   layout = layout_pb2.Layout()

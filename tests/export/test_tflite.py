@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+import tiny_centers
 
 import deeplab_tf
 from deeplab_tf.data import catalog
@@ -42,3 +43,20 @@ def test_without_a_crop_size_there_is_no_fixed_input(tmp_path):
   with pytest.raises(ValueError, match='crop_size is not set: a tflite file has one input size'):
     tflite.export_tflite(module, config, info, tmp_path / 'lite')
   assert not (tmp_path / 'lite').exists()
+
+
+def test_a_centre_model_needs_no_extra_operations_either(tmp_path):
+  config = deeplab_tf.load_config(tiny_centers.write_config(tmp_path))
+  info = catalog.from_config(config)
+  tf.keras.utils.set_random_seed(1)
+  module = serving_module.build(config, info, serving_module.build_network(config, info))
+  tflite.export_tflite(module, config, info, tmp_path / 'lite')
+  content = (tmp_path / 'lite' / 'model.tflite').read_bytes()
+  assert b'Flex' not in content
+  run = tf.lite.Interpreter(model_content=content).get_signature_runner()
+  coarse = np.random.default_rng(0).uniform(0, 255, (1, 5, 6, 3))
+  images = tf.cast(tf.image.resize(coarse, tiny_centers.CROP), tf.uint8).numpy()
+  actual, expected = run(images=images), module.predict(images)
+  assert (actual['segment_ids'] >= 0).sum() >= 2, 'the test needs segments'
+  assert np.mean(actual['panoptic_map'] != expected['panoptic_map'].numpy()) < 1e-2
+  assert actual['segment_scores'].shape == expected['segment_scores'].shape

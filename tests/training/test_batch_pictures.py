@@ -24,6 +24,19 @@ def test_the_label_map_of_targets_has_the_segments_of_the_annotation():
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
+def test_the_label_map_of_centre_targets_has_the_segments_of_the_annotation():
+  info = catalog.built_in('shapes')
+  for index in range(10):
+    label = shapes.generate('train', index)[1]
+    made = targets_lib.center_targets(tf.constant(label), info, sigma=8.0)
+    actual = label_map(tf.nest.map_structure(lambda x: x.numpy(), made), info)
+    void = (label == 0) | np.asarray(targets_lib.is_crowd(tf.constant(label), info))
+    np.testing.assert_array_equal(actual == info.void_label, void)
+    np.testing.assert_array_equal((actual // 256)[~void], (label // 256)[~void])
+    pairs = set(zip(label[~void], actual[~void]))
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
 def test_the_first_images_of_a_batch_become_pictures(tmp_path):
   info = catalog.built_in('shapes')
   images, labels = zip(*(shapes.generate('train', index) for index in range(3)))

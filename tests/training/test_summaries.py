@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import step_outputs
 import tensorflow as tf
+import tiny_centers
 import tiny_runs
 from tensorboard import context
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
@@ -83,6 +84,16 @@ def test_custom_scalars_have_their_charts_whatever_was_resumed(config, tmp_path)
   for title, charts in summaries.LAYOUT.items():
     assert {c['title']: c['multiline']['tag'] for c in sections[title]} == charts
     assert len(charts) <= 12  # More are on a page of their own.
+
+
+def test_centre_models_have_charts_of_their_own(tmp_path):
+  config = config_lib.load_config(tiny_centers.write_config(tmp_path))
+  summaries.write_experiment(str(tmp_path / 'run'), config, 0)
+  charts = {chart['title']: chart['multiline']['tag']
+            for section in _layout(tmp_path)['category'] for chart in section['chart']}
+  assert charts['Error of the offsets in pixels'] == ['statistics/offset_error$']
+  assert charts == {title: tags for section in summaries.CENTER_LAYOUT.values()
+                    for title, tags in section.items()}
 
 
 def test_charts_have_exactly_the_curves_that_they_name():

@@ -1,0 +1,150 @@
+"""Panoptic-DeepLab: semantic segmentation, centres of instances, offsets to them (CVPR 2020).
+
+The network of figure 2: one backbone, a decoder and a head for the classes, another decoder with
+two heads for the instances. Axial-DeepLab (ECCV 2020) is this network with an axial backbone.
+What differs from the papers is what DeepLab2 does.
+"""
+
+from typing import Optional
+
+import tensorflow as tf
+
+from deeplab_tf import backbones, models
+from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.config_text import ConfigError
+from deeplab_tf.heads import convolution_head
+from deeplab_tf.heads.convolution_head import ConvolutionHead
+from deeplab_tf.losses.panoptic_deeplab import PanopticDeepLabCriterion
+from deeplab_tf.pixel_decoders import aspp_decoder
+from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
+from deeplab_tf.postprocessing import panoptic_deeplab
+
+TARGETS = 'center'
+
+
+class PanopticDeepLab(tf.keras.Model):
+  """The network; see `call` for what it returns.
+
+  Attributes:
+    backbone: From images to features.
+    semantic_decoder, semantic_head: The semantic branch.
+    instance_decoder, center_head, offset_head: The instance branch; None without.
+  """
+
+  def __init__(self,
+               backbone: BlockGroupNetwork,
+               semantic_decoder: ASPPDecoder,
+               semantic_head: ConvolutionHead,
+               instance_decoder: Optional[ASPPDecoder] = None,
+               center_head: Optional[ConvolutionHead] = None,
+               offset_head: Optional[ConvolutionHead] = None):
+    # === Layers ===
+    super().__init__()
+    self.backbone = backbone
+    self.semantic_decoder = semantic_decoder
+    self.semantic_head = semantic_head
+    self.instance_decoder = instance_decoder
+    self.center_head = center_head
+    self.offset_head = offset_head
+
+  # === Forward pass ===
+
+  def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    """Segments.
+
+    Args:
+      images: [batch, height, width, 3], normalised to [-1, 1].
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+
+    Returns:
+      float32 `semantic_logits` [batch, h, w, number of classes] and, with an instance branch,
+      `center_heatmap` [batch, h, w, 1], about 1 at the centre of an instance, and
+      `center_offsets` [batch, h, w, 2], (y, x) to the centre in pixels of this map. h and w are
+      those of the decoder's last low level, in published networks ceil(height / 4) and
+      ceil(width / 4).
+    """
+    features, _ = self.backbone(images, training=training)
+    decoded = self.semantic_decoder(features, training=training)
+    outputs = {'semantic_logits': self.semantic_head(decoded, training=training)}
+    if self.instance_decoder is not None:
+      decoded = self.instance_decoder(features, training=training)
+      outputs['center_heatmap'] = self.center_head(decoded, training=training)
+      outputs['center_offsets'] = self.offset_head(decoded, training=training)
+    return {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
+
+
+# === From a config ===
+
+
+def build(config, dataset_info) -> PanopticDeepLab:
+  """Builds the network that a config describes.
+
+  Raises:
+    ValueError: There is no such backbone or feature; the message lists those that there are.
+    ConfigError: The instance branch has no heads.
+  """
+  model_options, options = config.model_options, config.model_options.panoptic_deeplab
+  norm = models.norm_factory(config.trainer_options.solver_options)
+  backbone = backbones.build(model_options.backbone, norm)
+
+  def decoder(decoder_options, low_level):
+    return aspp_decoder.build(decoder_options, low_level, backbone.channels,
+                              config.train_dataset_options.crop_size,
+                              model_options.backbone.output_stride, norm)
+
+  _check_head(options, 'semantic_head')
+  semantic_decoder = decoder(model_options.decoder, options.low_level)
+  semantic_head = convolution_head.build(options.semantic_head, semantic_decoder.channels, norm,
+                                         dataset_info.num_classes)
+  if not options.instance.enable:
+    return PanopticDeepLab(backbone, semantic_decoder, semantic_head)
+
+  instance = options.instance
+  _check_head(instance, 'center_head', 'instance.')
+  _check_head(instance, 'regression_head', 'instance.')
+  own = instance.HasField('instance_decoder_override')
+  # A decoder of its own takes nothing over from the semantic one, as in DeepLab2.
+  instance_decoder = decoder(instance.instance_decoder_override if own else model_options.decoder,
+                             instance.low_level_override or options.low_level)
+  channels = instance_decoder.channels
+  return PanopticDeepLab(
+      backbone, semantic_decoder, semantic_head, instance_decoder,
+      convolution_head.build(instance.center_head, channels, norm, 1),
+      convolution_head.build(instance.regression_head, channels, norm, 2))
+
+
+def _check_head(options, name: str, prefix: str = ''):
+  if getattr(options, name).head_channels < 1:
+    path = f'model_options.panoptic_deeplab.{prefix}'
+    hint = f', or {path}enable to false' if prefix else ''
+    raise ConfigError(f'{path}{name}.head_channels is not set: set it, e.g. to '
+                      f'{32 if prefix else 256}{hint}')
+
+
+def backbone_variables(model: PanopticDeepLab) -> list[tf.Variable]:
+  """Returns the trainable variables that pre-training gives: the backbone's."""
+  return model.backbone.trainable_variables
+
+
+def inference_variables(model: PanopticDeepLab) -> list[tf.Variable]:
+  """Returns the trainable variables that inference uses: all."""
+  return model.trainable_variables
+
+
+def last_layers(model: PanopticDeepLab) -> dict[str, list[tf.keras.layers.Layer]]:
+  """Returns the final convolutions of the heads, by branch."""
+  heads = [head for head in (model.center_head, model.offset_head) if head is not None]
+  return {'semantic': [model.semantic_head.last], 'instance': [head.last for head in heads]}
+
+
+def build_criterion(config, dataset_info) -> PanopticDeepLabCriterion:
+  """Returns the loss of the network's outputs; see losses.panoptic_deeplab."""
+  return PanopticDeepLabCriterion(
+      dataset_info.ignore_label, models.loss_term(config, 'semantic_loss'),
+      models.loss_term(config, 'center_loss'), models.loss_term(config, 'regression_loss'))
+
+
+def build_postprocessor(config, dataset_info, static_shapes: bool = False):
+  """Returns the read-out of the network's outputs, whose shapes are static in any case."""
+  del static_shapes
+  return panoptic_deeplab.build(config.evaluator_options, dataset_info)

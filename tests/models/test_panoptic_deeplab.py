@@ -1,0 +1,189 @@
+"""Panoptic-DeepLab's promises beyond equal numbers: any size, every option, gradients, configs."""
+
+import numpy as np
+import pytest
+import shared
+import tensorflow as tf
+import tiny_centers
+
+from deeplab_tf import models
+from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.config import load_config
+from deeplab_tf.config_text import ConfigError
+from deeplab_tf.data import catalog, pipeline
+from deeplab_tf.layers import randomness
+from deeplab_tf.models import panoptic_deeplab
+from deeplab_tf.training import precision
+
+
+def _config(tmp_path, *overrides):
+  return load_config(tiny_centers.write_config(tmp_path), overrides)
+
+
+def _parts(config):
+  info = catalog.from_config(config)
+  return info, models.build_model(config), panoptic_deeplab.build_criterion(config, info)
+
+
+def _batch(config, info):
+  return next(iter(pipeline.train_dataset(config, info, 'center', seed=0)))
+
+
+@pytest.mark.parametrize('size', [(65, 65), (64, 97), (33, 130), (50, 41)])
+def test_any_input_size_gives_maps_at_a_quarter_of_it(tmp_path, size):
+  info, model, _ = _parts(_config(tmp_path))
+  outputs = model(tf.random.uniform([2, *size, 3]))
+  quarter = [-(-n // 4) for n in size]
+  assert outputs['semantic_logits'].shape == [2, *quarter, info.num_classes]
+  assert outputs['center_heatmap'].shape == [2, *quarter, 1]
+  assert outputs['center_offsets'].shape == [2, *quarter, 2]
+  assert all(np.isfinite(v).all() and v.dtype == tf.float32 for v in outputs.values())
+
+
+def test_sizes_unknown_while_tracing_give_the_same_outputs(tmp_path):
+  # The pooling window is the training crop's feature, and so the whole input here.
+  _, model, _ = _parts(_config(tmp_path))
+  run = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3])],
+                    autograph=False)
+  images = tf.random.uniform([1, *tiny_centers.CROP, 3])
+  static, dynamic = model(images), run(images)
+  for name in static:
+    np.testing.assert_allclose(dynamic[name], static[name], atol=2e-4, err_msg=name)
+
+
+def test_variables_exist_before_the_first_call_and_none_is_made_by_it(tmp_path):
+  _, model, _ = _parts(_config(tmp_path))
+  before = variables_by_path(model)
+  assert len(before) == len(model.variables)
+  model(tf.zeros([1, 65, 65, 3]))
+  assert set(variables_by_path(model)) == set(before)
+
+
+OPTIONS = {
+    'as it is': '',
+    'axial backbone': 'backbone { name: "max_deeplab_s_backbone" }',
+    'wide residual network': 'backbone { name: "wide_resnet41" use_squeeze_and_excite: true }',
+    'standard convolutions': 'decoder { decoder_conv_type: "standard_conv" }',
+    'the semantic decoder for both': 'panoptic_deeplab { instance { center_head { '
+                                     'head_conv_type: "standard_conv" } } }',
+}
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_every_option_trains_every_variable(tmp_path, name):
+  config = _config(tmp_path, f'model_options {{ {OPTIONS[name]} }}')
+  if name == 'the semantic decoder for both':
+    config.model_options.panoptic_deeplab.instance.ClearField('instance_decoder_override')
+    config.model_options.panoptic_deeplab.instance.ClearField('low_level_override')
+  info, model, criterion = _parts(config)
+  images, targets = _batch(config, info)
+  # Residual branches start at zero, and what is before them then has no gradient.
+  for path, variable in variables_by_path(model).items():
+    if path.endswith('gamma'):
+      variable.assign(tf.maximum(variable, 0.1))
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_mean(criterion(model(images, training=True), targets).total)
+  paths = {id(v): path for path, v in variables_by_path(model).items()}
+  gradients = tape.gradient(loss, model.trainable_variables)
+  idle = [paths[id(v)] for v, g in zip(model.trainable_variables, gradients)
+          if g is None or not np.abs(tf.convert_to_tensor(g)).max() > 0]
+  # An offset that all logits of a softmax share changes nothing.
+  assert not [p for p in idle if not p.endswith('norm_similarity/beta')], idle
+  decoders = model.semantic_decoder.channels, model.instance_decoder.channels
+  assert decoders == ((16, 16) if name == 'the semantic decoder for both' else (16, 8))
+
+
+def test_a_semantic_model_has_no_instance_branch(tmp_path):
+  config = _config(tmp_path, tiny_centers.SEMANTIC)
+  info, model, criterion = _parts(config)
+  images, targets = _batch(config, info)
+  outputs = model(images, training=True)
+  assert set(outputs) == {'semantic_logits'}
+  assert set(criterion(outputs, targets).losses) == {'semantic_loss'}
+  assert panoptic_deeplab.last_layers(model) == {
+      'semantic': [model.semantic_head.last], 'instance': []}
+  read_out = panoptic_deeplab.build_postprocessor(config, info)
+  assert read_out(outputs, tiny_centers.CROP).segment_ids.shape == [2, len(info.class_ids)]
+
+
+def test_what_cannot_be_is_one_line(tmp_path):
+  with pytest.raises(ConfigError, match='center_loss is set and .*instance.enable is false'):
+    _config(tmp_path, 'model_options { panoptic_deeplab { instance { enable: false } } }')
+  with pytest.raises(ConfigError, match='center_loss.name is "l2": allowed are \'mse\''):
+    _config(tmp_path, 'trainer_options { loss_options { center_loss { name: "l2" } } }')
+  with pytest.raises(ConfigError, match='keep_k_centers is 0: it must be at least 1'):
+    _config(tmp_path, 'evaluator_options { keep_k_centers: 0 }')
+  config = _config(tmp_path)
+  config.model_options.panoptic_deeplab.instance.ClearField('center_head')
+  with pytest.raises(ConfigError, match='instance.center_head.head_channels is not set'):
+    models.build_model(config)
+  config = _config(tmp_path, 'model_options { decoder { feature_key: "res9" } }')
+  with pytest.raises(ValueError, match='unknown feature_key "res9": the backbone has'):
+    models.build_model(config)
+  config = _config(tmp_path, 'model_options { backbone { name: "max_deeplab_x" } }')
+  with pytest.raises(ValueError, match='backbone.name is "max_deeplab_x": there are'):
+    models.build_model(config)
+
+
+def test_a_few_steps_lower_the_loss(tmp_path):
+  tf.keras.utils.set_random_seed(0)
+  config = _config(tmp_path)
+  info, model, criterion = _parts(config)
+  optimizer = tf.keras.optimizers.legacy.Adam(0.005)
+  images, targets = _batch(config, info)
+
+  @tf.function(autograph=False)
+  def step(number):
+    with randomness.seeded(tf.stack([0, number])), tf.GradientTape() as tape:
+      result = criterion(model(images, training=True), targets)
+      loss = tf.reduce_mean(result.total)
+    variables = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+    return {name: tf.reduce_mean(term) for name, term in result.losses.items()}
+
+  losses = [step(tf.constant(i)) for i in range(25)]
+  for name in losses[0]:
+    assert losses[-1][name] < 0.9 * losses[0][name], name
+
+
+def test_outputs_are_float32_whatever_the_precision(tmp_path):
+  config = _config(tmp_path)
+  info = catalog.from_config(config)
+  with precision.scope('BFLOAT16'):
+    model = models.architecture(config).build(config, info)
+  outputs = model(tf.random.uniform([1, 65, 65, 3]))
+  assert {v.dtype for v in model.variables} == {tf.float32}
+  assert {v.dtype for v in outputs.values()} == {tf.float32}
+
+
+def test_variable_groups(tmp_path):
+  _, model, _ = _parts(_config(tmp_path))
+  paths = {id(v): path for path, v in variables_by_path(model).items()}
+  backbone = {paths[id(v)] for v in panoptic_deeplab.backbone_variables(model)}
+  assert backbone and all(p.startswith('backbone/') for p in backbone)
+  assert len(panoptic_deeplab.inference_variables(model)) == len(model.trainable_variables)
+  last = [layer.kernel.shape[-1] for layers in panoptic_deeplab.last_layers(model).values()
+          for layer in layers]
+  assert last == [10, 1, 2]
+
+
+def _published():
+  folder = shared.folder() / 'parity' / 'deeplab2' / 'configs'
+  paths = sorted(folder.glob('*/panoptic_deeplab/*.textproto'))
+  paths += sorted(folder.glob('*/axial_deeplab/*.textproto'))
+  return [str(path.relative_to(folder)) for path in paths] or ['none']
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', _published())
+def test_published_configs_build_unchanged(name):
+  config = load_config(shared.path('parity', 'deeplab2', 'configs', name))
+  info = catalog.from_config(config)
+  with tf.Graph().as_default():  # Variables without values.
+    model = models.build_model(config)
+  assert panoptic_deeplab.build_criterion(config, info) is not None
+  read_out = panoptic_deeplab.build_postprocessor(config, info)
+  assert read_out.options.stuff_area_limit == (0 if 'semseg' in name else
+                                               4096 if 'coco' in name else 2048)
+  assert (model.instance_decoder is None) == ('semseg' in name)
+  assert model.semantic_head.last.kernel.shape[-1] == info.num_classes
