@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.data import catalog
+from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 
 _PRODUCTS = ('MatMul', 'BatchMatMul', 'BatchMatMulV2', 'BatchMatMulV3')
 # Operations that hand a tensor on; a constant behind them is still a constant.
@@ -41,10 +42,15 @@ class Summary(NamedTuple):
     total: Of the whole model.
     by_part: Name of an attribute of the model -> its counts.
     input_size: Height and width that multiply-adds are counted at.
+    projected_parameters: Of centre models the trainable parameters of the backbone and of the
+      layers with which the decoders take its features in (ASPP or its 1x1 convolution, and those
+      of the low levels, without their batch norms): what the tables of Axial-DeepLab seem to
+      count. Else None.
   """
   total: Part
   by_part: dict[str, Part]
   input_size: tuple[int, int]
+  projected_parameters: Optional[int] = None
 
 
 def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
@@ -77,7 +83,8 @@ def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
   if madds.get('', 0):
     by_part['other'] = Part(madds=madds[''])
   total = Part(*(sum(values) for values in zip(*by_part.values())))
-  return Summary(total, by_part, size)
+  projected = _projected_parameters(model) if architecture.TARGETS == 'center' else None
+  return Summary(total, by_part, size, projected)
 
 
 def count_madds(graph: tf.Graph) -> dict[str, int]:
@@ -171,6 +178,14 @@ def _variables_by_part(model) -> dict[str, list[tf.Variable]]:
     if new:
       parts[name] = new
   return parts
+
+
+def _projected_parameters(model) -> int:
+  """See Summary."""
+  decoders = [layer for layer in _parts(model).values() if isinstance(layer, ASPPDecoder)]
+  kernels = [variable for decoder in decoders for layer in (decoder.aspp, *decoder.low_level)
+             for variable in layer.trainable_variables if variable.shape.rank > 1]
+  return _numbers(model.backbone.trainable_variables) + _numbers(kernels)
 
 
 def _numbers(variables) -> int:

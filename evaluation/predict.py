@@ -3,6 +3,7 @@
   python evaluation/predict.py --saved_model=exported --output_dir=predictions photo.jpg folder/
 """
 
+import argparse
 import os
 import sys
 from typing import Any, NamedTuple, Optional, Sequence, Union
@@ -85,7 +86,20 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--ground_truth', metavar='JSON',
                       help='take image ids from this COCO JSON, by file name (default: the number '
                       'that the file name is, else the file name without extension)')
+  parser.add_argument('--eval_scales', type=_scales, metavar='S,S,...',
+                      help='average over these scales of the input, e.g. 0.75,1,1.25; with '
+                      '--config_file, and of panoptic_deeplab alone')
+  parser.add_argument('--add_flipped_images', action='store_true',
+                      help='average over mirrored images too; as --eval_scales')
   return parser
+
+
+def _scales(text: str) -> list[float]:
+  try:
+    return [float(scale) for scale in text.split(',')]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f'"{text}" is no list of scales: give numbers with commas '
+                                     'between, e.g. 0.75,1,1.25') from None
 
 
 def _check(args) -> None:
@@ -98,6 +112,9 @@ def _check(args) -> None:
   if args.saved_model is not None and args.override:
     raise cli.UsageError('--override changes a config, and a SavedModel is fixed: use it with '
                          '--config_file, or export again')
+  if args.saved_model is not None and (args.eval_scales or args.add_flipped_images):
+    raise cli.UsageError('--eval_scales and --add_flipped_images are for --config_file, and a '
+                         'SavedModel is fixed: export it with evaluator_options of these names')
   if os.path.isfile(args.output_dir):
     raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
 
@@ -107,9 +124,19 @@ def _config(args):
   if args.saved_model is not None:
     return None
   from deeplab_tf import config as config_lib
-  config = config_lib.load_config(args.config_file, args.override)
+  config = config_lib.load_config(args.config_file, [*args.override, *_averaging(args)])
   config_lib.require_segmentation(config, 'prediction')
   return config
+
+
+def _averaging(args) -> list[str]:
+  """The flags of test-time augmentation as overrides."""
+  fields = []
+  if args.eval_scales:
+    fields.append(f'eval_scales: {args.eval_scales}')
+  if args.add_flipped_images:
+    fields.append('add_flipped_images: true')
+  return [f'evaluator_options {{ {field} }}' for field in fields]
 
 
 def _segmenter(args, config):

@@ -17,6 +17,9 @@ columns:
   madds       multiply-adds of one image at inference: convolutions, matrix products and einsums;
               without normalisation, activations, interpolation, the parts that only training
               uses, and the read-out after the network
+Of Panoptic-DeepLab and Axial-DeepLab the last line, and "projected_parameters" of the JSON, is a
+second count of the parameters: the backbone and the layers with which the decoders take its
+features in, without their batch norms. The tables of Axial-DeepLab seem to have it.
 """
 
 
@@ -34,6 +37,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   if args.format == 'json':
     result = {**summary.total._asdict(), 'input_size': list(summary.input_size),
               'by_part': {name: part._asdict() for name, part in summary.by_part.items()}}
+    if summary.projected_parameters is not None:
+      result['projected_parameters'] = summary.projected_parameters
     print(json.dumps(result, indent=1))
   else:
     print(_table(summary))
@@ -57,6 +62,9 @@ def _table(summary) -> str:
   total, (height, width) = summary.total, summary.input_size
   lines.append(f'{total.inference_parameters / 1e6:.1f} M parameters and '
                f'{total.madds / 1e9:.1f} G multiply-adds at {height}x{width}')
+  if summary.projected_parameters is not None:
+    lines.append(f'{summary.projected_parameters / 1e6:.2f} M of them in the backbone and the '
+                 "decoders' projections of its features")
   return '\n'.join(lines)
 
 

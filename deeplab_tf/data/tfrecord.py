@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import cli, structures
-from deeplab_tf.data import catalog, encoded_images, errors, record_files, sources
+from deeplab_tf.data import catalog, encoded_images, errors, record_files, segments, sources
 
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
@@ -182,9 +182,9 @@ def checked_label(label: tf.Tensor, info: catalog.DatasetInfo, where: Sequence) 
   """
   known = np.zeros(max(max(info.class_ids), info.ignore_label) + 2, bool)
   known[[*info.class_ids, info.ignore_label]] = True
-  # Classes beyond the table count as its last entry, negative ones too: false.
-  class_id = label // info.label_divisor
-  row = tf.where(class_id < 0, len(known) - 1, tf.minimum(class_id, len(known) - 1))
+  # Classes beyond the table count as its last entry, false; without a sign negative ones are there.
+  class_id = tf.bitcast(segments.class_map(label, info), tf.uint32)
+  row = tf.bitcast(tf.minimum(class_id, tf.constant(len(known) - 1, tf.uint32)), tf.int32)
   valid = tf.gather(tf.constant(known), row)
 
   def message():

@@ -212,7 +212,7 @@ def changed(draw, *seeds):
   return bytes(content)
 
 
-@settings(_FUZZ, max_examples=50)
+@settings(_FUZZ, max_examples=20)
 @given(content=st.one_of(changed(CONTAINER), st.binary(max_size=60)))
 def test_containers_are_indexed_or_refused(tmp_path_factory, content):
   path = tmp_path_factory.getbasetemp() / 'container'

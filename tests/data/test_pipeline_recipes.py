@@ -23,7 +23,12 @@ RECIPES = {
 }
 
 
-@pytest.fixture(name='text', params=list(RECIPES))
+# What two have, the other two have as well.
+SLOW = ('jitter', 'paste')
+
+
+@pytest.fixture(name='text', params=[
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RECIPES])
 def fixture_text(request):
   return (SHAPES + 'batch_size: 4 shapes { num_images: 7 } '
           f'augmentations {{ {RECIPES[request.param]} }}')

@@ -167,11 +167,18 @@ def test_variable_groups(tmp_path):
   assert last == [10, 1, 2]
 
 
+_QUICK = ('none', 'coco/panoptic_deeplab/resnet50_beta_os16.textproto',
+          'cityscapes/axial_deeplab/max_deeplab_s_backbone_os16.textproto',
+          'cityscapes/panoptic_deeplab/resnet50_os32_semseg.textproto')
+
+
 def _published():
   folder = shared.folder() / 'parity' / 'deeplab2' / 'configs'
   paths = sorted(folder.glob('*/panoptic_deeplab/*.textproto'))
   paths += sorted(folder.glob('*/axial_deeplab/*.textproto'))
-  return [str(path.relative_to(folder)) for path in paths] or ['none']
+  names = [str(path.relative_to(folder)) for path in paths] or ['none']
+  # One of each kind; building all of them takes minutes.
+  return [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parity

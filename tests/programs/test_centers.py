@@ -50,6 +50,7 @@ def test_an_evaluation_averages_over_scales_and_mirrored_images(config_file, mod
   assert metrics['panoptic_map_miou']['miou'] >= 0
 
 
+@pytest.mark.slow
 def test_the_exported_model_predicts_what_the_checkpoint_predicts(config_file, model_dir, tmp_path):
   programs.run('trainer/export.py', f'--config_file={config_file}', f'--checkpoint={model_dir}',
                f'--export_dir={tmp_path / "exported"}')
@@ -71,6 +72,7 @@ def test_the_exported_model_predicts_what_the_checkpoint_predicts(config_file, m
   np.testing.assert_array_equal(outputs['panoptic_map'][0], result.panoptic_map)
 
 
+@pytest.mark.slow
 def test_the_dry_run_looks_at_centres(config_file, tmp_path):
   done = training_runs.run(config_file, tmp_path / 'none', '--dry_run')
   for line in (r'  center_heatmap +float32 \[2, 65, 81, 1\]',
@@ -89,6 +91,7 @@ def test_the_summary_counts_all_parts(config_file):
   assert summary['madds'] == sum(part['madds'] for part in summary['by_part'].values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', ['inference', 'postprocess'])
 def test_the_benchmark_measures_centre_models(config_file, what):
   done = programs.run('evaluation/benchmark.py', f'--config_file={config_file}', f'--what={what}',

@@ -7,6 +7,7 @@ import programs
 import pytest
 import tensorflow as tf
 import tiny
+import tiny_centers
 from PIL import Image
 
 import deeplab_tf
@@ -116,16 +117,41 @@ def test_a_checkpoint_serves_as_well_and_ids_come_from_the_ground_truth(trained,
                     _pixels(40, 70))
 
 
+def test_flags_average_over_scales_and_mirrored_images(tmp_path):
+  path = tiny_centers.write_config(tmp_path)
+  tf.keras.utils.set_random_seed(1)
+  prefix = convert.save_checkpoint(deeplab_tf.build_model(deeplab_tf.load_config(path)),
+                                   str(tmp_path / 'ckpt-0'))
+  image = tmp_path / 'scene.png'
+  Image.fromarray(_pixels()).save(image)
+  programs.run(PROGRAM, f'--config_file={path}', f'--checkpoint={prefix}', image,
+               f'--output_dir={tmp_path / "out"}', '--eval_scales=0.75,1', '--add_flipped_images')
+  content = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  plain, averaged = (
+      deeplab_tf.Segmenter.from_checkpoint(deeplab_tf.load_config(path, overrides), prefix)
+      for overrides in ([], ['evaluator_options { eval_scales: [0.75, 1] '
+                             'add_flipped_images: true }']))
+  assert (plain(_pixels()).panoptic_map != averaged(_pixels()).panoptic_map).any()
+  _check_annotation(content['annotations'][0], content['images'][0], averaged, tmp_path / 'out',
+                    _pixels())
+
+
 def test_wrong_use_is_one_line(trained, tmp_path):
   image = tmp_path / 'a.png'
   Image.fromarray(_pixels()).save(image)
   out = f'--output_dir={tmp_path / "out"}'
   model = f'--saved_model={trained[2]}'
+  checkpoint = (f'--config_file={trained[0]}', f'--checkpoint={trained[1]}')
   for args, message in (
       ([out, image], 'either --saved_model'),
       ([out, image, '--config_file=x'], '--checkpoint is missing'),
       ([out, image, model, '--config_file=x', '--checkpoint=y'], 'either --saved_model'),
       ([out, image, model, '--override=x'], '--override changes a config'),
+      ([out, image, model, '--eval_scales=0.5'], '--eval_scales and --add_flipped_images are for'),
+      ([out, image, model, '--add_flipped_images'], 'a SavedModel is fixed'),
+      ([out, image, model, '--eval_scales=1;2'], '"1;2" is no list of scales'),
+      ([out, image, *checkpoint, '--eval_scales=0.5,1'], 'which only panoptic_deeplab makes'),
+      ([out, image, *checkpoint, '--eval_scales=0'], 'it must be from 0.1 to 10'),
       ([out, model, tmp_path / 'nothing.jpg'], 'nothing.jpg: no such image'),
       ([out, model, trained[2]], 'holds no .jpg'),
       ([f'--output_dir={tmp_path}', model, image], 'would be overwritten'),
