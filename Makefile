@@ -6,7 +6,8 @@ STAMP := $(VENV)/installed
 # scripts/find_python.sh prints a Python that TensorFlow 2.15 supports, or says that there is none.
 PYTHON ?= $(shell sh scripts/find_python.sh)
 
-# Processes that run tests side by side; each takes up to 2 GB.
+# Processes that run tests side by side; each takes up to 2 GB. Files keep their order: by number of
+# tests, as pytest-xdist has it, those with the longest tests come last and one process waits.
 TEST_PROCESSES ?= 2
 
 .PHONY: demo test test-slow parity lint env clean
@@ -15,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py --output_dir=demo
 
 test: $(STAMP)
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Long proofs, left out of `make test`.
 test-slow: $(STAMP)

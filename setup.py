@@ -88,7 +88,7 @@ setuptools.setup(
         # The second is needed to prepare data, and the first does not ask for it.
         'tfds': ['tensorflow-datasets>=4.9,<5', 'importlib_resources'],
         'test': [
-            'pytest>=7.4', 'pytest-xdist>=3.5', 'hypothesis>=6.90', 'ruff>=0.6,<0.18',
+            'pytest>=7.4', 'pytest-xdist>=3.7', 'hypothesis>=6.90', 'ruff>=0.6,<0.18',
             'grpcio-tools>=1.62,<1.63', 'setuptools>=64'
         ],
     },

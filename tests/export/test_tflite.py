@@ -45,6 +45,7 @@ def test_without_a_crop_size_there_is_no_fixed_input(tmp_path):
   assert not (tmp_path / 'lite').exists()
 
 
+@pytest.mark.slow
 def test_a_centre_model_needs_no_extra_operations_either(tmp_path):
   config = deeplab_tf.load_config(tiny_centers.write_config(tmp_path))
   info = catalog.from_config(config)

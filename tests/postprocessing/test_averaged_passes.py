@@ -93,6 +93,7 @@ def _network(tmp_path, text=''):
   return config, model, models.inference_network(config, model)
 
 
+@pytest.mark.slow
 def test_a_config_asks_for_passes(tmp_path):
   images = resize_bilinear(_images(), tiny_centers.CROP)
   _, model, plain = _network(tmp_path)

@@ -117,6 +117,7 @@ def test_a_checkpoint_serves_as_well_and_ids_come_from_the_ground_truth(trained,
                     _pixels(40, 70))
 
 
+@pytest.mark.slow
 def test_flags_average_over_scales_and_mirrored_images(tmp_path):
   path = tiny_centers.write_config(tmp_path)
   tf.keras.utils.set_random_seed(1)

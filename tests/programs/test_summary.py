@@ -3,6 +3,7 @@
 import json
 
 import programs
+import pytest
 import tiny
 import tiny_centers
 
@@ -22,6 +23,7 @@ def test_json_has_the_promised_fields_and_the_table_the_same_numbers(tmp_path):
   assert f'{result["parameters"]:,}' in table and 'at 97x65' in table
 
 
+@pytest.mark.slow
 def test_centre_models_have_the_second_count_of_axial_deeplab(tmp_path):
   config = f'--config_file={tiny_centers.write_config(tmp_path)}'
   result = json.loads(programs.run(PROGRAM, config, '--format=json').stdout)

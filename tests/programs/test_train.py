@@ -126,6 +126,7 @@ def test_killed_run_goes_on_with_the_losses_of_an_uninterrupted_one(config_file,
     assert resumed[step] == pytest.approx(uninterrupted[step], rel=1e-5), step
 
 
+@pytest.mark.slow
 def test_step_compiled_by_xla_gives_the_same_losses(config_file, trained, tmp_path):
   # Losses, native matching and updates in one program. Unoptimised code compiles 5 times faster.
   done = run(f'--config_file={config_file}', f'--model_dir={tmp_path}', '--mode=train',
