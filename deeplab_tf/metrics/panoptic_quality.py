@@ -61,6 +61,7 @@ class Matching(NamedTuple):
     ignored_predictions: Unmatched too, but mostly in void or in a crowd of their category.
     ground_truth_pixels: Segment id -> pixels in the map; 0 is void, ids that are not listed too.
     prediction_pixels: Segment id -> pixels in the map; 0 is no segment.
+    overlaps: (id in the ground truth, id in the prediction) -> pixels that have both.
   """
   matches: Tuple[Match, ...]
   unmatched_ground_truth: Tuple[Segment, ...]
@@ -69,6 +70,7 @@ class Matching(NamedTuple):
   ignored_predictions: Tuple[Segment, ...]
   ground_truth_pixels: Dict[int, int]
   prediction_pixels: Dict[int, int]
+  overlaps: overlap.Pairs
 
 
 def match(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
@@ -138,7 +140,8 @@ def match_overlaps(overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
       tuple(truth for truth in truths.values() if not truth.iscrowd and truth.id not in found),
       tuple(guess for guess in spare if not is_excused(guess)),
       tuple(truth for truth in truths.values() if truth.iscrowd),
-      tuple(guess for guess in spare if is_excused(guess)), truth_pixels, prediction_pixels)
+      tuple(guess for guess in spare if is_excused(guess)), truth_pixels, prediction_pixels,
+      overlaps.pixels)
 
 
 def wrong_areas(segments: Iterable[Segment], pixels: Mapping[int, int]) -> Tuple[int, ...]:

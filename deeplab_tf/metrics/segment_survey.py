@@ -63,7 +63,7 @@ def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segmen
   """Compares the prediction of one image; arguments and errors are those of `match`."""
   matching = panoptic_quality.match(ground_truth_map, ground_truth_segments, prediction_map,
                                     prediction_segments, dilation_ratio)
-  pixels = overlap.overlaps(ground_truth_map, prediction_map).pixels
+  pixels = matching.overlaps
   unmatched = {segment.id: segment for segment in matching.unmatched_ground_truth}
   in_vain = {segment.id: segment for segment in matching.unmatched_predictions}
   mistaken = []

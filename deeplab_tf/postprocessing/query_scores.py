@@ -45,7 +45,8 @@ class QueryMasks(NamedTuple):
 
   def mask(self, query: int) -> np.ndarray:
     """Returns the mask of a query, bool [height, width]."""
-    return self.packed.numpy()[..., query // 8] >> query % 8 & 1 > 0
+    # Tensor.numpy() would copy the masks of all queries each time.
+    return np.asarray(self.packed)[..., query // 8] >> query % 8 & 1 > 0
 
 
 class Instances(NamedTuple):

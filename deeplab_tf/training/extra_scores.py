@@ -282,6 +282,7 @@ class BoundaryQuality(ExtraScore):
 
 
 _QUERY_SCORES = (EvaluatorOptions.MIOU_PAN, EvaluatorOptions.AP_TH_PAN)
+_INSTANCE_SCORES = (EvaluatorOptions.AP_TH_PAN, EvaluatorOptions.PANOPTIC_MAP_AP)
 
 
 def need_queries(config, architecture: types.ModuleType) -> bool:
@@ -315,7 +316,7 @@ def build(config, architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
   options = config.evaluator_options
   competes = need_queries(config, architecture) and architecture.MASKS_COMPETE
   annotations = None
-  if options.instance_annotation_file:
+  if options.instance_annotation_file and set(options.extra_scores) & set(_INSTANCE_SCORES):
     annotations = InstanceAnnotations(config_lib.require_value(
         options.instance_annotation_file, 'evaluator_options.instance_annotation_file'),
         dataset_info)
