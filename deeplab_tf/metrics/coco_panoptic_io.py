@@ -31,11 +31,13 @@ class Segment(NamedTuple):
     category_id: The data set's own category id.
     iscrowd: Whether it stands for several instances of a thing class.
     area: Pixels as stated by the JSON; None to count them in the map.
+    score: Confidence in [0, 1] of a predicted segment, where the JSON states one.
   """
   id: int
   category_id: int
   iscrowd: bool = False
   area: Optional[int] = None
+  score: Optional[float] = None
 
 
 class FileCategory(NamedTuple):
@@ -209,7 +211,7 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
 
 
 def load_predictions(path: PathLike) -> PanopticJson:
-  """Reads the JSON of panoptic predictions; only ids and category ids are read.
+  """Reads the JSON of panoptic predictions; only ids, category ids and scores are read.
 
   Raises:
     ValueError: One line naming the file and, where they matter, image and segment.
@@ -217,7 +219,7 @@ def load_predictions(path: PathLike) -> PanopticJson:
   content = _load(path, 'panoptic predictions (annotations with segments_info)')
   annotations = tuple(
       annotation._replace(segments=tuple(
-          Segment(segment.id, segment.category_id) for segment in annotation.segments))
+          segment._replace(iscrowd=False, area=None) for segment in annotation.segments))
       for annotation in _annotations(path, content))
   return PanopticJson(os.fspath(path), (), annotations)
 
@@ -247,7 +249,7 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
   seen = set()
   for entry in entries:
     segment = Segment(entry['id'], entry['category_id'], bool(entry.get('iscrowd', 0)),
-                      entry.get('area'))
+                      entry.get('area'), entry.get('score'))
     if not 0 < segment.id <= MAX_ID:
       raise ValueError(f'{where}: segment id {segment.id} of category {segment.category_id}: ids '
                        f'are 1 to {MAX_ID}, 0 is void')

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from deeplab_tf.metrics import accumulator, overlap, panoptic_quality
+from deeplab_tf.metrics import accumulator, panoptic_quality
 
 Segment = panoptic_quality.Segment
 # Inner limits of the sizes in pixels of area: each thrice the one before, with COCO's limits of
@@ -35,12 +35,10 @@ class Comparison(NamedTuple):
     matching: Which segments were found.
     mistaken: Pairs of an unmatched ground truth segment and an unmatched prediction of another
       category with a mask IoU above 0.5; each segment is in one pair at most.
-    pixels: (ground truth id, prediction id) -> pixels that they share; 0 is void or nothing.
     category_of: Of each side, segment id -> category id.
   """
   matching: panoptic_quality.Matching
   mistaken: Tuple[Tuple[Segment, Segment], ...]
-  pixels: overlap.Pairs
   category_of: Tuple[Mapping[int, int], Mapping[int, int]]
 
 
@@ -77,7 +75,7 @@ def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segmen
       mistaken.append((one, other))
   category_of = tuple({segment.id: segment.category_id for segment in segments}
                       for segments in (ground_truth_segments, prediction_segments))
-  return Comparison(matching, tuple(mistaken), pixels, category_of)
+  return Comparison(matching, tuple(mistaken), category_of)
 
 
 class SegmentSurvey(accumulator.Accumulator):
@@ -244,7 +242,7 @@ class SegmentSurvey(accumulator.Accumulator):
 
   def _count_pixels(self, comparison: Comparison) -> None:
     truth_category, guess_category = comparison.category_of
-    for (truth, guess), count in comparison.pixels.items():
+    for (truth, guess), count in comparison.matching.overlaps.items():
       if truth in truth_category:
         column = self._index[guess_category[guess]] if guess in guess_category else -1
         self.pixels[self._index[truth_category[truth]], column] += count

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import zipfile
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -32,11 +32,11 @@ class Prediction(NamedTuple):
   Attributes:
     image_id: As the benchmark writes it.
     ids: int32 [height, width], segment ids; 0 is void.
-    segments: Its `segments_info`: id, category_id and, where the predictor wrote it, score.
+    segments: What the map holds.
   """
   image_id: ImageId
   ids: np.ndarray
-  segments: Sequence[Dict[str, Any]]
+  segments: Sequence[panoptic_io.Segment]
 
 
 class Benchmark(NamedTuple):
@@ -93,10 +93,9 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
   server = BENCHMARKS[benchmark]
   if not _METHOD.fullmatch(method):
     raise ValueError(f'the method\'s name is "{method}": letters, digits and . _ - are allowed')
-  content = panoptic_io.read_json(predictions, 'panoptic predictions')
-  guesses = panoptic_io.load_predictions(predictions)  # Checks the content.
-  entries = {server.image_id(entry['image_id']): entry for entry in content['annotations']}
-  if len(entries) != len(guesses.annotations):
+  annotations = panoptic_io.load_predictions(predictions).annotations
+  entries = {server.image_id(entry.image_id): entry for entry in annotations}
+  if len(entries) != len(annotations):
     raise ValueError(f'{predictions}: two predictions have one image id of {benchmark}')
   _check_categories(predictions, entries, benchmark)
   chosen, sizes, warnings = list(entries), {}, []
@@ -119,11 +118,11 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
 def _check_categories(path, entries, benchmark: str) -> None:
   known = catalog.built_in(BENCHMARKS[benchmark].dataset).by_category_id
   for image_id, entry in entries.items():
-    for segment in entry['segments_info']:
-      if segment['category_id'] not in known:
+    for segment in entry.segments:
+      if segment.category_id not in known:
         raise ValueError(
-            f'{path}: image {image_id!r}: segment {segment["id"]} is of category '
-            f'{segment["category_id"]}, which {benchmark} does not know: its {len(known)} '
+            f'{path}: image {image_id!r}: segment {segment.id} is of category '
+            f'{segment.category_id}, which {benchmark} does not know: its {len(known)} '
             f'categories have the ids {min(known)} to {max(known)}')
 
 
@@ -146,18 +145,18 @@ def _listed(images: panoptic_io.PathLike) -> Dict[ImageId, Optional[Tuple[int, i
 
 def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iterator[Prediction]:
   for image_id, (entry, size) in chosen.items():
-    path = folder / entry['file_name']
+    path = folder / entry.file_name
     ids = panoptic_io.read_panoptic_png(path)
     if size is not None and ids.shape != size:
       raise ValueError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
                        'compares pixel by pixel'.format(path, *ids.shape, *size))
     drawn = set(np.unique(ids).tolist()) - {0}
-    listed = {segment['id'] for segment in entry['segments_info']}
+    listed = {segment.id for segment in entry.segments}
     if drawn != listed:
       raise ValueError(f'{path}: segment {min(drawn ^ listed)} is '
                        + ('drawn, but not in the JSON' if drawn - listed else
                           'in the JSON, but not drawn'))
-    yield Prediction(image_id, ids, entry['segments_info'])
+    yield Prediction(image_id, ids, entry.segments)
     progress(1)
 
 
@@ -177,7 +176,7 @@ def _write_panoptic(archive: zipfile.ZipFile, predictions: Iterator[Prediction],
     _add_png(archive, f'{stem}/{name}.png', panoptic_io.id_to_rgb(prediction.ids))
     annotations.append({
         'image_id': prediction.image_id, 'file_name': f'{name}.png',
-        'segments_info': [{key: segment[key] for key in ('id', 'category_id')}
+        'segments_info': [{'id': segment.id, 'category_id': segment.category_id}
                           for segment in prediction.segments]})
   _add(archive, f'{stem}.json', json.dumps({'annotations': annotations}).encode())
 
@@ -208,7 +207,7 @@ def _write_semantic(archive: zipfile.ZipFile, predictions: Iterator[Prediction],
 
 def _category_map(prediction: Prediction, offset: int) -> np.ndarray:
   values, inverse = np.unique(prediction.ids, return_inverse=True)
-  category = {s['id']: s['category_id'] + offset for s in prediction.segments}
+  category = {s.id: s.category_id + offset for s in prediction.segments}
   table = np.array([category.get(value, 0) for value in values.tolist()], np.uint8)
   return table[inverse].reshape(prediction.ids.shape)
 
@@ -234,15 +233,15 @@ def _cityscapes_instance(archive, predictions, method: str) -> None:
   for prediction in predictions:
     lines = []
     for segment in prediction.segments:
-      if not categories[segment['category_id']].isthing:
+      if not categories[segment.category_id].isthing:
         continue
-      if not isinstance(segment.get('score'), (int, float)):
-        raise ValueError(f'image {prediction.image_id!r}: segment {segment["id"]} has no "score", '
+      if not isinstance(segment.score, (int, float)):
+        raise ValueError(f'image {prediction.image_id!r}: segment {segment.id} has no "score", '
                          'which the instance benchmark ranks by; evaluation/predict.py writes it')
       name = f'{prediction.image_id}_{len(lines):03d}.png'
-      mask = np.where(prediction.ids == segment['id'], 255, 0).astype(np.uint8)
+      mask = np.where(prediction.ids == segment.id, 255, 0).astype(np.uint8)
       _add_png(archive, f'masks/{name}', mask)
-      lines.append(f'masks/{name} {segment["category_id"]} {segment["score"]:.6f}\n')
+      lines.append(f'masks/{name} {segment.category_id} {segment.score:.6f}\n')
     _add(archive, f'{prediction.image_id}.txt', ''.join(lines).encode())
 
 
