@@ -7,13 +7,12 @@ import json
 import pathlib
 import re
 
+import model_battery
 import pytest
 import shared
-import tensorflow as tf
 
 import deeplab_tf
-from deeplab_tf import models, profiling
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf import profiling
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 
@@ -130,16 +129,6 @@ def test_with_the_whole_stem_the_second_count_is_deeplab2s(size):
       expected['encoder_plus_1x1_projections_M'], abs=0.0006)
 
 
-def _backbone(path, overrides=()):
-  """Path -> shape of the variables that pre-training gives."""
-  config = deeplab_tf.load_config(path, overrides)
-  with tf.Graph().as_default():  # Variables without values.
-    model = deeplab_tf.build_model(config)
-  paths = {id(v): p for p, v in variables_by_path(model).items()}
-  return {paths[id(v)]: v.shape.as_list()
-          for v in models.architecture(config).backbone_variables(model)}
-
-
 @pytest.mark.parametrize('name', [
     'cityscapes/axial_deeplab/axial_deeplab_s',
     *(pytest.param(f'cityscapes/{name}', marks=pytest.mark.slow) for name in (
@@ -152,4 +141,5 @@ def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
   named = re.search(r'configs/imagenet/\w+\.textproto', header)[0]
   override = re.search(r"--override='(model_options .*?)'", header)
   overrides = [override[1]] if override else []
-  assert _backbone(CONFIGS.parent / named, overrides) == _backbone(path)
+  shapes = model_battery.backbone_shapes
+  assert shapes(CONFIGS.parent / named, overrides) == shapes(path)

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import model_battery
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -86,16 +87,6 @@ def test_the_read_out_lists_the_most_probable_classes(config):
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 
-def _backbone(path):
-  """Path -> shape of the variables that pre-training gives."""
-  config = deeplab_tf.load_config(path)
-  with tf.Graph().as_default():  # Variables without values.
-    model = deeplab_tf.build_model(config)
-  paths = {id(v): p for p, v in variables_by_path(model).items()}
-  return {paths[id(v)]: v.shape.as_list()
-          for v in models.architecture(config).backbone_variables(model)}
-
-
 @pytest.mark.parametrize('name', [
     'max_deeplab_s_res641', 'max_deeplab_l_res1025',
     pytest.param('ablation_baseline_res641', marks=pytest.mark.slow),
@@ -104,4 +95,5 @@ def _backbone(path):
 def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
   path = _CONFIGS / 'coco' / 'max_deeplab' / f'{name}.textproto'
   named = re.search(r'configs/imagenet/\w+\.textproto', path.read_text())[0]
-  assert _backbone(_CONFIGS.parent / named) == _backbone(path)
+  shapes = model_battery.backbone_shapes
+  assert shapes(_CONFIGS.parent / named) == shapes(path)

@@ -1,5 +1,6 @@
 """Panoptic-DeepLab's promises beyond equal numbers: any size, every option, gradients, configs."""
 
+import model_battery
 import numpy as np
 import pytest
 import shared
@@ -41,22 +42,11 @@ def test_any_input_size_gives_maps_at_a_quarter_of_it(tmp_path, size):
 
 
 def test_sizes_unknown_while_tracing_give_the_same_outputs(tmp_path):
-  # The pooling window is the training crop's feature, and so the whole input here.
-  _, model, _ = _parts(_config(tmp_path))
-  run = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3])],
-                    autograph=False)
-  images = tf.random.uniform([1, *tiny_centers.CROP, 3])
-  static, dynamic = model(images), run(images)
-  for name in static:
-    np.testing.assert_allclose(dynamic[name], static[name], atol=2e-4, err_msg=name)
+  model_battery.check_sizes_unknown_while_tracing(_parts(_config(tmp_path))[1], tiny_centers.CROP)
 
 
 def test_variables_exist_before_the_first_call_and_none_is_made_by_it(tmp_path):
-  _, model, _ = _parts(_config(tmp_path))
-  before = variables_by_path(model)
-  assert len(before) == len(model.variables)
-  model(tf.zeros([1, 65, 65, 3]))
-  assert set(variables_by_path(model)) == set(before)
+  model_battery.check_no_call_makes_variables(_parts(_config(tmp_path))[1])
 
 
 OPTIONS = {
@@ -77,16 +67,7 @@ def test_every_option_trains_every_variable(tmp_path, name):
     config.model_options.panoptic_deeplab.instance.ClearField('low_level_override')
   info, model, criterion = _parts(config)
   images, targets = _batch(config, info)
-  # Residual branches start at zero, and what is before them then has no gradient.
-  for path, variable in variables_by_path(model).items():
-    if path.endswith('gamma'):
-      variable.assign(tf.maximum(variable, 0.1))
-  with tf.GradientTape() as tape:
-    loss = tf.reduce_mean(criterion(model(images, training=True), targets).total)
-  paths = {id(v): path for path, v in variables_by_path(model).items()}
-  gradients = tape.gradient(loss, model.trainable_variables)
-  idle = [paths[id(v)] for v, g in zip(model.trainable_variables, gradients)
-          if g is None or not np.abs(tf.convert_to_tensor(g)).max() > 0]
+  idle = model_battery.idle_variables(model, criterion, images, targets)
   # An offset that all logits of a softmax share changes nothing.
   assert not [p for p in idle if not p.endswith('norm_similarity/beta')], idle
   decoders = model.semantic_decoder.channels, model.instance_decoder.channels

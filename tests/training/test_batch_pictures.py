@@ -1,6 +1,7 @@
 """Batches become pictures, and their targets the label maps that they come from."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tiny_runs
 
@@ -11,24 +12,15 @@ from deeplab_tf.training import summaries
 from deeplab_tf.training.batch_pictures import BatchPictures, label_map
 
 
-def test_the_label_map_of_targets_has_the_segments_of_the_annotation():
+@pytest.mark.parametrize('make', [
+    lambda label, info: targets_lib.mask_targets(label, info, max_things=16),
+    lambda label, info: targets_lib.center_targets(label, info, sigma=8.0)],
+                         ids=['mask', 'center'])
+def test_the_label_map_of_targets_has_the_segments_of_the_annotation(make):
   info = catalog.built_in('shapes')
   for index in range(10):
     label = shapes.generate('train', index)[1]
-    made = targets_lib.mask_targets(tf.constant(label), info, max_things=16)
-    actual = label_map(tf.nest.map_structure(lambda x: x.numpy(), made), info)
-    void = (label == 0) | np.asarray(targets_lib.is_crowd(tf.constant(label), info))
-    np.testing.assert_array_equal(actual == info.void_label, void)
-    np.testing.assert_array_equal((actual // 256)[~void], (label // 256)[~void])
-    pairs = set(zip(label[~void], actual[~void]))
-    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
-
-
-def test_the_label_map_of_centre_targets_has_the_segments_of_the_annotation():
-  info = catalog.built_in('shapes')
-  for index in range(10):
-    label = shapes.generate('train', index)[1]
-    made = targets_lib.center_targets(tf.constant(label), info, sigma=8.0)
+    made = make(tf.constant(label), info)
     actual = label_map(tf.nest.map_structure(lambda x: x.numpy(), made), info)
     void = (label == 0) | np.asarray(targets_lib.is_crowd(tf.constant(label), info))
     np.testing.assert_array_equal(actual == info.void_label, void)
