@@ -25,6 +25,7 @@ from deeplab_tf.data import (
     transforms,
 )
 from deeplab_tf.data import recipe as recipe_lib
+from deeplab_tf.layers.shapes import scaled_size
 
 Recipe = recipe_lib.Recipe
 normalize = transforms.normalize
@@ -89,8 +90,8 @@ def train_dataset(config, dataset_info: catalog.AnyInfo, targets: str, seed: int
   return batches.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 
-def eval_dataset(config, dataset_info: catalog.AnyInfo, workers: int = 1,
-                 worker: int = 0) -> tf.data.Dataset:
+def eval_dataset(config, dataset_info: catalog.AnyInfo, workers: int = 1, worker: int = 0,
+                 ratio: float = 1.0) -> tf.data.Dataset:
   """Returns the evaluation images once, in the order of the files.
 
   They are EvaluationBatch, or ClassEvaluationBatch where the data set has one class per image.
@@ -103,12 +104,13 @@ def eval_dataset(config, dataset_info: catalog.AnyInfo, workers: int = 1,
     dataset_info: Its data set.
     workers: Number of workers; batch_size is shared among them.
     worker: Which of them this is: it gets every workers-th image, from this one on.
+    ratio: Of masks alone: the network's input, image and padding, is as many times as large.
 
   Raises:
     As train_dataset.
   """
   options = config.eval_dataset_options
-  prepare, shapes, padding = _evaluation_function(options, dataset_info)
+  prepare, shapes, padding = _evaluation_function(options, dataset_info, ratio)
   source = readers.open_source(options, dataset_info, 'eval_dataset_options')
   load = _loader(source, options, 'eval_dataset_options', dataset_info)
 
@@ -186,12 +188,14 @@ def _options():
 # --- One image for evaluation -----------------------------------------------------------------
 
 
-def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
+def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe,
+                           ratio: float = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
   """Resizes and pads an image for evaluation.
 
   Args:
     image: uint8 [height, width, 3].
     recipe: Sizes; without a maximum it is the crop size.
+    ratio: Both sizes of the result are those of the recipe, scaled with aligned corners.
 
   Returns:
     float32 [*crop_size, 3] in [0, 255], and int32 [2], the size of the image inside.
@@ -200,9 +204,13 @@ def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor,
   if not any(recipe.max_size):
     recipe = recipe._replace(max_size=recipe.crop_size)
   size = _resized_size(image, recipe)
+  crop_size = [scaled_size(n, ratio) for n in recipe.crop_size]
+  if ratio != 1:
+    # In Python's precision, as the crop: in float32 an image could become larger than that.
+    size = tf.cast(tf.cast(size - 1, tf.float64) * ratio + 1, tf.int32)
   image, _ = transforms.resize(image, None, size)
-  image, _ = transforms.pad(image, None, recipe.crop_size, 0)
-  return tf.ensure_shape(image, [*recipe.crop_size, 3]), size
+  image, _ = transforms.pad(image, None, crop_size, 0)
+  return tf.ensure_shape(image, [*crop_size, 3]), size
 
 
 def _resized_size(image, recipe):
@@ -238,7 +246,7 @@ def _sample_function(options, info, kind) -> tuple[Callable, bool]:
   return sample, recipe.paste is not None
 
 
-def _evaluation_function(options, info) -> tuple[Callable, NamedTuple, NamedTuple]:
+def _evaluation_function(options, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:
   """A function from a LabeledImage to an evaluation sample; the sample's shapes and padding."""
   if isinstance(info, catalog.ImageClasses):
     recipe = class_images.build_recipe(options, 'eval_dataset_options')
@@ -248,12 +256,13 @@ def _evaluation_function(options, info) -> tuple[Callable, NamedTuple, NamedTupl
   recipe = recipe_lib.build(options, 'eval_dataset_options')
 
   def prepare(example):
-    image, resized = prepare_for_evaluation(example.image, recipe)
+    image, resized = prepare_for_evaluation(example.image, recipe, ratio)
     return structures.EvaluationBatch(
         transforms.normalize(image), resized, tf.shape(example.image)[:2], example.label,
         example.name)
 
-  shapes = structures.EvaluationBatch([*recipe.crop_size, 3], [2], [2], [None, None], [])
+  crop_size = [scaled_size(n, ratio) for n in recipe.crop_size]
+  shapes = structures.EvaluationBatch([*crop_size, 3], [2], [2], [None, None], [])
   return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
 
 

@@ -1,26 +1,13 @@
 """The figures of the MaX-DeepLab paper's analyses, as PNG files (figures 4, 5 and A.3 to A.6)."""
 
-import contextlib
 import math
-from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from deeplab_tf.visualization import report_style
+from deeplab_tf.visualization import png_figures, report_style
 
-_DOTS_PER_INCH = 180
-_INK = '#1c2128'
-_MUTED = '#5b6470'
-_GRID = '#e3e7ec'
-_STYLE = {
-    'font.family': 'sans-serif', 'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9,
-    'axes.edgecolor': '#9aa4b1', 'axes.labelcolor': _INK, 'axes.titlecolor': _INK,
-    'text.color': _INK, 'xtick.color': _INK, 'ytick.color': _INK, 'axes.linewidth': 0.8,
-    'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
-    'figure.facecolor': 'white', 'savefig.facecolor': 'white',
-}
 _BAR = '#8fa3bd'
-_THINGS, _STUFF = '#2f6fde', '#d4852a'
 # Cells of a histogram up to this number hold their counts in figures.
 _MOST_WRITTEN_CELLS = 700
 _COLUMNS_OF_MASKS = 10
@@ -42,7 +29,7 @@ def query_classes(path: str, histogram: np.ndarray, order: Sequence[int],
   rows, columns = counts.shape
   cell = (min(0.42, 14.0 / columns), min(0.21, 12.0 / rows))
   size = (columns * cell[0] + 2.4, rows * cell[1] + 2.6)
-  with _figure(path, size) as figure:
+  with png_figures.figure(path, size) as figure:
     grid = figure.add_gridspec(2, 3, width_ratios=(columns * cell[0], 0.9, 0.12),
                                height_ratios=(0.75, rows * cell[1]), wspace=0.02, hspace=0.02)
     axes = figure.add_subplot(grid[1, 0])
@@ -59,7 +46,7 @@ def query_classes(path: str, histogram: np.ndarray, order: Sequence[int],
     axes.set_ylabel('query')
     if counts.size <= _MOST_WRITTEN_CELLS:
       _write_counts(axes, counts, norm)
-    axes.axvline(num_things, color=_INK, linewidth=1.2)
+    axes.axvline(num_things, color=png_figures.INK, linewidth=1.2)
     _margins(figure, grid, axes, counts, num_things)
     bar = figure.colorbar(picture, cax=figure.add_subplot(grid[1, 2]),
                           format=ticker.StrMethodFormatter('{x:.0f}'))
@@ -72,30 +59,30 @@ def _write_counts(axes: Any, counts: np.ndarray, norm: Any) -> None:
   for row, column in np.argwhere(counts):
     value = counts[row, column]
     axes.text(column + 0.5, row + 0.52, value, ha='center', va='center', fontsize=7,
-              color='white' if norm(value) > 0.62 else _INK)
+              color='white' if norm(value) > 0.62 else png_figures.INK)
 
 
 def _margins(figure: Any, grid: Any, axes: Any, counts: np.ndarray, num_things: int) -> None:
   """Bars of the sums over queries, above, and over classes, on the right."""
   rows, columns = counts.shape
   above = figure.add_subplot(grid[0, 0], sharex=axes)
-  color = [_THINGS] * num_things + [_STUFF] * (columns - num_things)
+  color = [png_figures.THINGS] * num_things + [png_figures.STUFF] * (columns - num_things)
   above.bar(np.arange(columns) + 0.5, counts.sum(axis=0), width=0.8, color=color)
-  above.axvline(num_things, color=_INK, linewidth=1.2)
-  for place, name, tint in ((num_things / 2, 'things', _THINGS),
-                            ((num_things + columns) / 2, 'stuff', _STUFF)):
+  above.axvline(num_things, color=png_figures.INK, linewidth=1.2)
+  for place, name, tint in ((num_things / 2, 'things', png_figures.THINGS),
+                            ((num_things + columns) / 2, 'stuff', png_figures.STUFF)):
     above.annotate(name, (place, 1.04), xycoords=('data', 'axes fraction'), ha='center',
                    va='bottom', color=tint, fontweight='bold')
   right = figure.add_subplot(grid[1, 1], sharey=axes)
   things = counts[:, :num_things].sum(axis=1)
-  right.barh(np.arange(rows) + 0.5, things, height=0.8, color=_THINGS)
+  right.barh(np.arange(rows) + 0.5, things, height=0.8, color=png_figures.THINGS)
   right.barh(np.arange(rows) + 0.5, counts[:, num_things:].sum(axis=1), left=things, height=0.8,
-             color=_STUFF)
+             color=png_figures.STUFF)
   for margin, keep in ((above, 'left'), (right, 'bottom')):
     margin.tick_params(labelbottom=keep == 'bottom', labelleft=keep == 'left', length=0)
     margin.spines[:].set_visible(False)
     margin.locator_params(axis='y' if keep == 'left' else 'x', nbins=3)
-    margin.grid(axis='y' if keep == 'left' else 'x', color=_GRID, linewidth=0.6)
+    margin.grid(axis='y' if keep == 'left' else 'x', color=png_figures.GRID, linewidth=0.6)
     margin.set_axisbelow(True)
   right.set_xlabel('firings')
 
@@ -122,7 +109,7 @@ def average_masks(path: str, masks: np.ndarray, firings: np.ndarray, notes: Mapp
   shown = [query for _, queries in groups for query in queries]
   highest = float(np.max(masks[shown], initial=1e-3))
   norm = colors.PowerNorm(0.5, 0, highest)
-  with _figure(path, (width, height), layout='none') as figure:
+  with png_figures.figure(path, (width, height), layout='none') as figure:
     picture, last = None, None
     for line, (name, queries) in enumerate(lines):
       top = height - 0.32 - line * (side + gap_y)
@@ -130,9 +117,9 @@ def average_masks(path: str, masks: np.ndarray, firings: np.ndarray, notes: Mapp
         axes = figure.add_axes(((left + column * (side + gap_x)) / width, (top - side) / height,
                                 side / width, side / height))
         picture = axes.imshow(masks[query], cmap='magma', norm=norm, interpolation='bilinear')
-        _bare(axes)
+        png_figures.bare(axes)
         axes.set_title(f'{query}  ·  {firings[query]}×', fontsize=8, pad=2.5)
-        axes.set_xlabel(notes.get(query, ''), fontsize=6.5, color=_MUTED, labelpad=2)
+        axes.set_xlabel(notes.get(query, ''), fontsize=6.5, color=png_figures.MUTED, labelpad=2)
       if name != last:
         figure.text(0.16 / width, (top - side / 2) / height, name, rotation=90, va='center',
                     ha='center', fontsize=8.5, fontweight='bold')
@@ -162,17 +149,17 @@ def attention(path: str, outlined: np.ndarray, heads: Sequence[np.ndarray],
   unit = 1.9
   cell_height = unit * height / width
   size = (2 * unit + columns * unit + 0.5, 2 * cell_height + 0.85)
-  with _figure(path, size) as figure:
+  with png_figures.figure(path, size) as figure:
     grid = figure.add_gridspec(2, columns + 2, wspace=0.03, hspace=0.02)
     axes = figure.add_subplot(grid[:, :2])
     axes.imshow(outlined)
     axes.set_title('input and predicted masks')
-    _bare(axes)
+    png_figures.bare(axes)
     for head, (picture, title) in enumerate(zip(heads, titles)):
       axes = figure.add_subplot(grid[head // columns, 2 + head % columns])
       axes.imshow(picture)
       axes.set_title(title, fontsize=8, pad=3)
-      _bare(axes)
+      png_figures.bare(axes)
     _legend(figure, legend)
 
 
@@ -190,10 +177,11 @@ def memory_share(path: str, shares: np.ndarray) -> None:
     shares: [heads], shares of the memory in [0, 1].
   """
   numbers = np.arange(1, len(shares) + 1)
-  with _figure(path, (1.4 + 0.55 * len(shares), 2.3)) as figure:
+  with png_figures.figure(path, (1.4 + 0.55 * len(shares), 2.3)) as figure:
     axes = figure.add_subplot()
     axes.bar(numbers, 1 - shares, width=0.72, color=_BAR, label='pixels (M2P)')
-    axes.bar(numbers, shares, bottom=1 - shares, width=0.72, color=_STUFF, label='memory (M2M)')
+    axes.bar(numbers, shares, bottom=1 - shares, width=0.72, color=png_figures.STUFF,
+             label='memory (M2M)')
     for number, share in zip(numbers, shares):
       axes.text(number, 1.02, f'{100 * share:.0f}%', ha='center', va='bottom', fontsize=8,
                 color='#9c5c12')
@@ -202,7 +190,7 @@ def memory_share(path: str, shares: np.ndarray) -> None:
     axes.set_ylabel('share of attention')
     axes.set_ylim(0, 1.12)
     axes.set_yticks((0, 0.5, 1))
-    _plain(axes)
+    png_figures.plain(axes)
     figure.legend(loc='outside right upper')
 
 
@@ -233,7 +221,7 @@ def features(path: str, rows: Sequence[FeatureRow]) -> None:
   kinds = [kind for kind in titles if getattr(rows[0], kind) is not None]
   unit = 2.6
   heights = [unit * row.image.shape[0] / row.image.shape[1] for row in rows]
-  with _figure(path, (len(kinds) * unit, sum(heights) + 0.3)) as figure:
+  with png_figures.figure(path, (len(kinds) * unit, sum(heights) + 0.3)) as figure:
     grid = figure.add_gridspec(len(rows), len(kinds), height_ratios=heights, wspace=0.02,
                                hspace=0.02)
     for line, row in enumerate(rows):
@@ -241,7 +229,7 @@ def features(path: str, rows: Sequence[FeatureRow]) -> None:
         axes = figure.add_subplot(grid[line, column])
         axes.imshow(getattr(row, kind))
         axes.set_title(titles[kind] if line == 0 else '')
-        _bare(axes)
+        png_figures.bare(axes)
 
 
 class Panel(NamedTuple):
@@ -263,7 +251,7 @@ def training_curves(path: str, panels: Sequence[Panel]) -> None:
     panels: The plots, at least one, none of them empty.
   """
   from matplotlib import ticker
-  with _figure(path, (2.35 * len(panels) + 0.4, 2.3)) as figure:
+  with png_figures.figure(path, (2.35 * len(panels) + 0.4, 2.3)) as figure:
     for index, panel in enumerate(panels):
       axes = figure.add_subplot(1, len(panels), index + 1)
       for color, (name, points) in zip(report_style.LINES, panel.lines.items()):
@@ -276,7 +264,7 @@ def training_curves(path: str, panels: Sequence[Panel]) -> None:
       axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
       axes.tick_params(labelleft=index == 0)
       axes.set_xlabel('training step')
-      _plain(axes)
+      png_figures.plain(axes)
       if len(panel.lines) > 1:
         axes.legend(loc='best', handlelength=1.3)
 
@@ -293,30 +281,3 @@ def _line(axes: Any, name: str, steps: np.ndarray, values: np.ndarray, color: st
   ends = np.minimum(np.arange(len(values)) + reach + 1, len(values))
   axes.plot(steps, (sums[ends] - sums[starts]) / (ends - starts), color=color, label=name,
             linewidth=1.6)
-
-
-# --- Parts that figures share -----------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _figure(path: str, size: Tuple[float, float], layout: str = 'constrained') -> Iterator[Any]:
-  """Yields a figure of a size in inches that is written at the end."""
-  import matplotlib
-  from matplotlib import figure as figure_lib
-  with matplotlib.rc_context(_STYLE):
-    figure = figure_lib.Figure(figsize=size, layout=layout)
-    yield figure
-    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={'Software': None})
-
-
-def _bare(axes: Any) -> None:
-  axes.set_xticks([])
-  axes.set_yticks([])
-  axes.spines[:].set_visible(False)
-
-
-def _plain(axes: Any) -> None:
-  axes.grid(axis='y', color=_GRID, linewidth=0.7)
-  axes.set_axisbelow(True)
-  axes.tick_params(length=0)
-  axes.spines[['top', 'right', 'left']].set_visible(False)

@@ -1,0 +1,138 @@
+"""Scores a trained model at input sizes far from those of its training: a scale stress test.
+
+  python evaluation/scale_stress.py --config_file=runs/a/config.textproto --checkpoint=runs/a \\
+    --output_dir=stress/a --compare=stress/b
+"""
+
+import argparse
+import math
+import os
+import sys
+from typing import Iterable, Optional, Sequence
+
+from deeplab_tf import arguments, cli
+
+_NOTES = """\
+At each ratio the images of eval_dataset_options are resized to that many times the size that they
+have in an evaluation, and padded to as much of crop_size; sides are int((side - 1) * ratio + 1), so
+that odd ones stay odd. The weights stay. thing_area_limit and stuff_area_limit are pixels at the
+network's size and are multiplied by ratio * ratio; all other options of the read-out stay as they
+are. Predictions are scored at the size of the image files.
+
+output:
+  scale_stress.json  of each ratio: PQ, SQ and RQ of all, things and stuff, size, seconds per image
+  scale_stress.png   PQ, things and stuff over the ratios; with --compare the other models too, and
+                     (PQ - other PQ) / other PQ                     (Axial-DeepLab: figure 4)
+The JSON is written after each ratio: the same command goes on where it was stopped, and with more
+--ratios it adds those.
+"""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  args = _parser().parse_args(argv)
+  _check(args)
+  from deeplab_tf import config as config_lib
+  config = config_lib.load_config(args.config_file, args.override)
+  from deeplab_tf.analysis import scale_results, scale_stress
+  from deeplab_tf.checkpoints.restore import find_checkpoint
+  others = [scale_results.read(path) for path in args.compare]
+  name = os.path.splitext(os.path.basename(args.config_file))[0]
+  stress = scale_stress.ScaleStress(config, name, find_checkpoint(args.checkpoint),
+                                    args.num_images)
+  path = os.path.join(args.output_dir, scale_results.FILE)
+  stress.resume(path)
+  ratios = args.ratios or scale_stress.RATIOS
+  stress.check_ratios(ratios)
+  for where, other in zip(args.compare, others):
+    stress.check_comparable(other, ratios, f'--compare={where}')
+  there = sorted(set(ratios) & set(stress.found.ratios))
+  if there:
+    print(f'{path} has {", ".join(f"{ratio:g}" for ratio in there)}, which are not measured again')
+  _make_folder(args.output_dir)
+  stress.run(ratios, path, _bar)
+  print(scale_results.format_test(stress.found))
+  names = scale_results.names([stress.found, *others])
+  for other, name in zip(others, names[1:]):
+    print(f'\n{scale_results.format_improvement(stress.found, other, name)}')
+  figure = os.path.join(args.output_dir, 'scale_stress.png')
+  _draw(figure, [stress.found, *others], names)
+  print(f'figure: {figure}')
+
+
+# --- Flags ------------------------------------------------------------------------------------
+
+
+def _parser() -> arguments.Parser:
+  parser = arguments.Parser('scale_stress.py', __doc__, _NOTES)
+  parser.add_config()
+  parser.add_argument('--checkpoint', required=True, metavar='C',
+                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_argument('--ratios', type=_ratios, metavar='R,R,...',
+                      help="of the network's input to its size in evaluation, e.g. 0.25,0.5,1,2,4 "
+                      '(default: nine from 0.25 to 4, about half an octave apart)')
+  parser.add_argument('--num_images', type=arguments.positive, metavar='N',
+                      help='score the first N images of the evaluation data set (default: as an '
+                      'evaluation, which is all but with evaluator_options.eval_steps)')
+  parser.add_argument('--compare', action='append', default=[], metavar='DIR_OR_JSON',
+                      help='the stress test of another model on the same images: show both, and '
+                      'by how much this one is better; may be given several times')
+  return parser
+
+
+def _ratios(text: str) -> list[float]:
+  try:
+    ratios = [float(ratio) for ratio in text.split(',')]
+  except ValueError:
+    ratios = []
+  if not ratios or not all(0 < ratio < math.inf for ratio in ratios):
+    raise argparse.ArgumentTypeError(f'"{text}" is no list of ratios: give positive numbers with '
+                                     'commas between, e.g. 0.25,0.5,1,2,4')
+  return ratios
+
+
+def _check(args) -> None:
+  from deeplab_tf.visualization import scale_figure
+  if os.path.isfile(args.output_dir):
+    raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
+  if len(args.compare) >= scale_figure.MOST_MODELS:
+    raise cli.UsageError(f'--compare: {len(args.compare)} are given; at most '
+                         f'{scale_figure.MOST_MODELS - 1} can be told apart in one figure')
+
+
+def _make_folder(path: str) -> None:
+  try:
+    os.makedirs(path, exist_ok=True)
+  except OSError as error:
+    raise cli.UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
+
+
+# --- Output -----------------------------------------------------------------------------------
+
+
+def _bar(samples: Iterable, total: Optional[int], ratio: float, size: Sequence[int]) -> Iterable:
+  import tqdm
+  return tqdm.tqdm(samples, total=total, unit=' images', disable=None,
+                   desc=f'ratio {ratio:g}, {size[0]}x{size[1]}')
+
+
+def _draw(path: str, tests: Sequence, names: Sequence[str]) -> None:
+  """Draws the figure of a test and those that it is compared with."""
+  from deeplab_tf.analysis import scale_results
+  from deeplab_tf.visualization import scale_figure
+  groups = scale_results.GROUPS
+  quality = [scale_figure.Curves(name, {group: test.pq(group) for group in groups})
+             for name, test in zip(names, tests)]
+  gains = [scale_figure.Curves(name, {
+      group: scale_results.improvement(tests[0], other, group) for group in groups})
+           for name, other in zip(names[1:], tests[1:])]
+  scale_figure.scale_stress(path, quality, gains)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
