@@ -78,8 +78,8 @@ def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> 
 
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
   """Raises ConfigError where values contradict each other; names the file and the field."""
-  for check in (_check_architecture, _check_backbone, _check_data, _check_task, _check_solver,
-                _check_losses, _check_evaluation, _check_choices, _check_ranges,
+  for check in (_check_architecture, _check_backbone, _check_decoders, _check_data, _check_task,
+                _check_solver, _check_losses, _check_evaluation, _check_choices, _check_ranges,
                 _check_finite):
     message = check(config)
     if message:
@@ -124,10 +124,15 @@ _FOR_SEGMENTATION = (
     ('evaluator_options', 'save_raw_predictions'),
 )
 
+_DECODERS = ('model_options.decoder',
+             'model_options.panoptic_deeplab.instance.instance_decoder_override')
+_CONVOLUTIONS = ('depthwise_separable_conv', 'standard_conv')
+
 # Closed choices that DeepLab2 keeps as strings; every other closed choice is an enum.
 _CHOICES = {
     'model_options.backbone.drop_path_schedule': ('constant', 'linear'),
-    'model_options.decoder.decoder_conv_type': ('depthwise_separable_conv', 'standard_conv'),
+    'model_options.decoder.decoder_conv_type': _CONVOLUTIONS,
+    **{f'{decoder}.aspp_conv_type': _CONVOLUTIONS for decoder in _DECODERS},
     'trainer_options.solver_options.learning_policy': ('poly', 'cosine'),
     'trainer_options.solver_options.optimizer': ('adam', 'adamw', 'sgd', 'radam_lookahead'),
     'trainer_options.loss_options.semantic_loss.name': ('', 'softmax_cross_entropy'),
@@ -228,6 +233,14 @@ def _check_backbone(config):
   if backbone.use_sac_beyond_stride not in (-1, 2, 4, 8, 16, 32):
     return ('model_options.backbone.use_sac_beyond_stride is '
             f'{backbone.use_sac_beyond_stride}: allowed are -1 (none), 2, 4, 8, 16, 32')
+  # Of the variants that have no attention over whole axes, building says that it must be positive.
+  span = backbone.attention.span
+  if span < 0 or span and span % 2 == 0:
+    return (f'model_options.backbone.attention.span is {span}: it must be an odd number, so that '
+            'the query is in the middle, or 0 for all positions')
+  if backbone.attention.HasField('num_heads') and backbone.attention.num_heads < 1:
+    return (f'model_options.backbone.attention.num_heads is {backbone.attention.num_heads}: it '
+            'must be at least 1')
   beyond = config.model_options.max_deeplab.transformer_beyond_stride
   if beyond not in (0, 4, 8, 16, 32):
     return (f'model_options.max_deeplab.transformer_beyond_stride is {beyond}: allowed are 0 (as '
@@ -237,6 +250,15 @@ def _check_backbone(config):
       if size < backbone.output_stride:
         return (f'{options}.crop_size has {size}, smaller than '
                 f'model_options.backbone.output_stride {backbone.output_stride}')
+  return None
+
+
+def _check_decoders(config):
+  for path in _DECODERS:
+    decoder = _get(config, path)
+    if decoder.skip_aspp and decoder.aspp_use_only_1x1_proj_conv:
+      return (f'{path} has skip_aspp and aspp_use_only_1x1_proj_conv, which both stand in place of '
+              'ASPP: remove one')
   return None
 
 

@@ -43,9 +43,9 @@ class Summary(NamedTuple):
     by_part: Name of an attribute of the model -> its counts.
     input_size: Height and width that multiply-adds are counted at.
     projected_parameters: Of centre models the trainable parameters of the backbone and of the
-      layers with which the decoders take its features in (ASPP or its 1x1 convolution, and those
-      of the low levels, without their batch norms): what the tables of Axial-DeepLab seem to
-      count. Else None.
+      layers with which the decoders take its features in (ASPP or its 1x1 convolution, if any,
+      and those of the low levels, without their batch norms): DeepLab2's Axial-DeepLabs have as
+      many as the paper's tables. Else None.
   """
   total: Part
   by_part: dict[str, Part]
@@ -183,7 +183,8 @@ def _variables_by_part(model) -> dict[str, list[tf.Variable]]:
 def _projected_parameters(model) -> int:
   """See Summary."""
   decoders = [layer for layer in _parts(model).values() if isinstance(layer, ASPPDecoder)]
-  kernels = [variable for decoder in decoders for layer in (decoder.aspp, *decoder.low_level)
+  layers = [layer for decoder in decoders for layer in (decoder.aspp, *decoder.low_level)]
+  kernels = [variable for layer in layers if layer is not None
              for variable in layer.trainable_variables if variable.shape.rank > 1]
   return _numbers(model.backbone.trainable_variables) + _numbers(kernels)
 

@@ -19,7 +19,7 @@ columns:
               uses, and the read-out after the network
 Of Panoptic-DeepLab and Axial-DeepLab the last line, and "projected_parameters" of the JSON, is a
 second count of the parameters: the backbone and the layers with which the decoders take its
-features in, without their batch norms. The tables of Axial-DeepLab seem to have it.
+features in, without their batch norms. That of DeepLab2's Axial-DeepLabs is what the paper prints.
 """
 
 

@@ -88,6 +88,22 @@ FAULTS = {
     'switchable convolutions from a stride that no stage has': (
         'model_options { backbone { use_sac_beyond_stride: 7 } max_deeplab { } }',
         r'use_sac_beyond_stride is 7: allowed are -1 \(none\), 2, 4, 8, 16, 32'),
+    'even span': (
+        'model_options { backbone { attention { span: 4 } } max_deeplab { } }',
+        r'a\.textproto: model_options\.backbone\.attention\.span is 4: it must be an odd number'),
+    'negative span': (
+        'model_options { backbone { attention { span: -3 } } max_deeplab { } }',
+        r'backbone\.attention\.span is -3: it must be an odd number.* or 0 for all positions'),
+    'no heads': (
+        'model_options { backbone { attention { num_heads: 0 } } max_deeplab { } }',
+        r'backbone\.attention\.num_heads is 0: it must be at least 1'),
+    'ASPP replaced twice': (
+        'model_options { panoptic_deeplab { instance { instance_decoder_override { '
+        'skip_aspp: true aspp_use_only_1x1_proj_conv: true } } } }',
+        r'instance_decoder_override has skip_aspp and aspp_use_only_1x1_proj_conv.*remove one'),
+    'unknown convolution in ASPP': (
+        'model_options { decoder { aspp_conv_type: "separable_conv" } max_deeplab { } }',
+        'decoder.aspp_conv_type is "separable_conv": allowed are .*standard_conv'),
     'less than no blocks': (
         'model_options { max_deeplab { decoder_blocks_per_stage: -2 } }',
         r'decoder_blocks_per_stage is -2: it must be at least 0'),

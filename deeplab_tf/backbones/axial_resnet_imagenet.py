@@ -1,11 +1,12 @@
-"""Axial-ResNets for ImageNet, as the paper has them (Axial-DeepLab, sections 3.2 and 4.1).
+"""The paper's Axial-ResNets, for ImageNet and segmentation (Axial-DeepLab, sections 3.2, 4.1).
 
 Unlike DeepLab2's (axial_resnet.py) they have a max pooling behind their stem, which can be axial
 blocks. The paper's S, M, L and XL are a stem_width_multiplier and backbone_width_multiplier of
 0.5, 0.75, 1 and 2.
 
-The paper strides each axis behind its own layer; the authors' PyTorch code pools both axes behind
-the second. We follow the code, whose multiply-adds are those that the paper prints.
+The paper strides each axis behind its own layer; the authors' PyTorch code for ImageNet pools both
+axes behind the second. There we follow the code, whose multiply-adds are nearer to those that the
+paper prints for ImageNet; for segmentation those of its text are nearer, and DeepLab2 does it.
 """
 
 from deeplab_tf.backbones.block_group_network import NetworkOptions
@@ -22,6 +23,12 @@ _CONV_STEM = NetworkOptions(
 # The PyTorch code has tables as long as the features of its images.
 _PYTORCH = _CONV_STEM.with_groups(positions_image_size=224)
 
+# Position-sensitive attention over regions of 7x7 pixels (table 1). Stand-alone self-attention
+# strides by average pooling too.
+_CONV_STEM_ATTENTION = _CONV_STEM.with_groups(
+    attention_bottleneck_expansion=1, attention_expansion=(1, 1),
+    attention=LOCAL._replace(stride_by='average'))
+
 VARIANTS = {
     # Over the whole axis from the first block on.
     'conv_stem_axial_resnet': _CONV_STEM,
@@ -29,11 +36,13 @@ VARIANTS = {
     # blocks. The stem's pooling stays, since the next stage works at stride 4.
     'full_axial_resnet': _CONV_STEM._replace(stem='none', has_first_stage=True).with_groups(
         axial_beyond_stride=1, attention=AXIAL._replace(span=15, stride_by='average')),
-    # Position-sensitive attention over regions of 7x7 pixels (table 1). Stand-alone self-attention
-    # strides by average pooling too.
-    'conv_stem_attention': _CONV_STEM.with_groups(
-        attention_bottleneck_expansion=1, attention_expansion=(1, 1),
-        attention=LOCAL._replace(stride_by='average')),
+    'conv_stem_attention': _CONV_STEM_ATTENTION,
+    # For segmentation: behind Panoptic-DeepLab's stem of three convolutions (section 3.2). The
+    # multiply-adds of tables 2, 4, 6 and 7 are those with the max pooling, without which DeepLab2's
+    # axial_deeplab_* have 6 % more, and with each axis strided behind its own layer.
+    'inception_stem_axial_resnet': _CONV_STEM._replace(stem='inception').with_groups(
+        attention=AXIAL),
+    'inception_stem_attention': _CONV_STEM_ATTENTION._replace(stem='inception'),
     'axial26': _PYTORCH._replace(num_blocks=(1, 2, 4, 1)),
     'axial50': _PYTORCH,
 }

@@ -48,14 +48,15 @@ class NetworkOptions(NamedTuple):
     Raises:
       ValueError: They are about attention that the network does not have, or its span is wrong.
     """
-    attention = self.groups.attention
+    attention, num_heads = self.groups.attention, self.groups.num_heads
     if options.HasField('attention'):
       if not self.groups.axial_beyond_stride:
         raise ValueError(f'model_options.backbone.attention is set, but {options.name} has no '
                          'axial attention; remove it or choose another backbone')
-      attention = attention._replace(**{
-          'normalized' if field.name == 'batch_norms' else field.name: value
-          for field, value in options.attention.ListFields()})
+      changes = {'normalized' if field.name == 'batch_norms' else field.name: value
+                 for field, value in options.attention.ListFields()}
+      num_heads = changes.pop('num_heads', num_heads)
+      attention = attention._replace(**changes)
       check_span(attention.kind, attention.span, 'model_options.backbone.attention.span')
     return self._replace(
         num_blocks=tuple(max(1, int(n * options.backbone_layer_multiplier))
@@ -68,6 +69,7 @@ class NetworkOptions(NamedTuple):
             squeeze_and_excite=options.use_squeeze_and_excite,
             sac_beyond_stride=options.use_sac_beyond_stride,
             attention=attention,
+            num_heads=num_heads,
             recomputed=options.Recomputation.Name(options.recomputed).lower())
 
   def with_groups(self, **changes) -> 'NetworkOptions':

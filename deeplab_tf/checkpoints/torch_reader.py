@@ -1,7 +1,9 @@
 """Reads the tensors of a PyTorch file without PyTorch.
 
-Such a file is a zip archive of a pickle and of raw arrays. A pickle can call any function of any
-module; this reader lets it call the few that put tensors together, and refuses all others.
+Such a file is a zip archive of a pickle and of raw arrays, or, as PyTorch wrote them before
+version 1.6, one pickle after the other and the raw arrays behind them. A pickle can call any
+function of any module; this reader lets it call the few that put tensors together, and refuses
+all others. No array is read before the file is known to hold it.
 """
 
 import collections
@@ -12,7 +14,7 @@ import pickletools
 import struct
 import zipfile
 import zlib
-from typing import NamedTuple
+from typing import BinaryIO, Iterable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +31,10 @@ _DTYPES = {
 _LARGEST_PICKLE = 1 << 26
 # What torch.save uses.
 _PROTOCOL = 2
+# What a file of the older form starts with: a pickle of 0x1950a86a20f9469cfc6c. The next one is of
+# its version.
+_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+_OLDER_VERSION = 1001
 # What reading a damaged or a hostile pickle raises.
 _ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, ArithmeticError, AttributeError, EOFError,
            ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
@@ -40,15 +46,29 @@ class _StorageType(NamedTuple):
   name: str
 
 
+class _Storage(NamedTuple):
+  """An array in the file, that tensors are views of."""
+  dtype: np.dtype
+  key: str
+  numel: int
+
+
+class _View(NamedTuple):
+  """A tensor that is not read yet; offset and stride count values of its storage."""
+  storage: _Storage
+  offset: int
+  size: tuple[int, ...]
+  stride: tuple[int, ...]
+
+
 def read_torch_weights(path: str) -> dict[str, np.ndarray]:
   """Reads a state dict: of the whole file, or under its key 'state_dict'.
 
   Args:
-    path: A file that torch.save wrote (version 1.6 or later, or an earlier one that was saved
-      anew).
+    path: A file that torch.save wrote, before or since version 1.6.
 
   Returns:
-    The file's own names to arrays.
+    The file's own names to arrays, which cannot be written to.
 
   Raises:
     FileNotFoundError: There is no file.
@@ -56,18 +76,16 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
   """
   if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
     raise FileNotFoundError(f'{path}: no such file; give the file that torch.save wrote')
-  if not zipfile.is_zipfile(path):
-    raise ValueError(f'{path}: is no archive of PyTorch 1.6 or later; load an older file in '
-                     'PyTorch and save its state_dict() anew')
   try:
-    with zipfile.ZipFile(path) as archive:
-      found = _Unpickler(archive).load()
+    with open(path, 'rb') as file:
+      source = _open(file)
+      found = source.content
+      if isinstance(found, dict) and isinstance(dict.get(found, 'state_dict'), dict):
+        found = dict.get(found, 'state_dict')
+      weights = _with_arrays(dict.items(found) if isinstance(found, dict) else (), source)
   except _ERRORS as error:
     raise ValueError(f'{path}: cannot be read as a PyTorch file '
                      f'({files.first_line(error)})') from None
-  if isinstance(found, dict) and isinstance(dict.get(found, 'state_dict'), dict):
-    found = dict.get(found, 'state_dict')
-  weights = dict(dict.items(found)) if isinstance(found, dict) else {}
   wrong = [name for name, value in weights.items()
            if not isinstance(name, str) or not isinstance(value, np.ndarray)]
   if not weights or wrong:
@@ -76,23 +94,135 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
   return weights
 
 
-class _Unpickler(pickle.Unpickler):
-  """Builds dictionaries and tensors, and nothing else."""
+def _open(file: BinaryIO):
+  """Returns an _Archive or a _PickleSequence."""
+  # An archive may have anything in front of it, and so the older form is looked for first.
+  if file.read(len(_MAGIC)) == _MAGIC:
+    return _PickleSequence(file)
+  if zipfile.is_zipfile(file):
+    return _Archive(file)
+  raise pickle.UnpicklingError('it is neither a zip archive nor of the form before PyTorch 1.6; '
+                               'give the file that torch.save wrote')
 
-  def __init__(self, archive: zipfile.ZipFile):
+
+def _with_arrays(items: Iterable[tuple], source) -> dict:
+  """Puts arrays in place of the views, each storage read once."""
+  storages, result = {}, {}
+  for name, value in items:
+    if isinstance(value, _View):
+      if value.storage not in storages:
+        storages[value.storage] = np.frombuffer(source.read(value.storage), value.storage.dtype)
+      value = _array(value, storages[value.storage])
+    result[name] = value
+  return result
+
+
+def _array(view: _View, storage: np.ndarray) -> np.ndarray:
+  if not math.prod(view.size):
+    return np.zeros(view.size, storage.dtype)
+  # No copy, so that a file of many views takes no more memory than its storages.
+  return np.lib.stride_tricks.as_strided(
+      storage[view.offset:], view.size, [n * storage.itemsize for n in view.stride],
+      writeable=False)
+
+
+# === The two forms of a file ===
+
+
+class _Archive:
+  """A zip archive.
+
+  Attributes:
+    content: What its pickle holds, with _Views in place of tensors.
+  """
+
+  def __init__(self, file: BinaryIO):
+    self._archive = archive = zipfile.ZipFile(file)
     names = [name for name in archive.namelist() if name.endswith('/data.pkl')]
     if len(names) != 1:
       raise pickle.UnpicklingError(f'{len(names)} files data.pkl')
-    self._archive, self._folder = archive, names[0][:-len('data.pkl')]
+    self._folder = names[0][:-len('data.pkl')]
     if archive.getinfo(names[0]).file_size > _LARGEST_PICKLE:
       raise pickle.UnpicklingError('data.pkl is too large')
     order = self._folder + 'byteorder'
     if order in archive.namelist() and archive.read(order) != b'little':
       raise pickle.UnpicklingError('its byte order is not little')
-    self._storages = {}
-    code = archive.read(names[0])
-    _check_code(code)
-    super().__init__(io.BytesIO(code))
+    self.content = _Unpickler(_code(io.BytesIO(archive.read(names[0])))).load()
+
+  def read(self, storage: _Storage) -> bytes:
+    """Returns the bytes of a storage."""
+    info = self._archive.getinfo(f'{self._folder}data/{storage.key}')
+    size = storage.numel * storage.dtype.itemsize
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != size:
+      raise pickle.UnpicklingError(f'data/{storage.key} is not {storage.numel} values of '
+                                   f'{storage.dtype}')
+    return self._archive.read(info)
+
+
+class _PickleSequence:
+  """The form before PyTorch 1.6.
+
+  Pickles of a magic number, a version, the machine, the object and the keys of its storages; then
+  of each storage, in the order of the keys, the number of values (int64) and the values.
+
+  Attributes:
+    content: What its fourth pickle holds, with _Views in place of tensors.
+  """
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    end = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    pickles = io.BytesIO(file.read(min(end, _LARGEST_PICKLE)))
+    _code(pickles)
+    version, machine = (_Unpickler(_code(pickles)).load() for _ in range(2))
+    if version != _OLDER_VERSION:
+      raise pickle.UnpicklingError(f'its version is {version}, and only {_OLDER_VERSION} is known')
+    if not isinstance(machine, dict) or machine.get('little_endian') is not True:
+      raise pickle.UnpicklingError('its byte order is not little')
+    unpickler = _Unpickler(_code(pickles))
+    self.content = unpickler.load()
+    keys = _Unpickler(_code(pickles)).load()
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(unpickler.storages):
+      raise pickle.UnpicklingError('its list of storages does not fit its tensors')
+    self._places = _places(file, pickles.tell(), end, [unpickler.storages[key] for key in keys])
+
+  def read(self, storage: _Storage) -> bytes:
+    """Returns the bytes of a storage."""
+    self._file.seek(self._places[storage.key])
+    return self._file.read(storage.numel * storage.dtype.itemsize)
+
+
+def _places(file: BinaryIO, start: int, end: int, storages: list[_Storage]) -> dict[str, int]:
+  """Where in a file each storage's values begin, by key, without reading them."""
+  places = {}
+  for storage in storages:
+    file.seek(start)
+    (numel,) = struct.unpack('<q', file.read(8))
+    if numel != storage.numel:
+      raise pickle.UnpicklingError(f'storage {storage.key} has {numel} values and not '
+                                   f'{storage.numel}')
+    places[storage.key] = start + 8
+    start += 8 + numel * storage.dtype.itemsize
+    if start > end:
+      raise pickle.UnpicklingError(f'it ends within storage {storage.key}')
+  return places
+
+
+# === Pickles ===
+
+
+class _Unpickler(pickle.Unpickler):
+  """Builds dictionaries and views, and nothing else.
+
+  Attributes:
+    storages: Those that it has met, by their keys.
+  """
+
+  def __init__(self, code: bytes):
+    # PyTorch under Python 2 has written names as bytes.
+    super().__init__(io.BytesIO(code), encoding='utf-8')
+    self.storages = {}
 
   def find_class(self, module: str, name: str):
     """Returns what a pickle may refer to."""
@@ -106,43 +236,50 @@ class _Unpickler(pickle.Unpickler):
                                  'dictionaries are allowed; save the state_dict() alone')
 
   def persistent_load(self, pid):
-    """Returns the array that a tensor is a view of."""
-    kind, storage_type, key, _, numel = pid
+    """Returns the storage that a tensor is a view of."""
+    kind, storage_type, key, _, numel, *part = pid
     if kind != 'storage' or not isinstance(storage_type, _StorageType):
-      raise pickle.UnpicklingError(f'unknown reference {kind}')
-    if key not in self._storages:
-      info = self._archive.getinfo(f'{self._folder}data/{key}')
-      dtype = np.dtype(_DTYPES[storage_type.name])
-      if info.compress_type != zipfile.ZIP_STORED or info.file_size != numel * dtype.itemsize:
-        raise pickle.UnpicklingError(f'data/{key} is not {numel} values of {dtype}')
-      self._storages[key] = np.frombuffer(self._archive.read(info), dtype)
-    return self._storages[key]
+      raise pickle.UnpicklingError(f'unknown reference {kind}; save the state_dict() alone')
+    if part not in ([], [None]):
+      raise pickle.UnpicklingError('a storage that is part of another; save the state_dict() anew')
+    if not isinstance(key, str) or type(numel) is not int or numel < 0:
+      raise pickle.UnpicklingError('a storage of unknown form')
+    storage = _Storage(np.dtype(_DTYPES[storage_type.name]), key, numel)
+    if self.storages.setdefault(key, storage) != storage:
+      raise pickle.UnpicklingError(f'storage {key} has two forms')
+    return storage
 
 
-def _check_code(code: bytes) -> None:
-  """Refuses a pickle that would take more memory than its length warrants, before it runs."""
-  for opcode, argument, _ in pickletools.genops(code):
+def _code(stream: io.BytesIO) -> bytes:
+  """Takes the next pickle out of a stream, and does not run it.
+
+  Raises:
+    pickle.UnpicklingError: It would take more memory than its length warrants.
+  """
+  start, places = stream.tell(), [0]
+  for opcode, argument, _ in pickletools.genops(stream):
     if opcode.proto > _PROTOCOL or opcode.name == 'PROTO' and argument > _PROTOCOL:
       raise pickle.UnpicklingError(f'its pickle is not of protocol {_PROTOCOL}')
-    if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and argument > len(code):
-      raise pickle.UnpicklingError('its pickle has a place far beyond its objects')
+    if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT'):
+      places.append(argument)
+  code = stream.getbuffer()[start:stream.tell()].tobytes()
+  if max(places) > len(code):
+    raise pickle.UnpicklingError('its pickle has a place far beyond its objects')
+  return code
 
 
 def _rebuild_tensor(storage, offset, size, stride, *unused):
-  """A copy of the view of a storage that a tensor is."""
+  """The view of a storage that a tensor is."""
   del unused
   numbers = (offset, *size, *stride)
-  if not isinstance(storage, np.ndarray) or not all(
+  if not isinstance(storage, _Storage) or not all(
       type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
     raise pickle.UnpicklingError('a tensor of unknown form')
   last = offset + sum((n - 1) * s for n, s in zip(size, stride))
   count = math.prod(size)
-  if count > storage.size or count and last >= storage.size:
+  if count > storage.numel or count and last >= storage.numel:
     raise pickle.UnpicklingError('a tensor larger than its storage')
-  strides = [s * storage.itemsize for s in stride]
-  if not count:
-    return np.zeros(size, storage.dtype)
-  return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False).copy()
+  return _View(storage, offset, tuple(size), tuple(stride))
 
 
 def _rebuild_parameter(data, *unused):

@@ -6,7 +6,7 @@ from typing import Iterator, Optional, Sequence
 import tensorflow as tf
 
 from deeplab_tf.layers import randomness
-from deeplab_tf.layers.convolution import Convolution
+from deeplab_tf.layers.convolution import Convolution, convolution_block
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions, scaled_size
@@ -18,7 +18,8 @@ class ASPP(tf.keras.layers.Layer):
   """One 1x1, three dilated 3x3 convolutions and image pooling, concatenated and projected."""
 
   def __init__(self, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,
-               pool_size: Optional[Sequence[int]] = None, only_projection: bool = False):
+               pool_size: Optional[Sequence[int]] = None, only_projection: bool = False,
+               convolution: str = 'standard_conv'):
     """Makes the variables.
 
     Args:
@@ -30,6 +31,7 @@ class ASPP(tf.keras.layers.Layer):
         inputs; None pools over the whole input. DeepLab2 pools over the size of the training
         crop's feature also at inference.
       only_projection: Leaves out everything but a 1x1 convolution.
+      convolution: Kind of the dilated convolutions, see convolution_block.
     """
     super().__init__()
     self.pool_size = pool_size
@@ -38,7 +40,7 @@ class ASPP(tf.keras.layers.Layer):
       self.projection = Convolution(in_channels, channels, norm=norm, activation='relu')
       return
     self.branches = [Convolution(in_channels, channels, norm=norm, activation='relu')] + [
-        Convolution(in_channels, channels, 3, rate=rate, norm=norm, activation='relu')
+        convolution_block(convolution, in_channels, channels, 3, norm, rate)
         for rate in rates
     ]
     self.pool = Convolution(in_channels, channels, norm=norm, activation='relu')

@@ -21,6 +21,8 @@ class DecoderOptions(NamedTuple):
     atrous_rates: Dilations of ASPP.
     convolution: Kind of the fusion convolutions, see convolution_block.
     only_projection: Replaces ASPP by a 1x1 convolution.
+    skips_aspp: Leaves ASPP out: the fusion takes the feature in as it is.
+    aspp_convolution: Kind of ASPP's dilated convolutions, see convolution_block.
     pool_size: Window of ASPP's image pooling; None: the whole input.
     low_level: Name and projected channels of each fused feature, from low resolution to high.
   """
@@ -32,6 +34,8 @@ class DecoderOptions(NamedTuple):
   only_projection: bool
   pool_size: Optional[tuple[int, int]]
   low_level: tuple[tuple[str, int], ...]
+  skips_aspp: bool = False
+  aspp_convolution: str = 'standard_conv'
 
 
 class ASPPDecoder(tf.keras.layers.Layer):
@@ -39,6 +43,7 @@ class ASPPDecoder(tf.keras.layers.Layer):
 
   Attributes:
     channels: Channels of the output.
+    aspp: ASPP, or None.
   """
 
   def __init__(self, feature_channels: dict[str, int], options: DecoderOptions,
@@ -55,25 +60,30 @@ class ASPPDecoder(tf.keras.layers.Layer):
     """
     super().__init__()
     self.options = options
-    self.channels = options.channels if options.low_level else options.aspp_channels
     for name in (options.feature, *(name for name, _ in options.low_level)):
       if name not in feature_channels:
         raise ValueError(f'decoder: unknown feature_key "{name}": the backbone has '
                          f'{", ".join(feature_channels)}')
-    self.aspp = ASPP(feature_channels[options.feature], options.aspp_channels,
-                     options.atrous_rates, norm, options.pool_size, options.only_projection)
+    channels = feature_channels[options.feature]
+    self.aspp = None
+    if not options.skips_aspp:
+      self.aspp = ASPP(channels, options.aspp_channels, options.atrous_rates, norm,
+                       options.pool_size, options.only_projection, options.aspp_convolution)
+      channels = options.aspp_channels
     self.low_level, self.fusion = [], []
-    channels = options.aspp_channels
     for name, projected in options.low_level:
       self.low_level.append(Convolution(feature_channels[name], projected, norm=norm,
                                         activation='relu'))
       self.fusion.append(convolution_block(options.convolution, channels + projected,
                                            options.channels, 5, norm))
       channels = options.channels
+    self.channels = channels
 
   def call(self, features: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
     """Maps activated features to [batch, h, w, channels] at the last low level's size."""
-    x = self.aspp(features[self.options.feature], training=training)
+    x = features[self.options.feature]
+    if self.aspp is not None:
+      x = self.aspp(x, training=training)
     for (name, _), projection, fusion in zip(self.options.low_level, self.low_level, self.fusion):
       low = projection(features[name], training=training)
       x = resize_bilinear(x, dimensions(low)[1:3])
@@ -103,4 +113,5 @@ def build(decoder, low_level, feature_channels: dict[str, int], crop_size: Seque
           convolution=decoder.decoder_conv_type,
           only_projection=decoder.aspp_use_only_1x1_proj_conv,
           pool_size=pool_size(crop_size, output_stride),
-          low_level=tuple((low.feature_key, low.channels_project) for low in low_level)), norm)
+          low_level=tuple((low.feature_key, low.channels_project) for low in low_level),
+          skips_aspp=decoder.skip_aspp, aspp_convolution=decoder.aspp_conv_type), norm)

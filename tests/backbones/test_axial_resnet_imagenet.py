@@ -32,6 +32,34 @@ def _assert_near(actual, expected, what):
   assert error < 1e-4, f'{what}: {error:.1e}'
 
 
+def _recorded_tensors(backbone, images):
+  """The tensors of a forward pass that are recorded, by their names in the PyTorch code."""
+  found = {}
+
+  def listen(layer, name, keeps_input=False):
+    call = layer.call
+
+    def recording(x, *args, **kwargs):
+      y = call(x, *args, **kwargs)
+      found[name] = (x if keeps_input else y).numpy()
+      return y
+    layer.call = recording
+
+  first, second = (stage.blocks[0].attention for stage in backbone.stages[:2])
+  listen(backbone.stages[0], 'maxpool', keeps_input=True)
+  listen(first.height_axis, 'layer1.0.hight_block')
+  listen(first, 'layer1.0.width_block')
+  listen(second, 'layer2.0.width_block')
+  features, _ = backbone(tf.constant(images))
+  # The PyTorch code activates these in place, and they were recorded behind that.
+  for name in ('layer1.0.width_block', 'layer2.0.width_block'):
+    found[name] = np.maximum(found[name], 0)
+  # Along the height, the rows of a batch are the columns of the image.
+  found['layer1.0.hight_block'] = found['layer1.0.hight_block'].transpose(1, 0, 2)[None]
+  found.update({f'layer{level - 1}': features[f'res{level}'].numpy() for level in range(2, 6)})
+  return found
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize('name', ['axial26s', 'axial50s'])
 def test_the_network_equals_the_pytorch_code(name):
@@ -41,12 +69,15 @@ def test_the_network_equals_the_pytorch_code(name):
   reference.load_reference_weights(model, 'axial_deeplab', weights)
   images = shared.recipe().image(description['image_name'], *description['image_size'])[None]
   _assert_near(model(images)['class_logits'], recorded['logits'], 'logits')
-  features, _ = model.backbone(tf.constant(images))
-  for level in range(2, 6):
-    stage = f'layer{level - 1}'
-    actual = features[f'res{level}'].numpy()
-    assert list(actual.shape) == list(recorded[f'{stage}|shape'])
-    _assert_near(actual.reshape(-1)[recorded[f'{stage}|idx']], recorded[f'{stage}|val'], stage)
+  found, compared = _recorded_tensors(model.backbone, images), set()
+  for key in recorded:
+    what, _, kind = key.partition('|')
+    if kind == 'val':
+      actual = found[what]
+      assert list(actual.shape) == list(recorded[f'{what}|shape'])
+      _assert_near(actual.reshape(-1)[recorded[f'{what}|idx']], recorded[key], what)
+      compared.add(what)
+  assert compared == set(found)
 
 
 @pytest.mark.parity
@@ -78,7 +109,8 @@ def _tiny(name, more=''):
 
 
 @pytest.mark.parametrize('name', ['conv_stem_axial_resnet', 'full_axial_resnet',
-                                  'conv_stem_attention', 'axial26'])
+                                  'conv_stem_attention', 'axial26',
+                                  'inception_stem_axial_resnet', 'inception_stem_attention'])
 def test_every_variable_learns_at_any_size(name):
   model = _tiny(name)
   # Branches start at zero (gamma of their last batch norm), and nothing would reach inside.
@@ -114,11 +146,18 @@ def test_a_config_changes_the_form_of_the_attention():
   assert all('/key_positions/' in path for path in names - other)
   layer = changed.backbone.stages[0].blocks[0].attention.height_axis
   assert layer.options.span == 3 and layer.options.value_positions
+  assert _tiny('conv_stem_axial_resnet', 'attention { num_heads: 2 }').backbone.stages[0].blocks[
+      0].attention.height_axis.num_heads == 2
   # Also of DeepLab2's networks.
   layer = _tiny('axial_deeplab_s', 'attention { span: 5 }').backbone.stages[3].blocks[0].attention
   assert layer.width_axis.options.span == 5
-  with pytest.raises(ValueError, match=r'backbone.attention.span is 4: axial attention needs'):
+  # Loading a config refuses even numbers; what a variant's attention needs, building does.
+  with pytest.raises(ValueError, match=r'backbone.attention.span is 4: it must be an odd number'):
     _tiny('conv_stem_axial_resnet', 'attention { span: 4 }')
+  with pytest.raises(ValueError, match=r'backbone.attention.span is 0: local attention needs'):
+    _tiny('conv_stem_attention', 'attention { span: 0 }')
+  with pytest.raises(ValueError, match='do not divide into 7 heads'):
+    _tiny('conv_stem_axial_resnet', 'attention { num_heads: 7 }')
   with pytest.raises(ValueError, match='attention is set, but resnet50 has no'):
     _tiny('resnet50', 'attention { span: 5 }')
 
@@ -131,4 +170,5 @@ def test_axes_longer_than_the_tables_run_with_a_span(name):
 
 def test_the_variants_are_names_of_the_config():
   assert {'conv_stem_axial_resnet', 'full_axial_resnet', 'conv_stem_attention', 'axial26',
-          'axial50'} < set(backbones.variants())
+          'axial50', 'inception_stem_axial_resnet', 'inception_stem_attention'} < set(
+              backbones.variants())

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -17,9 +19,13 @@ WEIGHTS = {
 }
 
 
+WRITERS = {'zip': torch_files.write, 'older': torch_files.write_older}
+
+
+@pytest.mark.parametrize('older', [False, True])
 @pytest.mark.parametrize('under', ['', 'state_dict'])
-def test_a_state_dict_is_read(tmp_path, under):
-  torch_files.save(tmp_path / 'x.pth', WEIGHTS, under)
+def test_a_state_dict_is_read(tmp_path, under, older):
+  torch_files.save(tmp_path / 'x.pth', WEIGHTS, under, older)
   found = torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
   assert set(found) == set(WEIGHTS)
   for name, value in WEIGHTS.items():
@@ -27,12 +33,13 @@ def test_a_state_dict_is_read(tmp_path, under):
     np.testing.assert_array_equal(found[name], value)
 
 
-def test_views_of_one_storage_are_read(tmp_path):
+@pytest.mark.parametrize('form', WRITERS)
+def test_views_of_one_storage_are_read(tmp_path, form):
   storage = np.arange(20, dtype=np.float32)
   code = torch_files.dictionary({
       'transposed': torch_files.tensor('0', storage, [4, 3], [1, 4], 2),
       'empty': torch_files.tensor('0', storage, [0, 3], [3, 1])})
-  torch_files.write(tmp_path / 'x.pth', code, {'0': storage})
+  WRITERS[form](tmp_path / 'x.pth', code, {'0': storage})
   found = torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
   np.testing.assert_array_equal(found['transposed'], storage[2:14].reshape(3, 4).T)
   assert found['empty'].shape == (0, 3)
@@ -65,23 +72,25 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize('form', WRITERS)
 @pytest.mark.parametrize('name', HOSTILE)
-def test_a_hostile_pickle_is_refused_and_not_run(name, tmp_path, monkeypatch):
+def test_a_hostile_pickle_is_refused_and_not_run(name, form, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  torch_files.write(tmp_path / 'x.pth', HOSTILE[name], {})
+  WRITERS[form](tmp_path / 'x.pth', HOSTILE[name], {})
   with pytest.raises(ValueError, match='x.pth: (cannot be read|holds no state dict)') as error:
     torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
   assert '\n' not in str(error.value)
   assert os.listdir(tmp_path) == ['x.pth']
 
 
+@pytest.mark.parametrize('form', WRITERS)
 @pytest.mark.parametrize('shape,stride,offset', [
     ([3, 5], [5, 1], 0), ([3], [100], 0), ([3], [1], 10), ([2], [-1], 3), ([1 << 30], [0], 0),
     ([2, 2], [1], 0)])
-def test_a_tensor_beyond_its_storage_is_refused(tmp_path, shape, stride, offset):
+def test_a_tensor_beyond_its_storage_is_refused(tmp_path, form, shape, stride, offset):
   storage = np.arange(12, dtype=np.float32)
   code = torch_files.dictionary({'x': torch_files.tensor('0', storage, shape, stride, offset)})
-  torch_files.write(tmp_path / 'x.pth', code, {'0': storage})
+  WRITERS[form](tmp_path / 'x.pth', code, {'0': storage})
   with pytest.raises(ValueError, match='a tensor (larger|of unknown)'):
     torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
 
@@ -100,13 +109,64 @@ def test_storages_that_are_missing_short_or_compressed_are_refused(tmp_path):
     torch_reader.read_torch_weights(str(path))
 
 
+@pytest.mark.parametrize('changes,error', [
+    ({'machine': b'\x89'}, 'its byte order is not little'),
+    ({'version': 1002}, 'its version is 1002, and only 1001 is known'),
+    ({'magic': 5}, 'neither a zip archive nor of the form before'),
+    ({'arrays': {}}, 'its list of storages does not fit'),
+    ({'arrays': {'0': np.zeros(5, np.float32), '1': np.zeros(2)}}, 'its list of storages does not'),
+    ({'arrays': {'0': np.zeros(4, np.float32)}}, 'storage 0 has 4 values and not 5'),
+    ({'arrays': {'0': np.zeros(5, np.float16)}}, 'it ends within storage 0'),
+])
+def test_parts_of_an_older_file_that_do_not_fit_are_refused(tmp_path, changes, error):
+  value = np.zeros(5, np.float32)
+  code = torch_files.dictionary({'x': torch_files.tensor('0', value, more=b'N')})
+  torch_files.write_older(tmp_path / 'x.pth', **{'code': code, 'arrays': {'0': value}, **changes})
+  with pytest.raises(ValueError, match=error):
+    torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+def test_a_storage_that_is_part_of_another_is_refused(tmp_path):
+  value = np.zeros(5, np.float32)
+  part = pickle.dumps(('1', 0, 5), 2)[2:-1]
+  code = torch_files.dictionary({'x': torch_files.tensor('0', value, more=part)})
+  torch_files.write_older(tmp_path / 'x.pth', code, {'0': value})
+  with pytest.raises(ValueError, match='a storage that is part of another'):
+    torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+def test_a_storage_larger_than_its_file_takes_no_memory(tmp_path):
+  path, value = tmp_path / 'x.pth', np.zeros(5, np.float32)
+  torch_files.save(path, {'x': value}, older=True)
+  size, huge = b'J' + struct.pack('<i', 5), 1 << 45
+  data = path.read_bytes().replace(size, b'I%d\n' % huge).replace(
+      struct.pack('<q', 5) + value.tobytes(), struct.pack('<q', huge) + value.tobytes())
+  path.write_bytes(data)
+  tracemalloc.start()
+  with pytest.raises(ValueError, match='it ends within storage 0'):
+    torch_reader.read_torch_weights(str(path))
+  assert tracemalloc.get_traced_memory()[1] < 1 << 24
+  tracemalloc.stop()
+
+
+def test_many_views_take_the_memory_of_their_storage(tmp_path):
+  path, value = tmp_path / 'x.pth', np.zeros(1 << 20, np.float32)
+  code = torch_files.dictionary({str(i): torch_files.tensor('0', value, more=b'N')
+                                 for i in range(100)})
+  torch_files.write_older(path, code, {'0': value})
+  tracemalloc.start()
+  assert len(torch_reader.read_torch_weights(str(path))) == 100
+  assert tracemalloc.get_traced_memory()[1] < 5 * value.nbytes
+  tracemalloc.stop()
+
+
 def test_what_is_no_such_file_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match='no such file'):
     torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
   with pytest.raises(FileNotFoundError, match='no such file'):
     torch_reader.read_torch_weights(str(tmp_path))
   (tmp_path / 'old.pth').write_bytes(pickle.dumps({}))
-  with pytest.raises(ValueError, match='old.pth: is no archive of PyTorch 1.6'):
+  with pytest.raises(ValueError, match='neither a zip archive nor of the form before'):
     torch_reader.read_torch_weights(str(tmp_path / 'old.pth'))
   with zipfile.ZipFile(tmp_path / 'other.zip', 'w') as archive:
     archive.writestr('x', 'y')
@@ -114,9 +174,10 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     torch_reader.read_torch_weights(str(tmp_path / 'other.zip'))
 
 
-def test_damage_anywhere_is_one_error(tmp_path):
+@pytest.mark.parametrize('older', [False, True])
+def test_damage_anywhere_is_one_error(tmp_path, older):
   path = tmp_path / 'x.pth'
-  torch_files.save(path, WEIGHTS)
+  torch_files.save(path, WEIGHTS, older=older)
   data, rng = path.read_bytes(), np.random.default_rng(0)
   for _ in range(150):
     place = rng.integers(len(data))
@@ -126,4 +187,4 @@ def test_damage_anywhere_is_one_error(tmp_path):
     try:
       torch_reader.read_torch_weights(str(path))
     except ValueError as error:
-      assert str(path) in str(error)
+      assert str(path) in str(error) and '\n' not in str(error)

@@ -1,6 +1,7 @@
-"""Writes files as torch.save does, without PyTorch: a zip archive of a pickle and raw arrays."""
+"""Writes files as torch.save does and did, without PyTorch: a pickle and raw arrays."""
 
 import pathlib
+import pickle
 import struct
 import zipfile
 
@@ -26,11 +27,21 @@ def _global(module: str, name: str) -> bytes:
   return f'c{module}\n{name}\n'.encode()
 
 
-def tensor(key: str, value: np.ndarray, shape=None, stride=None, offset: int = 0) -> bytes:
-  """Returns the pickle's code of a tensor whose storage is data/<key>."""
+def tensor(key: str, value: np.ndarray, shape=None, stride=None, offset: int = 0,
+           more: bytes = b'') -> bytes:
+  """Returns the pickle's code of a tensor whose storage is data/<key>.
+
+  Args:
+    key: Name of the storage.
+    value: The storage's values.
+    shape: Of the tensor; default: of the values.
+    stride: As above.
+    offset: Where the tensor starts in its storage.
+    more: Code of what follows the storage's size (before PyTorch 1.6: None, or a part of it).
+  """
   stride = stride or [s // value.itemsize for s in value.strides]
   storage = (b'(' + _text('storage') + _global('torch', _STORAGES[str(value.dtype)]) + _text(key)
-             + _text('cpu') + _integer(value.size) + b'tQ')
+             + _text('cpu') + _integer(value.size) + more + b'tQ')
   hooks = _global('collections', 'OrderedDict') + b')R'
   return (_global('torch._utils', '_rebuild_tensor_v2') + b'(' + storage + _integer(offset)
           + _integers(value.shape if shape is None else shape) + _integers(stride) + b'\x89' + hooks
@@ -52,9 +63,31 @@ def write(path: pathlib.Path, code: bytes, arrays: dict, compression: int = zipf
     archive.writestr('archive/version', b'3\n')
 
 
-def save(path: pathlib.Path, weights: dict, under: str = '') -> None:
-  """Writes arrays by name as a state dict, or one under a key."""
+def save(path: pathlib.Path, weights: dict, under: str = '', older: bool = False) -> None:
+  """Writes arrays by name as a state dict, or one under a key; older: as before PyTorch 1.6."""
   arrays = {str(i): value for i, value in enumerate(weights.values())}
-  code = dictionary({name: tensor(str(i), value)
+  code = dictionary({name: tensor(str(i), value, more=b'N' if older else b'')
                      for i, (name, value) in enumerate(weights.items())})
-  write(path, dictionary({under: code, 'epoch': _integer(7)}) if under else code, arrays)
+  code = dictionary({under: code, 'epoch': _integer(7)}) if under else code
+  (write_older if older else write)(path, code, arrays)
+
+
+def write_older(path: pathlib.Path, code: bytes, arrays: dict, machine: bytes = b'\x88',
+                version: int = 1001, magic: int = 0x1950a86a20f9469cfc6c) -> None:
+  """Writes a file as torch.save did before PyTorch 1.6.
+
+  Args:
+    path: The file.
+    code: The pickle's, without its frame.
+    arrays: By the names of their storages, which must be those of the code.
+    machine: Code of whether it is little-endian.
+    version: Of the form.
+    magic: The first pickle.
+  """
+  pickles = (pickle.dumps(magic, 2), pickle.dumps(version, 2),
+             b'\x80\x02}' + _text('little_endian') + machine + b's.', b'\x80\x02' + code + b'.',
+             pickle.dumps(list(arrays), 2))
+  with open(path, 'wb') as file:
+    file.writelines(pickles)
+    for value in arrays.values():
+      file.write(struct.pack('<q', value.size) + np.ascontiguousarray(value).tobytes())
