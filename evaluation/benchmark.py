@@ -6,6 +6,7 @@ All but input_pipeline run on made-up data, so no data set and no checkpoint is 
 --what=evaluation needs no config either.
 """
 
+import functools
 import json
 import os
 import platform
@@ -24,19 +25,22 @@ what:
   train_step      forward, losses, matching, backward and update, as the trainer does them
   postprocess     the read-out alone
   matching        128 queries and 100 annotated masks, by both solvers; needs no size
+  attention       each form of axial or local attention in the network, one layer along one axis:
+                  inference, and a train step (gradients of a sum of squares for the weights and
+                  the input), each in a process of its own
   input_pipeline  training batches from train_dataset_options, read for --repeats batches; the
                   same without augmentation (fixed size, nothing random); each stage alone, in
                   processor time of all cores together
   evaluation      panoptic quality and boundary panoptic quality of --repeats pairs of PNGs, at
                   least 20, with 60 segments each, from files, in one process; seconds per pair
 output:
-  first    seconds from the start of building the model to the first result in hand
-  median   seconds of the calls after it
-  peak     largest resident memory of this process, TensorFlow included
+  first      seconds from the start of building the model to the first result in hand
+  median     seconds of the calls after it
+  processor  the same of all cores together, which other programs disturb less
+  peak       largest resident memory of this process, TensorFlow included
 """
-_WHAT = ('inference', 'train_step', 'postprocess', 'matching', 'input_pipeline', 'evaluation')
-# Segments of made-up predictions and annotations.
-_SEGMENTS = 20
+_WHAT = ('inference', 'train_step', 'postprocess', 'attention', 'matching',
+         'input_pipeline', 'evaluation')
 _QUERIES, _TARGETS = 128, 100
 # Images that each stage of the input pipeline is measured with, at least.
 _STAGE_IMAGES = 24
@@ -66,7 +70,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   if args.what in ('inference', 'postprocess'):
     config_lib.require_segmentation(config, f'--what={args.what}')
   measure = {'inference': _inference, 'train_step': _train_step, 'postprocess': _postprocess,
-             'matching': _matching, 'input_pipeline': _input_pipeline}[args.what]
+             'attention': _attention, 'matching': _matching,
+             'input_pipeline': _input_pipeline}[args.what]
   _report(args, measure(config, args))
 
 
@@ -124,14 +129,16 @@ def _measure(start: float, step: Callable, repeats: int, images: int) -> dict[st
   before = time.perf_counter()
   step()
   first = time.perf_counter()
-  times = []
+  times, processor = [], []
   for _ in range(repeats):
-    begin = time.perf_counter()
+    begin, processor_begin = time.perf_counter(), time.process_time()
     step()
+    processor.append(time.process_time() - processor_begin)
     times.append(time.perf_counter() - begin)
   median = statistics.median(times)
   return {'first_s': first - start, 'first_call_s': first - before, 'median_s': median,
-          'fastest_s': min(times), 'images_per_s': images / median}
+          'fastest_s': min(times), 'processor_s': statistics.median(processor),
+          'images_per_s': images / median}
 
 
 def _machine(with_tensorflow: bool) -> dict[str, Any]:
@@ -155,6 +162,10 @@ def _table(report) -> str:
   for name, values in report['results'].items():
     lines.append(f'{name:<16} first {values["first_s"]:8.3f} s   median {values["median_s"]:8.4f} '
                  f's   {values["images_per_s"]:8.2f} images/s')
+    if 'processor_s' in values:
+      lines.append(f'  {"processor":<14} {values["processor_s"]:14.4f} s')
+    if 'peak_gb' in values:
+      lines.append(f'  {"peak":<14} {values["peak_gb"]:14.2f} GB')
     lines += [f'  {key:<14} {values[key]:14.3f} s' for key in ('build_s', 'trace_s', 'first_call_s')
               if key in values]
     lines += [f'  {name:<14} {1000 * seconds:14.2f} ms per image'
@@ -175,7 +186,7 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
   import tensorflow as tf
 
   from deeplab_tf import models
-  from deeplab_tf.data import catalog
+  from deeplab_tf.data import catalog, made_up_batches
   from deeplab_tf.export import serving_module
   images = np.random.default_rng(0).integers(0, 256, (args.batch_size, *args.input_size, 3),
                                              dtype=np.uint8)
@@ -191,10 +202,11 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
     outputs = network(inputs)
     if 'class_logits' in outputs:
       shape = outputs['class_logits'].shape[1:]
-      outputs = {**outputs, 'class_logits': outputs['class_logits'] + _confidence(*shape)}
+      outputs = {**outputs, 'class_logits': outputs['class_logits'] +
+                 made_up_batches.confidence(*shape)}
     if 'center_heatmap' in outputs:
       size = outputs['center_heatmap'].shape[1:3]
-      outputs = {**outputs, 'center_heatmap': _centers(args.batch_size, size)}
+      outputs = {**outputs, 'center_heatmap': made_up_batches.centers(args.batch_size, size)}
     return outputs
 
   module = serving_module.build(config, dataset_info, model, confident)
@@ -209,14 +221,15 @@ def _train_step(config, args) -> dict[str, dict[str, float]]:
   import itertools
 
   from deeplab_tf import models
-  from deeplab_tf.data import catalog
+  from deeplab_tf.data import catalog, made_up_batches
   from deeplab_tf.training import distribution, state, trainer
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
   config.trainer_options.jit_compile |= args.jit_compile
   strategy = distribution.build()
   distribution.check(config, strategy)
-  batch = _made_up_batch(config, dataset_info, architecture.TARGETS, args)
+  batch = made_up_batches.training_batch(config, dataset_info, architecture.TARGETS,
+                                         args.batch_size, args.input_size)
   start = time.perf_counter()
   model, global_step = state.build_model(config, dataset_info, architecture, strategy)
   built = time.perf_counter()
@@ -231,10 +244,11 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
   import tensorflow as tf
 
   from deeplab_tf import models
-  from deeplab_tf.data import catalog
+  from deeplab_tf.data import catalog, made_up_batches
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
-  make = {'mask': _mask_outputs, 'center': _center_outputs}[architecture.TARGETS]
+  make = {'mask': made_up_batches.mask_outputs,
+          'center': made_up_batches.center_outputs}[architecture.TARGETS]
   tf.random.set_seed(0)
   height, width = args.input_size
   inputs = make(config, dataset_info, args.batch_size, (-(-height // 4), -(-width // 4)))
@@ -243,6 +257,41 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
   function = tf.function(lambda outputs: postprocess(outputs, (height, width)), autograph=False)
   step = lambda: function(inputs).panoptic_map.numpy()  # noqa: E731
   return {'postprocess': _measure(start, step, args.repeats, args.batch_size)}
+
+
+def _attention(config, args) -> dict[str, dict[str, float]]:
+  import multiprocessing
+  from concurrent import futures
+
+  from deeplab_tf.analysis import attention_layers
+  forms = attention_layers.find(config, args.input_size)
+  if not forms:
+    raise cli.UsageError('the network of the config has no axial or local attention')
+  context, results = multiprocessing.get_context('spawn'), {}
+  for form, count in forms.items():
+    for name in ('inference', 'train step'):
+      # In a process of its own: of one that has measured others the peak would be theirs.
+      with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        result = pool.submit(_attention_layer, form, name == 'train step', args).result()
+      results[f'{form}, {name}'] = {'layers': count, **result}
+  return results
+
+
+def _attention_layer(form, in_training: bool, args) -> dict[str, float]:
+  import tensorflow as tf
+
+  from deeplab_tf.analysis import attention_layers
+  from deeplab_tf.layers import folding
+  start = time.perf_counter()
+  layer = form.make()
+  run = attention_layers.train if in_training else attention_layers.infer
+  if not in_training:
+    folding.fold_norms(layer)
+  x = tf.random.stateless_normal([args.batch_size * form.shape[0], *form.shape[1:]], [0, 0])
+  function = tf.function(functools.partial(run, layer), jit_compile=args.jit_compile,
+                         autograph=False)
+  result = _measure(start, lambda: function(x).numpy(), args.repeats, args.batch_size)
+  return {**result, 'peak_gb': _peak()}
 
 
 def _matching(config, args) -> dict[str, dict[str, float]]:
@@ -310,83 +359,6 @@ def _evaluation(args) -> dict[str, dict[str, float]]:
       median = statistics.median(seconds)
       results[name] = {'first_s': seconds[0], 'median_s': median, 'images_per_s': 1 / median}
   return results
-
-
-# === Made-up data ===
-
-
-def _confidence(queries: int, outputs: int):
-  """Class logits that make some queries sure of a class and the others sure of none."""
-  import numpy as np
-  logits = np.zeros((queries, outputs), np.float32)
-  kept = min(_SEGMENTS, queries)
-  logits[np.arange(kept), np.arange(kept) % (outputs - 1)] = 30
-  logits[kept:, -1] = 30
-  return logits
-
-
-def _mask_outputs(config, dataset_info, batch: int, size):
-  """Raw outputs of a mask model."""
-  import tensorflow as tf
-  options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
-  queries, classes = options.num_queries, len(dataset_info.class_ids) + 1
-  return {'mask_logits': _blobs(batch, size, queries),
-          'class_logits': tf.tile(_confidence(queries, classes)[None], [batch, 1, 1])}
-
-
-def _center_outputs(config, dataset_info, batch: int, size):
-  """Raw outputs of a centre model, with some centres."""
-  del config
-  return {'semantic_logits': _blobs(batch, size, dataset_info.num_classes),
-          'center_heatmap': _centers(batch, size), 'center_offsets': _blobs(batch, size, 2)}
-
-
-def _centers(batch: int, size):
-  """A heat map with a few centres."""
-  import numpy as np
-  heatmap = np.zeros((batch, *size, 1), np.float32)
-  places = np.random.default_rng(0).integers(0, size, (_SEGMENTS, 2))
-  heatmap[:, places[:, 0], places[:, 1]] = 0.9
-  return heatmap
-
-
-def _blobs(batch: int, size, channels: int):
-  """Maps with regions instead of noise."""
-  import tensorflow as tf
-  return tf.image.resize(tf.random.normal([batch, 12, 12, channels], stddev=8.0), size)
-
-
-def _made_up_batch(config, dataset_info, kind: str, args):
-  """Random images with boxes as annotated masks, or with random classes."""
-  import numpy as np
-  import tensorflow as tf
-
-  from deeplab_tf import structures
-  from deeplab_tf.data import targets
-  rng = np.random.default_rng(0)
-  height, width = args.input_size
-  images = rng.uniform(-1, 1, (args.batch_size, height, width, 3)).astype(np.float32)
-  if kind == 'class':
-    classes = rng.integers(0, dataset_info.num_classes, args.batch_size, dtype=np.int32)
-    return tf.constant(images), structures.ClassTargets(tf.constant(classes))
-  background = dataset_info.class_ids[-1] * dataset_info.label_divisor
-  labels = np.full((args.batch_size, height, width), background, np.int32)
-  instances = min(_SEGMENTS, config.train_dataset_options.max_thing_id)
-  for label in labels:
-    for instance in range(1, instances + 1):
-      class_id = int(rng.choice(dataset_info.thing_class_ids))
-      y, x = rng.integers(0, height * 3 // 4), rng.integers(0, width * 3 // 4)
-      label[y:y + height // 4, x:x + width // 4] = class_id * dataset_info.label_divisor + instance
-  options = config.train_dataset_options
-
-  def make(label):
-    if kind == 'mask':
-      return targets.mask_targets(label, dataset_info, options.max_thing_id,
-                                  targets.SmallInstances(), tf.constant('made up'))
-    return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
-
-  made = [make(tf.constant(label)) for label in labels]
-  return tf.constant(images), tf.nest.map_structure(lambda *parts: tf.stack(parts), *made)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.data import encoded_images, pipeline, transforms
+from deeplab_tf.layers import folding
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.structures import PanopticPrediction
@@ -153,15 +154,17 @@ def build_network(config, dataset_info) -> tf.keras.Model:
 
 def build(config, dataset_info, model: tf.keras.Model,
           network: Optional[Callable] = None) -> ServingModule:
-  """Builds the module of an experiment.
+  """Builds the module of an experiment, and folds the batch norms of its network.
 
   Args:
     config: ExperimentOptions; eval_dataset_options tell the sizes, evaluator_options the
       read-out.
     dataset_info: The classes.
-    model: Its network, from `build_network`.
+    model: Its network, from `build_network`, with its final weights. It is changed: see
+      layers.folding.
     network: What is called in the model's place; default: the model at inference.
   """
+  folding.fold_norms(model)
   network = network or models.inference_network(config, model)
   postprocess = models.architecture(config).build_postprocessor(config, dataset_info)
   return ServingModule(network, model.variables, postprocess,

@@ -21,7 +21,8 @@ class MaskHead(tf.keras.layers.Layer):
     class_feature, mask_feature: Projections of the queries (the first of the paper's 2FC).
     class_projection, mask_projection: The second.
     pixel_head: The paper's 2Conv, to the pixel features g.
-    norm_pixels, norm_masks: Batch norms of g and of the mask logits.
+    norm_pixels, norm_masks: Batch norms of g and of the mask logits; the first is None once it is
+      folded.
   """
 
   def __init__(self, memory_channels: int, feature_channels: int, pixel_head: ConvolutionHead,
@@ -51,6 +52,12 @@ class MaskHead(tf.keras.layers.Layer):
     prior[-1] = math.log(num_classes * _INITIAL_NO_OBJECT / (1 - _INITIAL_NO_OBJECT))
     self.class_prior = prior
 
+  def fold_norms(self) -> None:
+    """Puts the batch norm of pixels into the convolution before it; see folding.fold_norms."""
+    if self.norm_pixels is not None:
+      self.pixel_head.last.absorb(*self.norm_pixels.inference_affine())
+      self.norm_pixels = None
+
   def call(self, memory: tf.Tensor, pixels: tf.Tensor,
            training: bool = False) -> dict[str, tf.Tensor]:
     """Predicts.
@@ -70,8 +77,9 @@ class MaskHead(tf.keras.layers.Layer):
     mask_feature = self.mask_feature(memory, training=training)
     kernels = self.mask_projection(mask_feature, training=training)
 
-    pixel_features = self.norm_pixels(self.pixel_head(pixels, training=training),
-                                      training=training)
+    pixel_features = self.pixel_head(pixels, training=training)
+    if self.norm_pixels is not None:
+      pixel_features = self.norm_pixels(pixel_features, training=training)
     pixel_features = tf.math.l2_normalize(tf.cast(pixel_features, tf.float32), axis=-1)
     batch, height, width, channels = dimensions(pixel_features)
     flat = tf.reshape(pixel_features, [batch, height * width, channels])

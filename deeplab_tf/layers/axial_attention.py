@@ -21,22 +21,39 @@ from deeplab_tf.layers.shapes import Dimension, dimensions
 # span + block - 1 keys, and those beyond its span are masked.
 _SHORT_SPAN = 32
 _BLOCK, _BLOCK_OF_SHORT_SPAN = 16, 8
+# At inference rows are worked on in turns, of which each makes about as many logits (64 MB for each
+# of their terms and copies); of the largest inputs more, so that graphs stay small.
+_LOGITS_OF_A_TURN, _MOST_TURNS = 2**24, 16
 
 
 class AxialAttention1D(PositionSensitiveAttention):
   """Multi-head attention within each row of a batch."""
-
-  CONTENT = 'nlhd,nmhd->nhlm'
-  QUERY_POSITION = 'nlhd,lmd->lnhm'
-  KEY_POSITION = 'nmhd,lmd->mnhl'
-  VALUE = 'nhlm,nmhd->nlhd'
-  VALUE_POSITION = 'nhlm,lmd->lnhd'
 
   def _table(self, channels):
     return RelativePositions(channels, self.options.max_distance, self._stddev(channels))
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [rows, length, in_channels] to [rows, length, value_channels]."""
+    turns = 1 if training else self._turns(*x.shape[:2])
+    if turns == 1:
+      return self._attend(x, training)
+    outputs = []
+    for rows in np.array_split(np.arange(x.shape[0]), turns):
+      # One after the other, since TensorFlow would start them all and hold them in memory.
+      with tf.control_dependencies(outputs[-1:]):
+        outputs.append(self._attend(tf.identity(x[rows[0]:rows[-1] + 1]), training))
+    return tf.concat(outputs, 0)
+
+  def _turns(self, rows, length):
+    """The number of turns at inference; 1 where sizes are not known."""
+    if rows is None or length is None:
+      return 1
+    keys = min(length, self.options.span + _BLOCK) if self.options.span else length
+    turns = -(-rows * self.num_heads * length * keys // _LOGITS_OF_A_TURN)
+    return max(1, min(turns, _MOST_TURNS, rows))
+
+  def _attend(self, x, training):
+    """As `call`, of all rows at once."""
     rows, length, _ = dimensions(x)
     query, key, value = self._project(x, training)
     span, flange = self.options.span, self.options.span // 2
@@ -48,9 +65,9 @@ class AxialAttention1D(PositionSensitiveAttention):
       places, mask = (length,), _band(length, flange)
     else:
       places = (block, flange)
-      query = _blocks(query, block, 0)
-      key, value = (_blocks(t, block, flange) for t in (key, value))
-      mask = _window_mask(rows, length, block, flange)
+      query = overlapping_blocks(query, block, 0)
+      key, value = (overlapping_blocks(t, block, flange) for t in (key, value))
+      mask = window_mask(length, block, flange)
     query, key, value = (self._heads(t) for t in (query, key, value))
     weights = self._weights(query, key, places, mask, training)
     terms = self._retrieved(weights, value, places)
@@ -66,16 +83,16 @@ class AxialAttention1D(PositionSensitiveAttention):
     return tf.reshape(x, [rows, length, self.num_heads, channels // self.num_heads])
 
 
-def _band(length: int, flange: int) -> Optional[np.ndarray]:
+def _band(length: int, flange: int) -> Optional[tf.Tensor]:
   """The mask [1, 1, length, length] of the keys that each query sees; None: all."""
   if flange >= length - 1:
     return None
   places = np.arange(length)
-  return (np.abs(places[None] - places[:, None]) <= flange)[None, None]
+  return tf.constant((np.abs(places[None] - places[:, None]) <= flange)[None, None])
 
 
-def _blocks(x, block: int, flange: int) -> tf.Tensor:
-  """Cuts rows into blocks with their neighbours.
+def overlapping_blocks(x: tf.Tensor, block: int, flange: int) -> tf.Tensor:
+  """Returns rows cut into blocks with their neighbours.
 
   Args:
     x: [rows, length, channels].
@@ -97,13 +114,13 @@ def _blocks(x, block: int, flange: int) -> tf.Tensor:
   return tf.concat(pieces, 1)
 
 
-def _window_mask(rows: Dimension, length: Dimension, block: int, flange: int) -> tf.Tensor:
-  """The mask [rows * blocks, 1, block, block + 2 * flange] of what the queries of a block see."""
+def window_mask(length: Dimension, block: int, flange: int) -> tf.Tensor:
+  """Returns what the queries of a block see, bool [blocks, 1, block, block + 2 * flange]."""
   starts = tf.range(0, length, block)[:, None, None]
   query = starts + np.arange(block)[:, None]
   key = starts + np.arange(-flange, block + flange)
   mask = (tf.abs(key - query) <= flange) & (key >= 0) & (key < length) & (query < length)
-  return tf.tile(mask, [rows, 1, 1])[:, None]
+  return mask[:, None]
 
 
 class AxialAttention2D(tf.keras.layers.Layer):

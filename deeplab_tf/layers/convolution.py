@@ -5,8 +5,9 @@ Strided convolutions pad explicitly and symmetrically (as DeepLab2): a 3x3 convo
 stride 2 sees one row of zeros above and below whatever the input size.
 """
 
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers import activation as activation_lib
@@ -49,13 +50,47 @@ class _LinearLayer(tf.keras.layers.Layer):
     else:
       self.norm = norm(kernel_shape[-1], gamma_initializer='zeros' if zero_gamma else 'ones')
 
+  def fold_norms(self) -> None:
+    """Puts the batch norm into the kernel and a bias; see folding.fold_norms."""
+    if self.norm is not None:
+      self.absorb(*self.norm.inference_affine())
+      self.norm = None
+
+  def absorb(self, scale: np.ndarray, offset: np.ndarray) -> None:
+    """Multiplies what the layer gives before its activation with a scale and adds an offset.
+
+    Args:
+      scale: float64 [channels].
+      offset: float64 [channels].
+    """
+    self.kernel.assign(self.kernel.numpy() * scale)
+    if self.bias is None:
+      self.bias = folded_weight(self, 'bias', offset)
+    else:
+      self.bias.assign(self.bias.numpy() * scale + offset)
+
   def _finish(self, x, training):
     """What follows the product with the kernel."""
     if self.bias is not None:
-      x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
+      x = add_bias(x, self.bias)
     if self.norm is not None:
       x = self.norm(x, training=training)
     return self.activation(x)
+
+
+def folded_weight(layer: tf.keras.layers.Layer, name: str, value: np.ndarray) -> tf.Variable:
+  """Makes a variable of a layer that takes a batch norm's place; float32 in every precision."""
+  return layer.add_weight(name, value.shape, tf.float32, trainable=False,
+                          initializer=tf.keras.initializers.Constant(value),
+                          experimental_autocast=False)
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+  """Adds a bias to the last axis, in the bias's precision."""
+  bias = tf.convert_to_tensor(bias)
+  if bias.dtype == x.dtype:
+    return tf.nn.bias_add(x, bias)
+  return tf.cast(tf.nn.bias_add(tf.cast(x, bias.dtype), bias), x.dtype)
 
 
 class Convolution(_LinearLayer):
@@ -107,22 +142,35 @@ class DepthwiseConvolution(tf.keras.layers.Layer):
 
   Attributes:
     depthwise_kernel: float32 [size, size, in_channels, 1].
-    norm: BatchNorm.
+    norm: BatchNorm; None once it is folded.
+    bias: float32 [in_channels] in its place, else None.
   """
 
   def __init__(self, in_channels: int, kernel_size: int, norm: NormFactory,
-               activation: str = 'none'):
+               activation: str = 'none', rate: int = 1):
     super().__init__()
+    self.rate = rate
     self.activation = activation_lib.by_name(activation)
     self.depthwise_kernel = self.add_weight('depthwise_kernel',
                                             (kernel_size, kernel_size, in_channels, 1),
                                             initializer='glorot_uniform')
     self.norm = norm(in_channels)
+    self.bias = None
+
+  def fold_norms(self) -> None:
+    """Puts the batch norm into the kernel and a bias; see folding.fold_norms."""
+    if self.norm is not None:
+      scale, offset = self.norm.inference_affine()
+      self.depthwise_kernel.assign(self.depthwise_kernel.numpy() * scale[:, None])
+      self.bias = folded_weight(self, 'bias', offset)
+      self.norm = None
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to the same shape."""
     kernel = tf.cast(self.depthwise_kernel, x.dtype)
-    x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], 'SAME')
+    x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], 'SAME', dilations=[self.rate] * 2)
+    if self.norm is None:
+      return self.activation(add_bias(x, self.bias))
     return self.activation(self.norm(x, training=training))
 
 
@@ -130,9 +178,9 @@ class SeparableConvolution(tf.keras.layers.Layer):
   """Depthwise convolution, then a 1x1 convolution, each with batch norm and activation."""
 
   def __init__(self, in_channels: int, channels: int, kernel_size: int, norm: NormFactory,
-               activation: str = 'relu'):
+               activation: str = 'relu', rate: int = 1):
     super().__init__()
-    self.depthwise = DepthwiseConvolution(in_channels, kernel_size, norm, activation)
+    self.depthwise = DepthwiseConvolution(in_channels, kernel_size, norm, activation, rate)
     self.pointwise = Convolution(in_channels, channels, norm=norm, activation=activation)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -141,7 +189,7 @@ class SeparableConvolution(tf.keras.layers.Layer):
 
 
 def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: int,
-                      norm: NormFactory) -> tf.keras.layers.Layer:
+                      norm: NormFactory, rate: int = 1) -> tf.keras.layers.Layer:
   """Returns a convolution with batch norm and relu.
 
   Args:
@@ -150,14 +198,16 @@ def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: i
     channels: Channels of the output.
     kernel_size: Height and width of the kernel.
     norm: Makes the batch norms.
+    rate: Dilation.
 
   Raises:
     ValueError: The kind is neither.
   """
   if kind == 'depthwise_separable_conv':
-    return SeparableConvolution(in_channels, channels, kernel_size, norm)
+    return SeparableConvolution(in_channels, channels, kernel_size, norm, rate=rate)
   if kind == 'standard_conv':
-    return Convolution(in_channels, channels, kernel_size, norm=norm, activation='relu')
+    return Convolution(in_channels, channels, kernel_size, rate=rate, norm=norm,
+                       activation='relu')
   raise ValueError(f'unknown convolution "{kind}": allowed are depthwise_separable_conv, '
                    'standard_conv')
 
@@ -184,13 +234,24 @@ class Projection(_LinearLayer):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, length, in_channels] to [batch, length, channels]."""
-    return self._finish(project(x, self.kernel), training)
+    return project(x, self.kernel, lambda y: self._finish(y, training))
 
 
-def project(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Multiplies the last axis of a tensor of any rank with a matrix, as one matrix product."""
+def project(x: tf.Tensor, kernel: tf.Tensor,
+            finish: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+  """Multiplies the last axis of a tensor of any rank with a matrix, as one matrix product.
+
+  Args:
+    x: [..., in_channels].
+    kernel: [in_channels, channels].
+    finish: Of the product, [n, channels]: TensorFlow fuses a bias with the product where nothing
+      is between them.
+
+  Returns:
+    [..., channels].
+  """
   shape = dimensions(x)
-  flat = tf.matmul(tf.reshape(x, [-1, shape[-1]]), tf.cast(kernel, x.dtype))
+  flat = finish(tf.matmul(tf.reshape(x, [-1, shape[-1]]), tf.cast(kernel, x.dtype)))
   return tf.reshape(flat, [*shape[:-1], kernel.shape[-1]])
 
 

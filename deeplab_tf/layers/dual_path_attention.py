@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers.convolution import Projection, merge_heads, split_channels, split_heads
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.product_moments import product_moments
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.layers.stochastic_depth import drop_path
 
@@ -70,13 +71,26 @@ class NormalizedAttention(tf.keras.layers.Layer):
       [batch, queries, heads * value channels], activated by relu.
     """
     weights = self.attention_weights(query, key, training)
+    queries, keys = query.shape[2], key.shape[2]
+    on_values = not training and keys is not None and (queries is None or keys < queries)
+    if on_values:
+      # Weights sum to 1, so that values take in the offset too, and of them there are fewer.
+      value = self.norm_output(value)
     output = tf.matmul(tf.cast(weights, value.dtype), value)
-    return merge_heads(tf.nn.relu(self.norm_output(output, training=training)))
+    if not on_values:
+      output = self.norm_output(output, training=training)
+    return merge_heads(tf.nn.relu(output))
 
   def attention_weights(self, query: tf.Tensor, key: tf.Tensor, training: bool) -> tf.Tensor:
     """Returns how much each query reads of each key, float32 [batch, heads, queries, keys]."""
-    logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-    return tf.nn.softmax(self.norm_similarity(logits, training=training))
+    mean = variance = None
+    if training and not self.norm_similarity.frozen:
+      mean, variance = product_moments(query, key)
+    scale, offset = self.norm_similarity.affine(mean, variance, training)
+    # As in position_sensitive.py: queries are smaller than logits, and softmax needs no offset.
+    scale += 0.0 * offset
+    logits = tf.matmul(query * tf.cast(scale, query.dtype)[:, None, None], key, transpose_b=True)
+    return tf.nn.softmax(tf.cast(logits, tf.float32))
 
 
 class DualPathLayer(tf.keras.layers.Layer):

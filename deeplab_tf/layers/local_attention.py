@@ -6,9 +6,14 @@ With the query's positional term alone it is equation 2, stand-alone self-attent
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.layers.axial_attention import overlapping_blocks, window_mask
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import AttentionOptions, PositionSensitiveAttention
 from deeplab_tf.layers.shapes import Dimension, dimensions
+
+# Queries that share their keys are squares of this side: each square meets the keys of all of its
+# regions, and what is beyond the region of a query is masked.
+_BLOCK = 4
 
 # Over the region of stand-alone self-attention (its m is 7).
 LOCAL = AttentionOptions(kind='local', span=7)
@@ -27,19 +32,27 @@ class RegionPositions(tf.keras.layers.Layer):
         'embeddings', (span, span, channels),
         initializer=tf.keras.initializers.TruncatedNormal(stddev=stddev))
 
-  def call(self, span: int) -> tf.Tensor:
-    """Returns float32 [span * span, channels], for the span of the table."""
-    return tf.reshape(self.embeddings, [span**2, self.embeddings.shape[-1]])
+  def call(self, block: int) -> tf.Tensor:
+    """Looks up the vectors between the queries of a block and the keys that it meets.
+
+    Args:
+      block: Side of the block.
+
+    Returns:
+      float32 [block**2, (block + span - 1)**2, channels]; keys beyond the region of a query have
+      the vector of its border.
+    """
+    span, channels = self.embeddings.shape[1:]
+    block = int(tf.get_static_value(block))  # Keras makes numbers tensors.
+    places = np.clip(np.arange(block + span - 1) - np.arange(block)[:, None], 0, span - 1)
+    places = places[:, None, :, None] * span + places[:, None]
+    # Reshaped, the table has a dense gradient, as clipping by norm needs it.
+    table = tf.reshape(self.embeddings, [span**2, channels])
+    return tf.gather(table, np.reshape(places, [block**2, -1]))
 
 
 class LocalAttention2D(PositionSensitiveAttention):
   """Multi-head attention of each pixel to the span x span region around it."""
-
-  CONTENT = 'nlhd,nlmhd->nhlm'
-  QUERY_POSITION = 'nlhd,md->nhlm'
-  KEY_POSITION = 'nlmhd,md->nhlm'
-  VALUE = 'nhlm,nlmhd->nlhd'
-  VALUE_POSITION = 'nhlm,md->nlhd'
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
                norm: NormFactory, stride: int = 1, options: AttentionOptions = LOCAL):
@@ -53,15 +66,15 @@ class LocalAttention2D(PositionSensitiveAttention):
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, value_channels]."""
     batch, height, width, _ = dimensions(x)
-    query, key, value = self._project(x, training)
-    span, pixels = self.options.span, height * width
-    query = tf.reshape(query, [batch, pixels, self.num_heads, self.sizes[0] // self.num_heads])
-    key, value = (
-        tf.reshape(_regions(t, span), [batch, pixels, span**2, self.num_heads,
-                                       t.shape[-1] // self.num_heads]) for t in (key, value))
-    mask = _inside(height, width, span)
-    weights = self._weights(query, key, (span,), mask, training)
-    output = self._sum_of_outputs(self._retrieved(weights, value, (span,)), training)
+    margin = self.options.span // 2
+    query, key, value = (self._squares(t, margin_of) for t, margin_of in zip(
+        self._project(x, training), (0, margin, margin)))
+    seen = (tf.cast(window_mask(n, _BLOCK, margin)[:, 0], tf.float32) for n in (height, width))
+    # An "and" of six axes would be one, if TensorFlow broadcast so many.
+    mask = tf.reshape(tf.einsum('aik,bjl->abijkl', *seen) > 0, [-1, 1, _BLOCK**2, key.shape[1]])
+    weights = self._weights(query, key, (_BLOCK,), mask, training)
+    terms = [_map_of_squares(t, height, width) for t in self._retrieved(weights, value, (_BLOCK,))]
+    output = self._sum_of_outputs(terms, training)
     output = tf.reshape(output, [batch, height, width, self.sizes[2]])
     if self.stride == 1:
       return output
@@ -69,22 +82,23 @@ class LocalAttention2D(PositionSensitiveAttention):
       return tf.nn.avg_pool2d(output, self.stride, self.stride, 'SAME')
     return output[:, ::self.stride, ::self.stride]
 
+  def _squares(self, x, margin):
+    """Cuts a map into squares with a margin, [batch * squares, places, heads, channels]."""
+    batch, height, width, channels = dimensions(x)
+    side = _BLOCK + 2 * margin
+    x = overlapping_blocks(tf.reshape(x, [batch * height, width, channels]), _BLOCK, margin)
+    across = -(-width // _BLOCK)
+    x = tf.reshape(x, [batch, height, across * side * channels])
+    x = overlapping_blocks(x, _BLOCK, margin)
+    x = tf.transpose(tf.reshape(x, [-1, side, across, side, channels]), [0, 2, 1, 3, 4])
+    return tf.reshape(x, [-1, side**2, self.num_heads, channels // self.num_heads])
 
-def _regions(x, span: int) -> tf.Tensor:
-  """Maps [batch, height, width, channels] to [batch, height, width, span, span, channels]."""
-  _, height, width, _ = dimensions(x)
-  margin = span // 2
-  x = tf.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
-  # Slices and not extract_patches, whose gradient is a sparse product.
-  x = tf.stack([x[:, i:i + height] for i in range(span)], 3)
-  return tf.stack([x[:, :, i:i + width] for i in range(span)], 4)
 
-
-def _inside(height: Dimension, width: Dimension, span: int) -> tf.Tensor:
-  """The mask [1, 1, height * width, span * span] of places inside of the feature map."""
-  offsets = np.arange(span) - span // 2
-  rows, columns = (tf.range(n)[:, None] + offsets for n in (height, width))
-  rows = (rows >= 0) & (rows < height)
-  columns = (columns >= 0) & (columns < width)
-  mask = rows[:, None, :, None] & columns[None, :, None, :]
-  return tf.reshape(mask, [1, 1, height * width, span * span])
+def _map_of_squares(x, height: Dimension, width: Dimension) -> tf.Tensor:
+  """Maps [batch * squares, _BLOCK**2, ...] to [batch, height * width, ...]."""
+  inner = x.shape[2:]
+  down, across = -(-height // _BLOCK), -(-width // _BLOCK)
+  x = tf.reshape(x, [-1, down, across, _BLOCK, _BLOCK, *inner])
+  x = tf.transpose(x, [0, 1, 3, 2, 4, 5, 6])
+  x = tf.reshape(x, [-1, down * _BLOCK, across * _BLOCK, *inner])[:, :height, :width]
+  return tf.reshape(x, [-1, height * width, *inner])

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from typing import Callable, Iterator, Optional, Sequence, Union
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers.shapes import dimensions
@@ -120,6 +121,17 @@ class BatchNorm(tf.keras.layers.Layer):
       mean, variance = self.moving_mean, self.moving_variance
     scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
     return scale, self.beta - mean * scale
+
+  def inference_affine(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scale and the offset of inference, as numbers to fold into another layer.
+
+    Returns:
+      float64 arrays of the shape of the parameters.
+    """
+    gamma, beta, mean, variance = (v.numpy().astype(np.float64) for v in (
+        self.gamma, self.beta, self.moving_mean, self.moving_variance))
+    scale = gamma / np.sqrt(variance + self.epsilon)
+    return scale, beta - mean * scale
 
   def _call_fused(self, x: tf.Tensor, training: bool) -> tf.Tensor:
     rank = x.shape.rank

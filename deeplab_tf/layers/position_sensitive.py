@@ -10,14 +10,23 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.layers.convolution import project, split_channels
+from deeplab_tf.layers.convolution import add_bias, folded_weight, project, split_channels
 from deeplab_tf.layers.normalization import BatchNorm, NormFactory
+from deeplab_tf.layers.product_moments import positional_moments, product_moments
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 # Tables of relative positions reach from -254 to 254, as DeepLab2's. Larger ones are clipped.
 MAX_DISTANCE = 254
 # Logit of a position outside of the span.
 _MASKED = -1e9
+# Letters of einsums: n is a row or a block of one, l a query, m a key, h a head, d a channel.
+# Logits and weights:
+_LOGITS = 'nhlm'
+_CONTENT = 'nlhd,nmhd->nhlm'
+_QUERY_POSITION = 'nlhd,lmd->lnhm'
+_KEY_POSITION = 'nmhd,lmd->mnhl'
+_VALUE = 'nhlm,nmhd->nlhd'
+_VALUE_POSITION = 'lnhm,lmd->lnhd'
 
 
 class AttentionOptions(NamedTuple):
@@ -121,28 +130,30 @@ class RelativePositions(tf.keras.layers.Layer):
       m - flange - l.
     """
     reach = self.max_distance
-    if not isinstance(length, int):
+    # Keras makes numbers tensors, and of a length that is known places are constants.
+    known = tf.get_static_value(length)
+    # The reshape, or the slice, makes the table's gradient dense, as clipping by norm needs it.
+    if known is None:
       keys = tf.range(length + 2 * flange) - flange
       distances = keys[None] - tf.range(length)[:, None]
       rows = tf.clip_by_value(distances, -reach, reach) + reach
-      return tf.gather(tf.convert_to_tensor(self.embeddings), rows)
-    distances = np.arange(-flange, length + flange)[None] - np.arange(length)[:, None]
+      return tf.gather(tf.reshape(self.embeddings, self.embeddings.shape), rows)
+    distances = np.arange(-flange, known + flange)[None] - np.arange(known)[:, None]
     distances = np.clip(distances, -reach, reach)
-    # The slice makes the table's gradient dense, as clipping by norm needs it.
-    used = min(length - 1 + flange, reach)
+    used = min(int(known) - 1 + flange, reach)
     return tf.gather(self.embeddings[reach - used:reach + used + 1], distances + used)
 
 
 class PositionSensitiveAttention(tf.keras.layers.Layer):
   """Projections, tables, batch norms, and the two sums over terms.
 
-  In the equations of a subclass n is a row or an image, l a query, m a key, h a head and d a
-  channel.
-
   Attributes:
     qkv_kernel: float32 [in_channels, 2 * key_channels + value_channels].
     norm_qkv, norm_similarity, norm_output: BatchNorms of the projections, of each term of the
       logits per head, and of each term of the output per head and channel; or None.
+    qkv_bias, similarity_scale, position_scale: What is left of them once they are folded: float32
+      [2 * key_channels + value_channels], [terms, heads], and [heads, channels] of the positional
+      term of values; else None.
     query_positions, key_positions, value_positions: Tables shared by all heads, or None.
   """
 
@@ -178,6 +189,7 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
       self.norm_qkv = norm(sum(self.sizes))
       self.norm_similarity = norm((1 + options.query_positions + options.key_positions, num_heads))
       self.norm_output = norm((1 + options.value_positions, num_heads, values))
+    self.qkv_bias = self.similarity_scale = self.position_scale = None
     self.query_positions = self._table(keys) if options.query_positions else None
     self.key_positions = self._table(keys) if options.key_positions else None
     self.value_positions = self._table(values) if options.value_positions else None
@@ -186,69 +198,156 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
     """Of tables of positions; without batch norms, their terms must not drown the others."""
     return 1.0 if self.options.normalized else channels**-0.5
 
+  def fold_norms(self) -> None:
+    """Puts the batch norms into the projections where they fit; see folding.fold_norms.
+
+    Weights of attention sum to 1, so that values take in the offsets of the output as well as
+    the scale of their own term. Logits need no offset: one per head changes no softmax.
+    """
+    if self.norm_qkv is None:
+      return
+    scale, offset = self.norm_qkv.inference_affine()
+    output_scale, output_offset = self.norm_output.inference_affine()
+    values = slice(-self.sizes[2], None)
+    of_values = output_scale[0].reshape(-1)
+    scale[values] *= of_values
+    offset[values] = offset[values] * of_values + output_offset.sum(0).reshape(-1)
+    self.qkv_kernel.assign(self.qkv_kernel.numpy() * scale)
+    self.qkv_bias = folded_weight(self, 'qkv_bias', offset)
+    self.similarity_scale = folded_weight(self, 'similarity_scale',
+                                          self.norm_similarity.inference_affine()[0])
+    if self.value_positions is not None:
+      self.position_scale = folded_weight(self, 'position_scale', output_scale[1])
+    self.norm_qkv = self.norm_similarity = self.norm_output = None
+
   def _project(self, x, training):
     """Queries, keys and values: [..., heads * channels] each."""
-    qkv = project(x, self.qkv_kernel)
-    if self.norm_qkv is not None:
-      qkv = self.norm_qkv(qkv, training=training)
-    return split_channels(qkv, self.sizes)
+
+    def finish(qkv):
+      if self.qkv_bias is not None:
+        return add_bias(qkv, self.qkv_bias)
+      return qkv if self.norm_qkv is None else self.norm_qkv(qkv, training=training)
+
+    return split_channels(project(x, self.qkv_kernel, finish), self.sizes)
 
   def _weights(self, query, key, places, mask, training):
     """Attention weights [n, heads, l, m].
 
     Args:
       query: [n, l, heads, channels].
-      key: As the equations say.
+      key: [n, m, heads, channels].
       places: Arguments of the tables of positions.
-      mask: bool [n or 1, 1, l, m], which keys a query sees; None: all.
+      mask: bool [blocks, 1, l, m], which keys a query sees; row after row has n in its blocks.
+        None: all.
       training: Whether the batch norm uses the batch's statistics.
     """
-    factors = [(self.CONTENT, query, key)]
+    factors = [(_CONTENT, query, key)]
     if self.query_positions is not None:
       positions = tf.cast(self.query_positions(*places), query.dtype)
-      factors.append((self.QUERY_POSITION, query, positions))
+      factors.append((_QUERY_POSITION, query, positions))
     if self.key_positions is not None:
       positions = tf.cast(self.key_positions(*places), key.dtype)
-      factors.append((self.KEY_POSITION, key, positions))
-    if self.norm_similarity is not None and not training:
-      # A scale per head is cheaper on queries and keys than on the logits, and an offset per head
-      # changes no softmax.
-      scales, _ = self.norm_similarity.affine(None, None, False)
-      factors = [(equation, first * tf.cast(scales[i], first.dtype)[:, None], second)
-                 for i, (equation, first, second) in enumerate(factors)]
-    terms = [_product(*factor, 'nhlm') for factor in factors]
-    if self.norm_similarity is not None and training:
-      logits = normalized_sum(terms, self.norm_similarity, [0, 2, 3], training, mask)
-    else:
-      logits = tf.add_n([tf.cast(t, tf.float32) for t in terms])
+      factors.append((_KEY_POSITION, key, positions))
+    terms = [None] * len(factors)
+    scales = self.similarity_scale
+    if self.norm_similarity is not None:
+      mean = variance = None
+      if training and not self.norm_similarity.frozen:
+        mean, variance, terms = self._logit_moments(factors, mask)
+      scales, offsets = self.norm_similarity.affine(mean, variance, training)
+      # An offset per head changes no softmax. Its gradient is there all the same, and zero.
+      scales += 0.0 * offsets
+    logits = tf.add_n([_scaled_product(term, factor, None if scales is None else scales[i])
+                       for i, (term, factor) in enumerate(zip(terms, factors))])
     if mask is not None:
-      logits += tf.where(mask, 0.0, _MASKED)
+      logits += tf.where(_for_all(mask, logits), 0.0, _MASKED)
     return tf.cast(tf.nn.softmax(logits), query.dtype)
+
+  def _logit_moments(self, factors, mask):
+    """Mean and variance of the logits that are seen, by term.
+
+    Args:
+      factors: (equation, first, second) of each term.
+      mask: As above.
+
+    Returns:
+      Two [terms, heads], and of each term its logits [n, heads, l, m] if they had to be made.
+    """
+    (_, query, key), *positional = factors
+    terms = [None] * len(factors)
+    if mask is None:
+      moments = [product_moments(*(tf.transpose(x, [0, 2, 1, 3]) for x in (query, key)))]
+    else:
+      # Which pairs are seen depends on both vectors, so that these products have to be made.
+      terms[0] = _product(_CONTENT, query, key, _LOGITS)
+      moments = [_masked_moments(tf.cast(terms[0], tf.float32), _for_all(mask, terms[0]))]
+    for equation, vectors, positions in positional:
+      seen = None if mask is None else mask[:, 0]
+      if equation == _KEY_POSITION:
+        positions = tf.transpose(positions, [1, 0, 2])
+        seen = None if seen is None else tf.transpose(seen, [0, 2, 1])
+      moments.append(positional_moments(vectors, positions, seen))
+    return *(tf.stack(m) for m in zip(*moments)), terms
 
   def _retrieved(self, weights, value, places):
     """The terms of the output, [n, l, heads, channels] each."""
-    terms = [_product(self.VALUE, weights, value, 'nlhd')]
+    terms = [_product(_VALUE, weights, value, 'nlhd')]
     if self.value_positions is not None:
       positions = tf.cast(self.value_positions(*places), value.dtype)
-      terms.append(_product(self.VALUE_POSITION, weights, positions, 'nlhd'))
+      terms.append(_product(_VALUE_POSITION, weights, positions, 'nlhd'))
     return terms
 
   def _sum_of_outputs(self, terms, training):
     """Sums [n, l, heads, channels] terms of all queries, each normalised on its own."""
+    if self.position_scale is not None:
+      content, positions = (tf.cast(t, tf.float32) for t in terms)
+      return tf.cast(content + positions * self.position_scale, terms[0].dtype)
     if self.norm_output is None:
       return tf.add_n(terms)
     return tf.cast(normalized_sum(terms, self.norm_output, [0, 1], training), terms[0].dtype)
 
 
 def _product(equation: str, first: tf.Tensor, second: tf.Tensor, order: str) -> tf.Tensor:
-  """An einsum, its axes brought into an order: a transposition is faster than einsum's own."""
-  axes = equation.split('->')[1]
-  product = tf.einsum(equation, first, second)
-  return product if axes == order else tf.transpose(product, [axes.index(a) for a in order])
+  """An einsum whose axes are brought into an order; transpositions are faster than einsum's own.
+
+  Weights, and no other first tensor, are given as _LOGITS and transposed if the equation has
+  another order.
+  """
+  inputs, axes = equation.split('->')
+  wanted = inputs.split(',')[0]
+  if set(wanted) == set(_LOGITS) and wanted != _LOGITS:
+    first = tf.transpose(first, [_LOGITS.index(a) for a in wanted])
+  result = tf.einsum(equation, first, second)
+  return result if axes == order else tf.transpose(result, [axes.index(a) for a in order])
+
+
+def _scaled_product(term, factor, scale):
+  """A term of the logits, float32 [n, heads, l, m].
+
+  Args:
+    term: The product, if it is there already.
+    factor: (equation, first, second) of the product.
+    scale: [heads] or None. Queries and keys are scaled rather than logits, of which there are more.
+  """
+  equation, first, second = factor
+  if term is not None:
+    term = tf.cast(term, tf.float32)
+    return term if scale is None else term * scale[:, None, None]
+  if scale is not None:
+    first *= tf.cast(scale, first.dtype)[:, None]
+  return tf.cast(_product(equation, first, second, _LOGITS), tf.float32)
+
+
+def _for_all(mask, logits):
+  """Repeats a mask [blocks, ...] for the rows that logits [rows * blocks, ...] have."""
+  if mask.shape[0] == 1:
+    return mask
+  rows, blocks = dimensions(logits)[0], dimensions(mask)[0]
+  return tf.tile(mask, [rows // blocks, 1, 1, 1])
 
 
 def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequence[int],
-                   training: bool, mask: Optional[tf.Tensor] = None) -> tf.Tensor:
+                   training: bool) -> tf.Tensor:
   """Sums terms that are normalised on their own, without stacking them.
 
   Args:
@@ -256,8 +355,6 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
     norm: Its parameters have the terms as first axis, then the axes that are not reduced.
     reduced: Axes that statistics are taken over.
     training: Whether to use the terms' own statistics.
-    mask: Of terms [n, heads, l, m] whose statistics are per head: bool [n or 1, 1, l, m], the
-      values that statistics are of; None: all.
 
   Returns:
     float32, of the terms' shape.
@@ -265,10 +362,8 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
   terms = [tf.cast(t, tf.float32) for t in terms]
   mean = variance = None
   if training:
-    moments = [tf.nn.moments(t, reduced) if mask is None else _masked_moments(t, mask)
-               for t in terms]
-    mean = tf.stack([m for m, _ in moments])
-    variance = tf.stack([v for _, v in moments])
+    moments = [tf.nn.moments(t, reduced) for t in terms]
+    mean, variance = (tf.stack(m) for m in zip(*moments))
   scale, offset = norm.affine(mean, variance, training)
   shape = [1 if i in reduced else n for i, n in enumerate(terms[0].shape.as_list())]
   total = tf.reshape(tf.reduce_sum(offset, 0), shape)

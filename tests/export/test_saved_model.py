@@ -157,6 +157,22 @@ def test_weights_that_only_training_uses_are_not_exported(exported):
   assert len(names) == len(model.variables)
 
 
+def test_batch_norms_are_folded_into_the_exported_weights(tmp_path):
+  config = deeplab_tf.load_config(tiny.write_config(tmp_path))
+  info = catalog.from_config(config)
+  tf.keras.utils.set_random_seed(1)
+  model = serving_module.build_network(config, info)
+  inputs = tf.random.uniform([1, 65, 81, 3], -1, 1, seed=2)
+  expected, variables = model(inputs), len(model.variables)
+  module = serving_module.build(config, info, model)
+  for name, value in model(inputs).items():
+    np.testing.assert_allclose(value, expected[name], atol=1e-4 * np.abs(expected[name]).max())
+  assert len(module.variables) == len(model.variables) < 0.6 * variables
+  # Of the norms that are left, none is over the channels of a map.
+  left = [v for v in module.variables if 'moving_variance' in v.name]
+  assert len(left) < 0.1 * variables
+
+
 def test_the_export_tells_classes_and_config(exported):
   config, info, _, _, directory = exported
   extra = pathlib.Path(directory) / 'assets.extra'

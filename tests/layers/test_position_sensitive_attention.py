@@ -134,7 +134,8 @@ def test_axial_attention_is_equation_4(switches, span, length):
 
 
 @pytest.mark.parametrize('switches', SWITCHES[:5], ids=str)
-@pytest.mark.parametrize('span,height,width', [(3, 5, 4), (5, 3, 7), (7, 2, 2), (1, 2, 3)])
+@pytest.mark.parametrize('span,height,width', [(3, 5, 4), (5, 3, 7), (7, 2, 2), (1, 2, 3),
+                                               (3, 9, 6)])
 def test_local_attention_is_equation_3(switches, span, height, width):
   layer = LocalAttention2D(5, 8, 12, 2, NORM, options=LOCAL._replace(span=span, **switches))
   _randomize(layer)
@@ -197,20 +198,43 @@ def test_windows_of_a_whole_axis_train_as_global_attention(length, monkeypatch):
                                atol=2e-4 * max(scale, 1), rtol=1e-3)
 
 
-def test_statistics_are_those_of_what_a_query_sees():
-  layer = _axial({}, 3)
+# Over the whole axis, in windows, and as a band of the whole axis.
+@pytest.mark.parametrize('span, length', [(0, 12), (3, 27), (9, 14)])
+def test_statistics_are_those_of_what_a_query_sees(span, length):
+  layer = _axial({}, span)
   layer.norm_similarity.momentum = 0.0
-  x = _input(2, 27, 5)
+  x = _input(2, length, 5)
   layer(x, training=True)
   qkv = x @ layer.qkv_kernel.numpy()
   qkv = (qkv - qkv.mean((0, 1))) / np.sqrt(qkv.var((0, 1)) + EPSILON)
   qkv = qkv * layer.norm_qkv.gamma.numpy() + layer.norm_qkv.beta.numpy()
-  query, key = (t.reshape(2, 27, 2, 4) for t in (qkv[..., :8], qkv[..., 8:16]))
-  seen = [np.sum(query[:, o] * key[:, p], -1) for o in range(27) for p in range(27)
-          if abs(o - p) <= 1]
-  np.testing.assert_allclose(layer.norm_similarity.moving_mean[0], np.mean(seen, (0, 1)), atol=1e-4)
-  np.testing.assert_allclose(layer.norm_similarity.moving_variance[0], np.var(seen, (0, 1)),
-                             rtol=1e-3)
+  query, key = (t.reshape(2, length, 2, 4) for t in (qkv[..., :8], qkv[..., 8:16]))
+  for_query, for_key = (table.embeddings.numpy()
+                        for table in (layer.query_positions, layer.key_positions))
+  middle, terms = len(for_query) // 2, ([], [], [])
+  for o, p in itertools.product(range(length), repeat=2):
+    if not span or abs(o - p) <= span // 2:
+      terms[0].append(np.sum(query[:, o] * key[:, p], -1))
+      terms[1].append(query[:, o] @ for_query[middle + p - o])
+      terms[2].append(key[:, p] @ for_key[middle + p - o])
+  for i, seen in enumerate(terms):
+    np.testing.assert_allclose(layer.norm_similarity.moving_mean[i], np.mean(seen, (0, 1)),
+                               atol=1e-4)
+    np.testing.assert_allclose(layer.norm_similarity.moving_variance[i], np.var(seen, (0, 1)),
+                               rtol=1e-3)
+
+
+@pytest.mark.parametrize('span', [0, 3, 21])
+def test_rows_in_turns_are_rows_at_once(span, monkeypatch):
+  layer, x = _axial({}, span), tf.constant(_input(7, 17, 5))
+  at_once = layer(x)
+  monkeypatch.setattr('deeplab_tf.layers.axial_attention._LOGITS_OF_A_TURN', 1200)
+  in_turns = tf.function(layer)
+  graph = in_turns.get_concrete_function(x).graph
+  largest = max(np.prod(t.shape) for op in graph.get_operations() if op.type == 'Softmax'
+                for t in op.outputs)
+  assert largest <= 2 * 1200
+  np.testing.assert_allclose(in_turns(x), at_once, rtol=1e-5, atol=1e-6)
 
 
 def _largest_tensor(span, length):
@@ -259,3 +283,36 @@ def test_half_precision_stays_half():
     half = layer(tf.cast(x, tf.bfloat16), training=training)
     assert half.dtype == tf.bfloat16
   np.testing.assert_allclose(tf.cast(layer(x), tf.float32), _axial({}, 5)(x), atol=0.3)
+
+
+@pytest.mark.parametrize('layer,places', [
+    (AxialAttention1D(5, 8, 8, 2, NORM), (9,)), (AxialAttention1D(5, 8, 8, 2, NORM), (8, 4)),
+    (LocalAttention2D(5, 8, 8, 2, NORM), (4,))])
+def test_tables_have_dense_gradients(layer, places):
+  table = layer.query_positions
+  with tf.GradientTape() as tape:
+    vectors = table(*places)
+  assert isinstance(tape.gradient(vectors, table.embeddings), tf.Tensor)
+
+
+def test_statistics_of_local_attention_are_those_of_regions():
+  layer = LocalAttention2D(5, 8, 12, 2, NORM, options=LOCAL._replace(span=3))
+  _randomize(layer)
+  layer.norm_similarity.momentum = 0.0
+  x = _input(2, 6, 9, 5)
+  layer(x, training=True)
+  qkv = x @ layer.qkv_kernel.numpy()
+  qkv = (qkv - qkv.mean((0, 1, 2))) / np.sqrt(qkv.var((0, 1, 2)) + EPSILON)
+  qkv = qkv * layer.norm_qkv.gamma.numpy() + layer.norm_qkv.beta.numpy()
+  query, key = (t.reshape(2, 6, 9, 2, 4) for t in (qkv[..., :8], qkv[..., 8:16]))
+  table = layer.query_positions.embeddings.numpy()
+  content, positional = [], []
+  for a, b, i, j in itertools.product(range(6), range(9), range(-1, 2), range(-1, 2)):
+    if 0 <= a + i < 6 and 0 <= b + j < 9:
+      content.append(np.sum(query[:, a, b] * key[:, a + i, b + j], -1))
+      positional.append(np.sum(query[:, a, b] * table[i + 1, j + 1], -1))
+  for term, seen in enumerate((content, positional)):
+    np.testing.assert_allclose(layer.norm_similarity.moving_mean[term], np.mean(seen, (0, 1)),
+                               atol=1e-4)
+    np.testing.assert_allclose(layer.norm_similarity.moving_variance[term], np.var(seen, (0, 1)),
+                               rtol=1e-3)

@@ -5,6 +5,7 @@ import json
 import programs
 import pytest
 import tiny
+import tiny_centers
 
 PROGRAM = 'evaluation/benchmark.py'
 
@@ -20,8 +21,22 @@ def test_every_measurement_reports_times_and_memory(tmp_path, what, names):
   assert list(report['results']) == names and report['what'] == what
   for values in report['results'].values():
     assert values['first_s'] > values['median_s'] > 0 and values['images_per_s'] > 0
+    assert values['processor_s'] > 0
   assert 0.1 < report['peak_gb'] < 20
   assert report['machine']['cores'] >= 1
+
+
+@pytest.mark.slow
+def test_each_form_of_attention_is_measured_on_its_own(tmp_path):
+  done = programs.run(PROGRAM, f'--config_file={tiny.write_config(tmp_path)}', '--what=attention',
+                      '--repeats=1', '--format=json')
+  results = json.loads(done.stdout)['results']
+  forms = {name.rsplit(', ', 1)[0] for name in results}
+  assert set(results) == {f'{form}, {what}' for form in forms
+                          for what in ('inference', 'train step')}
+  assert all('8 heads, whole axis' in form for form in forms)
+  for values in results.values():
+    assert values['layers'] >= 1 and values['processor_s'] > 0 and 0.1 < values['peak_gb'] < 20
 
 
 def test_the_table_names_size_and_batch(tmp_path):
@@ -39,6 +54,11 @@ def test_scoring_is_measured_without_a_config_and_without_tensorflow():
   assert report['repeats'] == 20 and 'tensorflow' not in report['machine']
   table = programs.run(PROGRAM, '--what=evaluation', '--input_size=64x128').stdout
   assert 'evaluation at 64x128' in table and 'boundary_pq' in table
+
+
+def test_a_network_without_attention_has_none_to_measure(tmp_path):
+  assert 'has no axial or local attention' in programs.error_line(
+      PROGRAM, f'--config_file={tiny_centers.write_config(tmp_path)}', '--what=attention')
 
 
 def test_what_needs_a_config_says_so():

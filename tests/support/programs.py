@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(program: str, *args, expect: int = 0, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -18,10 +18,10 @@ def run(program: str, *args, expect: int = 0, timeout: float = 300) -> subproces
       traceback.
     timeout: Seconds.
   """
-  done = subprocess.run([sys.executable, str(_ROOT / program), *map(str, args)],
+  done = subprocess.run([sys.executable, str(ROOT / program), *map(str, args)],
                         capture_output=True, text=True, timeout=timeout, check=False,
                         env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3',
-                             'PYTHONPATH': str(_ROOT)})
+                             'PYTHONPATH': str(ROOT)})
   assert done.returncode == expect, f'exit code {done.returncode}\n{done.stdout}\n{done.stderr}'
   assert 'Traceback' not in done.stderr, done.stderr
   if expect == 2:

@@ -1,0 +1,103 @@
+"""Made-up images, annotations and raw outputs of networks, to measure time and memory with."""
+
+from typing import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import structures
+from deeplab_tf.data import targets
+
+# Segments of made-up predictions and annotations.
+_SEGMENTS = 20
+
+
+def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[int]):
+  """Returns random images with boxes as annotated masks, or with random classes.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    kind: TARGETS of the architecture.
+    batch: Number of images.
+    size: Height and width of the images.
+
+  Returns:
+    float32 [batch, height, width, 3], normalised, and the targets; see structures.py.
+  """
+  rng = np.random.default_rng(0)
+  height, width = size
+  images = rng.uniform(-1, 1, (batch, height, width, 3)).astype(np.float32)
+  if kind == 'class':
+    classes = rng.integers(0, dataset_info.num_classes, batch, dtype=np.int32)
+    return tf.constant(images), structures.ClassTargets(tf.constant(classes))
+  background = dataset_info.class_ids[-1] * dataset_info.label_divisor
+  labels = np.full((batch, height, width), background, np.int32)
+  instances = min(_SEGMENTS, config.train_dataset_options.max_thing_id)
+  for label in labels:
+    for instance in range(1, instances + 1):
+      class_id = int(rng.choice(dataset_info.thing_class_ids))
+      y, x = rng.integers(0, height * 3 // 4), rng.integers(0, width * 3 // 4)
+      label[y:y + height // 4, x:x + width // 4] = class_id * dataset_info.label_divisor + instance
+  options = config.train_dataset_options
+
+  def make(label):
+    if kind == 'mask':
+      return targets.mask_targets(label, dataset_info, options.max_thing_id,
+                                  targets.SmallInstances(), tf.constant('made up'))
+    return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
+
+  made = [make(tf.constant(label)) for label in labels]
+  return tf.constant(images), tf.nest.map_structure(lambda *parts: tf.stack(parts), *made)
+
+
+def confidence(queries: int, outputs: int) -> np.ndarray:
+  """Returns class logits that make some queries sure of a class and the others sure of none.
+
+  Args:
+    queries: Number of queries.
+    outputs: Number of classes, with "no object".
+
+  Returns:
+    float32 [queries, outputs].
+  """
+  logits = np.zeros((queries, outputs), np.float32)
+  kept = min(_SEGMENTS, queries)
+  logits[np.arange(kept), np.arange(kept) % (outputs - 1)] = 30
+  logits[kept:, -1] = 30
+  return logits
+
+
+def mask_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[str, tf.Tensor]:
+  """Returns raw outputs of a mask model, with some sure queries.
+
+  Args:
+    config: ExperimentOptions of the model.
+    dataset_info: The classes.
+    batch: Number of images.
+    size: Height and width of the outputs.
+  """
+  options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
+  queries, classes = options.num_queries, len(dataset_info.class_ids) + 1
+  return {'mask_logits': _blobs(batch, size, queries),
+          'class_logits': tf.tile(confidence(queries, classes)[None], [batch, 1, 1])}
+
+
+def center_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[str, tf.Tensor]:
+  """Returns raw outputs of a centre model, with some centres; see `mask_outputs`."""
+  del config
+  return {'semantic_logits': _blobs(batch, size, dataset_info.num_classes),
+          'center_heatmap': centers(batch, size), 'center_offsets': _blobs(batch, size, 2)}
+
+
+def centers(batch: int, size: Sequence[int]) -> np.ndarray:
+  """Returns a heat map with a few centres, float32 [batch, *size, 1]."""
+  heatmap = np.zeros((batch, *size, 1), np.float32)
+  places = np.random.default_rng(0).integers(0, size, (_SEGMENTS, 2))
+  heatmap[:, places[:, 0], places[:, 1]] = 0.9
+  return heatmap
+
+
+def _blobs(batch: int, size: Sequence[int], channels: int):
+  """Maps with regions instead of noise."""
+  return tf.image.resize(tf.random.normal([batch, 12, 12, channels], stddev=8.0), size)
