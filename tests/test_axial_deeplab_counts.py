@@ -38,6 +38,7 @@ ROWS = {
 }
 # Not in the table of rows, or without a row in the paper.
 OTHERS = (
+    'coco/axial_deeplab/axial_deeplab_s_small',
     'cityscapes/axial_deeplab/ablation_attention_aspp',
     'cityscapes/axial_deeplab/ablation_span_9',
     'cityscapes/axial_deeplab/ablation_span_33',

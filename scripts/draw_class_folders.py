@@ -1,0 +1,90 @@
+"""Draws folders of small images, one folder per class, to try a pre-training without ImageNet.
+
+  python scripts/draw_class_folders.py --output_dir=runs/shape_classes
+
+Each image is an object of the data set "shapes" with what is around it; the class is its outline
+(disc, square, triangle, star, cross, ring), while colours and sizes are drawn independently of it.
+Writes OUTPUT_DIR/train/CLASS/*.png and OUTPUT_DIR/val/CLASS/*.png, which the config
+configs/shapes/axial_resnet_s.textproto reads.
+"""
+
+import os
+import sys
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
+import tqdm
+from PIL import Image
+
+from deeplab_tf import arguments, cli
+from deeplab_tf.data import shapes
+
+# Of an image; objects are resized to it.
+_SIDE = 64
+# Side of what is cut out, relative to the larger side of the object.
+_SURROUNDINGS = 1.3
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs the program and returns its exit code."""
+  return cli.run(_run, argv)
+
+
+def _run(argv: Optional[Sequence[str]] = None) -> None:
+  parser = arguments.Parser('draw_class_folders.py', __doc__)
+  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_argument('--train_images', type=arguments.positive, default=1000, metavar='N',
+                      help='of each class (default: %(default)s)')
+  parser.add_argument('--val_images', type=arguments.positive, default=100, metavar='N',
+                      help='of each class (default: %(default)s)')
+  args = parser.parse_args(argv)
+  if os.path.exists(args.output_dir) and (not os.path.isdir(args.output_dir)
+                                          or os.listdir(args.output_dir)):
+    raise cli.UsageError(f'--output_dir={args.output_dir} is there already; give a new folder, so '
+                         'that no images of another kind stay among these')
+  for split, count in (('train', args.train_images), ('val', args.val_images)):
+    _draw_split(os.path.join(args.output_dir, split), split, count)
+  print(f'{len(shapes.THINGS)} classes, {args.train_images} images of each to train and '
+        f'{args.val_images} to evaluate, written to {args.output_dir}')
+
+
+def _draw_split(folder: str, split: str, count: int) -> None:
+  """Draws `count` images of each class."""
+  drawn = dict.fromkeys(shapes.THINGS, 0)
+  for name in shapes.THINGS:
+    os.makedirs(os.path.join(folder, name))
+  with tqdm.tqdm(total=count * len(drawn), desc=split, unit=' images', disable=None) as progress:
+    for name, image in _objects(split):
+      if drawn[name] < count:
+        image.save(os.path.join(folder, name, f'{drawn[name]:05d}.png'))
+        drawn[name] += 1
+        progress.update()
+      if min(drawn.values()) == count:
+        return
+
+
+def _objects(split: str) -> Iterator[tuple[str, Image.Image]]:
+  """Yields classes and pictures of the objects of one drawing after the other, without end."""
+  index = 0
+  while True:
+    pixels, label = shapes.generate(split, index)
+    index += 1
+    for value in np.unique(label):
+      kind, instance = divmod(int(value), shapes.LABEL_DIVISOR)
+      if 1 <= kind <= len(shapes.THINGS) and instance:  # Instance 0 is a crowd.
+        yield shapes.THINGS[kind - 1], _cut_out(pixels, label == value)
+
+
+def _cut_out(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
+  """The square around an object, moved into the image where it reaches beyond its border."""
+  places = np.argwhere(mask)
+  (top, left), (bottom, right) = places.min(0), places.max(0) + 1
+  side = min(int(_SURROUNDINGS * max(bottom - top, right - left)), *mask.shape)
+  top, left = (int(np.clip((low + high - side) // 2, 0, size - side))
+               for low, high, size in zip((top, left), (bottom, right), mask.shape))
+  square = Image.fromarray(pixels[top:top + side, left:left + side])
+  return square.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
