@@ -1,6 +1,7 @@
 """Flags that several programs have, and errors of one line."""
 
 import argparse
+import os
 import re
 from typing import NoReturn
 
@@ -32,6 +33,29 @@ class Parser(argparse.ArgumentParser):
     self.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
                       help='merged over the file, the last wins; e.g. '
                       "'evaluator_options { thing_area_limit: 0 }'; may be given several times")
+
+  def add_checkpoint(self) -> None:
+    """Adds --checkpoint."""
+    self.add_argument('--checkpoint', required=True, metavar='C',
+                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+
+  def add_output_dir(self) -> None:
+    """Adds --output_dir; see check_output_dir and make_output_dir."""
+    self.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+
+
+def check_output_dir(path: str) -> None:
+  """Refuses an --output_dir that is a file."""
+  if os.path.isfile(path):
+    raise cli.UsageError(f'--output_dir={path} is a file; give a folder')
+
+
+def make_output_dir(path: str) -> None:
+  """Makes --output_dir, unless it is there."""
+  try:
+    os.makedirs(path, exist_ok=True)
+  except OSError as error:
+    raise cli.UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
 
 
 def size(text: str) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   from deeplab_tf.analysis.survey import Picture
   from deeplab_tf.checkpoints.restore import find_checkpoint
   checkpoint = find_checkpoint(args.checkpoint)
-  _make_folder(args.output_dir)
+  arguments.make_output_dir(args.output_dir)
   network = AnalyzedNetwork(config, checkpoint)
   _check_queries(args.queries, network.num_queries)
   photos = _read_images(args.images)
@@ -63,9 +63,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 def _parser() -> arguments.Parser:
   parser = arguments.Parser('analyze.py', __doc__, _NOTES)
   parser.add_config()
-  parser.add_argument('--checkpoint', required=True, metavar='C',
-                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
-  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_checkpoint()
+  parser.add_output_dir()
   parser.add_argument('--model_dir', metavar='D',
                       help='folder whose TensorBoard logs give the training curves (default: that '
                       'of the checkpoint)')
@@ -82,8 +81,7 @@ def _parser() -> arguments.Parser:
 
 
 def _check(args) -> None:
-  if os.path.isfile(args.output_dir):
-    raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
+  arguments.check_output_dir(args.output_dir)
   if args.model_dir is not None and not os.path.isdir(args.model_dir):
     raise cli.UsageError(f'--model_dir={args.model_dir}: no such folder; give one that training '
                          'wrote to')
@@ -92,13 +90,6 @@ def _check(args) -> None:
   if args.queries is not None and len(args.queries) > 4:
     raise cli.UsageError(f'--queries: {len(args.queries)} are given; at most four can be told '
                          'apart in one picture')
-
-
-def _make_folder(path: str) -> None:
-  try:
-    os.makedirs(path, exist_ok=True)
-  except OSError as error:
-    raise cli.UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
 
 
 def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:

@@ -45,7 +45,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
   from deeplab_tf.data import photographs
   from deeplab_tf.metrics import coco_panoptic_io
-  os.makedirs(args.output_dir, exist_ok=True)
+  arguments.make_output_dir(args.output_dir)
   images, annotations, unreadable = [], [], []
   for entry in tqdm.tqdm(inputs, unit=' images', disable=None):
     try:
@@ -82,7 +82,7 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--checkpoint', metavar='C',
                       help='with --config_file: a prefix such as runs/a/ckpt-1000, or a folder: '
                       'its latest')
-  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_output_dir()
   parser.add_argument('--ground_truth', metavar='JSON',
                       help='take image ids from this COCO JSON, by file name (default: the number '
                       'that the file name is, else the file name without extension)')
@@ -115,8 +115,7 @@ def _check(args) -> None:
   if args.saved_model is not None and (args.eval_scales or args.add_flipped_images):
     raise cli.UsageError('--eval_scales and --add_flipped_images are for --config_file, and a '
                          'SavedModel is fixed: export it with evaluator_options of these names')
-  if os.path.isfile(args.output_dir):
-    raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
+  arguments.check_output_dir(args.output_dir)
 
 
 def _config(args):

@@ -53,7 +53,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   there = sorted(set(ratios) & set(stress.found.ratios))
   if there:
     print(f'{path} has {", ".join(f"{ratio:g}" for ratio in there)}, which are not measured again')
-  _make_folder(args.output_dir)
+  arguments.make_output_dir(args.output_dir)
   stress.run(ratios, path, _bar)
   print(scale_results.format_test(stress.found))
   names = scale_results.names([stress.found, *others])
@@ -70,9 +70,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 def _parser() -> arguments.Parser:
   parser = arguments.Parser('scale_stress.py', __doc__, _NOTES)
   parser.add_config()
-  parser.add_argument('--checkpoint', required=True, metavar='C',
-                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
-  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_checkpoint()
+  parser.add_output_dir()
   parser.add_argument('--ratios', type=_ratios, metavar='R,R,...',
                       help="of the network's input to its size in evaluation, e.g. 0.25,0.5,1,2,4 "
                       '(default: nine from 0.25 to 4, about half an octave apart)')
@@ -98,18 +97,10 @@ def _ratios(text: str) -> list[float]:
 
 def _check(args) -> None:
   from deeplab_tf.visualization import scale_figure
-  if os.path.isfile(args.output_dir):
-    raise cli.UsageError(f'--output_dir={args.output_dir} is a file; give a folder')
+  arguments.check_output_dir(args.output_dir)
   if len(args.compare) >= scale_figure.MOST_MODELS:
     raise cli.UsageError(f'--compare: {len(args.compare)} are given; at most '
                          f'{scale_figure.MOST_MODELS - 1} can be told apart in one figure')
-
-
-def _make_folder(path: str) -> None:
-  try:
-    os.makedirs(path, exist_ok=True)
-  except OSError as error:
-    raise cli.UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
 
 
 # --- Output -----------------------------------------------------------------------------------

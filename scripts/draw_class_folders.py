@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _run(argv: Optional[Sequence[str]] = None) -> None:
   parser = arguments.Parser('draw_class_folders.py', __doc__)
-  parser.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+  parser.add_output_dir()
   parser.add_argument('--train_images', type=arguments.positive, default=1000, metavar='N',
                       help='of each class (default: %(default)s)')
   parser.add_argument('--val_images', type=arguments.positive, default=100, metavar='N',

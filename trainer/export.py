@@ -50,8 +50,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 def _parser() -> arguments.Parser:
   parser = arguments.Parser('export.py', __doc__, _NOTES)
   parser.add_config()
-  parser.add_argument('--checkpoint', required=True, metavar='C',
-                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+  parser.add_checkpoint()
   parser.add_argument('--export_dir', required=True, metavar='D',
                       help='folder to write; an earlier export in it is replaced')
   parser.add_argument('--format', choices=('saved_model', 'tflite'), default='saved_model')
