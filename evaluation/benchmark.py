@@ -173,8 +173,10 @@ def _table(report) -> str:
   machine = report['machine']
   tensorflow = (f'{machine["gpus"]} GPUs, TensorFlow {machine["tensorflow"]}, '
                 if 'tensorflow' in machine else '')
-  lines.append(f'peak memory {report["peak_gb"]:.2f} GB; {machine["cores"]} cores, {tensorflow}'
-               f'load average {machine["load_average"]:.1f}')
+  # That of layers is theirs: this process has measured nothing.
+  peak = '' if report['what'] == 'attention' else f'peak memory {report["peak_gb"]:.2f} GB; '
+  lines.append(f'{peak}{machine["cores"]} cores, {tensorflow}load average '
+               f'{machine["load_average"]:.1f}')
   return '\n'.join(lines)
 
 
@@ -272,18 +274,28 @@ def _attention(config, args) -> dict[str, dict[str, float]]:
     for name in ('inference', 'train step'):
       # In a process of its own: of one that has measured others the peak would be theirs.
       with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        result = pool.submit(_attention_layer, form, name == 'train step', args).result()
+        job = pool.submit(_attention_layer, form, name == 'train step',
+                          config.trainer_options.Precision.Name(config.trainer_options.precision),
+                          args)
+        try:
+          result = job.result()
+        except futures.process.BrokenProcessPool:
+          raise cli.UsageError(f'{form}, {name}: its process was ended, most likely for want of '
+                               'memory; give a smaller --input_size or --batch_size') from None
       results[f'{form}, {name}'] = {'layers': count, **result}
   return results
 
 
-def _attention_layer(form, in_training: bool, args) -> dict[str, float]:
+def _attention_layer(form, in_training: bool, precision: str, args) -> dict[str, float]:
   import tensorflow as tf
 
   from deeplab_tf.analysis import attention_layers
   from deeplab_tf.layers import folding
+  from deeplab_tf.training import precision as precision_lib
   start = time.perf_counter()
-  layer = form.make()
+  # As in the programs, of which the exported one computes in float32.
+  with precision_lib.scope(precision if in_training else 'FLOAT32'):
+    layer = form.make()
   run = attention_layers.train if in_training else attention_layers.infer
   if not in_training:
     folding.fold_norms(layer)

@@ -40,21 +40,25 @@ class _LinearLayer(tf.keras.layers.Layer):
 
   def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
     """Makes the variables; the last of the kernel's axes is the output's channels."""
-    self.activation = activation_lib.by_name(activation)
     self.kernel = self.add_weight('kernel', kernel_shape,
                                   initializer=kernel_initializer or HE_NORMAL())
+    self._make_end(kernel_shape[-1], norm, activation, zero_gamma)
+
+  def _make_end(self, channels, norm, activation, zero_gamma=False):
+    """Makes what follows the kernel."""
+    self.activation = activation_lib.by_name(activation)
     self.bias = None
     self.norm = None
     if norm is None:
-      self.bias = self.add_weight('bias', kernel_shape[-1:], initializer='zeros')
+      self.bias = self.add_weight('bias', (channels,), initializer='zeros')
     else:
-      self.norm = norm(kernel_shape[-1], gamma_initializer='zeros' if zero_gamma else 'ones')
+      self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
 
   def fold_norms(self) -> None:
     """Puts the batch norm into the kernel and a bias; see folding.fold_norms."""
-    if self.norm is not None:
-      self.absorb(*self.norm.inference_affine())
-      self.norm = None
+    norm, self.norm = self.norm, None
+    if norm is not None:
+      self.absorb(*norm.inference_affine())
 
   def absorb(self, scale: np.ndarray, offset: np.ndarray) -> None:
     """Multiplies what the layer gives before its activation with a scale and adds an offset.
@@ -63,11 +67,15 @@ class _LinearLayer(tf.keras.layers.Layer):
       scale: float64 [channels].
       offset: float64 [channels].
     """
-    self.kernel.assign(self.kernel.numpy() * scale)
+    self.fold_norms()
+    self._scale_kernel(scale)
     if self.bias is None:
       self.bias = folded_weight(self, 'bias', offset)
     else:
       self.bias.assign(self.bias.numpy() * scale + offset)
+
+  def _scale_kernel(self, scale):
+    self.kernel.assign(self.kernel.numpy() * scale)
 
   def _finish(self, x, training):
     """What follows the product with the kernel."""
@@ -137,7 +145,7 @@ class Convolution(_LinearLayer):
     return self._finish(x, training)
 
 
-class DepthwiseConvolution(tf.keras.layers.Layer):
+class DepthwiseConvolution(_LinearLayer):
   """Depthwise convolution of stride 1, batch norm, activation.
 
   Attributes:
@@ -150,28 +158,19 @@ class DepthwiseConvolution(tf.keras.layers.Layer):
                activation: str = 'none', rate: int = 1):
     super().__init__()
     self.rate = rate
-    self.activation = activation_lib.by_name(activation)
     self.depthwise_kernel = self.add_weight('depthwise_kernel',
                                             (kernel_size, kernel_size, in_channels, 1),
                                             initializer='glorot_uniform')
-    self.norm = norm(in_channels)
-    self.bias = None
+    self._make_end(in_channels, norm, activation)
 
-  def fold_norms(self) -> None:
-    """Puts the batch norm into the kernel and a bias; see folding.fold_norms."""
-    if self.norm is not None:
-      scale, offset = self.norm.inference_affine()
-      self.depthwise_kernel.assign(self.depthwise_kernel.numpy() * scale[:, None])
-      self.bias = folded_weight(self, 'bias', offset)
-      self.norm = None
+  def _scale_kernel(self, scale):
+    self.depthwise_kernel.assign(self.depthwise_kernel.numpy() * scale[:, None])
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to the same shape."""
     kernel = tf.cast(self.depthwise_kernel, x.dtype)
     x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], 'SAME', dilations=[self.rate] * 2)
-    if self.norm is None:
-      return self.activation(add_bias(x, self.bias))
-    return self.activation(self.norm(x, training=training))
+    return self._finish(x, training)
 
 
 class SeparableConvolution(tf.keras.layers.Layer):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from deeplab_tf.layers.convolution import Projection, merge_heads, split_channels, split_heads
-from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.normalization import NormFactory, scaled
 from deeplab_tf.layers.product_moments import product_moments
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.layers.stochastic_depth import drop_path
@@ -89,7 +89,7 @@ class NormalizedAttention(tf.keras.layers.Layer):
     scale, offset = self.norm_similarity.affine(mean, variance, training)
     # As in position_sensitive.py: queries are smaller than logits, and softmax needs no offset.
     scale += 0.0 * offset
-    logits = tf.matmul(query * tf.cast(scale, query.dtype)[:, None, None], key, transpose_b=True)
+    logits = tf.matmul(scaled(query, scale[:, None, None]), key, transpose_b=True)
     return tf.nn.softmax(tf.cast(logits, tf.float32))
 
 

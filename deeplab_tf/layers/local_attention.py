@@ -53,6 +53,8 @@ class RegionPositions(tf.keras.layers.Layer):
 
 class LocalAttention2D(PositionSensitiveAttention):
   """Multi-head attention of each pixel to the span x span region around it."""
+  # Only the images of a batch do.
+  ROWS_SHARE_POSITIONS = False
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
                norm: NormFactory, stride: int = 1, options: AttentionOptions = LOCAL):

@@ -166,6 +166,15 @@ class BatchNorm(tf.keras.layers.Layer):
       moving.assign(moving * keep + value * (1 - keep), read_value=False)
 
 
+def scaled(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+  """Returns x times a float32 scale, in the precision of x.
+
+  The product is in float32, and so is the sum over x that the gradient of the scale is: in half
+  precision it would lose digits or overflow.
+  """
+  return tf.cast(tf.cast(x, tf.float32) * scale, x.dtype)
+
+
 def _across_replicas(mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """Mean and variance over all replicas, which hold equally many values each."""
   context = tf.distribute.get_replica_context()

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers.convolution import add_bias, folded_weight, project, split_channels
-from deeplab_tf.layers.normalization import BatchNorm, NormFactory
+from deeplab_tf.layers.normalization import BatchNorm, NormFactory, scaled
 from deeplab_tf.layers.product_moments import positional_moments, product_moments
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
@@ -156,6 +156,9 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
       term of values; else None.
     query_positions, key_positions, value_positions: Tables shared by all heads, or None.
   """
+  # Whether many rows meet each relative position at the same place: statistics of their products
+  # then take less work than the products.
+  ROWS_SHARE_POSITIONS = True
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
                norm: NormFactory, options: AttentionOptions = AXIAL):
@@ -273,20 +276,23 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
     Returns:
       Two [terms, heads], and of each term its logits [n, heads, l, m] if they had to be made.
     """
-    (_, query, key), *positional = factors
-    terms = [None] * len(factors)
-    if mask is None:
-      moments = [product_moments(*(tf.transpose(x, [0, 2, 1, 3]) for x in (query, key)))]
-    else:
-      # Which pairs are seen depends on both vectors, so that these products have to be made.
-      terms[0] = _product(_CONTENT, query, key, _LOGITS)
-      moments = [_masked_moments(tf.cast(terms[0], tf.float32), _for_all(mask, terms[0]))]
-    for equation, vectors, positions in positional:
-      seen = None if mask is None else mask[:, 0]
-      if equation == _KEY_POSITION:
-        positions = tf.transpose(positions, [1, 0, 2])
-        seen = None if seen is None else tf.transpose(seen, [0, 2, 1])
-      moments.append(positional_moments(vectors, positions, seen))
+    terms, moments = [], []
+    for equation, first, second in factors:
+      term = None
+      if equation == _CONTENT and mask is None:
+        found = product_moments(*(tf.transpose(x, [0, 2, 1, 3]) for x in (first, second)))
+      elif equation == _CONTENT or not self.ROWS_SHARE_POSITIONS:
+        # Which pairs are seen depends on both vectors, so that these products have to be made.
+        term = tf.cast(_product(equation, first, second, _LOGITS), tf.float32)
+        found = _masked_moments(term, _for_all(mask, term))
+      else:
+        seen = None if mask is None else mask[:, 0]
+        if equation == _KEY_POSITION:
+          second = tf.transpose(second, [1, 0, 2])
+          seen = None if seen is None else tf.transpose(seen, [0, 2, 1])
+        found = positional_moments(first, second, seen)
+      terms.append(term)
+      moments.append(found)
     return *(tf.stack(m) for m in zip(*moments)), terms
 
   def _retrieved(self, weights, value, places):
@@ -325,16 +331,15 @@ def _scaled_product(term, factor, scale):
   """A term of the logits, float32 [n, heads, l, m].
 
   Args:
-    term: The product, if it is there already.
+    term: The product, float32, if it is there already; there is a scale then.
     factor: (equation, first, second) of the product.
     scale: [heads] or None. Queries and keys are scaled rather than logits, of which there are more.
   """
   equation, first, second = factor
   if term is not None:
-    term = tf.cast(term, tf.float32)
-    return term if scale is None else term * scale[:, None, None]
+    return term * scale[:, None, None]
   if scale is not None:
-    first *= tf.cast(scale, first.dtype)[:, None]
+    first = scaled(first, scale[:, None])
   return tf.cast(_product(equation, first, second, _LOGITS), tf.float32)
 
 
@@ -361,7 +366,7 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
   """
   terms = [tf.cast(t, tf.float32) for t in terms]
   mean = variance = None
-  if training:
+  if training and not norm.frozen:
     moments = [tf.nn.moments(t, reduced) for t in terms]
     mean, variance = (tf.stack(m) for m in zip(*moments))
   scale, offset = norm.affine(mean, variance, training)

@@ -3,7 +3,7 @@
 A batch norm of attention logits needs them in training. The logits of queries q and keys k are
 q·k, and the sum of (q·k)^2 over all pairs is the sum over the entries of (sum of q q^T) times
 (sum of k k^T), elementwise: small matrices in place of passes over the largest tensors of the
-network, in the backward pass as well.
+network, in the backward pass as well. They pay where many vectors meet many: over whole axes.
 """
 
 from typing import Optional
@@ -28,7 +28,8 @@ def product_moments(first: tf.Tensor, second: tf.Tensor,
   first, second = tf.cast(first, tf.float32), tf.cast(second, tf.float32)
   # Vectors around their means, of which one product is a number per head that is added at the end:
   # a variance as a mean of squares less a squared mean loses all digits where that is large. The
-  # other two products of the four are one more channel each.
+  # other two products of the four are one more channel each. (What vectors of the same batch entry
+  # have in common beyond that still is in the mean of the rest.)
   first_mean, second_mean = (tf.reduce_mean(x, [0, 2], keepdims=True) for x in (first, second))
   first, second = first - first_mean, second - second_mean
   of_first = tf.reduce_sum(first * second_mean, -1, keepdims=True)

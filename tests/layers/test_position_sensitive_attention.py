@@ -316,3 +316,58 @@ def test_statistics_of_local_attention_are_those_of_regions():
                                atol=1e-4)
     np.testing.assert_allclose(layer.norm_similarity.moving_variance[term], np.var(seen, (0, 1)),
                                rtol=1e-3)
+
+
+def _frozen(shape, **options):
+  return BatchNorm(shape, epsilon=EPSILON, frozen=True, **options)
+
+
+@pytest.mark.parametrize('layer, shape', [
+    (AxialAttention1D(5, 8, 12, 2, _frozen), (3, 17, 5)),
+    (AxialAttention1D(5, 8, 12, 2, _frozen, AXIAL._replace(span=3)), (3, 17, 5)),
+    (LocalAttention2D(5, 8, 12, 2, _frozen, options=LOCAL._replace(span=3)), (2, 6, 9, 5)),
+], ids=['axis', 'span', 'region'])
+def test_frozen_norms_train_as_at_inference(layer, shape):
+  _randomize(layer)
+  before = [v.numpy() for v in layer.non_trainable_variables]
+  x = tf.constant(_input(*shape))
+  with tf.GradientTape() as tape:
+    output = layer(x, training=True)
+    loss = tf.reduce_sum(output**2)
+  np.testing.assert_allclose(output, layer(x), rtol=1e-5, atol=1e-6)
+  assert all(g is not None for g in tape.gradient(loss, layer.trainable_variables))
+  for variable, value in zip(layer.non_trainable_variables, before):
+    np.testing.assert_array_equal(variable, value)
+
+
+def test_scales_of_half_precision_logits_have_whole_gradients():
+  """They are sums over all queries, which float16 would lose in its eleven bits."""
+  x, gradients, saved = _input(260, 65, 16), [], None
+  for name in ('FLOAT32', 'FLOAT16'):
+    with precision.scope(name):
+      layer = AxialAttention1D(16, 16, 16, 2, NORM)
+    if saved is None:
+      _randomize(layer)
+      saved = layer.get_weights()
+    layer.set_weights(saved)
+    with tf.GradientTape() as tape:
+      loss = 1000 * tf.reduce_mean(tf.cast(layer(tf.constant(x), training=True), tf.float32)**3)
+    gradients.append(tape.gradient(loss, layer.norm_similarity.gamma).numpy())
+  whole, half = gradients
+  assert np.abs(half - whole).max() < 0.01 * np.abs(whole).max()
+
+
+def test_training_local_attention_holds_little_more_than_its_logits():
+  layer = LocalAttention2D(16, 16, 16, 2, NORM)
+
+  @tf.function
+  def gradients(x):
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_sum(layer(x, training=True)**2)
+    return [tf.convert_to_tensor(g) for g in tape.gradient(loss, layer.trainable_variables)]
+
+  graph = gradients.get_concrete_function(tf.TensorSpec([1, 56, 56, 16])).graph
+  largest = max(np.prod(t.shape) for op in graph.get_operations() for t in op.outputs
+                if t.shape.is_fully_defined())
+  logits = 14 * 14 * 2 * 16 * 100
+  assert largest <= logits
