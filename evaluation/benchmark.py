@@ -262,28 +262,32 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
 
 
 def _attention(config, args) -> dict[str, dict[str, float]]:
-  import multiprocessing
-  from concurrent import futures
-
   from deeplab_tf.analysis import attention_layers
   forms = attention_layers.find(config, args.input_size)
   if not forms:
     raise cli.UsageError('the network of the config has no axial or local attention')
-  context, results = multiprocessing.get_context('spawn'), {}
+  precision = config.trainer_options.Precision.Name(config.trainer_options.precision)
+  results = {}
   for form, count in forms.items():
     for name in ('inference', 'train step'):
-      # In a process of its own: of one that has measured others the peak would be theirs.
-      with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        job = pool.submit(_attention_layer, form, name == 'train step',
-                          config.trainer_options.Precision.Name(config.trainer_options.precision),
-                          args)
-        try:
-          result = job.result()
-        except futures.process.BrokenProcessPool:
-          raise cli.UsageError(f'{form}, {name}: its process was ended, most likely for want of '
-                               'memory; give a smaller --input_size or --batch_size') from None
+      # The exported program computes in float32.
+      result = _in_a_process(f'{form}, {name}', form, name == 'train step',
+                             precision if name == 'train step' else 'FLOAT32', args)
       results[f'{form}, {name}'] = {'layers': count, **result}
   return results
+
+
+def _in_a_process(name: str, *arguments_of_layer) -> dict[str, float]:
+  """Measures a layer in a process of its own: after others the peak would be theirs."""
+  import multiprocessing
+  from concurrent import futures
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+    job = pool.submit(_attention_layer, *arguments_of_layer)
+    try:
+      return job.result()
+    except futures.process.BrokenProcessPool:
+      raise cli.UsageError(f'{name}: its process was ended, most likely for want of memory; give '
+                           'a smaller --input_size or --batch_size') from None
 
 
 def _attention_layer(form, in_training: bool, precision: str, args) -> dict[str, float]:
@@ -293,8 +297,7 @@ def _attention_layer(form, in_training: bool, precision: str, args) -> dict[str,
   from deeplab_tf.layers import folding
   from deeplab_tf.training import precision as precision_lib
   start = time.perf_counter()
-  # As in the programs, of which the exported one computes in float32.
-  with precision_lib.scope(precision if in_training else 'FLOAT32'):
+  with precision_lib.scope(precision):
     layer = form.make()
   run = attention_layers.train if in_training else attention_layers.infer
   if not in_training:

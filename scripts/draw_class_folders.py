@@ -8,8 +8,10 @@ Writes OUTPUT_DIR/train/CLASS/*.png and OUTPUT_DIR/val/CLASS/*.png, which the co
 configs/shapes/axial_resnet_s.textproto reads.
 """
 
+import contextlib
 import os
 import sys
+import tempfile
 from typing import Iterator, Optional, Sequence
 
 import numpy as np
@@ -42,10 +44,31 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
                                           or os.listdir(args.output_dir)):
     raise cli.UsageError(f'--output_dir={args.output_dir} is there already; give a new folder, so '
                          'that no images of another kind stay among these')
-  for split, count in (('train', args.train_images), ('val', args.val_images)):
-    _draw_split(os.path.join(args.output_dir, split), split, count)
+  with _whole_folder(args.output_dir) as folder:
+    for split, count in (('train', args.train_images), ('val', args.val_images)):
+      _draw_split(os.path.join(folder, split), split, count)
   print(f'{len(shapes.THINGS)} classes, {args.train_images} images of each to train and '
         f'{args.val_images} to evaluate, written to {args.output_dir}')
+
+
+@contextlib.contextmanager
+def _whole_folder(path: str) -> Iterator[str]:
+  """Yields a folder that becomes --output_dir at the end; a part of it would be a data set too."""
+  arguments.make_output_dir(path)
+  target = os.path.realpath(path)
+  parent, name = os.path.split(target)
+  try:
+    os.rmdir(target)
+    beside = tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=parent)
+  except OSError as error:
+    raise cli.UsageError(f'--output_dir={path}: cannot be written beside it ({error.strerror}); '
+                         'give another folder') from None
+  with beside as temporary:
+    # The temporary folder itself is closed to other users.
+    new = os.path.join(temporary, name)
+    os.mkdir(new)
+    yield new
+    os.replace(new, target)
 
 
 def _draw_split(folder: str, split: str, count: int) -> None:

@@ -1,5 +1,6 @@
 """What a scale stress test has found: its file, its tables, and its gain over that of a model."""
 
+import itertools
 import json
 import math
 import os
@@ -79,10 +80,23 @@ class StressTest(NamedTuple):
 
 
 def names(tests: Sequence[StressTest]) -> list[str]:
-  """Names tests by their configs, and by their checkpoints where configs are the same."""
+  """Names tests by their configs, and by their checkpoints where configs are the same.
+
+  Of a checkpoint's path the last two parts are taken, or as many as tell the checkpoints apart;
+  what is the same even so is numbered.
+  """
   configs = [test.config for test in tests]
-  return [test.config if configs.count(test.config) == 1
-          else '/'.join(test.checkpoint.split(os.sep)[-2:]) for test in tests]
+  checkpoints = {test.checkpoint for test in tests if configs.count(test.config) > 1}
+  parts = next(n for n in itertools.count(2)
+               if len({_last_parts(path, n) for path in checkpoints}) == len(checkpoints))
+  found = [test.config if configs.count(test.config) == 1
+           else _last_parts(test.checkpoint, parts) for test in tests]
+  return [name if found.count(name) == 1 else f'{name} ({found[:place].count(name) + 1})'
+          for place, name in enumerate(found)]
+
+
+def _last_parts(path: str, count: int) -> str:
+  return os.sep.join(path.split(os.sep)[-count:])
 
 
 def improvement(test: StressTest, other: StressTest, group: str) -> dict[float, Optional[float]]:

@@ -55,12 +55,15 @@ class ScaleStress:
       num_images: Images to score at each ratio; None: as many as an evaluation of the config.
 
     Raises:
-      ConfigError: The config classifies images, or has no crop size.
+      ConfigError: The config classifies images, has no crop size, or evaluates no image.
     """
     config_lib.require_segmentation(config, 'the scale stress test')
     self._config = config
     self._info = catalog.from_config(config)
     self._limit = _image_limit(config) if num_images is None else num_images
+    if self._limit == 0:
+      raise config_lib.ConfigError('evaluator_options.eval_steps is 0, which leaves no image to '
+                                   'score: set -1, which is all of them, or give --num_images')
     self._model = None
     options = config.eval_dataset_options
     crop_size = recipe.build(options, 'eval_dataset_options').crop_size
@@ -100,14 +103,18 @@ class ScaleStress:
       ValueError: One is too small or too large.
     """
     stride = self._config.model_options.backbone.output_stride
+    # Where predictions are averaged over scales, of the smallest pass.
+    scale = min(self._config.evaluator_options.eval_scales, default=1)
+    at_scale = '' if scale == 1 else f' at eval_scales {scale:g}'
     side = min(self.found.evaluation_size)
     for ratio in ratios:
       height, width = self._input_size(ratio)
-      if min(height, width) <= stride:
+      smallest = scaled_size(height, scale), scaled_size(width, scale)
+      if min(smallest) <= stride:
         raise ValueError(
-            f'ratio {ratio:g} makes the input {height}x{width}, of which the backbone\'s output '
-            f'stride {stride} leaves a single position; give ratios of at least '
-            f'{_rounded_up(stride / max(side - 1, 1))}')
+            f'ratio {ratio:g} makes the input {smallest[0]}x{smallest[1]}{at_scale}, of which the '
+            f'backbone\'s output stride {stride} leaves a single position; give ratios of at least '
+            f'{_rounded_up(math.ceil(stride / scale) / max(side - 1, 1))}')
       if height * width > image_limits.MAX_PIXELS:
         raise ValueError(f'ratio {ratio:g} makes the input {height}x{width}; give ratios that '
                          f'make at most {image_limits.MAX_PIXELS} pixels')

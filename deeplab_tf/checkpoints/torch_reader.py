@@ -14,7 +14,7 @@ import pickletools
 import struct
 import zipfile
 import zlib
-from typing import BinaryIO, Iterable, NamedTuple
+from typing import BinaryIO, Callable, Iterable, NamedTuple, Union
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,15 @@ _DTYPES = {
 _LARGEST_PICKLE = 1 << 26
 # What torch.save uses.
 _PROTOCOL = 2
+# Values in a tuple, in those within it, and so on; the ones of a tensor are about 20. A dictionary
+# hashes its names, and the hash of a tuple visits all of them: of some thousand within each other
+# it ends the process, and of pairs of pairs it takes for ever.
+_LARGEST_TUPLE = 4096
+_PUTS, _GETS = ('PUT', 'BINPUT', 'LONG_BINPUT'), ('GET', 'BINGET', 'LONG_BINGET')
+# Opcodes that make what has no hash, and those that change the first of the objects they take.
+_MAKING, _FILLING = ('LIST', 'DICT'), ('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'BUILD')
+# Bytes of an archive's member byteorder: 'little' or 'big'.
+_LARGEST_BYTEORDER = 8
 # What a file of the older form starts with: a pickle of 0x1950a86a20f9469cfc6c. The next one is of
 # its version.
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
@@ -39,6 +48,14 @@ _OLDER_VERSION = 1001
 _ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, ArithmeticError, AttributeError, EOFError,
            ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
            struct.error, zlib.error)
+
+
+class _Function(NamedTuple):
+  """A function for pickles, which can change the attributes of a plain one, its defaults too."""
+  function: Callable
+
+  def __call__(self, *args):
+    return self.function(*args)
 
 
 class _StorageType(NamedTuple):
@@ -90,8 +107,14 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
            if not isinstance(name, str) or not isinstance(value, np.ndarray)]
   if not weights or wrong:
     raise ValueError(f'{path}: holds no state dict (names with tensors), nor has it one under '
-                     f'"state_dict"; found {list(map(str, wrong[:3])) or type(found).__name__}')
+                     f'"state_dict"; found {list(map(_shown, wrong[:3])) or type(found).__name__}')
   return weights
+
+
+def _shown(value) -> Union[str, int]:
+  """A value as an error may show it; of others than names and numbers the text may be endless."""
+  is_number = isinstance(value, int) and value.bit_length() < 64
+  return value if is_number or isinstance(value, str) else type(value).__name__
 
 
 def _open(file: BinaryIO):
@@ -111,10 +134,18 @@ def _with_arrays(items: Iterable[tuple], source) -> dict:
   for name, value in items:
     if isinstance(value, _View):
       if value.storage not in storages:
-        storages[value.storage] = np.frombuffer(source.read(value.storage), value.storage.dtype)
+        storages[value.storage] = _values(source.read(value.storage), value.storage)
       value = _array(value, storages[value.storage])
     result[name] = value
   return result
+
+
+def _values(data: bytes, storage: _Storage) -> np.ndarray:
+  size = storage.numel * storage.dtype.itemsize
+  # A view of fewer values would be one of memory beyond them.
+  if len(data) != size:
+    raise pickle.UnpicklingError(f'storage {storage.key} has {len(data)} bytes and not {size}')
+  return np.frombuffer(data, storage.dtype)
 
 
 def _array(view: _View, storage: np.ndarray) -> np.ndarray:
@@ -142,20 +173,27 @@ class _Archive:
     if len(names) != 1:
       raise pickle.UnpicklingError(f'{len(names)} files data.pkl')
     self._folder = names[0][:-len('data.pkl')]
-    if archive.getinfo(names[0]).file_size > _LARGEST_PICKLE:
-      raise pickle.UnpicklingError('data.pkl is too large')
-    order = self._folder + 'byteorder'
-    if order in archive.namelist() and archive.read(order) != b'little':
+    if (f'{self._folder}byteorder' in archive.namelist()
+        and self._member('byteorder', _LARGEST_BYTEORDER) != b'little'):
       raise pickle.UnpicklingError('its byte order is not little')
-    self.content = _Unpickler(_code(io.BytesIO(archive.read(names[0])))).load()
+    self.content = _Unpickler(_code(io.BytesIO(self._member('data.pkl', _LARGEST_PICKLE)))).load()
 
   def read(self, storage: _Storage) -> bytes:
     """Returns the bytes of a storage."""
-    info = self._archive.getinfo(f'{self._folder}data/{storage.key}')
-    size = storage.numel * storage.dtype.itemsize
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != size:
-      raise pickle.UnpicklingError(f'data/{storage.key} is not {storage.numel} values of '
-                                   f'{storage.dtype}')
+    name, size = f'data/{storage.key}', storage.numel * storage.dtype.itemsize
+    if self._archive.getinfo(self._folder + name).file_size != size:
+      raise pickle.UnpicklingError(f'{name} is not {storage.numel} values of {storage.dtype}')
+    return self._member(name, size)
+
+  def _member(self, name: str, most: int) -> bytes:
+    """Returns the bytes of a member, `most` at most."""
+    info = self._archive.getinfo(self._folder + name)
+    # Those of torch.save are not compressed; a compressed one may be far larger than its file.
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+      raise pickle.UnpicklingError(f'{name} is compressed or damaged; give the file as torch.save '
+                                   'wrote it')
+    if info.file_size > most:
+      raise pickle.UnpicklingError(f'{name} has {info.file_size} bytes; at most {most} are read')
     return self._archive.read(info)
 
 
@@ -176,14 +214,16 @@ class _PickleSequence:
     pickles = io.BytesIO(file.read(min(end, _LARGEST_PICKLE)))
     _code(pickles)
     version, machine = (_Unpickler(_code(pickles)).load() for _ in range(2))
-    if version != _OLDER_VERSION:
-      raise pickle.UnpicklingError(f'its version is {version}, and only {_OLDER_VERSION} is known')
+    if type(version) is not int or version != _OLDER_VERSION:
+      raise pickle.UnpicklingError(f'its version is {_shown(version)}; only {_OLDER_VERSION} is '
+                                   'known')
     if not isinstance(machine, dict) or machine.get('little_endian') is not True:
       raise pickle.UnpicklingError('its byte order is not little')
     unpickler = _Unpickler(_code(pickles))
     self.content = unpickler.load()
     keys = _Unpickler(_code(pickles)).load()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(unpickler.storages):
+    if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+            and sorted(keys) == sorted(unpickler.storages)):
       raise pickle.UnpicklingError('its list of storages does not fit its tensors')
     self._places = _places(file, pickles.tell(), end, [unpickler.storages[key] for key in keys])
 
@@ -229,7 +269,7 @@ class _Unpickler(pickle.Unpickler):
     if (module, name) == ('collections', 'OrderedDict'):
       return collections.OrderedDict
     if module == 'torch._utils' and name in _FUNCTIONS:
-      return _FUNCTIONS[name]
+      return _Function(_FUNCTIONS[name])
     if module == 'torch' and name in _DTYPES:
       return _StorageType(name)
     raise pickle.UnpicklingError(f'its pickle asks for {module}.{name}, and only tensors and '
@@ -239,7 +279,8 @@ class _Unpickler(pickle.Unpickler):
     """Returns the storage that a tensor is a view of."""
     kind, storage_type, key, _, numel, *part = pid
     if kind != 'storage' or not isinstance(storage_type, _StorageType):
-      raise pickle.UnpicklingError(f'unknown reference {kind}; save the state_dict() alone')
+      raise pickle.UnpicklingError(f'unknown reference {_shown(kind)}; save the state_dict() '
+                                   'alone')
     if part not in ([], [None]):
       raise pickle.UnpicklingError('a storage that is part of another; save the state_dict() anew')
     if not isinstance(key, str) or type(numel) is not int or numel < 0:
@@ -254,18 +295,76 @@ def _code(stream: io.BytesIO) -> bytes:
   """Takes the next pickle out of a stream, and does not run it.
 
   Raises:
-    pickle.UnpicklingError: It would take more memory than its length warrants.
+    pickle.UnpicklingError: It would take more memory than its length warrants, or more time.
   """
-  start, places = stream.tell(), [0]
+  start, sizes = stream.tell(), _Sizes()
   for opcode, argument, _ in pickletools.genops(stream):
     if opcode.proto > _PROTOCOL or opcode.name == 'PROTO' and argument > _PROTOCOL:
       raise pickle.UnpicklingError(f'its pickle is not of protocol {_PROTOCOL}')
-    if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT'):
-      places.append(argument)
+    try:
+      sizes.follow(opcode, argument)
+    except LookupError:
+      raise pickle.UnpicklingError('its pickle takes objects that it has not made') from None
   code = stream.getbuffer()[start:stream.tell()].tobytes()
-  if max(places) > len(code):
+  if max(sizes.places, default=0) > len(code):
     raise pickle.UnpicklingError('its pickle has a place far beyond its objects')
   return code
+
+
+class _Sizes:
+  """Follows a pickle with the sizes of its objects in place of them.
+
+  The size is the number of values that a hash would visit: 1, and of a tuple 1 and those of its
+  values. What a function of a pickle returns counts as a tuple of all that it is given.
+
+  Attributes:
+    places: Where the pickle keeps objects -> their sizes.
+  """
+
+  def __init__(self):
+    self.places = {}
+    # The objects since the last mark, and the lists of those before it.
+    self._stack, self._below = [], []
+
+  def follow(self, opcode: pickletools.OpcodeInfo, argument) -> None:
+    """Does what an opcode does.
+
+    Raises:
+      LookupError: It takes what is not there.
+      pickle.UnpicklingError: It makes too large a tuple.
+    """
+    name = opcode.name
+    if name == 'MARK':
+      self._below.append(self._stack)
+      self._stack = []
+    elif name in _PUTS:
+      self.places[argument] = self._stack[-1]
+    elif name in _GETS:
+      self._stack.append(self.places[argument])
+    elif name == 'DUP':
+      self._stack.append(self._stack[-1])
+    elif name == 'POP' and not self._stack:
+      self._stack = self._below.pop()
+    else:
+      self._replace(opcode)
+
+  def _replace(self, opcode):
+    """Takes an opcode's objects from the stack, and puts what it makes of them onto it."""
+    before, taken = opcode.stack_before, []
+    if pickletools.markobject in before:
+      taken, self._stack = self._stack, self._below.pop()
+      before = before[:before.index(pickletools.markobject)]
+    taken = [self._stack.pop() for _ in before][::-1] + taken
+    if not opcode.stack_after:
+      return
+    if opcode.name in _FILLING:
+      size = taken[0]
+    else:
+      size = 1 if opcode.name in _MAKING else 1 + sum(taken)
+    if size > _LARGEST_TUPLE:
+      raise pickle.UnpicklingError(f'its pickle has a tuple of more than {_LARGEST_TUPLE} values, '
+                                   'with those of the tuples within it')
+    self._stack.append(size)
 
 
 def _rebuild_tensor(storage, offset, size, stride, *unused):

@@ -81,3 +81,19 @@ def test_other_files_are_refused_in_one_line(tmp_path):
 def test_models_of_one_config_are_named_by_their_checkpoints():
   tests = [_test({}), _test({}, 'b', 'x/ckpt-1'), _test({}, 'b', '/runs/x/ckpt-2')]
   assert scale_results.names(tests) == ['a', 'x/ckpt-1', 'x/ckpt-2']
+
+
+@pytest.mark.parametrize('checkpoints,names', [
+    (['old/a/ckpt-1', 'new/a/ckpt-1'], ['old/a/ckpt-1', 'new/a/ckpt-1']),
+    (['/r/old/a/b/ckpt-1', '/r/new/a/b/ckpt-1', 'x/ckpt-1'],
+     ['old/a/b/ckpt-1', 'new/a/b/ckpt-1', 'x/ckpt-1']),
+    (['a/ckpt-1', '/a/ckpt-1'], ['a/ckpt-1', '/a/ckpt-1']),
+    (['r/a/ckpt-1', 'r/a/ckpt-1'], ['a/ckpt-1 (1)', 'a/ckpt-1 (2)']),
+    (['r/a/ckpt-1', 'q/a/ckpt-1', 'r/a/ckpt-1'],
+     ['r/a/ckpt-1 (1)', 'q/a/ckpt-1', 'r/a/ckpt-1 (2)'])])
+def test_no_two_names_are_alike(checkpoints, names):
+  tests = [_test({}, 'b', checkpoint) for checkpoint in checkpoints]
+  assert scale_results.names(tests) == names
+  # Another config that is called like one of the checkpoints.
+  more = scale_results.names([*tests, _test({}, names[-1].partition(' (')[0])])
+  assert len(set(more)) == len(more)

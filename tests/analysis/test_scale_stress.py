@@ -270,6 +270,17 @@ def test_ratios_that_no_network_can_do_are_refused(folder):
     stress.check_ratios([1000])
 
 
+def test_the_smallest_pass_of_an_average_decides_on_ratios(folder):
+  stress = _stress(folder, 'center', 'evaluator_options { eval_scales: [1.0, 0.5, 2.0] }')
+  stress.check_ratios([0.5, 4])
+  with pytest.raises(ValueError, match='ratio 0.25 makes the input 9x11 at eval_scales 0.5, .* '
+                     'stride 16 .* at least 0.5$'):
+    stress.check_ratios([0.25])
+  # Larger passes do not make a small one possible.
+  stress = _stress(folder, 'center', 'evaluator_options { eval_scales: [2.0] }')
+  stress.check_ratios([0.125])
+
+
 @pytest.mark.usefixtures('_nothing_is_predicted')
 def test_what_does_not_fit_into_memory_leaves_what_fits(folder, tmp_path, monkeypatch):
   path = str(tmp_path / 'found.json')
@@ -285,6 +296,13 @@ def test_what_does_not_fit_into_memory_leaves_what_fits(folder, tmp_path, monkey
   with pytest.raises(ValueError, match='ratio 2: an input of 129x161 does not fit into memory'):
     stress.run([0.25, 2], path, _quietly)
   assert json.loads((tmp_path / 'found.json').read_text())['ratios'][0]['ratio'] == 0.25
+
+
+def test_an_evaluation_of_no_steps_is_refused(folder):
+  none = 'evaluator_options { eval_steps: 0 }'
+  with pytest.raises(ValueError, match='eval_steps is 0, .* or give --num_images'):
+    _stress(folder, 'center', none)
+  assert _stress(folder, 'center', none, num_images=2).num_images == 2
 
 
 def test_a_data_set_without_images_is_refused(folder, tmp_path):

@@ -69,6 +69,9 @@ HOSTILE = {
     'number_as_weight': torch_files.dictionary({'x': b'I5\n'}),
     'dictionary_with_own_items': torch_files.dictionary({'x': b'I5\n'})
                                  + b'}X\x05\x00\x00\x00itemsI1\nsb',
+    'more_taken_than_made': b'}00',
+    'unknown_place': b'}h\x05K\x01s',
+    'no_mark': b'K\x01t',
 }
 
 
@@ -95,7 +98,66 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path, form, shape, stride, o
     torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
 
 
-def test_storages_that_are_missing_short_or_compressed_are_refused(tmp_path):
+_DEEPER = {'one': b'\x85', 'two': b'K\x01\x86', 'three': b'K\x01K\x01\x87',
+           'between': b'N0\x85', 'after_mark': b'(1\x85', 'from_memo': b'\x85q\x010h\x01',
+           'parameter': b'\x85q\x010ctorch._utils\n_rebuild_parameter\nh\x01\x85R'}
+
+
+@pytest.mark.parametrize('form', WRITERS)
+@pytest.mark.parametrize('deeper', _DEEPER)
+def test_deeply_nested_names_are_refused(tmp_path, form, deeper):
+  for count, words in ((1000, "found \\['tuple'\\]"), (5000, 'a tuple of more than'),
+                       (300000, 'a tuple of more than')):
+    WRITERS[form](tmp_path / 'x.pth', b'})' + count * _DEEPER[deeper] + b'K\x01s', {})
+    with pytest.raises(ValueError, match=f'x.pth: .*{words}') as error:
+      torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+    assert len(str(error.value)) < 300
+
+
+def test_tuples_that_a_mark_collects_are_nested_too(tmp_path):
+  for code in (b'(' * 5000 + b't' * 5000, b'(' + b'K\x01' * 5000 + b't', b')' + b'2\x86' * 70):
+    torch_files.write(tmp_path / 'x.pth', b'}' + code + b'K\x01s', {})
+    with pytest.raises(ValueError, match='a tuple of more than 4096 values'):
+      torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+def test_a_pickle_cannot_change_what_it_may_call(tmp_path):
+  # A function that returns what it was given as a default: a tuple in it would not be counted.
+  step = (b'\x85q\x010ctorch._utils\n_rebuild_parameter\nN}X\x0c\x00\x00\x00__defaults__h\x01\x85s'
+          b'\x86b)R')
+  torch_files.write(tmp_path / 'x.pth', b'})' + step * 20000 + b'K\x01s', {})
+  with pytest.raises(ValueError, match='cannot be read'):
+    torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+def test_an_endless_text_is_not_written_into_an_error(tmp_path):
+  endless = []
+  for _ in range(70):
+    endless = [endless, endless]
+  code = pickle.dumps(endless, 2)[2:-1]
+  pid = b'(' + code + b'NNNK\x01tQ'
+  number = pickle.dumps(1 << 20000, 2)[2:-1]
+  for written, version, words in (
+      (pid, 1001, 'unknown reference list'),
+      (b'}' + number + b'Ns', 1001, "found \\['int'\\]"), (b'}', endless, 'its version is list')):
+    torch_files.write_older(tmp_path / 'x.pth', written, {}, version=version)
+    with pytest.raises(ValueError, match=f'x.pth: .*{words}'):
+      torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+@pytest.mark.parametrize('one_by_one', [False, True])
+def test_many_tensors_are_not_deep(tmp_path, one_by_one):
+  value = np.arange(5, dtype=np.float32)
+  items = {str(i): torch_files.tensor('0', value) for i in range(3000)}
+  code = torch_files.dictionary(items)
+  if one_by_one:
+    code = b'}' + b''.join(pickle.dumps(name, 2)[2:-1] + item + b's'
+                           for name, item in items.items())
+  torch_files.write(tmp_path / 'x.pth', code, {'0': value})
+  assert len(torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))) == 3000
+
+
+def test_storages_that_are_missing_or_short_are_refused(tmp_path):
   path, value = tmp_path / 'x.pth', np.zeros(100, np.float32)
   code = torch_files.dictionary({'x': torch_files.tensor('0', value)})
   torch_files.write(path, code, {})
@@ -104,14 +166,55 @@ def test_storages_that_are_missing_short_or_compressed_are_refused(tmp_path):
   torch_files.write(path, code, {'0': value[:50]})
   with pytest.raises(ValueError, match='data/0 is not 100 values of float32'):
     torch_reader.read_torch_weights(str(path))
-  torch_files.write(path, code, {'0': value}, zipfile.ZIP_DEFLATED)
-  with pytest.raises(ValueError, match='data/0 is not 100 values'):
+
+
+@pytest.mark.parametrize('member', ['data.pkl', 'byteorder', 'data/0'])
+def test_compressed_members_are_refused_and_not_unpacked(tmp_path, member):
+  path, value = tmp_path / 'x.pth', np.zeros(1 << 24, np.float32)
+  code = torch_files.dictionary({'x': torch_files.tensor('0', value)}) + bool(
+      member == 'data.pkl') * (1 << 25) * b')'
+  torch_files.write(path, code, {'0': value}, member,
+                    byteorder=b'\0' * (1 << 26) if member == 'byteorder' else b'little')
+  tracemalloc.start()
+  with pytest.raises(ValueError, match=f'{member} is compressed'):
+    torch_reader.read_torch_weights(str(path))
+  assert tracemalloc.get_traced_memory()[1] < 1 << 24
+  tracemalloc.stop()
+
+
+@pytest.mark.parametrize('member,stated', [('data/0', 4000), ('data.pkl', 4000), ('byteorder', 5)])
+def test_a_directory_with_other_sizes_than_are_stored_is_refused(tmp_path, member, stated):
+  path = tmp_path / 'x.pth'
+  code = torch_files.dictionary({'x': torch_files.tensor('0', np.zeros(1000, np.float32))})
+  torch_files.write(path, code, {'0': np.zeros(2, np.float32)})
+  torch_files.state_size(path, member, stated)
+  with pytest.raises(ValueError, match=f'{member} is compressed or damaged'):
+    torch_reader.read_torch_weights(str(path))
+
+
+def test_only_little_endian_archives_are_read(tmp_path):
+  code = torch_files.dictionary({'x': torch_files.tensor('0', np.zeros(2, np.float32))})
+  for byteorder, words in ((b'big', 'byte order is not little'),
+                           (b'little and more', 'byteorder has 15 bytes; at most 8 are read')):
+    torch_files.write(tmp_path / 'x.pth', code, {'0': np.zeros(2, np.float32)}, byteorder=byteorder)
+    with pytest.raises(ValueError, match=words):
+      torch_reader.read_torch_weights(str(tmp_path / 'x.pth'))
+
+
+@pytest.mark.parametrize('form', WRITERS)
+def test_a_storage_that_comes_short_is_refused(tmp_path, form, monkeypatch):
+  path, value = tmp_path / 'x.pth', np.zeros(100, np.float32)
+  WRITERS[form](path, torch_files.dictionary({'x': torch_files.tensor('0', value)}), {'0': value})
+  kind = {'zip': torch_reader._Archive, 'older': torch_reader._PickleSequence}[form]
+  read = kind.read
+  monkeypatch.setattr(kind, 'read', lambda self, storage: read(self, storage)[:-4])
+  with pytest.raises(ValueError, match='storage 0 has 396 bytes and not 400'):
     torch_reader.read_torch_weights(str(path))
 
 
 @pytest.mark.parametrize('changes,error', [
     ({'machine': b'\x89'}, 'its byte order is not little'),
-    ({'version': 1002}, 'its version is 1002, and only 1001 is known'),
+    ({'version': 1002}, 'its version is 1002; only 1001 is known'),
     ({'magic': 5}, 'neither a zip archive nor of the form before'),
     ({'arrays': {}}, 'its list of storages does not fit'),
     ({'arrays': {'0': np.zeros(5, np.float32), '1': np.zeros(2)}}, 'its list of storages does not'),

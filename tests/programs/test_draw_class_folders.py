@@ -1,13 +1,20 @@
 """The script that draws folders of classes, as a user runs it."""
 
+import importlib.util
+import itertools
+
 import numpy as np
 import programs
+import pytest
 from PIL import Image
 
 import deeplab_tf
 from deeplab_tf.data import catalog, shapes
 
 PROGRAM = 'scripts/draw_class_folders.py'
+_SPEC = importlib.util.spec_from_file_location('draw_class_folders', programs.ROOT / PROGRAM)
+draw_class_folders = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(draw_class_folders)
 
 
 def test_folders_are_a_data_set_of_images_with_classes(tmp_path):
@@ -25,3 +32,41 @@ def test_folders_are_a_data_set_of_images_with_classes(tmp_path):
   assert len({image.tobytes() for image in images}) == 24
   error = programs.error_line(PROGRAM, f'--output_dir={folder}')
   assert 'drawn is there already; give a new folder' in error
+
+
+@pytest.mark.parametrize('error,code', [(KeyboardInterrupt, 130), (PermissionError, 2)])
+@pytest.mark.parametrize('is_there', [False, True])
+def test_what_is_stopped_half_way_leaves_nothing(tmp_path, monkeypatch, error, code, is_there):
+  folder = tmp_path / 'drawn'
+  if is_there:
+    folder.mkdir()
+  objects = draw_class_folders._objects
+
+  def stopped(split):
+    yield from itertools.islice(objects(split), 9 if split == 'val' else None)
+    raise error
+
+  flags = [f'--output_dir={folder}/', '--train_images=1', '--val_images=5']
+  with monkeypatch.context() as patch:
+    patch.setattr(draw_class_folders, '_objects', stopped)
+    assert draw_class_folders.main(flags) == code
+  assert not list(tmp_path.glob('*/*')) and not list(tmp_path.glob('.*'))
+  assert draw_class_folders.main(flags) == 0
+  assert [path.name for path in tmp_path.iterdir()] == ['drawn']
+  assert sorted(path.name for path in folder.iterdir()) == ['train', 'val']
+  assert len(list(folder.glob('*/*/*.png'))) == 36
+  (tmp_path / 'made').mkdir()
+  assert folder.stat().st_mode == (tmp_path / 'made').stat().st_mode
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'file').write_text('')
+  assert draw_class_folders.main([f'--output_dir={tmp_path}/file/drawn']) == 2
+  assert 'file/drawn cannot be made: Not a directory' in capsys.readouterr().err
+
+  def read_only(**_):
+    raise OSError(30, 'Read-only file system')
+
+  monkeypatch.setattr(draw_class_folders.tempfile, 'TemporaryDirectory', read_only)
+  assert draw_class_folders.main([f'--output_dir={tmp_path}/drawn']) == 2
+  assert 'drawn: cannot be written beside it (Read-only' in capsys.readouterr().err

@@ -54,13 +54,34 @@ def dictionary(items: dict) -> bytes:
   return _global('collections', 'OrderedDict') + b')R(' + pairs + b'u'
 
 
-def write(path: pathlib.Path, code: bytes, arrays: dict, compression: int = zipfile.ZIP_STORED):
-  """Writes a file of a pickle's code and of arrays by the names of their storages."""
-  with zipfile.ZipFile(path, 'w', compression) as archive:
-    archive.writestr('archive/data.pkl', b'\x80\x02' + code + b'.')
-    for key, value in arrays.items():
-      archive.writestr(f'archive/data/{key}', np.ascontiguousarray(value).tobytes())
-    archive.writestr('archive/version', b'3\n')
+def write(path: pathlib.Path, code: bytes, arrays: dict, compressed: str = '',
+          byteorder: bytes = b'little') -> None:
+  """Writes a file as torch.save does.
+
+  Args:
+    path: The file.
+    code: The pickle's, without its frame.
+    arrays: By the names of their storages.
+    compressed: The member to compress, e.g. 'data/0', which torch.save never does.
+    byteorder: Content of the member of this name.
+  """
+  members = {'data.pkl': b'\x80\x02' + code + b'.', 'byteorder': byteorder,
+             **{f'data/{key}': np.ascontiguousarray(value).tobytes()
+                for key, value in arrays.items()}, 'version': b'3\n'}
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name, data in members.items():
+      archive.writestr(f'archive/{name}', data, zipfile.ZIP_DEFLATED if name == compressed
+                       else zipfile.ZIP_STORED)
+
+
+def state_size(path: pathlib.Path, member: str, size: int) -> None:
+  """Makes a file's directory tell another size of a member, e.g. 'data/0', than is stored."""
+  data, name = bytearray(path.read_bytes()), f'archive/{member}'.encode()
+  # The directory follows the members; an entry has the size at byte 24 and the name at byte 46.
+  place = data.rindex(name) - 46
+  assert data[place:place + 4] == b'PK\x01\x02'
+  data[place + 24:place + 28] = struct.pack('<I', size)
+  path.write_bytes(data)
 
 
 def save(path: pathlib.Path, weights: dict, under: str = '', older: bool = False) -> None:
