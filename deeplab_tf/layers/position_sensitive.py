@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers.convolution import add_bias, folded_weight, project, split_channels
 from deeplab_tf.layers.normalization import BatchNorm, NormFactory, scaled
-from deeplab_tf.layers.product_moments import positional_moments, product_moments
+from deeplab_tf.layers.product_moments import pays, positional_moments, product_moments
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 # Tables of relative positions reach from -254 to 254, as DeepLab2's. Larger ones are clipped.
@@ -278,13 +278,18 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
     """
     terms, moments = [], []
     for equation, first, second in factors:
+      if equation == _CONTENT:
+        # Under a mask, which pairs are seen depends on both vectors.
+        without_logits = mask is None and pays(first, second.shape[1])
+      else:
+        others = second.shape[0 if equation == _KEY_POSITION else 1]
+        without_logits = self.ROWS_SHARE_POSITIONS and pays(first, others)
       term = None
-      if equation == _CONTENT and mask is None:
-        found = product_moments(*(tf.transpose(x, [0, 2, 1, 3]) for x in (first, second)))
-      elif equation == _CONTENT or not self.ROWS_SHARE_POSITIONS:
-        # Which pairs are seen depends on both vectors, so that these products have to be made.
+      if not without_logits:
         term = tf.cast(_product(equation, first, second, _LOGITS), tf.float32)
-        found = _masked_moments(term, _for_all(mask, term))
+        found = _moments(term, mask)
+      elif equation == _CONTENT:
+        found = product_moments(*(tf.transpose(x, [0, 2, 1, 3]) for x in (first, second)))
       else:
         seen = None if mask is None else mask[:, 0]
         if equation == _KEY_POSITION:
@@ -377,11 +382,14 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
   return total
 
 
-def _masked_moments(x, mask):
-  """Mean and variance [heads] over the values of [n, heads, l, m] that a mask marks.
+def _moments(x, mask):
+  """Mean and variance [heads] over the values of [n, heads, l, m] that a mask marks, or all.
 
   Products with the mask as a vector take a fraction of the time of products element by element.
   """
+  if mask is None:
+    return tf.nn.moments(x, [0, 2, 3])
+  mask = _for_all(mask, x)
   rows, heads, length, keys = dimensions(x)
   x = tf.reshape(x, [rows, heads, length * keys])
   weights = tf.reshape(tf.cast(mask, tf.float32), [-1, length * keys, 1])

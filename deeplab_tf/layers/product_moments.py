@@ -12,6 +12,19 @@ import tensorflow as tf
 
 from deeplab_tf.layers.shapes import dimensions
 
+# Products with so many times a vector's channels take more work than the vectors.
+_PRODUCTS_PER_CHANNEL = 4
+
+
+def pays(vectors: tf.Tensor, others: Optional[int]) -> bool:
+  """Returns whether moments without products are faster, in forward and backward pass.
+
+  Args:
+    vectors: [..., channels].
+    others: Vectors that each of them is multiplied with; None: not known, and so many.
+  """
+  return others is None or others >= _PRODUCTS_PER_CHANNEL * vectors.shape[-1]
+
 
 def product_moments(first: tf.Tensor, second: tf.Tensor,
                     weights: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -198,8 +198,9 @@ def test_windows_of_a_whole_axis_train_as_global_attention(length, monkeypatch):
                                atol=2e-4 * max(scale, 1), rtol=1e-3)
 
 
-# Over the whole axis, in windows, and as a band of the whole axis.
-@pytest.mark.parametrize('span, length', [(0, 12), (3, 27), (9, 14)])
+# Over the whole axis, in windows, and as a band of the whole axis; each with so few products that
+# they are made, and with more.
+@pytest.mark.parametrize('span, length', [(0, 12), (0, 20), (3, 27), (15, 40), (9, 14), (9, 18)])
 def test_statistics_are_those_of_what_a_query_sees(span, length):
   layer = _axial({}, span)
   layer.norm_similarity.momentum = 0.0

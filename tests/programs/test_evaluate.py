@@ -231,6 +231,8 @@ def test_an_interrupt_ends_all_processes(many):
 # Sends the interrupt of a terminal, which all processes of the group get, amid the work.
 _SIGNAL_ONE_CHUNK = """
 import os, signal, sys
+# A run in the background of a shell has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 import evaluate
 from deeplab_tf.metrics import panoptic_quality
