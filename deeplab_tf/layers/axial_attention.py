@@ -21,9 +21,10 @@ from deeplab_tf.layers.shapes import Dimension, dimensions
 # span + block - 1 keys, and those beyond its span are masked.
 _SHORT_SPAN = 32
 _BLOCK, _BLOCK_OF_SHORT_SPAN = 16, 8
-# At inference rows are worked on in turns, of which each makes about as many logits (64 MB for each
-# of their terms and copies); of the largest inputs more, so that graphs stay small.
-_LOGITS_OF_A_TURN, _MOST_TURNS = 2**24, 16
+# At inference rows are worked on in turns, of which each makes about as many logits (128 MB for
+# each of their terms and copies; whole axes at stride 4 of 641x641 are one turn); of the largest
+# inputs more, so that graphs stay small.
+_LOGITS_OF_A_TURN, _MOST_TURNS = 2**25, 16
 
 
 class AxialAttention1D(PositionSensitiveAttention):
