@@ -71,7 +71,7 @@ class AxialAttention1D(PositionSensitiveAttention):
       mask = window_mask(length, block, flange)
     query, key, value = (self._heads(t) for t in (query, key, value))
     weights = self._weights(query, key, places, mask, training)
-    terms = self._retrieved(weights, value, places)
+    terms = self._retrieved(weights, value, places, training)
     if len(places) > 1:
       shape = [rows, -1, *terms[0].shape[2:]]
       terms = [tf.reshape(t, shape)[:, :length] for t in terms]

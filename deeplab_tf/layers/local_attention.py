@@ -75,7 +75,8 @@ class LocalAttention2D(PositionSensitiveAttention):
     # An "and" of six axes would be one, if TensorFlow broadcast so many.
     mask = tf.reshape(tf.einsum('aik,bjl->abijkl', *seen) > 0, [-1, 1, _BLOCK**2, key.shape[1]])
     weights = self._weights(query, key, (_BLOCK,), mask, training)
-    terms = [_map_of_squares(t, height, width) for t in self._retrieved(weights, value, (_BLOCK,))]
+    terms = self._retrieved(weights, value, (_BLOCK,), training)
+    terms = [_map_of_squares(t, height, width) for t in terms]
     output = self._sum_of_outputs(terms, training)
     output = tf.reshape(output, [batch, height, width, self.sizes[2]])
     if self.stride == 1:

@@ -26,7 +26,9 @@ _CONTENT = 'nlhd,nmhd->nhlm'
 _QUERY_POSITION = 'nlhd,lmd->lnhm'
 _KEY_POSITION = 'nmhd,lmd->mnhl'
 _VALUE = 'nhlm,nmhd->nlhd'
-_VALUE_POSITION = 'lnhm,lmd->lnhd'
+_VALUE_POSITION = 'nhlm,lmd->lnhd'
+# Of transposed weights: einsum's gradient is slower, while XLA's inference is without it.
+_VALUE_POSITION_IN_TRAINING = 'lnhm,lmd->lnhd'
 
 
 class AttentionOptions(NamedTuple):
@@ -300,12 +302,13 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
       moments.append(found)
     return *(tf.stack(m) for m in zip(*moments)), terms
 
-  def _retrieved(self, weights, value, places):
+  def _retrieved(self, weights, value, places, training):
     """The terms of the output, [n, l, heads, channels] each."""
     terms = [_product(_VALUE, weights, value, 'nlhd')]
     if self.value_positions is not None:
       positions = tf.cast(self.value_positions(*places), value.dtype)
-      terms.append(_product(_VALUE_POSITION, weights, positions, 'nlhd'))
+      equation = _VALUE_POSITION_IN_TRAINING if training else _VALUE_POSITION
+      terms.append(_product(equation, weights, positions, 'nlhd'))
     return terms
 
   def _sum_of_outputs(self, terms, training):
@@ -333,12 +336,10 @@ def _product(equation: str, first: tf.Tensor, second: tf.Tensor, order: str) -> 
 
 
 def _scaled_product(term, factor, scale):
-  """A term of the logits, float32 [n, heads, l, m].
+  """A term of the logits times its scale [heads] or None, float32 [n, heads, l, m].
 
-  Args:
-    term: The product, float32, if it is there already; there is a scale then.
-    factor: (equation, first, second) of the product.
-    scale: [heads] or None. Queries and keys are scaled rather than logits, of which there are more.
+  Of a factor (equation, first, second) whose product is not there yet, the first tensor is scaled:
+  there are fewer queries and keys than logits.
   """
   equation, first, second = factor
   if term is not None:
@@ -372,8 +373,7 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
   terms = [tf.cast(t, tf.float32) for t in terms]
   mean = variance = None
   if training and not norm.frozen:
-    moments = [tf.nn.moments(t, reduced) for t in terms]
-    mean, variance = (tf.stack(m) for m in zip(*moments))
+    mean, variance = (tf.stack(m) for m in zip(*(tf.nn.moments(t, reduced) for t in terms)))
   scale, offset = norm.affine(mean, variance, training)
   shape = [1 if i in reduced else n for i, n in enumerate(terms[0].shape.as_list())]
   total = tf.reshape(tf.reduce_sum(offset, 0), shape)
