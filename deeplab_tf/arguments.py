@@ -5,7 +5,7 @@ import os
 import re
 from typing import NoReturn
 
-from deeplab_tf import cli
+from deeplab_tf.user_errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """Ends the parsing."""
-    raise cli.UsageError(f'{message}; see --help')
+    raise UsageError(f'{message}; see --help')
 
   def add_config(self, required: bool = True) -> None:
     """Adds --config_file and --override."""
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 def check_output_dir(path: str) -> None:
   """Refuses an --output_dir that is a file."""
   if os.path.isfile(path):
-    raise cli.UsageError(f'--output_dir={path} is a file; give a folder')
+    raise UsageError(f'--output_dir={path} is a file; give a folder')
 
 
 def make_output_dir(path: str) -> None:
@@ -55,7 +55,7 @@ def make_output_dir(path: str) -> None:
   try:
     os.makedirs(path, exist_ok=True)
   except OSError as error:
-    raise cli.UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
+    raise UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
 
 
 def size(text: str) -> tuple[int, int]:

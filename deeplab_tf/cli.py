@@ -3,17 +3,18 @@
 import errno
 import os
 import sys
+import traceback
 import warnings
 from typing import Callable, Optional, Sequence
 
-_BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError,
-              FileExistsError, PermissionError)
+from deeplab_tf.user_errors import UserError
+
+# What the operating system says of a path that the user named: absent, no such kind, not allowed.
+_OF_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM,
+             errno.EROFS, errno.ENAMETOOLONG)
+
 # Characters of an error.
 _LONGEST = 4000
-
-
-class UsageError(ValueError):
-  """Wrong use or bad input; the message is one line for the user."""
 
 
 def quiet_tensorflow() -> None:
@@ -37,28 +38,46 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
     argv: Passed to it.
 
   Returns:
-    0, or 2 after bad input (an error that deeplab_tf raised on purpose, or a missing file) with
-    one line on standard error, or 1 with one line when a disk is full. Anything else propagates:
-    Python prints it and exits 1.
+    0; the exit_code of a UserError, 2 with few exceptions, or 2 when a path cannot be read or
+    written, each with one line on standard error; 1 with one line when a disk is full; 130 after
+    an interrupt; 1 after any other exception, which is a fault of the program: its traceback is
+    printed, and a line that says so.
   """
   quiet_tensorflow()
   try:
     main(argv)
-  except _BAD_INPUT as error:
-    if not is_user_error(error):
-      raise
-    print('error: ' + one_line(str(error)), file=sys.stderr)
-    return 2
+  except UserError as error:
+    return _end(str(error), error.exit_code)
   except OSError as error:
-    if not is_disk_full(error):
-      raise
-    where = f'{error.filename}: ' if error.filename else ''
-    print(f'error: {where}{error.strerror}', file=sys.stderr)
-    return 1
+    if is_disk_full(error):
+      return _end(_os_reason(error), 1)
+    if error.errno not in _OF_PATHS:
+      return _fault()
+    return _end(_os_reason(error), 2)
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     return 130
+  except Exception:  # pylint: disable=broad-except; whatever it is, it is a fault of ours.
+    return _fault()
   return 0
+
+
+def _end(line: str, code: int) -> int:
+  print('error: ' + one_line(line), file=sys.stderr)
+  return code
+
+
+def _fault() -> int:
+  traceback.print_exc()
+  print('This is a fault of deeplab_tf and not of your input. Please report it with the lines '
+        'above and the command.', file=sys.stderr)
+  return 1
+
+
+def _os_reason(error: OSError) -> str:
+  """Returns the path and what the operating system says about it."""
+  where = f'{error.filename}: ' if error.filename else ''
+  return f'{where}{error.strerror}'
 
 
 def one_line(text: str) -> str:
@@ -73,17 +92,3 @@ def is_disk_full(error: Exception) -> bool:
   full = (errno.ENOSPC, errno.EDQUOT)
   return (isinstance(error, OSError) and error.errno in full
           or any(os.strerror(number) in str(error) for number in full))
-
-
-def is_user_error(error: BaseException) -> bool:
-  """Whether an error was raised by deeplab_tf on purpose, and not deep inside a library.
-
-  A ValueError from inside TensorFlow is a fault of ours and keeps its traceback.
-  """
-  if isinstance(error, (UsageError, OSError)):
-    return True
-  traceback = error.__traceback__
-  while traceback is not None and traceback.tb_next is not None:
-    traceback = traceback.tb_next
-  name = traceback.tb_frame.f_globals.get('__name__', '') if traceback else ''
-  return name == '__main__' or name.split('.')[0] == 'deeplab_tf'

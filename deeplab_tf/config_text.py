@@ -9,16 +9,13 @@ from google.protobuf import text_format
 
 from deeplab_tf import modules
 from deeplab_tf.protos import config_pb2
+from deeplab_tf.user_errors import ConfigError
 
 _UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "(\w+)"')
 _UNKNOWN_ENUM = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
 _POSITION = re.compile(r'^(\d+):\d+ : ')
 # Fields that say how texts are laid over each other, and are no part of an experiment.
 _LAYERING = ('base_config', 'clear')
-
-
-class ConfigError(ValueError):
-  """A config that cannot be used; the message is one line for the user."""
 
 
 def read(path: str) -> tuple[config_pb2.ExperimentOptions, str]:

@@ -9,6 +9,8 @@ from typing import IO, Callable, Optional, Sequence, Union
 
 from PIL import Image
 
+from deeplab_tf.user_errors import DataError
+
 MAX_PIXELS = 2**27
 MAX_SIDE = 65535
 RULE = (f'at most {MAX_PIXELS} pixels ({MAX_PIXELS // 10**6} megapixels) and {MAX_SIDE} on a side '
@@ -44,7 +46,7 @@ def load(file: Union[str, os.PathLike, IO[bytes]], name: str, formats: Sequence[
     line = f'is no image, or damaged (it does not begin as {" or ".join(formats)})'
   except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.
     line = f'is no image, or damaged ({_reason(error)})'
-  raise ValueError(f'{name}: {line}')
+  raise DataError(f'{name}: {line}')
 
 
 def _size_problem(width, height):

@@ -6,6 +6,8 @@ import pathlib
 import types
 from typing import Iterable
 
+from deeplab_tf.user_errors import ConfigError
+
 _ROOT = pathlib.Path(__file__).resolve().parent
 
 
@@ -33,6 +35,6 @@ def load(package: str, name: str) -> types.ModuleType:
   """
   choices = available(package)
   if name not in choices:
-    raise ValueError(f'unknown name "{name}" in {package}: there are {", ".join(choices)}.'
-                     f'{nearest(name, choices)}')
+    raise ConfigError(f'unknown name "{name}" in {package}: there are {", ".join(choices)}.'
+                      f'{nearest(name, choices)}')
   return importlib.import_module(f'deeplab_tf.{package}.{name}')

@@ -14,6 +14,7 @@ import tensorflow as tf
 from deeplab_tf import models
 from deeplab_tf.data import catalog
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
+from deeplab_tf.user_errors import ConfigError
 
 _PRODUCTS = ('MatMul', 'BatchMatMul', 'BatchMatMulV2', 'BatchMatMulV3')
 # Operations that hand a tensor on; a constant behind them is still a constant.
@@ -65,7 +66,7 @@ def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
   """
   size = tuple(input_size or config.eval_dataset_options.crop_size)
   if len(size) != 2:
-    raise ValueError('eval_dataset_options.crop_size is not set: give --input_size=HxW')
+    raise ConfigError('eval_dataset_options.crop_size is not set: give --input_size=HxW')
   architecture = models.architecture(config)
   # In a graph that never runs, variables have no values: nothing is drawn or held.
   with tf.Graph().as_default() as graph:

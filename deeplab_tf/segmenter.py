@@ -10,6 +10,7 @@ from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.data import catalog
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export import saved_model, serving_module
+from deeplab_tf.user_errors import CheckpointError, MissingFileError
 from deeplab_tf.visualization import draw
 
 
@@ -81,20 +82,20 @@ class Segmenter:
     """
     directory = os.fspath(directory)
     if not os.path.isfile(os.path.join(directory, 'saved_model.pb')):
-      raise FileNotFoundError(f'{directory}: holds no saved_model.pb; give a folder that '
-                              'trainer/export.py wrote')
+      raise MissingFileError(f'{directory}: holds no saved_model.pb; give a folder that '
+                             'trainer/export.py wrote')
     path = os.path.join(directory, saved_model.EXTRA_FOLDER, saved_model.DATASET_FILE)
     if not os.path.isfile(path):
-      raise ValueError(f'{directory}: is a SavedModel without {path}, so not one of '
-                       'trainer/export.py')
+      raise CheckpointError(f'{directory}: is a SavedModel without {path}, so not one of '
+                            'trainer/export.py')
     with open(path, encoding='utf-8') as file:
       dataset_info = DatasetInfo.from_json(file.read())
     try:
       loaded = tf.saved_model.load(directory)
     except (tf.errors.OpError, OSError, ValueError) as error:
       reason = str(error).strip().split('\n')[0][:200]
-      raise ValueError(f'{directory}: the SavedModel cannot be read ({reason}); export it '
-                       'again') from None
+      raise CheckpointError(f'{directory}: the SavedModel cannot be read ({reason}); export it '
+                            'again') from None
     # The function must keep the object alive, which owns the variables.
     return cls(lambda images: loaded.signatures['serving_default'](images=images), dataset_info)
 
@@ -150,14 +151,14 @@ def _checked(image) -> np.ndarray:
   allowed = 'the segmenter takes uint8 [height, width, 3], RGB'
   if image.dtype != np.uint8:
     hint = '; multiply values in [0, 1] by 255 and convert them' if image.dtype.kind == 'f' else ''
-    raise ValueError(f'the image has dtype {image.dtype}: {allowed}{hint}')
+    raise CheckpointError(f'the image has dtype {image.dtype}: {allowed}{hint}')
   if image.ndim != 3 or image.shape[-1] != 3:
     hint = ''
     if image.ndim == 4:
       hint = '; give the images of a batch one by one'
     elif image.ndim == 2 or image.shape[-1] in (1, 4):
       hint = "; convert it, with Pillow by image.convert('RGB')"
-    raise ValueError(f'the image has shape {list(image.shape)}: {allowed}{hint}')
+    raise CheckpointError(f'the image has shape {list(image.shape)}: {allowed}{hint}')
   if 0 in image.shape:
-    raise ValueError(f'the image is empty, shape {list(image.shape)}: {allowed}')
+    raise CheckpointError(f'the image is empty, shape {list(image.shape)}: {allowed}')
   return image

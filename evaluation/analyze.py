@@ -9,6 +9,7 @@ import sys
 from typing import Optional, Sequence
 
 from deeplab_tf import arguments, cli
+from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _NOTES = """\
 output:
@@ -83,20 +84,20 @@ def _parser() -> arguments.Parser:
 def _check(args) -> None:
   arguments.check_output_dir(args.output_dir)
   if args.model_dir is not None and not os.path.isdir(args.model_dir):
-    raise cli.UsageError(f'--model_dir={args.model_dir}: no such folder; give one that training '
-                         'wrote to')
+    raise UsageError(f'--model_dir={args.model_dir}: no such folder; give one that training '
+                     'wrote to')
   if args.queries is not None:
     args.queries = list(dict.fromkeys(args.queries))
   if args.queries is not None and len(args.queries) > 4:
-    raise cli.UsageError(f'--queries: {len(args.queries)} are given; at most four can be told '
-                         'apart in one picture')
+    raise UsageError(f'--queries: {len(args.queries)} are given; at most four can be told '
+                     'apart in one picture')
 
 
 def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:
   for query in queries or ():
     if not 0 <= query < num_queries:
-      raise cli.UsageError(f'--queries: the model has no query {query}; they are numbered from 0 '
-                           f'to {num_queries - 1}')
+      raise UsageError(f'--queries: the model has no query {query}; they are numbered from 0 '
+                       f'to {num_queries - 1}')
 
 
 def _model_dir(args, checkpoint: str) -> Optional[str]:
@@ -114,7 +115,7 @@ def _read_images(paths: Sequence[str]) -> list[tuple]:
   from deeplab_tf.data import photographs
   for path in paths:
     if not os.path.isfile(path):
-      raise FileNotFoundError(f'--images: {path}: no such file')
+      raise MissingFileError(f'--images: {path}: no such file')
   return [(os.path.splitext(os.path.basename(path))[0], photographs.read(path)) for path in paths]
 
 

@@ -17,6 +17,7 @@ import time
 from typing import Any, Callable, Optional, Sequence
 
 from deeplab_tf import arguments, cli
+from deeplab_tf.user_errors import UsageError
 
 _NOTES = """\
 what:
@@ -57,7 +58,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
     _report(args, _evaluation(args))
     return
   if args.config_file is None:
-    raise cli.UsageError(f'--what={args.what} needs a --config_file')
+    raise UsageError(f'--what={args.what} needs a --config_file')
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
   # The pipeline's own batch size unless it is asked for.
@@ -105,7 +106,7 @@ def _set_sizes(options, args, what: str) -> None:
   """Writes the flags into the data options."""
   if args.input_size is None:
     if len(options.crop_size) != 2 and what != 'matching':
-      raise cli.UsageError('the config has no crop_size: give --input_size=HxW')
+      raise UsageError('the config has no crop_size: give --input_size=HxW')
     args.input_size = tuple(options.crop_size)
   elif what != 'matching':
     options.crop_size[:] = args.input_size
@@ -265,7 +266,7 @@ def _attention(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf.analysis import attention_layers
   forms = attention_layers.find(config, args.input_size)
   if not forms:
-    raise cli.UsageError('the network of the config has no axial or local attention')
+    raise UsageError('the network of the config has no axial or local attention')
   precision = config.trainer_options.Precision.Name(config.trainer_options.precision)
   results = {}
   for form, count in forms.items():
@@ -286,8 +287,8 @@ def _in_a_process(name: str, *arguments_of_layer) -> dict[str, float]:
     try:
       return job.result()
     except futures.process.BrokenProcessPool:
-      raise cli.UsageError(f'{name}: its process was ended, most likely for want of memory; give '
-                           'a smaller --input_size or --batch_size') from None
+      raise UsageError(f'{name}: its process was ended, most likely for want of memory; give '
+                       'a smaller --input_size or --batch_size') from None
 
 
 def _attention_layer(form, in_training: bool, precision: str, args) -> dict[str, float]:

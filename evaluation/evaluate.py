@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from deeplab_tf import arguments, cli
 from deeplab_tf.metrics import coco_panoptic_io, workers
+from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _FORMATS = """\
 files:
@@ -79,38 +80,38 @@ def _parser() -> argparse.ArgumentParser:
 def _check_flags(args: argparse.Namespace) -> None:
   """Refuses flags of another task."""
   if args.task == 'instance' and (args.ground_truth_dir or args.predictions_dir):
-    raise cli.UsageError('--ground_truth_dir and --predictions_dir belong to the tasks panoptic '
-                         'and semantic; the masks of --task=instance are in the JSONs')
+    raise UsageError('--ground_truth_dir and --predictions_dir belong to the tasks panoptic '
+                     'and semantic; the masks of --task=instance are in the JSONs')
   if args.task == 'semantic' and args.boundary:
-    raise cli.UsageError('--boundary belongs to the tasks panoptic and instance')
+    raise UsageError('--boundary belongs to the tasks panoptic and instance')
   if args.definition != 'panopticapi' and (args.task != 'panoptic' or args.boundary):
-    raise cli.UsageError(f'--definition={args.definition} belongs to --task=panoptic, without '
-                         '--boundary')
+    raise UsageError(f'--definition={args.definition} belongs to --task=panoptic, without '
+                     '--boundary')
   if args.task != 'semantic' and args.num_classes is not None:
-    raise cli.UsageError('--num_classes belongs to --task=semantic')
+    raise UsageError('--num_classes belongs to --task=semantic')
   if args.num_classes is None and args.ignore_label is not None:
-    raise cli.UsageError('--ignore_label belongs to semantic PNGs: give --num_classes too')
+    raise UsageError('--ignore_label belongs to semantic PNGs: give --num_classes too')
   if args.num_classes is not None and (args.ground_truth_dir or args.predictions_dir):
-    raise cli.UsageError('with --num_classes, --ground_truth and --predictions are the folders of '
-                         'PNGs; leave out --ground_truth_dir and --predictions_dir')
+    raise UsageError('with --num_classes, --ground_truth and --predictions are the folders of '
+                     'PNGs; leave out --ground_truth_dir and --predictions_dir')
   if args.num_classes is None and os.path.isdir(args.ground_truth):
-    raise cli.UsageError(f'--ground_truth={args.ground_truth} is a folder; give a JSON, or for '
-                         'folders of semantic PNGs --task=semantic and --num_classes')
+    raise UsageError(f'--ground_truth={args.ground_truth} is a folder; give a JSON, or for '
+                     'folders of semantic PNGs --task=semantic and --num_classes')
   if args.report and (args.task != 'panoptic' or args.definition != 'panopticapi'):
-    raise cli.UsageError('--report belongs to --task=panoptic with --definition=panopticapi')
+    raise UsageError('--report belongs to --task=panoptic with --definition=panopticapi')
   if args.images and not args.report:
-    raise cli.UsageError('--images belongs to --report')
+    raise UsageError('--images belongs to --report')
   if args.report and os.path.exists(args.report) and not os.path.isdir(args.report):
-    raise cli.UsageError(f'--report={args.report} is a file; name a folder')
+    raise UsageError(f'--report={args.report} is a file; name a folder')
 
 
 def _check_output(path: str) -> None:
   """Fails before the work, not after it."""
   folder = os.path.dirname(os.path.abspath(path))
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f'--output={path}: there is no folder {folder}; make it first')
+    raise MissingFileError(f'--output={path}: there is no folder {folder}; make it first')
   if os.path.isdir(path):
-    raise cli.UsageError(f'--output={path} is a folder; name a JSON file')
+    raise UsageError(f'--output={path} is a folder; name a JSON file')
 
 
 def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:

@@ -9,6 +9,7 @@ import sys
 from typing import Any, NamedTuple, Optional, Sequence, Union
 
 from deeplab_tf import arguments, cli
+from deeplab_tf.user_errors import DataError, MissingFileError, UsageError
 
 _EXTENSIONS = ('.jpg', '.jpeg', '.png')
 # Unreadable images that the last line names.
@@ -50,7 +51,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   for entry in tqdm.tqdm(inputs, unit=' images', disable=None):
     try:
       pixels = photographs.read(entry.path)
-    except ValueError as error:
+    except DataError as error:
       unreadable.append(str(error))
       continue
     result = segmenter(pixels)
@@ -65,9 +66,9 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   print(f'{len(images)} images segmented, written to {args.output_dir}')
   if unreadable:
     more = len(unreadable) - _LISTED
-    raise cli.UsageError(f'{len(unreadable)} of {len(inputs)} images were left out: '
-                         + '; '.join(unreadable[:_LISTED])
-                         + (f'; and {more} more' if more > 0 else ''))
+    raise UsageError(f'{len(unreadable)} of {len(inputs)} images were left out: '
+                     + '; '.join(unreadable[:_LISTED])
+                     + (f'; and {more} more' if more > 0 else ''))
 
 
 # --- Flags ------------------------------------------------------------------------------------
@@ -105,16 +106,16 @@ def _scales(text: str) -> list[float]:
 def _check(args) -> None:
   from_checkpoint = args.config_file is not None or args.checkpoint is not None
   if (args.saved_model is None) != from_checkpoint:
-    raise cli.UsageError('give either --saved_model, or --config_file and --checkpoint')
+    raise UsageError('give either --saved_model, or --config_file and --checkpoint')
   if from_checkpoint and (args.config_file is None or args.checkpoint is None):
     missing = '--checkpoint' if args.checkpoint is None else '--config_file'
-    raise cli.UsageError(f'{missing} is missing: --config_file and --checkpoint go together')
+    raise UsageError(f'{missing} is missing: --config_file and --checkpoint go together')
   if args.saved_model is not None and args.override:
-    raise cli.UsageError('--override changes a config, and a SavedModel is fixed: use it with '
-                         '--config_file, or export again')
+    raise UsageError('--override changes a config, and a SavedModel is fixed: use it with '
+                     '--config_file, or export again')
   if args.saved_model is not None and (args.eval_scales or args.add_flipped_images):
-    raise cli.UsageError('--eval_scales and --add_flipped_images are for --config_file, and a '
-                         'SavedModel is fixed: export it with evaluator_options of these names')
+    raise UsageError('--eval_scales and --add_flipped_images are for --config_file, and a '
+                     'SavedModel is fixed: export it with evaluator_options of these names')
   arguments.check_output_dir(args.output_dir)
 
 
@@ -156,17 +157,17 @@ def _find_images(paths: Sequence[str], output_dir: str) -> list[str]:
       names = sorted(name for name in os.listdir(path)
                      if name.lower().endswith(_EXTENSIONS) and not name.startswith('.'))
       if not names:
-        raise cli.UsageError(f'{path}: holds no {", ".join(_EXTENSIONS)} files')
+        raise UsageError(f'{path}: holds no {", ".join(_EXTENSIONS)} files')
       found += [os.path.join(path, name) for name in names]
     elif os.path.exists(path):
       found.append(path)
     else:
-      raise FileNotFoundError(f'{path}: no such image or folder')
+      raise MissingFileError(f'{path}: no such image or folder')
   found = list({os.path.realpath(path): path for path in found}.values())
   for path in found:
     if os.path.realpath(os.path.dirname(path) or '.') == os.path.realpath(output_dir):
-      raise cli.UsageError(f'--output_dir={output_dir} holds {path}, which would be overwritten; '
-                           'give another folder')
+      raise UsageError(f'--output_dir={output_dir} holds {path}, which would be overwritten; '
+                       'give another folder')
   return found
 
 
@@ -179,8 +180,8 @@ def _ground_truth_ids(path: Optional[str]) -> Optional[dict[str, Any]]:
   images = content.get('images') if isinstance(content, dict) else None
   if not isinstance(images, list) or not all(
       isinstance(i, dict) and 'id' in i and 'file_name' in i for i in images):
-    raise cli.UsageError(f'--ground_truth={path}: has no list "images" with id and file_name; a '
-                         'COCO JSON is expected')
+    raise UsageError(f'--ground_truth={path}: has no list "images" with id and file_name; a '
+                     'COCO JSON is expected')
   return {_stem(image['file_name']): image['id'] for image in images}
 
 
@@ -195,8 +196,8 @@ def _name(paths: Sequence[str], known_ids: Optional[dict[str, Any]]) -> list[_In
       name = f'{stem}_{number}'
     files |= {f'{name}.png', f'{name}_overlay.png'}
     if known_ids is not None and stem not in known_ids:
-      raise cli.UsageError(f'{path}: --ground_truth lists no image of this name; leave the image '
-                           'or the flag out')
+      raise UsageError(f'{path}: --ground_truth lists no image of this name; leave the image '
+                       'or the flag out')
     image_id = known_ids[stem] if known_ids is not None else _id_of(stem)
     if image_id in ids:
       image_id = name

@@ -11,6 +11,7 @@ import sys
 from typing import Iterable, Optional, Sequence
 
 from deeplab_tf import arguments, cli
+from deeplab_tf.user_errors import UsageError
 
 _NOTES = """\
 At each ratio the images of eval_dataset_options are resized to that many times the size that they
@@ -99,8 +100,8 @@ def _check(args) -> None:
   from deeplab_tf.visualization import scale_figure
   arguments.check_output_dir(args.output_dir)
   if len(args.compare) >= scale_figure.MOST_MODELS:
-    raise cli.UsageError(f'--compare: {len(args.compare)} are given; at most '
-                         f'{scale_figure.MOST_MODELS - 1} can be told apart in one figure')
+    raise UsageError(f'--compare: {len(args.compare)} are given; at most '
+                     f'{scale_figure.MOST_MODELS - 1} can be told apart in one figure')
 
 
 # --- Output -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 from typing import Optional, Sequence
 
 from deeplab_tf import arguments, cli
+from deeplab_tf.user_errors import MissingFileError
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -24,7 +25,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   import tqdm
   predictions = coco_panoptic_io.predictions_json(args.predictions)
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
-    raise FileNotFoundError(f'--output={args.output}: its folder does not exist; make it first')
+    raise MissingFileError(f'--output={args.output}: its folder does not exist; make it first')
   with tqdm.tqdm(unit=' images', disable=None, leave=False) as bar:
     written = submission.write(args.output, args.benchmark, predictions, args.images, args.method,
                                bar.update, args.predictions_dir)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from deeplab_tf import arguments, cli
 from deeplab_tf.data import shapes
+from deeplab_tf.user_errors import UsageError
 
 # Of an image; objects are resized to it.
 _SIDE = 64
@@ -42,8 +43,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = parser.parse_args(argv)
   if os.path.exists(args.output_dir) and (not os.path.isdir(args.output_dir)
                                           or os.listdir(args.output_dir)):
-    raise cli.UsageError(f'--output_dir={args.output_dir} is there already; give a new folder, so '
-                         'that no images of another kind stay among these')
+    raise UsageError(f'--output_dir={args.output_dir} is there already; give a new folder, so '
+                     'that no images of another kind stay among these')
   with _whole_folder(args.output_dir) as folder:
     for split, count in (('train', args.train_images), ('val', args.val_images)):
       _draw_split(os.path.join(folder, split), split, count)
@@ -61,8 +62,8 @@ def _whole_folder(path: str) -> Iterator[str]:
     os.rmdir(target)
     beside = tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=parent)
   except OSError as error:
-    raise cli.UsageError(f'--output_dir={path}: cannot be written beside it ({error.strerror}); '
-                         'give another folder') from None
+    raise UsageError(f'--output_dir={path}: cannot be written beside it ({error.strerror}); '
+                     'give another folder') from None
   with beside as temporary:
     # The temporary folder itself is closed to other users.
     new = os.path.join(temporary, name)

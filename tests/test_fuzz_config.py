@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplab_tf import cli, config
+from deeplab_tf.user_errors import UserError
 
 _SEEDS = [path.read_bytes() for path in sorted(
     (pathlib.Path(__file__).resolve().parents[1] / 'configs').rglob('*.textproto'))]
@@ -42,7 +43,7 @@ def _assert_read_or_refused(path, content, overrides=()):
     config.load_config(str(path), overrides)
   except config.ConfigError as error:
     line = cli.one_line(str(error))
-    assert cli.is_user_error(error) and line.isprintable() and len(line) < 5000
+    assert isinstance(error, UserError) and line.isprintable() and len(line) < 5000
     assert str(path) in line or line.startswith('--override=')
 
 

@@ -14,6 +14,7 @@ import sys
 from typing import Optional, Sequence
 
 from deeplab_tf import arguments, cli
+from deeplab_tf.user_errors import UsageError
 
 SOURCES = ('deeplab2', 'mask2former', 'huggingface', 'axial_deeplab')
 
@@ -30,8 +31,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   from deeplab_tf import models
   from deeplab_tf.checkpoints import convert
   if args.source not in convert.READERS:
-    raise cli.UsageError(f'--source={args.source} is not available yet: there is '
-                         f'{", ".join(sorted(convert.READERS))}')
+    raise UsageError(f'--source={args.source} is not available yet: there is '
+                     f'{", ".join(sorted(convert.READERS))}')
   model = models.build_model(config)
   converted = convert.convert(model, args.source, args.input, args.output)
   print(f'converted {args.input} to {converted.prefix}', *converted.account.lines(), sep='\n')

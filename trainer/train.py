@@ -65,14 +65,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """Runs the program; returns its exit code."""
   try:
     code = cli.run(_run, argv)
-  except FloatingPointError as error:
-    print(f'error: {error}', file=sys.stderr)
-    code = 1
-  except RuntimeError as error:
-    if not cli.is_user_error(error):
-      raise
-    print(f'error: {error}', file=sys.stderr)
-    code = 1
   except SystemExit as error:
     code = error.code
   if 'TF_CONFIG' in os.environ:

@@ -14,12 +14,13 @@ from PIL import Image
 from deeplab_tf import whole_file
 from deeplab_tf.data import catalog, photographs
 from deeplab_tf.metrics import (
-    coco_panoptic,
-    coco_panoptic_io,
-    panoptic_quality,
-    segment_survey,
-    workers,
+  coco_panoptic,
+  coco_panoptic_io,
+  panoptic_quality,
+  segment_survey,
+  workers,
 )
+from deeplab_tf.user_errors import DataError, MissingFileError
 from deeplab_tf.visualization import draw, evaluation_page, report
 
 PAGE, TABLE = 'index.html', 'images.csv'
@@ -114,9 +115,9 @@ def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair
   try:
     comparison = segment_survey.compare(truth, segments, guess, image.prediction.segments,
                                         dilation_ratio)
-  except ValueError as error:
-    raise ValueError(f'{path}: image {image.image_id} ({image.prediction_png}): '
-                     f'{error}') from error
+  except DataError as error:
+    raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
+                    f'{error}') from error
   survey.update(comparison)
   return panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
 
@@ -205,8 +206,8 @@ def photograph_paths(folder: coco_panoptic_io.PathLike,
     FileNotFoundError: There is no such folder, or it has none of the images.
   """
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f'{os.fspath(folder)}: there is no such folder; it should hold the '
-                            'images of the ground truth')
+    raise MissingFileError(f'{os.fspath(folder)}: there is no such folder; it should hold the '
+                           'images of the ground truth')
   by_stem = {}
   for root, _, names in os.walk(folder):
     for name in names:
@@ -220,7 +221,7 @@ def photograph_paths(folder: coco_panoptic_io.PathLike,
     if path:
       found[image.image_id] = path
   if images and not found:
-    raise FileNotFoundError(
+    raise MissingFileError(
         f'{os.fspath(folder)}: none of the {len(images)} images of the ground truth is there, e.g. '
         f'{_file_name(images[0])}; the folder and those inside hold {len(by_stem)} other images')
   return found
@@ -286,7 +287,7 @@ class _Pictures:
       return None, ''
     try:
       pixels = photographs.read(path)
-    except ValueError as error:
+    except DataError as error:
       # All images are counted by now: a page without one photograph is worth more than none.
       return None, f'\nWithout its photograph: {error}'
     if pixels.shape[:2] != shape:

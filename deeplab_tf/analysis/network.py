@@ -13,6 +13,7 @@ from deeplab_tf.export import serving_module
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
+from deeplab_tf.user_errors import DataError
 
 
 class AnalyzedImage(NamedTuple):
@@ -77,9 +78,9 @@ class AnalyzedNetwork:
     """
     architecture = models.architecture(config)
     if architecture.TARGETS != 'mask':
-      raise ValueError('the analyses are about queries and their masks, and '
-                       f'{config.model_options.WhichOneof("meta_architecture")} has none; give '
-                       'the config of a mask model such as max_deeplab')
+      raise DataError('the analyses are about queries and their masks, and '
+                      f'{config.model_options.WhichOneof("meta_architecture")} has none; give '
+                      'the config of a mask model such as max_deeplab')
     self.dataset_info = catalog.from_config(config)
     self._model = serving_module.build_network(config, self.dataset_info)
     load_checkpoint(self._model, checkpoint)

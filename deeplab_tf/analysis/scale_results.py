@@ -8,6 +8,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from deeplab_tf import whole_file
 from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.user_errors import DataError
 
 GROUPS = ('All', 'Things', 'Stuff')
 FILE = 'scale_stress.json'
@@ -198,8 +199,8 @@ def read(path: str) -> StressTest:
       raise ValueError('no ratio')
     return test
   except (KeyError, TypeError, ValueError):
-    raise ValueError(f'{path}: is not {_EXPECTED}; give the folder or the {FILE} that it '
-                     'wrote') from None
+    raise DataError(f'{path}: is not {_EXPECTED}; give the folder or the {FILE} that it '
+                    'wrote') from None
 
 
 def _pair(values: Sequence[Any]) -> tuple[int, int]:

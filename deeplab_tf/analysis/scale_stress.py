@@ -26,6 +26,7 @@ from deeplab_tf.layers.shapes import scaled_size
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.training import precision
+from deeplab_tf.user_errors import DataError
 
 # About half an octave apart; sides of 128 n + 1 become sides of 16 n + 1.
 RATIOS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -92,8 +93,8 @@ class ScaleStress:
                 self.found.identity)
     differing = [what for what, theirs, own in pairs if theirs != own]
     if differing:
-      raise ValueError(f'{path} is of another {" and ".join(differing)} ({earlier.config}, '
-                       f'{earlier.checkpoint}): give another folder, or remove the file')
+      raise DataError(f'{path} is of another {" and ".join(differing)} ({earlier.config}, '
+                      f'{earlier.checkpoint}): give another folder, or remove the file')
     self.found = self.found._replace(measurements=earlier.measurements)
 
   def check_ratios(self, ratios: Sequence[float]) -> None:
@@ -111,13 +112,13 @@ class ScaleStress:
       height, width = self._input_size(ratio)
       smallest = scaled_size(height, scale), scaled_size(width, scale)
       if min(smallest) <= stride:
-        raise ValueError(
+        raise DataError(
             f'ratio {ratio:g} makes the input {smallest[0]}x{smallest[1]}{at_scale}, of which the '
             f'backbone\'s output stride {stride} leaves a single position; give ratios of at least '
             f'{_rounded_up(math.ceil(stride / scale) / max(side - 1, 1))}')
       if height * width > image_limits.MAX_PIXELS:
-        raise ValueError(f'ratio {ratio:g} makes the input {height}x{width}; give ratios that '
-                         f'make at most {image_limits.MAX_PIXELS} pixels')
+        raise DataError(f'ratio {ratio:g} makes the input {height}x{width}; give ratios that '
+                        f'make at most {image_limits.MAX_PIXELS} pixels')
 
   def check_comparable(self, other: scale_results.StressTest, ratios: Sequence[float],
                        where: str) -> None:
@@ -132,15 +133,15 @@ class ScaleStress:
       ValueError: It was not.
     """
     if other.dataset != self.found.dataset:
-      raise ValueError(f'{where} is on data set "{other.dataset}", this test on '
-                       f'"{self.found.dataset}"; compare models on the same images')
+      raise DataError(f'{where} is on data set "{other.dataset}", this test on '
+                      f'"{self.found.dataset}"; compare models on the same images')
     for each in other.measurements:
       if self.num_images not in (None, each.images):
-        raise ValueError(f'{where} is on {each.images} images, this test on {self.num_images}; '
-                         'compare models on the same images')
+        raise DataError(f'{where} is on {each.images} images, this test on {self.num_images}; '
+                        'compare models on the same images')
     if not set(other.ratios) & {*ratios, *self.found.ratios}:
-      raise ValueError(f'{where} has none of the ratios of this test, but '
-                       f'{", ".join(f"{ratio:g}" for ratio in other.ratios)}; measure common ones')
+      raise DataError(f'{where} has none of the ratios of this test, but '
+                      f'{", ".join(f"{ratio:g}" for ratio in other.ratios)}; measure common ones')
 
   def run(self, ratios: Sequence[float], path: str, progress: Progress) -> None:
     """Measures the ratios that are not measured yet, the smallest first, and adds them to `found`.
@@ -158,8 +159,8 @@ class ScaleStress:
       try:
         measurement = self._measure(ratio, size, progress)
       except tf.errors.ResourceExhaustedError:
-        raise ValueError(f'ratio {ratio:g}: an input of {size[0]}x{size[1]} does not fit into '
-                         'memory; leave it out of the ratios, those below are kept') from None
+        raise DataError(f'ratio {ratio:g}: an input of {size[0]}x{size[1]} does not fit into '
+                        'memory; leave it out of the ratios, those below are kept') from None
       self.found = self.found.with_measurement(measurement)
       scale_results.write(path, self.found)
       # The graph of a size has constants, and refers to itself.
@@ -188,7 +189,7 @@ class ScaleStress:
       seconds.append(time.perf_counter() - start)
       metric.update_from_label_maps(sample.label[0].numpy(), panoptic_map, self._info)
     if not seconds:
-      raise ValueError('eval_dataset_options: the data set holds no image; nothing to score')
+      raise DataError('eval_dataset_options: the data set holds no image; nothing to score')
     scores = metric.result()
     # TensorFlow optimises the graph at its first run.
     typical = float(np.median(seconds[1:] or seconds))

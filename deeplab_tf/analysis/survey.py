@@ -7,6 +7,7 @@ import numpy as np
 from deeplab_tf.analysis.network import AnalyzedImage, AnalyzedNetwork
 from deeplab_tf.analysis.queries import QueryStatistics, fired
 from deeplab_tf.structures import EvaluationBatch
+from deeplab_tf.user_errors import DataError
 
 # Images with fewer masks show little: they are pictured only where there are no others.
 _MASKS_OF_A_PICTURE = 4
@@ -62,7 +63,7 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
     if len(kept) < num_pictures:
       kept.append(Picture(sample.name[0].numpy().decode(), found))
   if not statistics.images:
-    raise ValueError('eval_dataset_options: the data set holds no image; nothing to analyse')
+    raise DataError('eval_dataset_options: the data set holds no image; nothing to analyse')
   memory_share = None
   if shares:
     memory_share = (np.sum([total for _, total in shares], axis=0, dtype=np.float64)

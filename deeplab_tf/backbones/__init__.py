@@ -6,6 +6,7 @@ name of a variant.
 
 from deeplab_tf import modules
 from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.user_errors import ConfigError
 
 
 def variants() -> dict:
@@ -32,6 +33,6 @@ def build(options, norm: NormFactory):
   from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
   known = variants()
   if options.name not in known:
-    raise ValueError(f'model_options.backbone.name is "{options.name}": there are '
-                     f'{", ".join(known)}.{modules.nearest(options.name, known)}')
+    raise ConfigError(f'model_options.backbone.name is "{options.name}": there are '
+                      f'{", ".join(known)}.{modules.nearest(options.name, known)}')
   return BlockGroupNetwork(known[options.name].customized(options), norm)

@@ -14,6 +14,7 @@ from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import check_span
 from deeplab_tf.layers.stem import make_stem
+from deeplab_tf.user_errors import ConfigError
 
 # Blocks of the stage at stride 2, of the networks that have one.
 _FIRST_STAGE_BLOCKS = 3
@@ -51,8 +52,8 @@ class NetworkOptions(NamedTuple):
     attention, num_heads = self.groups.attention, self.groups.num_heads
     if options.HasField('attention'):
       if not self.groups.axial_beyond_stride:
-        raise ValueError(f'model_options.backbone.attention is set, but {options.name} has no '
-                         'axial attention; remove it or choose another backbone')
+        raise ConfigError(f'model_options.backbone.attention is set, but {options.name} has no '
+                          'axial attention; remove it or choose another backbone')
       changes = {'normalized' if field.name == 'batch_norms' else field.name: value
                  for field, value in options.attention.ListFields()}
       num_heads = changes.pop('num_heads', num_heads)

@@ -12,6 +12,7 @@ from deeplab_tf.checkpoints import files
 from deeplab_tf.checkpoints.reference import Account, load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
 from deeplab_tf.checkpoints.torch_reader import read_torch_weights
+from deeplab_tf.user_errors import CheckpointError
 
 
 def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
@@ -34,7 +35,7 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
              if name != '_CHECKPOINTABLE_OBJECT_GRAPH']
     return {name: reader.get_tensor(name) for name in names}
   except files.READ_ERRORS as error:
-    raise ValueError(
+    raise CheckpointError(
         f'{prefix}: cannot be read as a checkpoint ({files.first_line(error)})') from None
 
 
@@ -68,10 +69,10 @@ def convert(model: tf.keras.Model, source: str, path: str, output: str) -> Conve
     ValueError: It cannot be read, or does not fit the model.
   """
   if source not in READERS:
-    raise ValueError(f'unknown source "{source}": allowed are {", ".join(sorted(READERS))}')
+    raise CheckpointError(f'unknown source "{source}": allowed are {", ".join(sorted(READERS))}')
   weights = READERS[source](path)
   if any(name.startswith('model/backbone/') for name in weights):
-    raise ValueError(f'{path} is a checkpoint of this library already: it needs no conversion')
+    raise CheckpointError(f'{path} is a checkpoint of this library already: it needs no conversion')
   account = load_reference_weights(model, source, weights)
   return Converted(save_checkpoint(model, output), account)
 

@@ -15,6 +15,8 @@ from typing import Callable, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.user_errors import CheckpointError, MissingFileError
+
 # What reading a damaged checkpoint raises.
 READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
@@ -85,9 +87,10 @@ def newest_whole(folder: str,
     damaged.append((prefix, reason))
   if damaged:
     prefix, reason = damaged[0]
-    raise ValueError(f'{folder}: none of its {len(damaged)} checkpoints is whole, the newest '
-                     f'{os.path.basename(prefix)} is not for this reason: {reason}; put a whole '
-                     'one there, or delete its ckpt-* files')
+    raise CheckpointError(
+        f'{folder}: none of its {len(damaged)} checkpoints is whole, the newest '
+        f'{os.path.basename(prefix)} is not for this reason: {reason}; put a whole one there, or '
+        'move its ckpt-* files to another folder')
   return None
 
 
@@ -192,9 +195,10 @@ def copy_checkpoint(prefix: str, folder: str) -> str:
   """
   source, name = os.path.split(os.path.abspath(prefix))
   if os.path.realpath(source) == os.path.realpath(folder):
-    raise ValueError(f'{folder} is the folder of {prefix} itself; give another one for the copy')
+    raise CheckpointError(f'{folder} is the folder of {prefix} itself; give another one for the '
+                          'copy')
   if not os.path.exists(f'{prefix}.index'):
-    raise FileNotFoundError(f'{prefix}: no such checkpoint')
+    raise MissingFileError(f'{prefix}: no such checkpoint')
   os.makedirs(folder, exist_ok=True)
   remove_leftovers(folder)
   temporary = tempfile.mkdtemp(prefix=f'.{name}.', dir=folder)

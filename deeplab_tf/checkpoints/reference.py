@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf import modules
 from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.user_errors import CheckpointError
 
 _MOST_NAMES = 10
 
@@ -56,7 +57,7 @@ def load_reference_weights(model: tf.keras.Model, source: str,
   """
   sources = [n[len('from_'):] for n in modules.available('checkpoints') if n.startswith('from_')]
   if source not in sources:
-    raise ValueError(f'unknown source "{source}": allowed are {", ".join(sources)}')
+    raise CheckpointError(f'unknown source "{source}": allowed are {", ".join(sources)}')
   reference = modules.load('checkpoints', f'from_{source}')
   names = reference.weight_names(weights)
   variables = variables_by_path(model)
@@ -87,7 +88,7 @@ def _check_fit(source: str, missing: Sequence[str], unknown: Sequence[str],
   problems = [f'{len(names)} {kind}: {_shortened(names)}' for kind, names in
               (('missing', missing), ('unknown', unknown), ('of the wrong shape', wrong)) if names]
   if problems:
-    raise ValueError(f'the {source} weights do not fit the model: ' + '; '.join(problems))
+    raise CheckpointError(f'the {source} weights do not fit the model: ' + '; '.join(problems))
 
 
 def _squeezed(shape) -> list[int]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from deeplab_tf import modules
 from deeplab_tf.checkpoints import files
 from deeplab_tf.checkpoints.paths import escape, variables_by_path
+from deeplab_tf.user_errors import CheckpointError, MissingFileError
 
 # The items of a checkpoint.
 MODEL = 'model'
@@ -64,9 +65,9 @@ def check_same_model(model: tf.keras.Model, prefix: str,
   differences = _differences(model, variables_by_path(model), shapes_in_checkpoint(prefix))
   if differences:
     more = len(differences) - _LISTED
-    raise ValueError(f'{prefix} is a checkpoint of another model: '
-                     + '; '.join(differences[:_LISTED])
-                     + (f'; and {more} more differences' if more > 0 else '') + f'; {advice}')
+    raise CheckpointError(f'{prefix} is a checkpoint of another model: '
+                          + '; '.join(differences[:_LISTED])
+                          + (f'; and {more} more differences' if more > 0 else '') + f'; {advice}')
 
 
 def read_variable(prefix: str, key: str, averaged: bool = True) -> np.ndarray:
@@ -91,7 +92,8 @@ def read_variables(prefix: str, keys: Iterable[str],
   try:
     return {key: reader.get_tensor(_saved_name(shapes, key, averaged)) for key in keys}
   except files.READ_ERRORS as error:
-    raise ValueError(f'{prefix}: the checkpoint is damaged ({files.first_line(error)})') from None
+    raise CheckpointError(
+        f'{prefix}: the checkpoint is damaged ({files.first_line(error)})') from None
 
 
 def names_in_checkpoint(prefix: str) -> list[str]:
@@ -135,19 +137,19 @@ def find_checkpoint(path: str) -> str:
     # Only a name without a number needs the file `checkpoint` to be found.
     latest = files.newest_whole(path) or tf.train.latest_checkpoint(path)
     if latest is None:
-      raise FileNotFoundError(f'{path}: holds no checkpoint; give a folder that training wrote '
-                              'to, or a prefix such as .../ckpt-1000')
+      raise MissingFileError(f'{path}: holds no checkpoint; give a folder that training wrote '
+                             'to, or a prefix such as .../ckpt-1000')
     return latest
   prefix = path[:-len('.index')] if path.endswith('.index') else path.split('.data-')[0]
   if os.path.exists(prefix + '.index'):
     return prefix
   folder = os.path.dirname(prefix) or '.'
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f'{path}: no such checkpoint; the folder {folder} does not exist')
+    raise MissingFileError(f'{path}: no such checkpoint; the folder {folder} does not exist')
   found = [name[:-len('.index')] for name in os.listdir(folder) if name.endswith('.index')]
-  raise FileNotFoundError(f'{path}: no such checkpoint; give a folder that training wrote to, or '
-                          'a prefix such as .../ckpt-1000.'
-                          + modules.nearest(os.path.basename(prefix), found))
+  raise MissingFileError(f'{path}: no such checkpoint; give a folder that training wrote to, or '
+                         'a prefix such as .../ckpt-1000.'
+                         + modules.nearest(os.path.basename(prefix), found))
 
 
 def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
@@ -163,7 +165,7 @@ def _reader(prefix: str):
   try:
     return tf.train.load_checkpoint(prefix)
   except files.READ_ERRORS as error:
-    raise ValueError(
+    raise CheckpointError(
         f'{prefix}: cannot be read as a checkpoint ({files.first_line(error)})') from None
 
 

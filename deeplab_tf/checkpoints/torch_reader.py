@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.checkpoints import files
+from deeplab_tf.user_errors import CheckpointError, MissingFileError
 
 _DTYPES = {
     'FloatStorage': np.float32, 'DoubleStorage': np.float64, 'HalfStorage': np.float16,
@@ -92,7 +93,7 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
     ValueError: It is no such file, it is damaged, or its pickle asks for more than tensors.
   """
   if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
-    raise FileNotFoundError(f'{path}: no such file; give the file that torch.save wrote')
+    raise MissingFileError(f'{path}: no such file; give the file that torch.save wrote')
   try:
     with open(path, 'rb') as file:
       source = _open(file)
@@ -101,13 +102,14 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
         found = dict.get(found, 'state_dict')
       weights = _with_arrays(dict.items(found) if isinstance(found, dict) else (), source)
   except _ERRORS as error:
-    raise ValueError(f'{path}: cannot be read as a PyTorch file '
-                     f'({files.first_line(error)})') from None
+    raise CheckpointError(f'{path}: cannot be read as a PyTorch file '
+                          f'({files.first_line(error)})') from None
   wrong = [name for name, value in weights.items()
            if not isinstance(name, str) or not isinstance(value, np.ndarray)]
   if not weights or wrong:
-    raise ValueError(f'{path}: holds no state dict (names with tensors), nor has it one under '
-                     f'"state_dict"; found {list(map(_shown, wrong[:3])) or type(found).__name__}')
+    shown = list(map(_shown, wrong[:3])) or type(found).__name__
+    raise CheckpointError(f'{path}: holds no state dict (names with tensors), nor has it one under '
+                          f'"state_dict"; found {shown}')
   return weights
 
 

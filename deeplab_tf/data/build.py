@@ -23,6 +23,7 @@ from typing import Callable, Optional, Sequence
 from deeplab_tf import arguments, cli, modules
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import catalog, sources, threads
+from deeplab_tf.user_errors import UsageError
 
 _IMAGES_PER_SHARD = 128
 # Images of the complete data sets.
@@ -118,28 +119,28 @@ def _check(args):
   available += catalog.TFDS
   if not args.dataset:
     if not args.dry_run or not args.config_file:
-      raise cli.UsageError(f'--dataset is missing: available are {", ".join(available)}; or look '
-                           'at the data of a config with --config_file and --dry_run')
+      raise UsageError(f'--dataset is missing: available are {", ".join(available)}; or look '
+                       'at the data of a config with --config_file and --dry_run')
     return
   if args.dataset not in available:
-    raise cli.UsageError(f'--dataset={args.dataset} is unknown: available are '
-                         f'{", ".join(available)}.{modules.nearest(args.dataset, available)}')
+    raise UsageError(f'--dataset={args.dataset} is unknown: available are '
+                     f'{", ".join(available)}.{modules.nearest(args.dataset, available)}')
   described = args.dataset == 'label_folders'
   if described != bool(args.config_file):
-    raise cli.UsageError(
+    raise UsageError(
         '--config_file is missing: the experiment whose dataset_options have label_folders'
         if described else f'--config_file is for label_folders; {args.dataset} takes --root')
   if not args.root and args.dataset not in ('shapes', 'label_folders', *catalog.TFDS):
-    raise cli.UsageError('--root is missing: the folder of the raw data set')
+    raise UsageError('--root is missing: the folder of the raw data set')
   if not args.output_dir and not args.dry_run:
-    raise cli.UsageError('--output_dir is missing: where the records go; or look at the data first '
-                         'with --dry_run')
+    raise UsageError('--output_dir is missing: where the records go; or look at the data first '
+                     'with --dry_run')
   if args.max_images is not None and not args.dry_run:
-    raise cli.UsageError('--max_images is for --dry_run')
+    raise UsageError('--max_images is for --dry_run')
   for flag in ('num_shards', 'num_images', 'max_images'):
     value = getattr(args, flag)
     if value is not None and value < 1:
-      raise cli.UsageError(f'--{flag}={value}: it must be at least 1')
+      raise UsageError(f'--{flag}={value}: it must be at least 1')
 
 
 def _label_folders(args):
@@ -148,8 +149,8 @@ def _label_folders(args):
     return None
   options, field = _dataset_options(args)
   if options.dataset != args.dataset:
-    raise cli.UsageError(f'{args.config_file}: {field}.dataset is "{options.dataset}"; '
-                         f'"{args.dataset}" is expected')
+    raise UsageError(f'{args.config_file}: {field}.dataset is "{options.dataset}"; '
+                     f'"{args.dataset}" is expected')
   return options.label_folders
 
 
@@ -157,7 +158,7 @@ def _dataset_options(args):
   """DatasetOptions of the config for the split, and their name."""
   config = config_lib.load_config(args.config_file, args.override)
   if args.split == 'test':
-    raise cli.UsageError('--split=test: a config describes train and val')
+    raise UsageError('--split=test: a config describes train and val')
   field = 'train_dataset_options' if args.split == 'train' else 'eval_dataset_options'
   return getattr(config, field), field
 
@@ -190,7 +191,7 @@ def _show(found):
   for line in survey.lines(found):
     print(line)
   if found.problems:
-    raise cli.UsageError(f'problems of the data set: {len(found.problems)}; see above')
+    raise UsageError(f'problems of the data set: {len(found.problems)}; see above')
 
 
 def _warn_of_count(args, count):

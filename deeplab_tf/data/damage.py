@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from deeplab_tf import structures
 from deeplab_tf.data import errors
+from deeplab_tf.user_errors import DataError
 
 # So many images before a damaged one are tried in its place.
 EARLIER = 16
@@ -66,7 +67,7 @@ class Log:
       with self._lock:
         self._add(place, line)
     if len(self._lines) > self._limit:
-      raise ValueError(errors.marked(self._verdict()))
+      raise DataError(errors.marked(self._verdict()))
 
   def _add(self, place, line):
     # Whatever comes after the one too many does not change the verdict.

@@ -8,6 +8,7 @@ import numpy as np
 
 from deeplab_tf import image_limits
 from deeplab_tf.data import tfrecord
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Pillow calls the JPEG of several pictures that cameras write MPO; the first is used.
 _FORMATS = {'JPEG': 'jpeg', 'MPO': 'jpeg', 'PNG': 'png'}
@@ -41,8 +42,8 @@ def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfreco
     encoded = _as_rgb(image)
   width, height, kind = image.width, image.height, _FORMATS[image.format]
   if label is not None and label.shape != (height, width):
-    raise ValueError(f'{path}: is {height}x{width}, but its panoptic PNG is '
-                     f'{label.shape[0]}x{label.shape[1]}')
+    raise DataError(f'{path}: is {height}x{width}, but its panoptic PNG is '
+                    f'{label.shape[0]}x{label.shape[1]}')
   name = os.path.splitext(os.path.basename(path))[0]
   return tfrecord.SourceExample(name, encoded, kind, height, width, label)
 
@@ -63,9 +64,9 @@ def in_folder(folder: str) -> list[str]:
     ValueError: There are no such files.
   """
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f'{folder}: no such folder; images are expected in it')
+    raise MissingFileError(f'{folder}: no such folder; images are expected in it')
   names = sorted(name for name in os.listdir(folder)
                  if name.lower().endswith(_EXTENSIONS) and not name.startswith('.'))
   if not names:
-    raise ValueError(f'{folder}: holds no JPEG or PNG images')
+    raise DataError(f'{folder}: holds no JPEG or PNG images')
   return [os.path.join(folder, name) for name in names]

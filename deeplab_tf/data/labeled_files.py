@@ -11,6 +11,7 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
 from deeplab_tf.data import catalog, errors, image_files, panoptic_format, sources, tfrecord
+from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 
 class LabeledFile(NamedTuple):
@@ -88,7 +89,7 @@ def check_missing(lines: Sequence[str], max_missing: int) -> None:
   """
   if len(lines) > max_missing:
     more = f' (and {len(lines) - 1} more like it)' if len(lines) > 1 else ''
-    raise FileNotFoundError(lines[0] + more)
+    raise MissingFileError(lines[0] + more)
 
 
 # --- For records ------------------------------------------------------------------------------
@@ -150,8 +151,8 @@ def direct(files: Sequence[LabeledFile], info: catalog.DatasetInfo,
   def read_label(index):
     try:
       return files[int(index)].read_label()
-    except ValueError as error:
-      raise ValueError(errors.marked(str(error))) from None
+    except UserError as error:
+      raise DataError(errors.marked(str(error))) from None
 
   def load(index):
     path = paths[index]

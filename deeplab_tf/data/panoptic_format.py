@@ -11,6 +11,7 @@ import numpy as np
 
 from deeplab_tf.data import catalog, sources
 from deeplab_tf.metrics import coco_fields, coco_panoptic_io
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 _EXPECTED = 'a panoptic JSON of the COCO format'
 _SIZE = coco_fields.SIZE._replace(optional=True)
@@ -45,7 +46,7 @@ def read_json(path: Union[str, os.PathLike]) -> dict[str, Any]:
   content = coco_panoptic_io.read_json(path, _EXPECTED)
   for key in ('images', 'annotations', 'categories'):
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
-      raise ValueError(f'{path}: has no list "{key}"; expected {_EXPECTED}')
+      raise DataError(f'{path}: has no list "{key}"; expected {_EXPECTED}')
   coco_fields.check(content['images'], _IMAGE, path, 'an image')
   coco_fields.check_panoptic_annotations(content['annotations'], path, _EXPECTED)
   return content
@@ -91,7 +92,7 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str,
   for image_id in annotations:
     report(f'{path}: the annotation of image id {image_id} has no image')
   if not result:
-    raise ValueError(f'{path}: has no images')
+    raise DataError(f'{path}: has no images')
   _check_exist([r.image_file for r in result], 'the image', max_missing)
   _check_exist([r.label_file for r in result], 'the panoptic PNG', max_missing)
   return sorted(result, key=lambda r: os.path.basename(r.image_file))
@@ -103,13 +104,13 @@ def _check_exist(paths, what, max_missing):
     folder, name = os.path.split(path)
     if folder not in listings:
       if not os.path.isdir(folder):
-        raise FileNotFoundError(f'{folder}: no such folder; {what} {name} is expected in it')
+        raise MissingFileError(f'{folder}: no such folder; {what} {name} is expected in it')
       listings[folder] = set(os.listdir(folder))
     if name not in listings[folder]:
       missing.append(path)
   if len(missing) > max_missing:
     more = f' (and {len(missing) - 1} more like it)' if len(missing) > 1 else ''
-    raise FileNotFoundError(f'{missing[0]}: no such file; the JSON names it as {what}{more}')
+    raise MissingFileError(f'{missing[0]}: no such file; the JSON names it as {what}{more}')
 
 
 # --- Label maps -------------------------------------------------------------------------------
@@ -149,8 +150,8 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: catalog.Dataset
     image, info, treat_crowd_as_ignore, check_area, report: As of `read_label`.
   """
   if image.height and ids.shape != (image.height, image.width):
-    raise ValueError(f'{image.label_file}: is {ids.shape[0]}x{ids.shape[1]}, but the JSON states '
-                     f'{image.height}x{image.width} for the image')
+    raise DataError(f'{image.label_file}: is {ids.shape[0]}x{ids.shape[1]}, but the JSON states '
+                    f'{image.height}x{image.width} for the image')
   segments = _segments(image, info, treat_crowd_as_ignore, report)
   known = np.array([0, *(segment.id for segment in segments)], np.int64)
   order = np.argsort(known)  # Id 0, unlabelled, comes first.
@@ -173,7 +174,7 @@ def read_segment_ids(path: str) -> np.ndarray:
   try:
     return coco_panoptic_io.read_panoptic_png(path)
   except FileNotFoundError as error:  # Damage as any other, since images are listed beforehand.
-    raise ValueError(str(error)) from None
+    raise DataError(str(error)) from None
 
 
 class _Segment(NamedTuple):

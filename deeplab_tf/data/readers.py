@@ -8,6 +8,7 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import modules, structures
 from deeplab_tf.data import catalog, errors, labeled_files, record_files, sources, tfrecord
+from deeplab_tf.user_errors import DataError, UserError
 
 _INTERLEAVED_FILES = 16
 # Data sets that raw_data can name.
@@ -82,7 +83,7 @@ class RecordSource:
     if file not in self._sound:
       problem = record_files.index_records(file.decode()).problem
       if problem:
-        raise ValueError(errors.marked(problem))
+        raise DataError(errors.marked(problem))
       self._sound.add(file)
     return file
 
@@ -174,7 +175,7 @@ class IndexSource:
     """Returns one line about what is wrong with an image; None if nothing is found."""
     try:
       self.load(tf.constant(index))
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, UserError) as error:
       place = self.place(index)
       # A missing file is named by TensorFlow too.
       return errors.stated(error) or f'{place}: {errors.reason(error).replace(f"{place}; ", "")}'

@@ -8,6 +8,8 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.user_errors import DataError
+
 _HEADER, _FOOTER = 12, 4
 # A record's length beyond this is garbage read as a number.
 _MAX_RECORD = 2**31
@@ -36,7 +38,7 @@ def index_records(file: str) -> RecordIndex:
       stream.seek(position)
       try:
         end = position + _HEADER + _read_length(stream, file, len(offsets)) + _FOOTER
-      except ValueError as error:
+      except DataError as error:
         return RecordIndex(offsets, size, str(error))
       if end > size:
         return RecordIndex(offsets, size, truncated(file, len(offsets)))
@@ -53,7 +55,7 @@ def count_records(file: str) -> int:
   """
   index = index_records(file)
   if index.problem:
-    raise ValueError(index.problem)
+    raise DataError(index.problem)
   return len(index.offsets)
 
 
@@ -119,14 +121,14 @@ def truncated(file: str, number: int) -> str:
 def _read_length(stream, file, number):
   header = stream.read(_HEADER)
   if len(header) < _HEADER:
-    raise ValueError(truncated(file, number))
+    raise DataError(truncated(file, number))
   length = struct.unpack('<Q', header[:8])[0]
   if length > _MAX_RECORD:
     kind = 'is no TFRecord file' if number == 0 else 'is damaged'
-    raise ValueError(f'{file}: {kind} (record {number} would be {length} bytes long)')
+    raise DataError(f'{file}: {kind} (record {number} would be {length} bytes long)')
   # A wrong length would lead into the middle of a record, where zeros look like empty records.
   if header[8:] != _checksum(header[:8]):
-    raise ValueError(truncated(file, number))
+    raise DataError(truncated(file, number))
   return length
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deeplab_tf.user_errors import DataError
+
 HEIGHT, WIDTH = 128, 160
 SPLITS = ('train', 'val')
 LABEL_DIVISOR = 256
@@ -52,7 +54,7 @@ def generate(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
     number. Class ids are 1..6 (THINGS), 7..9 (STUFF), 0 is unlabelled; crowd has instance 0.
   """
   if split not in SPLITS:
-    raise ValueError(f'shapes has no split "{split}": there are {", ".join(SPLITS)}')
+    raise DataError(f'shapes has no split "{split}": there are {", ".join(SPLITS)}')
   for attempt in itertools.count():
     rng = np.random.default_rng([seed, SPLITS.index(split), index, attempt])
     image, label, instances = _draw(rng)

@@ -12,6 +12,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from deeplab_tf.data import catalog, label_images, sources, threads
+from deeplab_tf.user_errors import UserError
 
 # Problems that are listed, absent classes that are named, and letters of a name.
 _LISTED, _NAMED, _LETTERS = 20, 8, 40
@@ -122,7 +123,7 @@ def take_configured(options, info: catalog.AnyInfo, field: str, max_images: Opti
   def read(address):
     try:
       image, label, _ = source.load(address)
-    except (tf.errors.OpError, ValueError):
+    except (tf.errors.OpError, UserError):
       survey.problems.append(source.fault(address.numpy()) or f'{source.place(address.numpy())}: '
                              'cannot be read')
       return None
@@ -149,7 +150,7 @@ def _read(make, problems):
   except OSError as error:
     problems.append(f'{error.filename}: {error.strerror}' if error.filename else str(error))
     return None
-  except ValueError as error:
+  except UserError as error:
     problems.append(str(error))
     return None
   label = example.label

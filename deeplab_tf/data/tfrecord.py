@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf import cli, structures
 from deeplab_tf.data import catalog, encoded_images, errors, record_files, segments, sources
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
@@ -216,14 +217,14 @@ def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list
   for pattern in patterns:
     found = [f for f in tf.io.gfile.glob(pattern) if not f.endswith(sources.INCOMPLETE)]
     if not found:
-      raise FileNotFoundError(
+      raise MissingFileError(
           f'file_pattern "{pattern}" matches no file; records are made by python -m '
           'deeplab_tf.data.build')
     files.extend(found)
   files = sorted(set(files))
   if not any(tf.io.gfile.stat(file).length for file in files):
-    raise ValueError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
-                     'empty; there is no record to read')
+    raise DataError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
+                    'empty; there is no record to read')
   for file in files:
     _check_start(file, allow_damaged)
   return files
@@ -241,9 +242,9 @@ def _check_start(file, allow_damaged):
   problem = _record_problem(raw.data)
   if not raw.is_whole or (problem and not raw.has_right_checksum()):
     if not allow_damaged:
-      raise ValueError(record_files.truncated(file, 0))
+      raise DataError(record_files.truncated(file, 0))
   elif problem:
-    raise ValueError(f'{file}: {problem}')
+    raise DataError(f'{file}: {problem}')
 
 
 def _record_problem(data):
@@ -270,7 +271,7 @@ def diagnose(files: Sequence[str], info: catalog.DatasetInfo) -> Optional[str]:
   for file in files:
     try:
       record_files.count_records(file)
-    except ValueError as error:
+    except DataError as error:
       return str(error)
   for file in files:
     line = _diagnose_content(file, info)
@@ -308,7 +309,7 @@ def diagnose_record(file: str, number: int, offset: int, info: catalog.DatasetIn
   """
   try:
     raw = record_files.read_record(file, number, offset)
-  except ValueError:
+  except DataError:
     raw = None
   if raw is None or not raw.is_whole:
     return f'{file}: record {number} and what follows in the file cannot be read'

@@ -11,6 +11,7 @@ from google.protobuf import text_format
 
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
+from deeplab_tf.user_errors import UsageError
 
 EXTRA_FOLDER = 'assets.extra'
 DATASET_FILE = 'dataset.json'
@@ -78,7 +79,7 @@ def whole_folder(target: str, main_file: str) -> Iterator[str]:
 def check_target(target: str, main_file: str) -> None:
   """Checks that an export may be written to a folder; see `whole_folder`."""
   if os.path.isfile(target):
-    raise ValueError(f'{target} is a file; the export is a folder, give another name')
+    raise UsageError(f'{target} is a file; the export is a folder, give another name')
   if os.path.isdir(target) and os.listdir(target) and main_file not in os.listdir(target):
-    raise ValueError(f'{target} holds files that are no earlier export ({main_file}); give a new '
+    raise UsageError(f'{target} holds files that are no earlier export ({main_file}); give a new '
                      'folder, or empty this one')

@@ -8,6 +8,7 @@ from deeplab_tf.data import transforms
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export.saved_model import whole_folder, write_description
 from deeplab_tf.export.serving_module import ServingModule, compact_segments
+from deeplab_tf.user_errors import ConfigError
 
 MODEL_FILE = 'model.tflite'
 
@@ -29,9 +30,9 @@ def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
     ValueError: The config has no evaluation crop size, or the folder holds something else.
   """
   if not module.recipe.crop_size:
-    raise ValueError('eval_dataset_options.crop_size is not set: a tflite file has one input '
-                     "size; set it with --override='eval_dataset_options { crop_size: 641 "
-                     "crop_size: 641 }'")
+    raise ConfigError('eval_dataset_options.crop_size is not set: a tflite file has one input '
+                      "size; set it with --override='eval_dataset_options { crop_size: 641 "
+                      "crop_size: 641 }'")
   with whole_folder(export_dir, MODEL_FILE) as folder:
     with open(os.path.join(folder, MODEL_FILE), 'wb') as file:
       file.write(_convert(module))

@@ -4,6 +4,8 @@ from typing import Callable
 
 import tensorflow as tf
 
+from deeplab_tf.user_errors import ConfigError
+
 
 def _hard_sigmoid(x):
   return tf.nn.relu6(x + 3.0) / 6.0
@@ -28,5 +30,5 @@ def by_name(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
     ValueError: There is none of this name; the message lists those that there are.
   """
   if name not in _FUNCTIONS:
-    raise ValueError(f'unknown activation "{name}": allowed are {", ".join(_FUNCTIONS)}')
+    raise ConfigError(f'unknown activation "{name}": allowed are {", ".join(_FUNCTIONS)}')
   return _FUNCTIONS[name]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.user_errors import ConfigError
 
 HE_NORMAL = tf.keras.initializers.HeNormal
 
@@ -207,8 +208,8 @@ def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: i
   if kind == 'standard_conv':
     return Convolution(in_channels, channels, kernel_size, rate=rate, norm=norm,
                        activation='relu')
-  raise ValueError(f'unknown convolution "{kind}": allowed are depthwise_separable_conv, '
-                   'standard_conv')
+  raise ConfigError(f'unknown convolution "{kind}": allowed are depthwise_separable_conv, '
+                    'standard_conv')
 
 
 class Projection(_LinearLayer):

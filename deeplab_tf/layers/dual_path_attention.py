@@ -14,6 +14,7 @@ from deeplab_tf.layers.normalization import NormFactory, scaled
 from deeplab_tf.layers.product_moments import product_moments
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.layers.stochastic_depth import drop_path
+from deeplab_tf.user_errors import ConfigError
 
 
 class DualPathOptions(NamedTuple):
@@ -112,9 +113,10 @@ class DualPathLayer(tf.keras.layers.Layer):
     """
     super().__init__()
     if options.channels < 1 or options.channels % options.num_heads:
-      raise ValueError(f'dual-path attention: {options.channels} channels do not divide into '
-                       f'{options.num_heads} heads; transformer_channels are those of a stage '
-                       'whose input has stride 16, half as many at stride 8 and so on: change them')
+      raise ConfigError(f'dual-path attention: {options.channels} channels do not divide into '
+                        f'{options.num_heads} heads; transformer_channels are those of a stage '
+                        'whose input has stride 16, half as many at stride 8 and so on: change '
+                        'them')
     self.options, self.keep_prob = options, keep_prob
     middle = options.bottleneck_channels
     keys, values = options.key_channels, options.value_channels

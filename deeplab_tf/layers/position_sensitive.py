@@ -14,6 +14,7 @@ from deeplab_tf.layers.convolution import add_bias, folded_weight, project, spli
 from deeplab_tf.layers.normalization import BatchNorm, NormFactory, scaled
 from deeplab_tf.layers.product_moments import pays, positional_moments, product_moments
 from deeplab_tf.layers.shapes import Dimension, dimensions
+from deeplab_tf.user_errors import ConfigError
 
 # Tables of relative positions reach from -254 to 254, as DeepLab2's. Larger ones are clipped.
 MAX_DISTANCE = 254
@@ -74,8 +75,8 @@ def check_span(kind: str, span: int, name: str = 'the span of attention') -> Non
   """
   whole_axis = kind == 'axial' and span == 0
   if not whole_axis and (span < 1 or span % 2 == 0):
-    raise ValueError(f'{name} is {span}: {kind} attention needs an odd number, so that the query '
-                     'is in the middle' + (', or 0 for all positions' if kind == 'axial' else ''))
+    raise ConfigError(f'{name} is {span}: {kind} attention needs an odd number, so that the query '
+                      'is in the middle' + (', or 0 for all positions' if kind == 'axial' else ''))
 
 
 class RelativePositions(tf.keras.layers.Layer):
@@ -180,9 +181,8 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
     super().__init__()
     check_span(options.kind, options.span)
     if key_channels % num_heads or value_channels % num_heads:
-      raise ValueError(f'{options.kind} attention: {key_channels} key and {value_channels} value '
-                       f'channels do not divide into {num_heads} heads; change the width '
-                       'multiplier')
+      raise ConfigError(f'{options.kind} attention: {key_channels} key and {value_channels} value '
+                        f'channels do not divide into {num_heads} heads; change the multiplier')
     self.num_heads, self.options = num_heads, options
     self.sizes = [key_channels, key_channels, value_channels]
     self.qkv_kernel = self.add_weight(

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.user_errors import ConfigError
 
 
 def keep_probability(keep_prob: float, schedule: str, stride: int, beyond_stride: int) -> float:
@@ -21,7 +22,7 @@ def keep_probability(keep_prob: float, schedule: str, stride: int, beyond_stride
     ValueError: The schedule is neither.
   """
   if schedule not in ('constant', 'linear'):
-    raise ValueError(f'unknown drop path schedule "{schedule}": allowed are constant, linear')
+    raise ConfigError(f'unknown drop path schedule "{schedule}": allowed are constant, linear')
   if stride < beyond_stride:
     return 1.0
   if schedule == 'constant':

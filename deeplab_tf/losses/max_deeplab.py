@@ -15,6 +15,7 @@ from deeplab_tf.losses.criterion import LossTerm
 from deeplab_tf.losses.pixel_loss import subsample
 from deeplab_tf.matching import cost
 from deeplab_tf.structures import MaskTargets
+from deeplab_tf.user_errors import ConfigError
 
 _DEFAULT_TERM = LossTerm()
 _DEFAULT_MASK_ID_TERM = LossTerm(0.3)
@@ -54,7 +55,7 @@ class MaXDeepLabCriterion:
                                  ('negatives', negatives, pq_style.NEGATIVES),
                                  ('solver', solver, tuple(matchers.SOLVERS))):
       if value not in choices:
-        raise ValueError(f'unknown {name} "{value}": use one of {", ".join(choices)}.')
+        raise ConfigError(f'unknown {name} "{value}": use one of {", ".join(choices)}.')
     self._ignore_label = ignore_label
     self._pq_style_weight = pq_style_weight
     self._mask_id_term = mask_id_term

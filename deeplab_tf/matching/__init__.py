@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from deeplab_tf.matching import hungarian, native
+from deeplab_tf.user_errors import ConfigError
 
 SOLVERS = {'scipy': hungarian.solve, 'native': native.solve}
 
@@ -27,5 +28,5 @@ def match(costs: tf.Tensor, valid: tf.Tensor, solver: str = 'scipy') -> tf.Tenso
     tf.errors.InvalidArgumentError: Costs are NaN or infinite ('scipy', when it runs).
   """
   if solver not in SOLVERS:
-    raise ValueError(f'unknown matching solver "{solver}": use one of {", ".join(SOLVERS)}.')
+    raise ConfigError(f'unknown matching solver "{solver}": use one of {", ".join(SOLVERS)}.')
   return SOLVERS[solver](tf.stop_gradient(costs), valid)

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, 
 
 from deeplab_tf.metrics import coco_fields, coco_panoptic_io, mask_fields, workers
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
+from deeplab_tf.user_errors import DataError
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
 
@@ -70,8 +71,8 @@ def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_pa
 def _update(metric: InstanceAveragePrecision, image: _ImageInstances, path: str) -> None:
   try:
     metric.update(image.image_id, image.size, image.annotations, image.results)
-  except ValueError as error:
-    raise ValueError(f'{path}: image {image.image_id}: {error}') from error
+  except DataError as error:
+    raise DataError(f'{path}: image {image.image_id}: {error}') from error
 
 
 def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[_ImageInstances]:
@@ -118,16 +119,16 @@ def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -
   missing = [key for key in ('images', 'annotations', 'categories')
              if not isinstance(content, dict) or not isinstance(content.get(key), list)]
   if missing:
-    raise ValueError(f'{path}: no list "{missing[0]}"; expected {expected}')
+    raise DataError(f'{path}: no list "{missing[0]}"; expected {expected}')
   coco_fields.check(content['images'], _IMAGE, path, 'an image')
   coco_fields.check(content['categories'], {'id': coco_fields.INTEGER}, path, 'a category')
   coco_fields.check(content['annotations'], {}, path, 'an annotation')
   known = _known(content)
   if len(known['category_id']) < len(content['categories']):
-    raise ValueError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
+    raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   for annotation in content['annotations']:
     if 'segments_info' in annotation:
-      raise ValueError(f'{path}: this is a panoptic JSON; expected {expected}')
+      raise DataError(f'{path}: this is a panoptic JSON; expected {expected}')
     where = f'{path}: annotation {annotation.get("id")}'
     shape = 'bbox' if iou_type == 'bbox' else 'segmentation'
     _require(annotation, {'id', 'image_id', 'category_id', 'area', shape}, where, expected)
@@ -142,7 +143,7 @@ def _load_results(path: coco_panoptic_io.PathLike, truth: Dict[str, Any],
                   iou_type: str) -> Sequence[Dict[str, Any]]:
   results = coco_panoptic_io.read_json(path, _RESULT)
   if not isinstance(results, list):
-    raise ValueError(f'{path}: the JSON is no list; expected {_RESULT}')
+    raise DataError(f'{path}: the JSON is no list; expected {_RESULT}')
   known = _known(truth)
   coco_fields.check(results, {}, path, 'a result')
   for index, entry in enumerate(results):
@@ -158,7 +159,7 @@ def _load_results(path: coco_panoptic_io.PathLike, truth: Dict[str, Any],
 def _require(entry: Any, keys: Set[str], where: str, expected: str) -> None:
   absent = keys - set(entry)
   if absent:
-    raise ValueError(f'{where} lacks {", ".join(sorted(absent))}; expected {expected}')
+    raise DataError(f'{where} lacks {", ".join(sorted(absent))}; expected {expected}')
 
 
 def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, Any]],
@@ -166,7 +167,7 @@ def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, An
   if shape == 'segmentation':
     problem = mask_fields.problem(entry['segmentation'], known['image_id'][entry['image_id']])
     if problem:
-      raise ValueError(f'{where}: the mask {problem}')
+      raise DataError(f'{where}: the mask {problem}')
 
 
 def _known(truth: Dict[str, Any]) -> Dict[str, Dict[Any, Any]]:
@@ -179,4 +180,4 @@ def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where:
                  truth_path: coco_panoptic_io.PathLike) -> None:
   for key, values in known.items():
     if entry[key] not in values:
-      raise ValueError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list')
+      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list')

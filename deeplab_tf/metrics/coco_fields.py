@@ -6,6 +6,7 @@ Whatever stands in a file, the error is one line with the file, the entry and wh
 from typing import Any, Callable, Mapping, NamedTuple
 
 from deeplab_tf import image_limits
+from deeplab_tf.user_errors import DataError
 
 # Bytes: names of files are no longer on usual file systems.
 _LONGEST = 255
@@ -96,17 +97,17 @@ def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> N
     ValueError: It is no list of objects with these fields.
   """
   if not isinstance(entries, list):
-    raise ValueError(f'{where}: {shown(entries)} stands where a list is expected, each {what}')
+    raise DataError(f'{where}: {shown(entries)} stands where a list is expected, each {what}')
   for entry in entries:
     if not isinstance(entry, dict):
-      raise ValueError(f'{where}: {what} is {shown(entry)}; an object with '
-                       f'{", ".join(fields)} is expected')
+      raise DataError(f'{where}: {what} is {shown(entry)}; an object with '
+                      f'{", ".join(fields)} is expected')
     for key, field in fields.items():
       if key not in entry and not field.optional:
-        raise ValueError(f'{where}: {what} has no "{key}": {shown(entry)}')
+        raise DataError(f'{where}: {what} has no "{key}": {shown(entry)}')
       if key in entry and not field.is_right(entry[key]):
-        raise ValueError(f'{where}: {what} has {shown(entry[key])} as "{key}", which must be '
-                         f'{field.allowed}: {shown(entry)}')
+        raise DataError(f'{where}: {what} has {shown(entry[key])} as "{key}", which must be '
+                        f'{field.allowed}: {shown(entry)}')
 
 
 def check_panoptic_annotations(annotations: Any, path: str, expected: str) -> None:
@@ -115,7 +116,7 @@ def check_panoptic_annotations(annotations: Any, path: str, expected: str) -> No
     if isinstance(annotation, dict) and 'segments_info' not in annotation:
       is_instance = {'segmentation', 'bbox'} & set(annotation)
       hint = ' (it looks like an instance JSON)' if is_instance else ''
-      raise ValueError(f'{path}: an annotation has no segments_info{hint}; expected {expected}')
+      raise DataError(f'{path}: an annotation has no segments_info{hint}; expected {expected}')
   check(annotations, ANNOTATION, path, 'an annotation')
   for annotation in annotations:
     check(annotation['segments_info'], SEGMENT, path, f'a segment of {annotation["file_name"]}')

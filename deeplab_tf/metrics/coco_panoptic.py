@@ -14,6 +14,7 @@ from deeplab_tf.metrics import (
     panoptic_quality,
     workers,
 )
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as DeepLab2's own
 # metric counts it.
@@ -73,9 +74,9 @@ class ImagePair(NamedTuple):
             for png in (self.ground_truth_png, self.prediction_png)]
     if maps[0].shape != maps[1].shape:
       sizes = ' and '.join('{} x {}'.format(*ids.shape) for ids in maps)
-      raise ValueError(f'image {self.image_id}: {self.ground_truth_png} and '
-                       f'{self.prediction_png} are {sizes} pixels (height x width); both must '
-                       'have one size')
+      raise DataError(f'image {self.image_id}: {self.ground_truth_png} and '
+                      f'{self.prediction_png} are {sizes} pixels (height x width); both must '
+                      'have one size')
     return maps[0], maps[1]
 
 
@@ -147,8 +148,8 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
       listed. The line names the file, image, segment and category.
   """
   if definition not in DEFINITIONS:
-    raise ValueError(f'unknown definition "{definition}" of panoptic quality; allowed are '
-                     f'{", ".join(DEFINITIONS)}')
+    raise DataError(f'unknown definition "{definition}" of panoptic quality; allowed are '
+                    f'{", ".join(DEFINITIONS)}')
   files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
   metric = DEFINITIONS[definition](files.ground_truth.categories)
   update = functools.partial(_update_panoptic, path=files.predictions.path)
@@ -182,9 +183,9 @@ def _update_panoptic(metric: panoptic_quality.PanopticQuality, image: ImagePair,
   truth, guess = image.read_maps()
   try:
     return metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
-  except ValueError as error:
-    raise ValueError(f'{path}: image {image.image_id} ({image.prediction_png}): '
-                     f'{error}') from error
+  except DataError as error:
+    raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
+                    f'{error}') from error
 
 
 def _update_semantic(metric: mean_iou.MeanIoU, image: ImagePair) -> None:
@@ -208,7 +209,7 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
     guess = by_image.get(annotation.image_id)
     if guess is None:
       known = sorted(by_image, key=str)[:3]
-      raise ValueError(
+      raise DataError(
           f'{guesses.path}: no prediction for image {annotation.image_id!r} '
           f'({annotation.file_name}) of {truth.path}; the file has {len(by_image)} predictions'
           + (f', for images {", ".join(map(repr, known))}, ...' if known else ''))
@@ -217,7 +218,7 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
     for what, png in (('ground truth', item.ground_truth_png),
                       ('prediction', item.prediction_png)):
       if not png.is_file():
-        raise FileNotFoundError(f'{png}: the {what} PNG of image {annotation.image_id} is missing')
+        raise MissingFileError(f'{png}: the {what} PNG of image {annotation.image_id} is missing')
     work.append(item)
   return work
 
@@ -228,9 +229,9 @@ def _check_categories(truth: panoptic_io.PanopticJson, path: str,
   for item in work:
     for segment in item.prediction.segments:
       if segment.category_id not in known:
-        raise ValueError(f'{path}: image {item.prediction.image_id}: segment {segment.id} is of '
-                         f'category {segment.category_id}, which {truth.path} does not list; it '
-                         f'has {len(known)} categories from {min(known)} to {max(known)}')
+        raise DataError(f'{path}: image {item.prediction.image_id}: segment {segment.id} is of '
+                        f'category {segment.category_id}, which {truth.path} does not list; it '
+                        f'has {len(known)} categories from {min(known)} to {max(known)}')
 
 
 def area_warnings(files: ImagePairs, wrong: Sequence[Tuple[int, ...]]) -> Tuple[str, ...]:

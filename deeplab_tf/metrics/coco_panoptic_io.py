@@ -15,6 +15,7 @@ from PIL import Image
 
 from deeplab_tf import image_limits, whole_file
 from deeplab_tf.metrics import coco_fields
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
@@ -96,8 +97,8 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
   """
   ids = np.asarray(ids)
   if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
-    raise ValueError(f'segment ids reach from {ids.min()} to {ids.max()}: a panoptic PNG holds '
-                     f'0 to {MAX_ID}; number the segments 1, 2, 3, ...')
+    raise DataError(f'segment ids reach from {ids.min()} to {ids.max()}: a panoptic PNG holds '
+                    f'0 to {MAX_ID}; number the segments 1, 2, 3, ...')
   ids = ids.astype(np.int32)
   return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
@@ -114,7 +115,7 @@ def read_panoptic_png(path: PathLike) -> np.ndarray:
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
-    raise FileNotFoundError(f'{path}: there is no such panoptic PNG')
+    raise MissingFileError(f'{path}: there is no such panoptic PNG')
   image = image_limits.load(path, path, ('PNG',), _mode_problem)
   # Pillow keeps four bytes per RGB pixel: reading them as one integer needs no sums.
   raw = image.tobytes('raw', 'RGBX' if image.mode == 'RGB' else 'RGBA')
@@ -169,12 +170,12 @@ def read_json(path: PathLike, expected: str) -> Any:
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
-    raise FileNotFoundError(f'{path}: there is no such file; expected {expected}')
+    raise MissingFileError(f'{path}: there is no such file; expected {expected}')
   try:
     with open(path, encoding='utf-8-sig') as file:
       return json.load(file)
   except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path}: not valid JSON ({error}); expected {expected}') from error
+    raise DataError(f'{path}: not valid JSON ({error}); expected {expected}') from error
 
 
 def load_ground_truth(path: PathLike) -> PanopticJson:
@@ -191,17 +192,17 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
     name = str(entry.get('name', entry['id']))
     categories.append(FileCategory(entry['id'], name, bool(entry['isthing'])))
   if not categories:
-    raise ValueError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
-                     'name and isthing')
+    raise DataError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
+                    'name and isthing')
   known = {category.category_id for category in categories}
   if len(known) < len(categories):
-    raise ValueError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
+    raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   annotations = _annotations(path, content)
   for annotation in annotations:
     for segment in annotation.segments:
       if segment.category_id not in known:
-        raise ValueError(f'{path}: image {annotation.image_id}: segment {segment.id} is of '
-                         f'category {segment.category_id}, which "categories" does not list')
+        raise DataError(f'{path}: image {annotation.image_id}: segment {segment.id} is of '
+                        f'category {segment.category_id}, which "categories" does not list')
   images = content.get('images') or []
   coco_fields.check(images, {key: field._replace(optional=True)
                              for key, field in coco_fields.IMAGE.items()}, path, 'an image')
@@ -228,7 +229,7 @@ def _load(path: PathLike, expected: str) -> Dict[str, Any]:
   content = read_json(path, expected)
   if not isinstance(content, dict) or 'annotations' not in content:
     kind = 'a list (instance results?)' if isinstance(content, list) else 'without "annotations"'
-    raise ValueError(f'{path}: the JSON is {kind}; expected {expected}')
+    raise DataError(f'{path}: the JSON is {kind}; expected {expected}')
   coco_fields.check_panoptic_annotations(content['annotations'], path, expected)
   return content
 
@@ -238,7 +239,7 @@ def _annotations(path: PathLike, content: Dict[str, Any]) -> Tuple[Annotation, .
   for entry in content['annotations']:
     image_id = entry['image_id']
     if image_id in annotations:
-      raise ValueError(f'{path}: image {image_id} has two annotations; one is allowed')
+      raise DataError(f'{path}: image {image_id} has two annotations; one is allowed')
     segments = _segments(f'{path}: image {image_id}', entry['segments_info'])
     annotations[image_id] = Annotation(image_id, entry['file_name'], segments)
   return tuple(annotations.values())
@@ -251,11 +252,11 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
     segment = Segment(entry['id'], entry['category_id'], bool(entry.get('iscrowd', 0)),
                       entry.get('area'), entry.get('score'))
     if not 0 < segment.id <= MAX_ID:
-      raise ValueError(f'{where}: segment id {segment.id} of category {segment.category_id}: ids '
-                       f'are 1 to {MAX_ID}, 0 is void')
+      raise DataError(f'{where}: segment id {segment.id} of category {segment.category_id}: ids '
+                      f'are 1 to {MAX_ID}, 0 is void')
     if segment.id in seen:
-      raise ValueError(f'{where}: segment id {segment.id} of category {segment.category_id} is '
-                       'listed twice')
+      raise DataError(f'{where}: segment id {segment.id} of category {segment.category_id} is '
+                      'listed twice')
     seen.add(segment.id)
     segments.append(segment)
   return tuple(segments)
@@ -328,7 +329,7 @@ def label_segment(label: int, dataset_info: 'DatasetInfo', what: str) -> Optiona
     return None
   category = dataset_info.by_class_id.get(class_id)
   if category is None:
-    raise ValueError(
+    raise DataError(
         f'{what}: label {label} is of class {class_id} (label divisor '
         f'{dataset_info.label_divisor}); {dataset_info.name} has the classes '
         f'{dataset_info.class_ids[0]} to {dataset_info.class_ids[-1]} and ignores '
@@ -349,8 +350,8 @@ def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathli
     return path
   if not folder and pathlib.Path(json_path).name == 'predictions.json':
     return pathlib.Path(json_path).parent
-  raise FileNotFoundError(f'{path}: there is no such folder; it should hold the panoptic PNGs of '
-                          f'{os.fspath(json_path)}')
+  raise MissingFileError(f'{path}: there is no such folder; it should hold the panoptic PNGs of '
+                         f'{os.fspath(json_path)}')
 
 
 def predictions_json(path: PathLike) -> PathLike:
@@ -363,6 +364,6 @@ def predictions_json(path: PathLike) -> PathLike:
     return path
   inside = os.path.join(path, 'predictions.json')
   if not os.path.isfile(inside):
-    raise FileNotFoundError(f'{inside}: there is no such file; --predictions takes a JSON or a '
-                            'folder that holds predictions.json')
+    raise MissingFileError(f'{inside}: there is no such file; --predictions takes a JSON or a '
+                           'folder that holds predictions.json')
   return inside

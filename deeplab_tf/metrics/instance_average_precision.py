@@ -24,6 +24,7 @@ import numpy as np
 
 from deeplab_tf.metrics import accumulator, instance_matching, overlap
 from deeplab_tf.metrics.instance_matching import Detection, Truth
+from deeplab_tf.user_errors import DataError
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
@@ -76,7 +77,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       ValueError: There is no such iou_type, or a category id is listed twice.
     """
     if iou_type not in IOU_TYPES:
-      raise ValueError(f'unknown iou_type "{iou_type}"; allowed are {", ".join(IOU_TYPES)}')
+      raise DataError(f'unknown iou_type "{iou_type}"; allowed are {", ".join(IOU_TYPES)}')
     self.category_ids = tuple(int(category_id) for category_id in category_ids)
     self._index = {category: index for index, category in enumerate(self.category_ids)}
     if len(self._index) != len(self.category_ids):
@@ -135,7 +136,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
         thing has no score, or boxes are scored. Nothing is counted then.
     """
     if self._iou_type == 'bbox':
-      raise ValueError('panoptic maps hold masks: iou_type may be segm or boundary, not bbox')
+      raise DataError('panoptic maps hold masks: iou_type may be segm or boundary, not bbox')
     distance = None
     if self._iou_type == 'boundary':
       distance = overlap.boundary_distance(np.shape(ground_truth), self._dilation_ratio)
@@ -144,8 +145,8 @@ class InstanceAveragePrecision(accumulator.Accumulator):
                        for side in (0, 1))
     for guess in guesses:
       if guess['label'] not in segment_scores:
-        raise ValueError(f'image {image_id}: the predicted thing with the label {guess["label"]} '
-                         'has no score')
+        raise DataError(f'image {image_id}: the predicted thing with the label {guess["label"]} '
+                        'has no score')
       guess['score'] = float(segment_scores[guess['label']])
     records = []
     for index, (own_truths, own_guesses) in self._by_category(truths, guesses).items():
@@ -236,9 +237,9 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       for entry in entries:
         index = self._index.get(entry['category_id'])
         if index is None:
-          raise ValueError(f'{("annotation", "detection")[side]} of category '
-                           f'{entry["category_id"]}, which is none of the '
-                           f'{len(self._index)} categories that are scored')
+          raise DataError(f'{("annotation", "detection")[side]} of category '
+                          f'{entry["category_id"]}, which is none of the '
+                          f'{len(self._index)} categories that are scored')
         grouped.setdefault(index, ([], []))[side].append(entry)
     return grouped
 

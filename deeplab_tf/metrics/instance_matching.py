@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from deeplab_tf.metrics import coco_panoptic_io, overlap
+from deeplab_tf.user_errors import DataError
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
@@ -107,8 +108,8 @@ def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, 
   if isinstance(segmentation, list):
     return mask.merge(mask.frPyObjects(segmentation, *size))
   if tuple(segmentation['size']) != tuple(size):
-    raise ValueError('a mask is {} x {} pixels (height x width) and its image {} x {}; both must '
-                     'have one size'.format(*segmentation['size'], *size))
+    raise DataError('a mask is {} x {} pixels (height x width) and its image {} x {}; both must '
+                    'have one size'.format(*segmentation['size'], *size))
   if isinstance(segmentation['counts'], list):
     return mask.frPyObjects(segmentation, *size)
   return segmentation

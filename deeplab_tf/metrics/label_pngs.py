@@ -9,6 +9,7 @@ from PIL import Image
 from deeplab_tf import image_limits
 from deeplab_tf.metrics import coco_panoptic_io, mean_iou, overlap, workers
 from deeplab_tf.metrics.coco_panoptic import FileScore
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 
 class _Pair(NamedTuple):
@@ -70,16 +71,16 @@ def _pairs(ground_truth: coco_panoptic_io.PathLike,
   truth_folder, folder = pathlib.Path(ground_truth), pathlib.Path(predictions)
   for path in (truth_folder, folder):
     if not path.is_dir():
-      raise FileNotFoundError(f'{path}: there is no such folder; it should hold PNGs of class ids')
+      raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
   pairs = []
   for path in sorted(truth_folder.rglob('*.png')):
     guess = folder / path.relative_to(truth_folder)
     if not guess.is_file():
-      raise FileNotFoundError(f'{guess}: there is no such file; it should be the prediction for '
-                              f'{path}, for names must be the same in both folders')
+      raise MissingFileError(f'{guess}: there is no such file; it should be the prediction for '
+                             f'{path}, for names must be the same in both folders')
     pairs.append(_Pair(path, guess))
   if not pairs:
-    raise FileNotFoundError(f'{truth_folder}: there is no PNG in this folder or below it')
+    raise MissingFileError(f'{truth_folder}: there is no PNG in this folder or below it')
   return pairs
 
 
@@ -87,10 +88,10 @@ def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> None:
   maps = [read_label_png(path) for path in pair]
   if maps[0].shape != maps[1].shape:
     sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
-    raise ValueError(f'{pair.ground_truth} and {pair.prediction} are {sizes} pixels (height x '
-                     'width); both must have one size')
+    raise DataError(f'{pair.ground_truth} and {pair.prediction} are {sizes} pixels (height x '
+                    'width); both must have one size')
   labels, pixels = overlap.pair_counts(*maps)
   try:
     metric.update(labels[:, 0], labels[:, 1], pixels)
-  except ValueError as error:
-    raise ValueError(f'{pair.ground_truth}: {error}') from error
+  except DataError as error:
+    raise DataError(f'{pair.ground_truth}: {error}') from error

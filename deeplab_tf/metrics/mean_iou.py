@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 import numpy as np
 
 from deeplab_tf.metrics import accumulator
+from deeplab_tf.user_errors import DataError
 
 # What result() returns besides 'per_class', with a title for people.
 SCORES = {
@@ -59,16 +60,16 @@ class MeanIoU(accumulator.Accumulator):
     """
     ground_truth, prediction = np.asarray(ground_truth), np.asarray(prediction)
     if ground_truth.shape != prediction.shape:
-      raise ValueError(f'the ground truth is {list(ground_truth.shape)} and the prediction is '
-                       f'{list(prediction.shape)}; both must have one shape')
+      raise DataError(f'the ground truth is {list(ground_truth.shape)} and the prediction is '
+                      f'{list(prediction.shape)}; both must have one shape')
     counted = ground_truth != self._ignore_label
     rows = self._indices(ground_truth[counted])
     columns = self._indices(prediction[counted])
     count = len(self.class_ids)
     if rows.size and rows.max() == count:
       stray = ground_truth[counted][rows == count][0]
-      raise ValueError(f'the ground truth holds the class {stray}, which is none of the {count} '
-                       f'classes and not the ignore label {self._ignore_label}')
+      raise DataError(f'the ground truth holds the class {stray}, which is none of the {count} '
+                      f'classes and not the ignore label {self._ignore_label}')
     weights = None if pixels is None else np.asarray(pixels)[counted]
     pairs = np.bincount(rows * (count + 1) + columns, weights, count * (count + 1))
     self.confusion += pairs.astype(np.int64).reshape(count, count + 1)

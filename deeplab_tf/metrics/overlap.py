@@ -8,6 +8,8 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from deeplab_tf.user_errors import DataError
+
 Pairs = Dict[Tuple[int, int], int]
 # Thickness of boundaries as a share of the image's diagonal (Cheng et al., Boundary IoU, Sec. 5).
 DILATION_RATIO = 0.02
@@ -57,8 +59,8 @@ def overlaps(first: np.ndarray, second: np.ndarray, distance: Optional[int] = No
   """
   first, second = np.asarray(first), np.asarray(second)
   if first.shape != second.shape:
-    raise ValueError(f'the ground truth is {_size(first)} and the prediction is {_size(second)}; '
-                     'both must have one size')
+    raise DataError(f'the ground truth is {_size(first)} and the prediction is {_size(second)}; '
+                    'both must have one size')
   if distance is None or not first.size:
     return Overlaps(_dictionary(*pair_counts(first, second)), {}, {}, {})
   on_first, on_second = boundaries(first, distance), boundaries(second, distance)
@@ -97,8 +99,8 @@ def pair_counts(first: np.ndarray, second: np.ndarray,
   ends = first[starts].astype(np.int64), second[starts].astype(np.int64)
   lowest, highest = min(map(np.min, ends)), max(map(np.max, ends))
   if lowest < 0 or highest >= 2**31:
-    raise ValueError(f'a map holds the value {lowest if lowest < 0 else highest}; segment ids and '
-                     'labels are 0 or more and below 2**31')
+    raise DataError(f'a map holds the value {lowest if lowest < 0 else highest}; segment ids and '
+                    'labels are 0 or more and below 2**31')
   keys = ends[0] << 32 | ends[1]
   # A stable sort is three times as fast here as np.unique's, for rows resemble one another.
   order = np.argsort(keys, kind='stable')

@@ -27,6 +27,7 @@ from typing import (
 import numpy as np
 
 from deeplab_tf.metrics import accumulator, coco_panoptic_io, overlap
+from deeplab_tf.user_errors import DataError
 
 if TYPE_CHECKING:
   from deeplab_tf.data.catalog import DatasetInfo
@@ -295,8 +296,8 @@ class PanopticQuality(accumulator.Accumulator):
   def _check_categories(self, segments: Iterable[Segment], what: str) -> None:
     for segment in segments:
       if segment.category_id not in self._index:
-        raise ValueError(f'{what}: segment {segment.id} is of category {segment.category_id}, '
-                         f'which is none of the {len(self._index)} categories that are scored')
+        raise DataError(f'{what}: segment {segment.id} is of category {segment.category_id}, '
+                        f'which is none of the {len(self._index)} categories that are scored')
 
   def _count(self, matching: Matching) -> None:
     """Adds up one image."""
@@ -350,12 +351,12 @@ def _segments_by_id(
   drawn = {guess for _, guess in overlaps.pixels}
   for segment_id in sorted(drawn):
     if segment_id != _VOID and segment_id not in predictions:
-      raise ValueError(f'prediction: segment {segment_id} of the map is not listed among the '
-                       f'{len(predictions)} segments, so its category is unknown')
+      raise DataError(f'prediction: segment {segment_id} of the map is not listed among the '
+                      f'{len(predictions)} segments, so its category is unknown')
   for segment in prediction_segments:
     if segment.id not in drawn:
-      raise ValueError(f'prediction: segment {segment.id} of category {segment.category_id} '
-                       'is listed but has no pixel in the map')
+      raise DataError(f'prediction: segment {segment.id} of category {segment.category_id} '
+                      'is listed but has no pixel in the map')
   return overlaps, truths, predictions
 
 
@@ -370,8 +371,8 @@ def _overlaps(ground_truth: np.ndarray, prediction: np.ndarray,
 def _by_id(segments: Iterable[Segment], what: str) -> Dict[int, Segment]:
   by_id = {segment.id: segment for segment in segments}
   if _VOID in by_id:
-    raise ValueError(f'{what}: a segment of category {by_id[_VOID].category_id} has the id 0, '
-                     'which is void')
+    raise DataError(f'{what}: a segment of category {by_id[_VOID].category_id} has the id 0, '
+                    'which is void')
   return by_id
 
 

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 
 from deeplab_tf.metrics import accumulator, panoptic_quality
+from deeplab_tf.user_errors import DataError
 
 Segment = panoptic_quality.Segment
 # Inner limits of the sizes in pixels of area: each thrice the one before, with COCO's limits of
@@ -132,8 +133,8 @@ class SegmentSurvey(accumulator.Accumulator):
     """
     for category in {*comparison.category_of[0].values(), *comparison.category_of[1].values()}:
       if category not in self._index:
-        raise ValueError(f'a segment is of category {category}, which is none of the '
-                         f'{len(self._index)} categories')
+        raise DataError(f'a segment is of category {category}, which is none of the '
+                        f'{len(self._index)} categories')
     matching = comparison.matching
     counts = np.zeros((len(_COUNTS), *self.iou_sum.shape))
     for match in matching.matches:

@@ -18,6 +18,7 @@ from PIL import Image
 from deeplab_tf import whole_file
 from deeplab_tf.data import catalog
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
+from deeplab_tf.user_errors import DataError
 
 ImageId = Union[int, str]
 _IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png')
@@ -92,11 +93,11 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
   """
   server = BENCHMARKS[benchmark]
   if not _METHOD.fullmatch(method):
-    raise ValueError(f'the method\'s name is "{method}": letters, digits and . _ - are allowed')
+    raise DataError(f'the method\'s name is "{method}": letters, digits and . _ - are allowed')
   annotations = panoptic_io.load_predictions(predictions).annotations
   entries = {server.image_id(entry.image_id): entry for entry in annotations}
   if len(entries) != len(annotations):
-    raise ValueError(f'{predictions}: two predictions have one image id of {benchmark}')
+    raise DataError(f'{predictions}: two predictions have one image id of {benchmark}')
   _check_categories(predictions, entries, benchmark)
   chosen, sizes, warnings = list(entries), {}, []
   if images is not None:
@@ -104,8 +105,8 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
     chosen = list(sizes)
     missing = [image_id for image_id in chosen if image_id not in entries]
     if missing:
-      raise ValueError(f'{predictions}: {len(missing)} of the {len(chosen)} images of {images} '
-                       f'have no prediction, the first is {missing[0]!r}; predict them too')
+      raise DataError(f'{predictions}: {len(missing)} of the {len(chosen)} images of {images} '
+                      f'have no prediction, the first is {missing[0]!r}; predict them too')
   if server.images is not None and len(chosen) != server.images:
     warnings.append(f'{len(chosen)} images are written; the test split of {benchmark} has '
                     f'{server.images}')
@@ -120,7 +121,7 @@ def _check_categories(path, entries, benchmark: str) -> None:
   for image_id, entry in entries.items():
     for segment in entry.segments:
       if segment.category_id not in known:
-        raise ValueError(
+        raise DataError(
             f'{path}: image {image_id!r}: segment {segment.id} is of category '
             f'{segment.category_id}, which {benchmark} does not know: its {len(known)} '
             f'categories have the ids {min(known)} to {max(known)}')
@@ -135,11 +136,11 @@ def _listed(images: panoptic_io.PathLike) -> Dict[ImageId, Optional[Tuple[int, i
     content = panoptic_io.read_json(images, 'a JSON with the list "images"')
     entries = content.get('images') if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and 'id' in e for e in entries):
-      raise ValueError(f'{images}: has no list "images" of objects with "id"')
+      raise DataError(f'{images}: has no list "images" of objects with "id"')
     found = {entry['id']: (entry['height'], entry['width'])
              if 'height' in entry and 'width' in entry else None for entry in entries}
   if not found:
-    raise ValueError(f'{images}: lists no images')
+    raise DataError(f'{images}: lists no images')
   return found
 
 
@@ -148,14 +149,14 @@ def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iter
     path = folder / entry.file_name
     ids = panoptic_io.read_panoptic_png(path)
     if size is not None and ids.shape != size:
-      raise ValueError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
-                       'compares pixel by pixel'.format(path, *ids.shape, *size))
+      raise DataError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
+                      'compares pixel by pixel'.format(path, *ids.shape, *size))
     drawn = set(np.unique(ids).tolist()) - {0}
     listed = {segment.id for segment in entry.segments}
     if drawn != listed:
-      raise ValueError(f'{path}: segment {min(drawn ^ listed)} is '
-                       + ('drawn, but not in the JSON' if drawn - listed else
-                          'in the JSON, but not drawn'))
+      raise DataError(f'{path}: segment {min(drawn ^ listed)} is '
+                      + ('drawn, but not in the JSON' if drawn - listed else
+                         'in the JSON, but not drawn'))
     yield Prediction(image_id, ids, entry.segments)
     progress(1)
 
@@ -236,8 +237,8 @@ def _cityscapes_instance(archive, predictions, method: str) -> None:
       if not categories[segment.category_id].isthing:
         continue
       if not isinstance(segment.score, (int, float)):
-        raise ValueError(f'image {prediction.image_id!r}: segment {segment.id} has no "score", '
-                         'which the instance benchmark ranks by; evaluation/predict.py writes it')
+        raise DataError(f'image {prediction.image_id!r}: segment {segment.id} has no "score", '
+                        'which the instance benchmark ranks by; evaluation/predict.py writes it')
       name = f'{prediction.image_id}_{len(lines):03d}.png'
       mask = np.where(prediction.ids == segment.id, 255, 0).astype(np.uint8)
       _add_png(archive, f'masks/{name}', mask)

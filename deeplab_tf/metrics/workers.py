@@ -14,8 +14,8 @@ import sys
 import threading
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
-from deeplab_tf import cli
 from deeplab_tf.metrics import accumulator
+from deeplab_tf.user_errors import UsageError, UserError
 
 Progress = Callable[[int], None]
 Metric = TypeVar('Metric', bound=accumulator.Accumulator)
@@ -86,8 +86,8 @@ def _elsewhere(run: Callable, chunks: Sequence, workers: int) -> Iterator[Any]:
         raise result.error
       yield result
   except concurrent.futures.process.BrokenProcessPool as error:
-    raise cli.UsageError('a process died while it scored images, perhaps for want of memory; '
-                         f'use fewer than {workers} workers') from error
+    raise UsageError('a process died while it scored images, perhaps for want of memory; '
+                     f'use fewer than {workers} workers') from error
   finally:
     pool.shutdown(cancel_futures=True)
 
@@ -96,9 +96,7 @@ def _guarded(run: Callable, chunk: Sequence) -> Any:
   """Returns errors about bad input, so that they are raised where the program sees their origin."""
   try:
     return run(chunk)
-  except Exception as error:
-    if not cli.is_user_error(error):
-      raise
+  except (UserError, OSError) as error:
     return _Refused(error)
 
 

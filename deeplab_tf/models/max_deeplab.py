@@ -24,6 +24,7 @@ from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import mask_transformer
+from deeplab_tf.user_errors import ConfigError
 
 TARGETS = 'mask'
 MASKS_COMPETE = True
@@ -162,8 +163,8 @@ def _variant(backbone_options, options):
   name = backbone_options.name
   if name not in backbones.MASK_TRANSFORMERS:
     known = backbones.MASK_TRANSFORMERS
-    raise ValueError(f'model_options.backbone.name is "{name}": max_deeplab takes '
-                     f'{", ".join(known)}.{modules.nearest(name, known)}')
+    raise ConfigError(f'model_options.backbone.name is "{name}": max_deeplab takes '
+                      f'{", ".join(known)}.{modules.nearest(name, known)}')
   network = backbones.VARIANTS[name].customized(backbone_options)
   variant = backbones.MASK_TRANSFORMERS[name]
   changed = {
@@ -183,7 +184,7 @@ def _variant(backbone_options, options):
   if options.HasField('num_backbone_decoder_stacks'):
     network = network._replace(decoder_stacks=options.num_backbone_decoder_stacks)
   if not 0 <= network.decoder_stacks <= variant.decoder_stacks:
-    raise ValueError(
+    raise ConfigError(
         f'model_options.max_deeplab: num_backbone_decoder_stacks is {network.decoder_stacks} and '
         f'num_decoder_stacks {variant.decoder_stacks}: the first counts those of the second that '
         'are pre-trained, and can be 0 to the second')

@@ -9,6 +9,7 @@ from deeplab_tf.layers.convolution import Convolution, convolution_block
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions, scaled_size
+from deeplab_tf.user_errors import ConfigError
 
 
 class DecoderOptions(NamedTuple):
@@ -62,8 +63,8 @@ class ASPPDecoder(tf.keras.layers.Layer):
     self.options = options
     for name in (options.feature, *(name for name, _ in options.low_level)):
       if name not in feature_channels:
-        raise ValueError(f'decoder: unknown feature_key "{name}": the backbone has '
-                         f'{", ".join(feature_channels)}')
+        raise ConfigError(f'decoder: unknown feature_key "{name}": the backbone has '
+                          f'{", ".join(feature_channels)}')
     channels = feature_channels[options.feature]
     self.aspp = None
     if not options.skips_aspp:

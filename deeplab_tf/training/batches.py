@@ -4,10 +4,10 @@ from typing import Iterable, Iterator, Optional
 
 import tensorflow as tf
 
-from deeplab_tf import cli
 from deeplab_tf.data import errors, pipeline
 from deeplab_tf.training import distribution
 from deeplab_tf.training.distribution import Cluster
+from deeplab_tf.user_errors import UsageError
 
 
 def checked(batches: Iterable, strategy: Optional[tf.distribute.Strategy] = None) -> Iterator:
@@ -29,7 +29,7 @@ def checked(batches: Iterable, strategy: Optional[tf.distribute.Strategy] = None
     except tf.errors.OpError as error:
       if strategy is not None and distribution.tells_lost_worker(error, strategy):
         raise
-      raise cli.UsageError(errors.describe_data_error(error)) from error
+      raise UsageError(errors.describe_data_error(error)) from error
     yield batch
 
 

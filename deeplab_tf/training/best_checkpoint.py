@@ -7,6 +7,7 @@ from orbit import actions
 
 from deeplab_tf import modules
 from deeplab_tf.checkpoints import files
+from deeplab_tf.user_errors import ConfigError
 
 FOLDER = 'best_checkpoint'
 _SCORE_FILE = 'best_score.json'
@@ -30,8 +31,8 @@ class BestCheckpoint:
       ValueError: There is no such metric.
     """
     if metric not in scores:
-      raise ValueError(f'evaluator_options.best_checkpoint_metric is "{metric}": an evaluation has '
-                       f'{", ".join(scores)}.{modules.nearest(metric, scores)}')
+      raise ConfigError(f'evaluator_options.best_checkpoint_metric is "{metric}": an evaluation '
+                        f'has {", ".join(scores)}.{modules.nearest(metric, scores)}')
     self._folder = pathlib.Path(model_dir) / FOLDER
     self._metric = metric
     self._best = actions.NewBestMetric(metric, higher_is_better,

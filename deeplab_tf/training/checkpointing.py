@@ -1,6 +1,5 @@
 """The checkpoints of a model directory, and the weights that a new run starts from."""
 
-import errno
 import os
 import pathlib
 from typing import Callable, Collection, Mapping, Optional, Sequence
@@ -10,12 +9,14 @@ import tensorflow as tf
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
 from deeplab_tf.checkpoints import files, initial, paths, restore
+from deeplab_tf.user_errors import CheckpointError, HostError
 
 _CLEAR = '--override=\'model_options { initial_checkpoint: "" }\''
 
 
-class DiskFullError(OSError):
+class DiskFullError(HostError, OSError):
   """There is no room to write to; the checkpoints are whole."""
+  exit_code = 1
 
 
 class Manager(tf.train.CheckpointManager):
@@ -57,9 +58,9 @@ def explain_full_disk(error: Exception, model_dir: str) -> None:
   files.remove_leftovers(model_dir)
   last = files.newest_whole(model_dir, warn=lambda line: None)
   kept = f'the last checkpoint, {last}, is whole' if last else 'there is no checkpoint yet'
-  raise DiskFullError(errno.ENOSPC, (
+  raise DiskFullError(
       f'{model_dir}: no space left on the disk; {kept}. Free some space and start again with the '
-      'same command')) from error
+      'same command') from error
 
 
 def make_checkpoint(items: Mapping) -> tf.train.Checkpoint:
@@ -112,7 +113,7 @@ def restore_initial(model: tf.keras.Model, path: str, skip: Collection[str] = ()
   try:
     return initial.restore_matching(model, restore.find_checkpoint(path), skip)
   except initial.NothingMatches as error:
-    raise ValueError(
+    raise CheckpointError(
         f'model_options.initial_checkpoint: {error}, or clear it with {_CLEAR}') from None
 
 
@@ -153,7 +154,7 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
   try:
     status.assert_existing_objects_matched()
   except AssertionError:
-    raise ValueError(
+    raise CheckpointError(
         f'{prefix} was written by a training with another optimizer, another '
         'backbone_learning_rate_multiplier, another precision or without ema_decay; use the config '
         'that made it, or another --model_dir with this checkpoint as '

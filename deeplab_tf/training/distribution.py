@@ -8,6 +8,8 @@ from typing import Iterator, NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.user_errors import ConfigError, HostError
+
 CPU_WARNING = (
     'WARNING: TensorFlow sees no GPU and runs on the CPU, which is far slower. If this machine '
     'has one, install the CUDA packages with: pip install ".[gpu]" in the checkout')
@@ -20,8 +22,9 @@ _EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"typ
             '"index": 0}}')
 
 
-class LostWorkerError(RuntimeError):
+class LostWorkerError(HostError):
   """Another worker of a cluster is gone."""
+  exit_code = 1
 
 
 class Cluster(NamedTuple):
@@ -57,12 +60,12 @@ def build(num_gpus: Optional[int] = None, tpu: Optional[str] = None) -> tf.distr
   """
   if tpu is not None:
     if num_gpus:
-      raise ValueError('--tpu and --num_gpus exclude each other; give one of them')
+      raise HostError('--tpu and --num_gpus exclude each other; give one of them')
     return _tpu_strategy(tpu)
   physical = tf.config.list_physical_devices('GPU')
   if num_gpus is not None and not 0 <= num_gpus <= len(physical):
-    raise ValueError(f'--num_gpus={num_gpus}, and TensorFlow sees {len(physical)}; it can be 0 '
-                     f'(the CPU) to {len(physical)}')
+    raise HostError(f'--num_gpus={num_gpus}, and TensorFlow sees {len(physical)}; it can be 0 '
+                    f'(the CPU) to {len(physical)}')
   cluster = read_cluster(os.environ.get('TF_CONFIG', ''))
   if num_gpus is not None:
     tf.config.set_visible_devices(physical[:num_gpus], 'GPU')
@@ -85,8 +88,8 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
   except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
     reason = str(error).strip().split('\n')[0][:160]
-    raise ValueError(f"--tpu={name} cannot be used ({reason}); give the name or the address of a "
-                     "running TPU, or 'local' on a TPU VM") from None
+    raise HostError(f"--tpu={name} cannot be used ({reason}); give the name or the address of a "
+                    "running TPU, or 'local' on a TPU VM") from None
 
 
 def read_cluster(text: str) -> Cluster:
@@ -104,18 +107,18 @@ def read_cluster(text: str) -> Cluster:
     fields = json.loads(text)
     hosts, task = fields['cluster'], fields['task']
     if set(hosts) - {'chief', 'worker'}:
-      raise ValueError(f'it names {", ".join(sorted(hosts))}; only chief and worker are used')
+      raise HostError(f'it names {", ".join(sorted(hosts))}; only chief and worker are used')
     workers = [*hosts.get('chief', ()), *hosts.get('worker', ())]
     index = int(task['index'])
     if task['type'] not in hosts or not 0 <= index < len(hosts[task['type']]):
-      raise ValueError(f'its task is {task["type"]} {index}, which is not in its cluster')
+      raise HostError(f'its task is {task["type"]} {index}, which is not in its cluster')
     if task['type'] == 'worker':
       index += len(hosts.get('chief', ()))
     return Cluster(tuple(workers), index)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     reason = f'{error} is missing' if isinstance(error, KeyError) else error
-    raise ValueError(f'TF_CONFIG cannot be used ({reason}); for two workers it is, on the first, '
-                     f'{_EXAMPLE}') from None
+    raise HostError(f'TF_CONFIG cannot be used ({reason}); for two workers it is, on the first, '
+                    f'{_EXAMPLE}') from None
 
 
 def cluster_of(strategy: tf.distribute.Strategy) -> Cluster:
@@ -169,29 +172,29 @@ def check(config, strategy: tf.distribute.Strategy, mode: str = 'train_and_eval'
   options, losses = config.trainer_options, config.trainer_options.loss_options
   replicas = strategy.num_replicas_in_sync
   if is_tpu(strategy) and losses.matching_solver == losses.SCIPY:
-    raise ValueError('trainer_options.loss_options.matching_solver SCIPY runs on the host and '
-                     'cannot be used on TPU: set it to NATIVE or AUTO')
+    raise ConfigError('trainer_options.loss_options.matching_solver SCIPY runs on the host and '
+                      'cannot be used on TPU: set it to NATIVE or AUTO')
   trains = mode in ('train', 'train_and_eval')
   if (trains and options.jit_compile and options.solver_options.use_sync_batchnorm and replicas > 1
       and not is_tpu(strategy)):
-    raise ValueError(
+    raise ConfigError(
         f'trainer_options.jit_compile and solver_options.use_sync_batchnorm cannot be combined on '
         f'{replicas} devices in TensorFlow 2.15: set one of them to false')
   if trains:
     per_replica_batch(strategy, config)
   workers = len(cluster_of(strategy).workers)
   if workers > 1 and mode == 'continuous_eval':
-    raise ValueError(f'--mode=continuous_eval runs in one process and TF_CONFIG names {workers} '
-                     'workers: start it on one machine without TF_CONFIG')
+    raise HostError(f'--mode=continuous_eval runs in one process and TF_CONFIG names {workers} '
+                    'workers: start it on one machine without TF_CONFIG')
   if workers > 1 and (config.evaluator_options.save_predictions
                       or config.evaluator_options.save_raw_predictions):
-    raise ValueError(f'evaluator_options.save_predictions and save_raw_predictions would miss the '
-                     f'images of all but the first of {workers} workers: set them to false, or '
-                     'use --mode=eval on one machine without TF_CONFIG')
+    raise ConfigError(f'evaluator_options.save_predictions and save_raw_predictions would miss the '
+                      f'images of all but the first of {workers} workers: set them to false, or '
+                      'use --mode=eval on one machine without TF_CONFIG')
   batch_size = config.eval_dataset_options.batch_size
   if batch_size % workers:
-    raise ValueError(f'eval_dataset_options.batch_size is {batch_size} and {workers} workers '
-                     f'share it; make it a multiple of {workers}')
+    raise ConfigError(f'eval_dataset_options.batch_size is {batch_size} and {workers} workers '
+                      f'share it; make it a multiple of {workers}')
 
 
 def adapt(config, strategy: tf.distribute.Strategy) -> None:
@@ -229,8 +232,8 @@ def per_replica_batch(strategy: tf.distribute.Strategy, config) -> int:
     shares = f'{replicas} device{"s" if replicas > 1 else ""}'
     if parts > 1:
       shares += f' with {parts} gradient_accumulation_steps'
-    raise ValueError(f'train_dataset_options.batch_size is {batch_size} and {shares} share it; '
-                     f'make it a multiple of {replicas * parts}')
+    raise ConfigError(f'train_dataset_options.batch_size is {batch_size} and {shares} share it; '
+                      f'make it a multiple of {replicas * parts}')
   return batch_size // (replicas * parts)
 
 

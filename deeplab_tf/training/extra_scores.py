@@ -19,6 +19,7 @@ from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.postprocessing import query_scores
 from deeplab_tf.protos.evaluator_pb2 import EvaluatorOptions
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
+from deeplab_tf.user_errors import DataError
 
 _FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
 
@@ -141,9 +142,9 @@ class InstanceAnnotations:
       # Data sets number their instance categories in other ways, too.
       if own is None or not own.isthing or own.name.casefold() != name.casefold():
         known = f'{own.name}, {"a thing" if own.isthing else "stuff"}' if own else 'none'
-        raise ValueError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
-                         f'it is {known}; evaluator_options.instance_annotation_file must have the '
-                         "data set's category ids and names")
+        raise DataError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
+                        f'it is {known}; evaluator_options.instance_annotation_file must have the '
+                        "data set's category ids and names")
     self._image_ids = {os.path.splitext(os.path.basename(image['file_name']))[0]: image['id']
                        for image in content['images'] if 'file_name' in image}
     self._annotations: dict[Any, list] = {}
@@ -157,8 +158,8 @@ class InstanceAnnotations:
       ValueError: The JSON does not list it.
     """
     if name not in self._image_ids:
-      raise ValueError(f'{self._path}: does not list the image {name}, which is evaluated; '
-                       'evaluator_options.instance_annotation_file must be of the same images')
+      raise DataError(f'{self._path}: does not list the image {name}, which is evaluated; '
+                      'evaluator_options.instance_annotation_file must be of the same images')
     image_id = self._image_ids[name]
     return image_id, self._annotations.get(image_id, [])
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers import randomness
 from deeplab_tf.training import optimizers
+from deeplab_tf.user_errors import ConfigError
 
 
 class Gradients(NamedTuple):
@@ -131,6 +132,6 @@ class GradientFunction:
     found = tape.gradient(scaled, self._trained)
     gradients = {str(i): tf.convert_to_tensor(x) for i, x in enumerate(found) if x is not None}
     if not gradients:
-      raise ValueError('no variable has a gradient: every loss term is switched off')
+      raise ConfigError('no variable has a gradient: every loss term is switched off')
     broken = {name: 1.0 - tf.cast(flag, tf.float32) for name, flag in result.checks.items()}
     return Gradients(gradients, losses, unweighted, dict(result.statistics), broken)

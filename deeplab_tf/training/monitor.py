@@ -9,6 +9,7 @@ from PIL import Image
 from deeplab_tf.training import memory, run_log, summaries
 from deeplab_tf.training import progress as progress_lib
 from deeplab_tf.training.pictures import side_by_side
+from deeplab_tf.user_errors import ConfigError
 from deeplab_tf.visualization import draw
 
 
@@ -144,6 +145,6 @@ class SampleMonitor:
       channels = [classes, instances, np.zeros_like(classes)]
     picture = np.stack(channels, -1)
     if picture.max() > 255:
-      raise ValueError(f'evaluator_options.raw_panoptic_format {options.raw_panoptic_format} has '
-                       f'8 bits and a value is {picture.max()}; use two_channel_numpy_array')
+      raise ConfigError(f'evaluator_options.raw_panoptic_format {options.raw_panoptic_format} has '
+                        f'8 bits and a value is {picture.max()}; use two_channel_numpy_array')
     Image.fromarray(picture.astype(np.uint8)).save(path.with_name(path.name + '.png'))

@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import tensorflow as tf
 
 from deeplab_tf.training import schedules
+from deeplab_tf.user_errors import ConfigError
 
 OPTIMIZERS = ('adam', 'adamw', 'sgd', 'radam_lookahead')
 SGD_MOMENTUM = 0.9
@@ -150,8 +151,8 @@ def _build_one(solver, schedule):
     return tf.keras.optimizers.legacy.SGD(schedule, momentum=SGD_MOMENTUM)
   if solver.optimizer == 'radam_lookahead':
     return _radam_lookahead(schedule, solver)
-  raise ValueError(f'solver_options.optimizer is "{solver.optimizer}"; it can be '
-                   + ', '.join(f'"{name}"' for name in OPTIMIZERS))
+  raise ConfigError(f'solver_options.optimizer is "{solver.optimizer}"; it can be '
+                    + ', '.join(f'"{name}"' for name in OPTIMIZERS))
 
 
 def learning_rate_scale(batch_size: int, reference: int) -> float:

@@ -36,6 +36,7 @@ from deeplab_tf.training.best_checkpoint import BestCheckpoint
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction, sum_over_workers
 from deeplab_tf.training.signals import Stopped, StopRequest
 from deeplab_tf.training.waiting import new_checkpoints
+from deeplab_tf.user_errors import UsageError, UserError
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 CONFIG_FILE = 'config.textproto'
@@ -195,7 +196,7 @@ class Run:
         # Training may remove it while it is evaluated.
         held = self._best.hold(prefix) if self._best is not None else prefix
         self._restore_for_evaluation(held)
-      except (tf.errors.OpError, ValueError, FileNotFoundError):
+      except (tf.errors.OpError, UserError, FileNotFoundError):
         if os.path.exists(f'{prefix}.index'):
           raise
         self._print(f'{prefix} is gone; waiting for the next')
@@ -274,7 +275,7 @@ class Run:
     workers = len(self._cluster.workers)
     steps = sum_over_workers(self._strategy, tf.cast(self.global_step.read_value(), tf.float64))
     if int(steps) != workers * self._step:
-      raise ValueError(f'--model_dir={self._model_dir} has its last checkpoint at step '
+      raise UsageError(f'--model_dir={self._model_dir} has its last checkpoint at step '
                        f'{self._step} on this worker, and at another on others: all workers must '
                        'see the same folder')
 
@@ -358,12 +359,12 @@ class Run:
 
   def _open_model_dir(self):
     if '://' in self._model_dir:
-      raise ValueError(f'--model_dir={self._model_dir} is no folder: mount the bucket (e.g. with '
+      raise UsageError(f'--model_dir={self._model_dir} is no folder: mount the bucket (e.g. with '
                        'gcsfuse) and give the folder that it is mounted at')
     if os.path.exists(self._model_dir) and not os.path.isdir(self._model_dir):
-      raise ValueError(f'--model_dir={self._model_dir} is a file; give a folder')
+      raise UsageError(f'--model_dir={self._model_dir} is a file; give a folder')
     if self._mode == 'eval' and not os.path.isdir(self._model_dir):
-      raise ValueError(f'--model_dir={self._model_dir} does not exist; give the folder of a '
+      raise UsageError(f'--model_dir={self._model_dir} does not exist; give the folder of a '
                        'training')
     os.makedirs(self._model_dir, exist_ok=True)
     if self._trains and self._cluster.is_chief:

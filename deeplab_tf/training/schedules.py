@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from deeplab_tf.user_errors import ConfigError
+
 POLICIES = ('poly', 'cosine')
 
 
@@ -64,8 +66,8 @@ def build(solver, multiplier: float = 1.0) -> tf.keras.optimizers.schedules.Lear
   elif solver.learning_policy == 'cosine':
     schedule = tf.keras.optimizers.schedules.CosineDecay(peak, steps)
   else:
-    raise ValueError(f'solver_options.learning_policy is "{solver.learning_policy}"; it can be '
-                     + ' or '.join(f'"{name}"' for name in POLICIES))
+    raise ConfigError(f'solver_options.learning_policy is "{solver.learning_policy}"; it can be '
+                      + ' or '.join(f'"{name}"' for name in POLICIES))
   if solver.warmup_steps > 0:
     return LinearWarmup(schedule, peak, solver.warmup_steps)
   return schedule

@@ -12,12 +12,13 @@ from deeplab_tf.training import distribution
 from deeplab_tf.training.gradients import GradientFunction
 from deeplab_tf.training.signals import Stopped
 from deeplab_tf.training.state import TrainingState
+from deeplab_tf.user_errors import UserError
 
 # Of gradients alone the name; those of losses and outputs come from the criterion.
 _GRADIENTS = 'the norm of the gradients'
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(UserError, FloatingPointError):
   """A loss, a gradient or a tensor that they come from is not a finite number."""
 
 

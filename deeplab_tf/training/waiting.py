@@ -6,6 +6,7 @@ from typing import Callable, Iterator
 
 from deeplab_tf.checkpoints import files
 from deeplab_tf.training.signals import Stopped
+from deeplab_tf.user_errors import UserError
 
 _POLL_SECONDS = 2.0
 
@@ -61,5 +62,5 @@ def _listing(model_dir: str) -> list:
 def _newest(model_dir: str):
   try:
     return files.newest_whole(model_dir, warn=lambda line: None)
-  except ValueError:  # None is whole yet.
+  except UserError:  # None is whole yet.
     return None

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deeplab_tf import cli
 from deeplab_tf.data import (
   catalog,
   damage,
@@ -28,6 +27,7 @@ from deeplab_tf.data import (
   tfrecord,
 )
 from deeplab_tf.protos import config_pb2
+from deeplab_tf.user_errors import UserError
 
 INFO = catalog.built_in('shapes')
 HEIGHT, WIDTH = 10, 12
@@ -224,7 +224,7 @@ def test_containers_are_indexed_or_refused(tmp_path_factory, content):
     try:
       read()
     except ValueError as error:
-      assert file in str(error) and '\n' not in str(error) and cli.is_user_error(error)
+      assert file in str(error) and '\n' not in str(error) and isinstance(error, UserError)
   index = record_files.index_records(file)
   assert len(index.offsets) <= len(content) // 16 and index.end == len(content)
   for number, offset in enumerate([*index.offsets, index.end]):
@@ -324,7 +324,7 @@ def test_pillow_reads_or_names(tmp_path_factory, content):
       read(str(path))
     except ValueError as error:
       assert str(error).startswith(f'{path}: ') and '\n' not in str(error)
-      assert cli.is_user_error(error)
+      assert isinstance(error, UserError)
 
 
 # --- Through the programs ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ from PIL import Image
 from deeplab_tf import cli
 from deeplab_tf.data import catalog, panoptic_format
 from deeplab_tf.metrics import average_precision, coco_panoptic, coco_panoptic_io, mask_fields
+from deeplab_tf.user_errors import UserError
 
 _SEGMENTS = [{'id': 1, 'category_id': 3, 'area': 12, 'bbox': [0, 0, 3, 4], 'iscrowd': 0},
              {'id': 70000, 'category_id': 9, 'area': 12, 'bbox': [3, 0, 3, 4], 'iscrowd': 0}]
@@ -106,7 +107,7 @@ def _assert_read_or_refused(folder, content, read):
   try:
     read(path)
   except (ValueError, FileNotFoundError) as error:
-    assert cli.is_user_error(error), error
+    assert isinstance(error, UserError), error
     line = cli.one_line(str(error))
     # A file that the JSON names may be the one that is wrong.
     assert str(folder) in line or line.startswith('/'), line

@@ -7,10 +7,10 @@ import signal
 import numpy as np
 import pytest
 
-from deeplab_tf import cli
 from deeplab_tf.data import catalog
 from deeplab_tf.metrics import workers
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
+from deeplab_tf.user_errors import UsageError, UserError
 
 INFO = catalog.DatasetInfo(
     'made_up', tuple(catalog.Category(index, index, str(index), True, (0, 0, 0))
@@ -52,10 +52,10 @@ def test_the_number_of_processes_changes_no_bit(number):
 
 @pytest.mark.parametrize('number', [1, 2])
 def test_bad_input_keeps_its_line(number):
-  update = functools.partial(_fail, error=cli.UsageError('image 6 is bad'))
+  update = functools.partial(_fail, error=UsageError('image 6 is bad'))
   with pytest.raises(ValueError, match='image 6 is bad') as error:
     workers.count(PanopticQuality(INFO.categories), update, range(13), number)
-  assert cli.is_user_error(error.value)
+  assert isinstance(error.value, UserError)
 
 
 def test_a_fault_is_no_bad_input():
@@ -65,7 +65,7 @@ def test_a_fault_is_no_bad_input():
 
 
 def test_a_process_that_dies_is_told():
-  with pytest.raises(cli.UsageError, match='a process died .* fewer than 2 workers'):
+  with pytest.raises(UsageError, match='a process died .* fewer than 2 workers'):
     workers.count(PanopticQuality(INFO.categories), _die, range(13), 2)
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional, Sequence
 
+from deeplab_tf.user_errors import DataError
+
 if TYPE_CHECKING:  # The builder answers wrong use without waiting for TensorFlow.
   import tensorflow as tf
 
@@ -33,7 +35,7 @@ def stop(problem: str) -> NoReturn:
   Raises:
     ValueError: Always, with that line.
   """
-  raise ValueError(problem)
+  raise DataError(problem)
 
 
 def _say_nothing(line: str) -> None:

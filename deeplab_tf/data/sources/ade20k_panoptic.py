@@ -13,6 +13,7 @@ from deeplab_tf.data import (
     panoptic_format,
     sources,
 )
+from deeplab_tf.user_errors import DataError
 
 _FOLDERS = {'train': 'training', 'val': 'validation'}
 # Where the two PNGs become one number, instances are from here on: 256 x class + instance number.
@@ -32,7 +33,7 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
   folders that they are made of, which gives the same.
   """
   if options.split not in _FOLDERS:
-    raise ValueError(f'split "{options.split}": ade20k_panoptic has {" and ".join(_FOLDERS)}')
+    raise DataError(f'split "{options.split}": ade20k_panoptic has {" and ".join(_FOLDERS)}')
   folder, info = _FOLDERS[options.split], classes(options)
   image_dir = os.path.join(options.root, 'images', folder)
   stem = os.path.join(options.root, f'ade20k_panoptic_{options.split}')
@@ -62,8 +63,8 @@ def _read_pair(semantic_file, instance_file, info, report):
   semantic = label_images.read(semantic_file, channels=1)
   instances = label_images.read(instance_file, channels=3).astype(np.int32)
   if semantic.shape != instances.shape[:2]:
-    raise ValueError(f'{instance_file}: is {instances.shape[0]}x{instances.shape[1]}, but '
-                     f'{semantic_file} is {semantic.shape[0]}x{semantic.shape[1]}')
+    raise DataError(f'{instance_file}: is {instances.shape[0]}x{instances.shape[1]}, but '
+                    f'{semantic_file} is {semantic.shape[0]}x{semantic.shape[1]}')
   number = _FIRST_INSTANCE * instances[..., 0] + instances[..., 1]
   values = np.where(instances[..., 0] > 0, number, semantic)
   things = info.thing_class_ids

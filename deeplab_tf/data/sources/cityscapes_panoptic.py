@@ -6,6 +6,7 @@ import glob
 import os
 
 from deeplab_tf.data import catalog, label_images, labeled_files, panoptic_format, sources
+from deeplab_tf.user_errors import MissingFileError
 
 _IMAGE = '_leftImg8bit.png'
 # Label ids, of which only some are classes, are below this; a larger value of an instanceIds PNG is
@@ -81,8 +82,8 @@ def _read_instance_ids(path, info, options):
 def _images(folder):
   found = glob.glob(os.path.join(glob.escape(folder), '*', f'*{_IMAGE}'))
   if not found:
-    raise FileNotFoundError(f'{folder}: holds no CITY/*{_IMAGE}; the images of Cityscapes are '
-                            'expected there')
+    raise MissingFileError(f'{folder}: holds no CITY/*{_IMAGE}; the images of Cityscapes are '
+                           'expected there')
   return [labeled_files.LabeledFile(_name(path), path)
           for path in sorted(found, key=os.path.basename)]
 

@@ -5,6 +5,7 @@ from typing import Optional
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
+from deeplab_tf.user_errors import MissingFileError
 
 
 def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
@@ -45,7 +46,7 @@ def _first_existing(root, candidates, flag):
   for candidate in candidates:
     if os.path.exists(os.path.join(root, candidate)):
       return candidate
-  raise FileNotFoundError(f'{root}: holds none of {", ".join(candidates)}; name it with {flag}')
+  raise MissingFileError(f'{root}: holds none of {", ".join(candidates)}; name it with {flag}')
 
 
 # --- Without records --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
 from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.user_errors import DataError
 
 # What lists the images of the test split, the first that is there: the server scores test-dev,
 # which is half of them.
@@ -60,4 +61,4 @@ def _listed(path):
   try:
     return sorted({str(image['file_name']) for image in content['images']})
   except (KeyError, TypeError):
-    raise ValueError(f'{path}: has no list "images" of objects with file_name') from None
+    raise DataError(f'{path}: has no list "images" of objects with file_name') from None

@@ -9,6 +9,7 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
 from deeplab_tf.data import catalog, image_files, sources, tfrecord
+from deeplab_tf.user_errors import MissingFileError
 
 
 def classes(options: sources.BuildOptions) -> catalog.ImageClasses:
@@ -52,8 +53,8 @@ def _find(folder, class_names):
   for class_index, name in enumerate(class_names):
     own = os.path.join(folder, name)
     if not os.path.isdir(own):
-      raise FileNotFoundError(f'{own}: no such folder; the images of class "{name}" are expected '
-                              'in it')
+      raise MissingFileError(f'{own}: no such folder; the images of class "{name}" are expected '
+                             'in it')
     files = image_files.in_folder(own)
     paths += files
     class_indices += [class_index] * len(files)

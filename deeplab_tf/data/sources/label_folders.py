@@ -8,6 +8,7 @@ import numpy as np
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import catalog, image_files, label_images, labeled_files, sources
+from deeplab_tf.user_errors import DataError
 
 # In a pixel's number the instance number has so many values.
 _INSTANCES = {'TWO_CHANNEL': 2**8, 'THREE_CHANNEL': 2**16, 'SEMANTIC': 1}
@@ -93,7 +94,7 @@ def _values(path, encoding):
   if encoding == 'THREE_CHANNEL':
     return red * 2**16 + green * 2**8 + blue
   if blue.any():
-    raise ValueError(
+    raise DataError(
         f'{path}: channel B is not 0, as label_folders.encoding TWO_CHANNEL (R: category, G: '
         'instance) has it. If colours are segment ids, as in the COCO panoptic format, the classes '
         'stand in its JSON: read it as dataset "coco_format"')

@@ -11,6 +11,7 @@ from deeplab_tf.data import (
     panoptic_format,
     sources,
 )
+from deeplab_tf.user_errors import MissingFileError
 
 FOLDERS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
 # A pixel of an instance PNG is label x 256 + instance number.
@@ -46,8 +47,8 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
   if not os.path.isdir(instance_dir):
     hint = ('; for the classes of version 2.0, which is there, use --dataset=mapillary_vistas_v2'
             if os.path.isdir(os.path.join(folder, 'v2.0')) else '')
-    raise FileNotFoundError(f'{label_dir}: holds neither panoptic/panoptic_2018.json nor '
-                            f'instances/{hint}')
+    raise MissingFileError(f'{label_dir}: holds neither panoptic/panoptic_2018.json nor '
+                           f'instances/{hint}')
   options.say(f'labels: {instance_dir}; what is a crowd region there becomes an instance')
   images = labeled_files.unlabeled(image_files.in_folder(image_dir))
   return labeled_files.paired(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from deeplab_tf import structures
 from deeplab_tf.data import catalog, shapes, sources, tfrecord
+from deeplab_tf.user_errors import DataError
 
 
 def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
@@ -19,7 +20,7 @@ def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
 def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each draw one image; see the package."""
   if options.split not in shapes.SPLITS:
-    raise ValueError(f'--split={options.split}: shapes has {" and ".join(shapes.SPLITS)}')
+    raise DataError(f'--split={options.split}: shapes has {" and ".join(shapes.SPLITS)}')
   return [functools.partial(_example, options, index) for index in range(options.num_images)]
 
 

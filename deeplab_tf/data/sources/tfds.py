@@ -30,6 +30,7 @@ from deeplab_tf.data import (
     tfrecord,
 )
 from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.user_errors import DataError, UserError
 
 _SPLITS = {'train': 'train', 'val': 'validation'}
 
@@ -53,7 +54,7 @@ def examples(options: sources.BuildOptions) -> list:
   unlabelled unless the options say otherwise.
   """
   if options.split not in _SPLITS:
-    raise ValueError(f'--split={options.split}: {options.dataset} has {" and ".join(_SPLITS)}')
+    raise DataError(f'--split={options.split}: {options.dataset} has {" and ".join(_SPLITS)}')
   prepared = _open(options.dataset, _SPLITS[options.split], options.root)
   read = functools.partial(_example, prepared, classes(options), options.report,
                            options.treat_crowd_as_ignore is not False)
@@ -79,8 +80,8 @@ def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
       features = prepared.fetch(int(index))
       label = (_label(features, prepared, info, sources.stop, fields.treat_crowd_as_ignore)
                if options.decode_groundtruth_label else np.zeros([0, 0], np.int32))
-    except ValueError as error:
-      raise ValueError(errors.marked(str(error))) from None
+    except UserError as error:
+      raise DataError(errors.marked(str(error))) from None
     return _encoded(features['image']), label, _name(features).encode()
 
   def load(index):
@@ -112,8 +113,8 @@ def _label(features, prepared, info, report, treat_crowd_as_ignore):
   places = [int(place) for place in objects['label']]
   for place in places:
     if not 0 <= place < len(info.categories):
-      raise ValueError(f'{where}: a segment has the label {place}; 0 to '
-                       f'{len(info.categories) - 1} are expected')
+      raise DataError(f'{where}: a segment has the label {place}; 0 to '
+                      f'{len(info.categories) - 1} are expected')
   segments = [
       {'id': int(objects['id'][i]), 'area': int(objects['area'][i]),
        'iscrowd': int(objects['is_crowd'][i]),
@@ -169,7 +170,7 @@ def _tfrecords(place, info, split, decoders):
     file = os.fspath(part.filename)
     index = record_files.index_records(file)
     if index.problem:
-      raise ValueError(index.problem)
+      raise DataError(index.problem)
     stop = None if part.take < 0 else part.skip + part.take
     records.append((file, part.skip, index.offsets[part.skip:stop]))
   ends = list(itertools.accumulate(len(offsets) for _, _, offsets in records))
@@ -182,7 +183,7 @@ def _tfrecords(place, info, split, decoders):
     try:
       return info.features.deserialize_example_np(record.data, decoders=decoders)
     except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.
-      raise ValueError(f'{file}: record {skipped + number} is damaged '
-                       f'({errors.reason(error)}); prepare the data again') from None
+      raise DataError(f'{file}: record {skipped + number} is damaged '
+                      f'({errors.reason(error)}); prepare the data again') from None
 
   return _Prepared(place, ends[-1], fetch)
