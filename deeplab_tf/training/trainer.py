@@ -20,6 +20,7 @@ _GRADIENTS = 'the norm of the gradients'
 
 class NonFiniteError(UserError, FloatingPointError):
   """A loss, a gradient or a tensor that they come from is not a finite number."""
+  exit_code = 1
 
 
 class StepOptions(NamedTuple):
