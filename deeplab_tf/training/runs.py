@@ -351,7 +351,7 @@ class Run:
     return coco_panoptic_io.read_json(path, 'the scores of a training').get('step')
 
   def _saved(self) -> Optional[str]:
-    return self._controller.checkpoint_manager.latest_checkpoint
+    return self._controller.checkpoint_manager.newest
 
   def _chiefs(self, path) -> Optional[str]:
     """A path for the chief, and None for other workers."""
