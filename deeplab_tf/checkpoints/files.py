@@ -123,7 +123,7 @@ def newest_whole(folder: str,
     HostError: The newest one that is not damaged cannot be opened.
   """
   damaged = []
-  for prefix in reversed(_numbered(folder)):
+  for prefix in reversed(numbered(folder)):
     reason = damage(prefix)
     if reason is None:
       for other, why in damaged:
@@ -139,7 +139,7 @@ def newest_whole(folder: str,
   return None
 
 
-def _numbered(folder: str) -> list[str]:
+def numbered(folder: str) -> list[str]:
   """Returns the prefixes of 'ckpt-STEP' in a folder by ascending step."""
   try:
     names = os.listdir(folder)
@@ -196,8 +196,7 @@ def write_state(prefix: str) -> None:
     prefix: What becomes the latest checkpoint; it exists.
   """
   folder, name = os.path.split(prefix)
-  numbered = _numbered(folder or '.')
-  names = [os.path.basename(path) for path in numbered]
+  names = [os.path.basename(path) for path in numbered(folder or '.')]
   names = names[:names.index(name) + 1] if name in names else [name]
   times = [os.path.getmtime(os.path.join(folder, f'{name}.index')) for name in names]
   # The names are relative, so that the folder can be moved. The manager takes checkpoints that
@@ -265,7 +264,7 @@ def copy_checkpoint(prefix: str, folder: str) -> str:
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   copy = os.path.join(folder, name)
-  for other in _numbered(folder):
+  for other in numbered(folder):
     if os.path.basename(other) != name:
       _remove_checkpoint(other)
   write_state(copy)

@@ -152,8 +152,15 @@ def latest(model_dir: str) -> Optional[str]:
 
 
 def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
-                     strategy: tf.distribute.Strategy) -> None:
-  """Restores model, step and optimisers, all of them.
+                     strategy: tf.distribute.Strategy,
+                     advice: str = 'use the config that made it, or another --model_dir') -> None:
+  """Restores model, step and optimizers, all of them.
+
+  Args:
+    checkpoint: What is restored.
+    prefix: The checkpoint's files.
+    strategy: The devices.
+    advice: What to do if it was another training's.
 
   Raises:
     ValueError: The checkpoint lacks the state of the optimiser.
@@ -165,8 +172,7 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
   except AssertionError:
     raise CheckpointError(
         f'{prefix} was written by a training with another optimizer, another '
-        'backbone_learning_rate_multiplier, another precision or without ema_decay; use the config '
-        'that made it, or another --model_dir with this checkpoint as '
-        'model_options.initial_checkpoint') from None
+        f'backbone_learning_rate_multiplier, another precision or without ema_decay; {advice} with '
+        'this checkpoint as model_options.initial_checkpoint') from None
   # Slots of another optimiser in the file would be silent otherwise.
   status.expect_partial()
