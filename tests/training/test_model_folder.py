@@ -1,5 +1,6 @@
 """Who may write to a model directory, and when."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -60,10 +61,8 @@ def hold(tmp_path):
 
   yield start
   for pid in started:
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-      pass
 
 
 def snapshot(folder):
