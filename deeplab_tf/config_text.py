@@ -1,7 +1,9 @@
 """Reads textprotos of experiments and lays one over another: base, file, overrides."""
 
+import codecs
 import os
 import re
+import unicodedata
 
 from google.protobuf import descriptor as descriptor_lib
 from google.protobuf import message as message_lib
@@ -12,7 +14,10 @@ from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import ConfigError
 
 _UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "(\w+)"')
-_UNKNOWN_ENUM = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
+_UNKNOWN_ENUM = re.compile(r'Enum type "([\w.]+)" has no value (?:named|with number) (.+?)\.?$')
+_NO_STRING = re.compile(r"Expected string but found: '(.*)'$")
+_QUOTED_NUMBER = re.compile(r'Couldn\'t parse (?:integer|float): (["\'].*["\'])$')
+_QUOTED = re.compile(r'(["\'])(.*)\1')
 _POSITION = re.compile(r'^(\d+):\d+ : ')
 # Fields that say how texts are laid over each other, and are no part of an experiment.
 _LAYERING = ('base_config', 'clear')
@@ -50,6 +55,13 @@ def override(config: config_pb2.ExperimentOptions, text: str) -> None:
     ConfigError: The text does not parse, or names a base.
   """
   source = f'--override={text!r}'
+  text = text.removeprefix('\ufeff')
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    byte = ord(text[error.start]) & 0xff
+    raise ConfigError(f'{source}: is not UTF-8 (byte 0x{byte:02x}); set the terminal to UTF-8, or '
+                      'write it into the config file') from None
   layer = _parse(text, source)
   if layer.HasField('base_config'):
     raise ConfigError(f'{source}: a base belongs into the file: set base_config there')
@@ -76,14 +88,40 @@ def _find_base(files: list[str], base: str) -> str:
 
 def _read_text(path: str) -> str:
   try:
-    with open(path, encoding='utf-8') as file:
-      return file.read()
+    with open(path, 'rb') as file:
+      content = file.read()
   except IsADirectoryError:
     raise ConfigError(f'{path}: is a folder; --config_file takes a .textproto file') from None
-  except UnicodeDecodeError:
-    raise ConfigError(f'{path}: is no text file; a config is a .textproto file') from None
   except FileNotFoundError:
     raise ConfigError(f'{path}: no such file.{_nearest_file(path)}') from None
+  return _decode(content, path)
+
+
+def _decode(content: bytes, path: str) -> str:
+  """Returns a text without byte order marks and with Unix' ends of lines."""
+  if _is_utf16(content):
+    raise ConfigError(f'{path}: is UTF-16, which Windows calls "Unicode"; save it as UTF-8')
+  try:
+    text = content.decode('utf-8')
+  except UnicodeDecodeError as error:
+    line = content.count(b'\n', 0, error.start) + 1
+    raise ConfigError(f'{path}:{line}: is not UTF-8 (byte 0x{content[error.start]:02x}); save it '
+                      'as UTF-8, or give another file if it is no .textproto') from None
+  if '\0' in text:
+    line = text.count('\n', 0, text.index('\0')) + 1
+    raise ConfigError(f'{path}:{line}: has a NUL byte, so it is no text file; a config is a '
+                      '.textproto file')
+  # Files that were put together have marks at the start of each.
+  return re.sub('^\ufeff', '', text.replace('\r\n', '\n').replace('\r', '\n'), flags=re.MULTILINE)
+
+
+def _is_utf16(content: bytes) -> bool:
+  if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    return True
+  # Without a mark, every second byte of English text is 0.
+  halves = content[0::2], content[1::2]
+  return len(content) > 3 and any(2 * half.count(0) > len(half) and not other.count(0)
+                                  for half, other in (halves, halves[::-1]))
 
 
 def _nearest_file(path: str) -> str:
@@ -102,11 +140,11 @@ def _parse(text: str, source: str) -> config_pb2.ExperimentOptions:
   try:
     text_format.Parse(text, message)
   except text_format.ParseError as error:
-    raise ConfigError(f'{source}{_explain(str(error))}') from None
+    raise ConfigError(f'{source}{_explain(str(error), text)}') from None
   return message
 
 
-def _explain(error: str) -> str:
+def _explain(error: str, source: str) -> str:
   """Turns protobuf's 'line:column : text' into ':line: text' with the nearest valid name."""
   position = _POSITION.match(error)
   line = f':{position.group(1)}' if position else ''
@@ -116,10 +154,45 @@ def _explain(error: str) -> str:
   if field:
     text = _unknown_field(field.group(2), _find_message(field.group(1)))
   elif enum:
-    names = list(_find_enum(enum.group(1)).values_by_name)
-    text = (f'unknown value "{enum.group(2)}" of {_short(enum.group(1))}: allowed are '
-            f'{", ".join(names)}.{modules.nearest(enum.group(2), names)}')
+    text = _unknown_value(enum.group(2), _find_enum(enum.group(1)))
+  else:
+    text += _quotes_hint(text)
+    if position:
+      text += _invisible_hint(source.split('\n')[int(position.group(1)) - 1])
   return f'{line}: {text}'
+
+
+def _unknown_value(value: str, enum: descriptor_lib.EnumDescriptor) -> str:
+  names = list(enum.values_by_name)
+  quoted = _QUOTED.fullmatch(value)
+  plain = quoted.group(2) if quoted else value
+  if quoted and plain in names:
+    return (f'{value} is in quotes, and the values of {_short(enum.full_name)} are written '
+            f'without: {plain}')
+  same = [name for name in names if name.lower() == plain.lower()]
+  hint = f' Did you mean "{same[0]}"?' if same else modules.nearest(plain, names)
+  return (f'unknown value "{plain}" of {_short(enum.full_name)}: allowed are {", ".join(names)}'
+          f'{", without quotes" if quoted else ""}.{hint}')
+
+
+def _quotes_hint(text: str) -> str:
+  """What to do where quotes are missing, or are too many."""
+  unquoted, quoted = _NO_STRING.search(text), _QUOTED_NUMBER.search(text)
+  if unquoted:
+    return f'; a text is written in quotes: "{unquoted.group(1)}"'
+  if quoted:
+    return f'; a number is written without quotes: {quoted.group(1)[1:-1]}'
+  return ' Write it without quotes.' if text.endswith('Expected "true" or "false".') else ''
+
+
+def _invisible_hint(line: str) -> str:
+  """Names characters that nobody sees, where they may be what is wrong."""
+  found = sorted({char for char in line if char not in ' \t'
+                  and unicodedata.category(char) in ('Cc', 'Cf', 'Zs', 'Zl', 'Zp')})
+  if not found:
+    return ''
+  names = ', '.join(f'U+{ord(char):04X}' for char in found)
+  return f' (the line holds invisible characters, {names}: type it again without them)'
 
 
 def _unknown_field(name: str, message: descriptor_lib.Descriptor) -> str:

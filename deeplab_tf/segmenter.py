@@ -6,11 +6,12 @@ from typing import Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.data import catalog
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export import saved_model, serving_module
-from deeplab_tf.user_errors import CheckpointError, MissingFileError
+from deeplab_tf.user_errors import CheckpointError, HostError, MissingFileError
 from deeplab_tf.visualization import draw
 
 
@@ -78,9 +79,11 @@ class Segmenter:
 
     Raises:
       FileNotFoundError: There is no SavedModel.
-      ValueError: It is no SavedModel of this library, or damaged.
+      HostError: A file of it cannot be opened.
+      CheckpointError: It is no SavedModel of this library, or damaged.
     """
     directory = os.fspath(directory)
+    _check_readable(directory)
     if not os.path.isfile(os.path.join(directory, 'saved_model.pb')):
       raise MissingFileError(f'{directory}: holds no saved_model.pb; give a folder that '
                              'trainer/export.py wrote')
@@ -91,11 +94,11 @@ class Segmenter:
     with open(path, encoding='utf-8') as file:
       dataset_info = DatasetInfo.from_json(file.read())
     try:
-      loaded = tf.saved_model.load(directory)
+      loaded = tf.saved_model.load(literal_paths.folder(directory))
     except (tf.errors.OpError, OSError, ValueError) as error:
-      reason = str(error).strip().split('\n')[0][:200]
-      raise CheckpointError(f'{directory}: the SavedModel cannot be read ({reason}); export it '
-                            'again') from None
+      raise CheckpointError(f'{directory}: TensorFlow cannot read the SavedModel '
+                            f'({files.first_line(error)}); give another copy of it, or another '
+                            'export') from None
     # The function must keep the object alive, which owns the variables.
     return cls(lambda images: loaded.signatures['serving_default'](images=images), dataset_info)
 
@@ -144,6 +147,22 @@ class Segmenter:
         segments.append(Segment(segment_id, class_id, category.category_id, category.isthing,
                                 score, areas[segment_id]))
     return sorted(segments, key=lambda segment: -segment.area)
+
+
+def _check_readable(directory: str) -> None:
+  """Opens each file, so that no lack of permission is taken for damage."""
+  def stop(error):
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+      return  # Told better by whoever looks for it.
+    raise HostError(f'{error.filename} cannot be opened: {error.strerror}') from None
+
+  for folder, _, names in os.walk(directory, onerror=stop):
+    for name in names:
+      try:
+        with open(os.path.join(folder, name), 'rb'):
+          pass
+      except OSError as error:
+        stop(error)
 
 
 def _checked(image) -> np.ndarray:

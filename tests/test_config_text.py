@@ -204,3 +204,80 @@ def test_an_override_names_no_base_and_its_faults_are_its_own(tmp_path):
   # An override lies over the file, so that it can clear without a base.
   config = _load(tmp_path, BASE, ['clear: "experiment_name"'])
   assert not config.HasField('experiment_name')
+
+
+# === Encodings ===
+
+_UMLAUT = BASE.replace('experiment_name: "${NAME}"', 'experiment_name: "Größe"  # Größe der Bilder')
+
+
+@pytest.mark.parametrize('encode', [
+    lambda text: b'\xef\xbb\xbf' + text.encode(),
+    lambda text: text.replace('\n', '\r\n').encode(),
+    lambda text: b'\xef\xbb\xbf' + text.replace('\n', '\r\n').encode(),
+    lambda text: b'# one file\n\xef\xbb\xbf' + text.encode(),  # `cat a b > c` in a shell.
+], ids=['mark', 'crlf', 'mark and crlf', 'mark within'])
+@pytest.mark.parametrize('role', ['file', 'base'])
+def test_byte_order_marks_and_windows_line_ends_are_no_part_of_the_text(role, encode, tmp_path):
+  if role == 'file':
+    (tmp_path / 'a.textproto').write_bytes(encode(_UMLAUT))
+  else:
+    (tmp_path / 'base.textproto').write_bytes(encode(_UMLAUT))
+    (tmp_path / 'a.textproto').write_bytes(encode('base_config: "base.textproto"'))
+  config = load_config(tmp_path / 'a.textproto', ['\ufefftrainer_options { seed: 3 }'])
+  assert config.experiment_name == 'Größe' and config.trainer_options.seed == 3
+  assert config.model_options.max_deeplab.num_queries == 32
+
+
+@pytest.mark.parametrize('role', ['file', 'base'])
+@pytest.mark.parametrize('content,wanted', [
+    (_UMLAUT.encode('latin-1'), r':2: is not UTF-8 \(byte 0xf6\); save it as UTF-8'),
+    (b'# fine\n' + '# Größe'.encode('cp1252') + BASE.encode(), r':2: is not UTF-8 \(byte 0xf6\)'),
+    (_UMLAUT.encode('utf-16'), ': is UTF-16.*save it as UTF-8'),
+    (_UMLAUT.encode('utf-16-be'), ': is UTF-16.*save it as UTF-8'),
+    (BASE.encode() + b'\n\0', ':14: has a NUL byte'),
+])
+def test_other_encodings_are_named(role, content, wanted, tmp_path):
+  name = {'file': 'a', 'base': 'base'}[role]
+  _write(tmp_path, a='base_config: "base.textproto"')
+  (tmp_path / f'{name}.textproto').write_bytes(content)
+  with pytest.raises(ConfigError, match=f'{name}.textproto{wanted}') as error:
+    load_config(tmp_path / 'a.textproto')
+  assert '\n' not in str(error.value)
+
+
+def test_an_override_that_is_not_utf_8_is_refused(tmp_path):
+  latin = os.fsdecode('experiment_name: "Größe"'.encode('latin-1'))
+  assert 'is not UTF-8 (byte 0xf6)' in _error(tmp_path, BASE, [latin])
+
+
+def test_characters_that_nobody_sees_are_named(tmp_path):
+  error = _error(tmp_path, BASE + 'trainer_options\u200b{ seed: 1 }')
+  assert 'a.textproto:13: ' in error and 'U+200B' in error
+
+
+# === Quotes ===
+
+
+@pytest.mark.parametrize('text,wanted', [
+    ('trainer_options { precision: "FLOAT16" }',
+     '"FLOAT16" is in quotes, and the values of TrainerOptions.Precision are written without: '
+     'FLOAT16'),
+    ("trainer_options { precision: 'BFLOAT16' }", "'BFLOAT16' is in quotes"),
+    ('trainer_options { precision: "float16" }',
+     'allowed are FLOAT32, BFLOAT16, FLOAT16, without quotes. Did you mean "FLOAT16"?'),
+    ('trainer_options { precision: float16 }', 'Did you mean "FLOAT16"?'),
+    ('trainer_options { precision: 7 }',
+     'unknown value "7" of TrainerOptions.Precision: allowed are FLOAT32'),
+    ('trainer_options { loss_options { matching_solver: "SCIPY" } }', 'written without: SCIPY'),
+    ('evaluator_options { best_checkpoint_order: "LOWER" }', 'written without: LOWER'),
+    ('train_dataset_options { dataset: shapes }', 'a text is written in quotes: "shapes"'),
+    ('trainer_options { solver_options { optimizer: adam } }', 'in quotes: "adam"'),
+    ('trainer_options { seed: "1" }', 'a number is written without quotes: 1'),
+    ('trainer_options { ema_decay: "0.9" }', 'a number is written without quotes: 0.9'),
+    ('trainer_options { jit_compile: "true" }',
+     'Expected "true" or "false". Write it without quotes.'),
+])
+def test_quotes_that_are_missing_or_too_many_are_named(text, wanted, tmp_path):
+  for error in (_error(tmp_path, text), _error(tmp_path, BASE, [text])):
+    assert wanted in error, error

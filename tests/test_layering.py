@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS = (
     ('user_errors', 'structures', 'protos', 'modules', 'whole_file', 'image_limits'),
     ('config_text', 'config', 'cli', 'arguments', 'layers', 'matching', 'visualization',
-     'data.catalog', 'data.errors'),
+     'data.catalog', 'data.errors', 'checkpoints.paths'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),
     ('models',),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.checkpoints import files
+from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.reference import Account, load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
 from deeplab_tf.checkpoints.torch_reader import read_torch_weights
@@ -29,8 +29,9 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
     ValueError: It is no TensorFlow checkpoint, or damaged.
   """
   prefix = find_checkpoint(path)
+  files.check_readable(prefix)
   try:
-    reader = tf.train.load_checkpoint(prefix)
+    reader = tf.train.load_checkpoint(literal_paths.prefix(prefix))
     names = [name for name in reader.get_variable_to_shape_map()
              if name != '_CHECKPOINTABLE_OBJECT_GRAPH']
     return {name: reader.get_tensor(name) for name in names}
@@ -94,11 +95,12 @@ def save_checkpoint(model: tf.keras.Model, output: str) -> str:
   os.makedirs(folder, exist_ok=True)
   temporary = tempfile.mkdtemp(prefix=f'.{name}.', dir=folder)
   try:
-    tf.train.Checkpoint(model=model).write(os.path.join(temporary, name))
+    tf.train.Checkpoint(model=model).write(
+        os.path.join(literal_paths.folder(temporary), 'converted'))
     files.move_in(temporary, folder, name)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   # So that the folder alone names the checkpoint. A folder of another checkpoint keeps its own.
-  if tf.train.get_checkpoint_state(folder) is None:
+  if tf.train.get_checkpoint_state(literal_paths.folder(folder)) is None:
     files.write_state(output)
   return output

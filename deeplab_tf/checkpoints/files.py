@@ -5,6 +5,7 @@ the data file into place, writes 'ckpt-STEP.index' in place, removes the folder 
 file `checkpoint`, which names the checkpoints. A save may be killed between or within any two.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,14 +15,17 @@ import uuid
 from typing import Callable, Optional
 
 import tensorflow as tf
+from google.protobuf import text_encoding
 
-from deeplab_tf.user_errors import CheckpointError, MissingFileError
+from deeplab_tf.checkpoints import literal_paths
+from deeplab_tf.user_errors import CheckpointError, HostError, MissingFileError
 
 # What reading a damaged checkpoint raises.
 READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
 _INDEX = re.compile(r'ckpt-(\d+)\.index')
 _DATA = re.compile(r'(ckpt-\d+)\.data-\d{5}-of-\d{5}')
+_ENDING = re.compile(r'\.(?:index|data-\d{5}-of-\d{5})$')
 _TEMPORARY_FOLDER = re.compile(r'ckpt-\d+_temp|\.ckpt-\d+\.\w{8}')
 _TEMPORARY_FILE = re.compile(r'checkpoint\.tmp[0-9a-f]{32}')
 _STATE = 'checkpoint'
@@ -48,17 +52,57 @@ def damage(prefix: str) -> Optional[str]:
 
   Returns:
     None if it is whole, or the reason why not, in one line.
+
+  Raises:
+    HostError: It cannot be opened, and may be whole.
   """
-  if not os.path.exists(prefix + '.index'):
+  if not has_index(prefix):
     return 'its index file is missing'
+  check_readable(prefix)
   name = 'index'
   try:
-    reader = tf.train.load_checkpoint(prefix)
+    reader = tf.train.load_checkpoint(literal_paths.prefix(prefix))
     for name in reader.get_variable_to_shape_map():
       reader.get_tensor(name)
   except READ_ERRORS as error:
     return f'{name}: {first_line(error)}'
   return None
+
+
+def has_index(prefix: str) -> bool:
+  """Returns whether a checkpoint exists.
+
+  Raises:
+    HostError: The folder cannot be looked into.
+  """
+  try:
+    os.stat(f'{prefix}.index')
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  except OSError as error:
+    raise _not_opened(f'{prefix}.index', error) from None
+  return True
+
+
+def check_readable(prefix: str) -> None:
+  """Opens the files of a checkpoint, so that no lack of permission is taken for damage.
+
+  Raises:
+    HostError: One of them cannot be opened.
+  """
+  folder, name = os.path.split(prefix)
+  path = folder
+  try:
+    for part in [f'{name}.index', *_data_files(folder or '.', name)]:
+      path = os.path.join(folder, part)
+      with contextlib.suppress(FileNotFoundError), open(path, 'rb') as file:
+        file.read(1)
+  except OSError as error:
+    raise _not_opened(path, error) from None
+
+
+def _not_opened(path: str, error: OSError) -> HostError:
+  return HostError(f'{path} cannot be opened: {error.strerror}')
 
 
 def newest_whole(folder: str,
@@ -75,10 +119,11 @@ def newest_whole(folder: str,
     The prefix, or None if the folder holds no checkpoint of such a name.
 
   Raises:
-    ValueError: There are checkpoints, and all are damaged.
+    CheckpointError: There are checkpoints, and all are damaged.
+    HostError: The newest one that is not damaged cannot be opened.
   """
   damaged = []
-  for prefix in reversed(_numbered(folder)):
+  for prefix in reversed(numbered(folder)):
     reason = damage(prefix)
     if reason is None:
       for other, why in damaged:
@@ -94,11 +139,15 @@ def newest_whole(folder: str,
   return None
 
 
-def _numbered(folder: str) -> list[str]:
+def numbered(folder: str) -> list[str]:
   """Returns the prefixes of 'ckpt-STEP' in a folder by ascending step."""
-  if not os.path.isdir(folder):
+  try:
+    names = os.listdir(folder)
+  except (FileNotFoundError, NotADirectoryError):
     return []
-  found = [match for match in map(_INDEX.fullmatch, os.listdir(folder)) if match]
+  except OSError as error:
+    raise _not_opened(folder, error) from None
+  found = [match for match in map(_INDEX.fullmatch, names) if match]
   return [os.path.join(folder, match[0][:-len('.index')])
           for match in sorted(found, key=lambda match: int(match[1]))]
 
@@ -147,14 +196,13 @@ def write_state(prefix: str) -> None:
     prefix: What becomes the latest checkpoint; it exists.
   """
   folder, name = os.path.split(prefix)
-  numbered = _numbered(folder or '.')
-  names = [os.path.basename(path) for path in numbered]
+  names = [os.path.basename(path) for path in numbered(folder or '.')]
   names = names[:names.index(name) + 1] if name in names else [name]
   times = [os.path.getmtime(os.path.join(folder, f'{name}.index')) for name in names]
   # The names are relative, so that the folder can be moved. The manager takes checkpoints that
   # are not after last_preserved_timestamp for ones that are to be kept for good.
-  lines = [f'model_checkpoint_path: "{name}"',
-           *(f'all_model_checkpoint_paths: "{name}"' for name in names),
+  lines = [f'model_checkpoint_path: {_quoted(name)}',
+           *(f'all_model_checkpoint_paths: {_quoted(name)}' for name in names),
            *(f'all_model_checkpoint_timestamps: {time!r}' for time in times),
            f'last_preserved_timestamp: {min(times) - 1!r}']
   temporary = os.path.join(folder, f'{_STATE}.tmp{uuid.uuid4().hex}')
@@ -163,18 +211,23 @@ def write_state(prefix: str) -> None:
   os.replace(temporary, os.path.join(folder, _STATE))
 
 
+def _quoted(name: str) -> str:
+  return f'"{text_encoding.CEscape(name, as_utf8=True)}"'
+
+
 def move_in(temporary: str, folder: str, name: str) -> None:
   """Moves the files of a checkpoint into a folder, so that it is there whole or not at all.
 
   Args:
     temporary: A folder of the same file system that holds these files alone.
     folder: Exists; it may hold a checkpoint of that name, which is replaced.
-    name: Of the checkpoint.
+    name: What the checkpoint is called there; its files may have another name before.
   """
   # Without its index a checkpoint does not exist: the old one goes first, the new one comes last.
   _remove(os.path.join(folder, f'{name}.index'))
   for part in sorted(os.listdir(temporary), key=lambda part: part.endswith('.index')):
-    os.replace(os.path.join(temporary, part), os.path.join(folder, part))
+    os.replace(os.path.join(temporary, part),
+               os.path.join(folder, name + _ENDING.search(part)[0]))
 
 
 def copy_checkpoint(prefix: str, folder: str) -> str:
@@ -211,7 +264,7 @@ def copy_checkpoint(prefix: str, folder: str) -> str:
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   copy = os.path.join(folder, name)
-  for other in _numbered(folder):
+  for other in numbered(folder):
     if os.path.basename(other) != name:
       _remove_checkpoint(other)
   write_state(copy)

@@ -6,13 +6,13 @@ is the network which evaluation scored, so where there is an average it is read 
 """
 
 import os
-from typing import Iterable
+from typing import Iterable, Optional
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import modules
-from deeplab_tf.checkpoints import files
+from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.paths import escape, variables_by_path
 from deeplab_tf.user_errors import CheckpointError, MissingFileError
 
@@ -117,8 +117,9 @@ def _saved_name(shapes, key: str, averaged: bool) -> str:
 
 
 def read_step(prefix: str) -> int:
-  """Returns the number of training steps that a checkpoint comes after."""
-  return int(tf.train.load_variable(prefix, f'global_step{_SUFFIX}'))
+  """Returns the number of training steps that a checkpoint comes after; 0: no training wrote it."""
+  reader, name = _reader(prefix), f'global_step{_SUFFIX}'
+  return int(reader.get_tensor(name)) if reader.has_tensor(name) else 0
 
 
 def find_checkpoint(path: str) -> str:
@@ -135,13 +136,13 @@ def find_checkpoint(path: str) -> str:
   path = os.fspath(path)
   if os.path.isdir(path):
     # Only a name without a number needs the file `checkpoint` to be found.
-    latest = files.newest_whole(path) or tf.train.latest_checkpoint(path)
+    latest = files.newest_whole(path) or _named_latest(path)
     if latest is None:
       raise MissingFileError(f'{path}: holds no checkpoint; give a folder that training wrote '
                              'to, or a prefix such as .../ckpt-1000')
     return latest
   prefix = path[:-len('.index')] if path.endswith('.index') else path.split('.data-')[0]
-  if os.path.exists(prefix + '.index'):
+  if files.has_index(prefix):
     return prefix
   folder = os.path.dirname(prefix) or '.'
   if not os.path.isdir(folder):
@@ -150,6 +151,16 @@ def find_checkpoint(path: str) -> str:
   raise MissingFileError(f'{path}: no such checkpoint; give a folder that training wrote to, or '
                          'a prefix such as .../ckpt-1000.'
                          + modules.nearest(os.path.basename(prefix), found))
+
+
+def _named_latest(folder: str) -> Optional[str]:
+  """The prefix of the checkpoint that the file `checkpoint` names; None: it names none there is."""
+  known_as = literal_paths.folder(folder)
+  state = tf.train.get_checkpoint_state(known_as)
+  prefix = state.model_checkpoint_path if state else ''
+  if prefix and os.path.dirname(prefix) == known_as:
+    prefix = os.path.join(folder, os.path.basename(prefix))
+  return prefix if prefix and files.has_index(prefix) else None
 
 
 def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
@@ -162,8 +173,9 @@ def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
 
 
 def _reader(prefix: str):
+  files.check_readable(prefix)
   try:
-    return tf.train.load_checkpoint(prefix)
+    return tf.train.load_checkpoint(literal_paths.prefix(prefix))
   except files.READ_ERRORS as error:
     raise CheckpointError(
         f'{prefix}: cannot be read as a checkpoint ({files.first_line(error)})') from None

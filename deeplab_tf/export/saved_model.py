@@ -9,6 +9,7 @@ from typing import Iterator
 import tensorflow as tf
 from google.protobuf import text_format
 
+from deeplab_tf.checkpoints import literal_paths
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
 from deeplab_tf.user_errors import UsageError
@@ -36,7 +37,7 @@ def export_saved_model(module: ServingModule, config, dataset_info: DatasetInfo,
   """
   signatures = {'serving_default': module.predict, 'serve_encoded': module.predict_encoded}
   with whole_folder(export_dir, 'saved_model.pb') as folder:
-    tf.saved_model.save(module, folder, signatures)
+    tf.saved_model.save(module, literal_paths.folder(folder), signatures)
     write_description(os.path.join(folder, EXTRA_FOLDER), config, dataset_info)
 
 

@@ -11,6 +11,7 @@ from deeplab_tf import backbones, models
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.classification import ClassificationCriterion
+from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.structures import ClassPrediction
 
 TARGETS = 'class'
@@ -18,7 +19,7 @@ TARGETS = 'class'
 _TOP = 5
 
 
-class Classifier(tf.keras.Model):
+class Classifier(KerasModel):
   """A backbone, the mean of its last feature, and one linear layer.
 
   Attributes:
@@ -77,7 +78,9 @@ def build(config, dataset_info) -> Classifier:
   options = config.model_options
   norm = models.norm_factory(config.trainer_options.solver_options)
   backbone = backbones.build(options.backbone, norm)
-  return Classifier(backbone, dataset_info.num_classes, options.classification.dropout_rate)
+  model = Classifier(backbone, dataset_info.num_classes, options.classification.dropout_rate)
+  model.describe_by(config, dataset_info)
+  return model
 
 
 def backbone_variables(model: Classifier) -> list[tf.Variable]:

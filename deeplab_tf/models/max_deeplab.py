@@ -21,6 +21,7 @@ from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.hourglass import Hourglass
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
+from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import mask_transformer
@@ -30,7 +31,7 @@ TARGETS = 'mask'
 MASKS_COMPETE = True
 
 
-class MaXDeepLab(tf.keras.Model):
+class MaXDeepLab(KerasModel):
   """The network; see `call` for what it returns.
 
   Attributes:
@@ -155,6 +156,7 @@ def build(config, dataset_info) -> MaXDeepLab:
   model = MaXDeepLab(backbone, extra_stage, pixel_decoder, mask_head, options.num_queries,
                      memory_channels, semantic_decoder, semantic_head)
   model.dataset_info = dataset_info  # Importers order the class logits by it.
+  model.describe_by(config, dataset_info)
   return model
 
 

@@ -15,6 +15,7 @@ from deeplab_tf.config_text import ConfigError
 from deeplab_tf.heads import convolution_head
 from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.losses.panoptic_deeplab import PanopticDeepLabCriterion
+from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import panoptic_deeplab
@@ -22,7 +23,7 @@ from deeplab_tf.postprocessing import panoptic_deeplab
 TARGETS = 'center'
 
 
-class PanopticDeepLab(tf.keras.Model):
+class PanopticDeepLab(KerasModel):
   """The network; see `call` for what it returns.
 
   Attributes:
@@ -83,6 +84,12 @@ def build(config, dataset_info) -> PanopticDeepLab:
     ValueError: There is no such backbone or feature; the message lists those that there are.
     ConfigError: The instance branch has no heads.
   """
+  model = _build(config, dataset_info)
+  model.describe_by(config, dataset_info)
+  return model
+
+
+def _build(config, dataset_info) -> PanopticDeepLab:
   model_options, options = config.model_options, config.model_options.panoptic_deeplab
   norm = models.norm_factory(config.trainer_options.solver_options)
   backbone = backbones.build(model_options.backbone, norm)

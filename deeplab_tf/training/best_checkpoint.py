@@ -1,13 +1,14 @@
 """Keeps a copy of the checkpoint with the best score."""
 
+import json
+import math
 import pathlib
+import sys
 from typing import Mapping, Optional, Sequence
 
-from orbit import actions
-
-from deeplab_tf import modules
+from deeplab_tf import modules, whole_file
 from deeplab_tf.checkpoints import files
-from deeplab_tf.user_errors import ConfigError
+from deeplab_tf.user_errors import CheckpointError, ConfigError
 
 FOLDER = 'best_checkpoint'
 _SCORE_FILE = 'best_score.json'
@@ -15,7 +16,12 @@ _HELD = 'being_evaluated'
 
 
 class BestCheckpoint:
-  """Compares each evaluation with the best one so far, also of earlier runs in the folder."""
+  """Compares each evaluation with the best one so far, also of earlier runs in the folder.
+
+  Attributes:
+    metric: Name of the score.
+    score: The best score so far; None before the first evaluation that has one.
+  """
 
   def __init__(self, model_dir: str, metric: str, scores: Sequence[str],
                higher_is_better: bool = True):
@@ -28,15 +34,16 @@ class BestCheckpoint:
       higher_is_better: Else lower is.
 
     Raises:
-      ValueError: There is no such metric.
+      ConfigError: There is no such metric.
+      CheckpointError: The file of the best score cannot be understood.
     """
     if metric not in scores:
       raise ConfigError(f'evaluator_options.best_checkpoint_metric is "{metric}": an evaluation '
                         f'has {", ".join(scores)}.{modules.nearest(metric, scores)}')
     self._folder = pathlib.Path(model_dir) / FOLDER
-    self._metric = metric
-    self._best = actions.NewBestMetric(metric, higher_is_better,
-                                       filename=str(self._folder / _SCORE_FILE))
+    self.metric = metric
+    self._higher_is_better = higher_is_better
+    self.score = _read_score(self._folder / _SCORE_FILE)
 
   def hold(self, prefix: str) -> str:
     """Returns a copy of a checkpoint that stays until the next one is held.
@@ -55,19 +62,37 @@ class BestCheckpoint:
 
     Returns:
       The copy, where this is the best so far, else None: also where there is no such score, for
-      want of classes to average over.
+      want of classes to average over, or it is not finite.
 
     Raises:
       FileNotFoundError: The checkpoint is gone.
     """
-    if self._metric not in scalars or not self._best.test(scalars):
+    score = scalars.get(self.metric)
+    if score is None or not self._is_better(float(score)):
       return None
     copy = files.copy_checkpoint(prefix, str(self._folder))
     # After the copy: a run that is killed in between compares again.
-    self._best.commit(scalars)
+    with whole_file.writing(self._folder / _SCORE_FILE) as file:
+      json.dump(float(score), file)
+    self.score = float(score)
     return copy
 
-  @property
-  def score(self) -> float:
-    """The best score so far."""
-    return self._best.best_value
+  def _is_better(self, score: float) -> bool:
+    if not math.isfinite(score):
+      return False
+    if self.score is None:
+      return True
+    return score > self.score if self._higher_is_better else score < self.score
+
+
+def _read_score(path: pathlib.Path) -> Optional[float]:
+  if not path.exists():
+    return None
+  try:
+    score = float(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError):
+    raise CheckpointError(f'{path}: holds no number, so that no score can be compared with the '
+                          'best one; write the score of the checkpoint beside it into it, or move '
+                          'the folder away') from None
+  # Earlier versions wrote the largest number for none.
+  return score if abs(score) < sys.float_info.max else None

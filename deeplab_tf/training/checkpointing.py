@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
-from deeplab_tf.checkpoints import files, initial, paths, restore
+from deeplab_tf.checkpoints import files, initial, literal_paths, paths, restore
 from deeplab_tf.user_errors import CheckpointError, HostError
 
 _CLEAR = '--override=\'model_options { initial_checkpoint: "" }\''
@@ -22,9 +22,17 @@ class DiskFullError(HostError, OSError):
 class Manager(tf.train.CheckpointManager):
   """Saves checkpoints, each whole or not at all and once, and removes the oldest."""
 
-  def __init__(self, *args, on_saved: Callable[[str], None], **kwargs):
-    super().__init__(*args, **kwargs)
+  def __init__(self, checkpoint: tf.train.Checkpoint, model_dir: str, *,
+               on_saved: Callable[[str], None], **kwargs):
+    super().__init__(checkpoint, literal_paths.folder(model_dir), **kwargs)
+    self._model_dir = model_dir
     self._on_saved = on_saved
+
+  @property
+  def newest(self) -> Optional[str]:
+    """The prefix of the latest checkpoint, below the folder's own name; None before the first."""
+    latest = self.latest_checkpoint
+    return latest and os.path.join(self._model_dir, os.path.basename(latest))
 
   def save(self, checkpoint_number: int, **kwargs) -> Optional[str]:
     """Saves as tf.train.CheckpointManager does, unless this step is saved already.
@@ -37,11 +45,12 @@ class Manager(tf.train.CheckpointManager):
     try:
       prefix = super().save(checkpoint_number, **kwargs)
     except (tf.errors.OpError, OSError) as error:
-      explain_full_disk(error, self.directory)
+      explain_full_disk(error, self._model_dir)
       raise
-    if prefix is not None:
-      self._on_saved(prefix)
-    return prefix
+    if prefix is None:
+      return None
+    self._on_saved(self.newest)
+    return self.newest
 
 
 def explain_full_disk(error: Exception, model_dir: str) -> None:
@@ -77,15 +86,15 @@ def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: i
 
   Args:
     checkpoint: What is saved.
-    model_dir: Where.
+    model_dir: Where; the folder is made.
     max_to_keep: Checkpoints that are kept, the latest ones.
     last: The newest whole checkpoint there, from `latest`.
     on_saved: Called with the prefix of each.
   """
-  if os.path.isdir(model_dir):
-    files.remove_leftovers(model_dir)
-    if last is not None:
-      files.write_state(last)  # The manager counts what is listed there.
+  os.makedirs(model_dir, exist_ok=True)
+  files.remove_leftovers(model_dir)
+  if last is not None:
+    files.write_state(last)  # The manager counts what is listed there.
   return Manager(checkpoint, model_dir, max_to_keep=max_to_keep, on_saved=on_saved,
                  step_counter=checkpoint.global_step, checkpoint_interval=1)
 
@@ -143,21 +152,27 @@ def latest(model_dir: str) -> Optional[str]:
 
 
 def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
-                     strategy: tf.distribute.Strategy) -> None:
-  """Restores model, step and optimisers, all of them.
+                     strategy: tf.distribute.Strategy,
+                     advice: str = 'use the config that made it, or another --model_dir') -> None:
+  """Restores model, step and optimizers, all of them.
+
+  Args:
+    checkpoint: What is restored.
+    prefix: The checkpoint's files.
+    strategy: The devices.
+    advice: What to do if it was another training's.
 
   Raises:
     ValueError: The checkpoint lacks the state of the optimiser.
   """
   with strategy.scope():
-    status = checkpoint.restore(prefix)
+    status = checkpoint.restore(literal_paths.prefix(prefix))
   try:
     status.assert_existing_objects_matched()
   except AssertionError:
     raise CheckpointError(
         f'{prefix} was written by a training with another optimizer, another '
-        'backbone_learning_rate_multiplier, another precision or without ema_decay; use the config '
-        'that made it, or another --model_dir with this checkpoint as '
-        'model_options.initial_checkpoint') from None
+        f'backbone_learning_rate_multiplier, another precision or without ema_decay; {advice} with '
+        'this checkpoint as model_options.initial_checkpoint') from None
   # Slots of another optimiser in the file would be silent otherwise.
   status.expect_partial()

@@ -20,6 +20,18 @@ def describe_data(dataset_info: catalog.AnyInfo, counts: dict[str, Optional[int]
   return f'data: {dataset_info.name}, {dataset_info.description}; {", ".join(sizes)}'
 
 
+def describe_random_start(config) -> list[str]:
+  """Returns the lines of a training that no checkpoint initializes."""
+  lines = ['checkpoint: none yet, training starts from random weights']
+  weights = config.model_options.backbone.pretrained_weights
+  if weights:
+    lines.append(
+        f'WARNING: model_options.backbone.pretrained_weights "{weights}" is not read here: '
+        'convert these weights with trainer/convert_checkpoint.py and set '
+        'model_options.initial_checkpoint to the result')
+  return lines
+
+
 def describe_model(config, model: tf.keras.Model) -> str:
   """Returns a line about the network of ExperimentOptions."""
   options = config.trainer_options

@@ -13,36 +13,34 @@ from absl import logging
 from google.protobuf import text_format
 from orbit import controller as orbit_controller
 
-from deeplab_tf import models, whole_file
+from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
-from deeplab_tf.metrics import coco_panoptic_io
 from deeplab_tf.training import (
-    batches,
-    checkpointing,
-    distribution,
-    evaluators,
-    first_lines,
-    monitor,
-    optimizers,
-    progress,
-    run_log,
-    state,
-    summaries,
-    trainer,
+  batches,
+  checkpointing,
+  distribution,
+  evaluators,
+  first_lines,
+  monitor,
+  optimizers,
+  progress,
+  run_log,
+  state,
+  summaries,
+  trainer,
 )
 from deeplab_tf.training.batch_pictures import BatchPictures
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
+from deeplab_tf.training.kept_scores import KeptScores, warn
+from deeplab_tf.training.model_folder import ModelFolder
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction, sum_over_workers
 from deeplab_tf.training.signals import Stopped, StopRequest
 from deeplab_tf.training.waiting import new_checkpoints
-from deeplab_tf.user_errors import UsageError, UserError
+from deeplab_tf.user_errors import CheckpointError, UsageError
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
-CONFIG_FILE = 'config.textproto'
-METRICS_FILE = 'metrics.json'
 LOG_FILE = 'log.jsonl'
-_OTHER_MODEL = 'use the config that made it, or another --model_dir'
 
 # Orbit prints every output as a Python dictionary; the progress line shows the same shorter.
 orbit_controller._log = logging.debug
@@ -87,22 +85,30 @@ class Run:
     self.trainer = None
     self.evaluator = None
     self._average = None
-    self._best = None
     self._restored = None
     self._thrown_away = None
-    self._print(*distribution.describe(strategy))
-    self._dataset_info = catalog.from_config(config)
-    self._architecture = models.architecture(config)
-    distribution.check(config, strategy, mode)
-    distribution.adapt(self._config, strategy)
+    self._has_written = False
+    self._folder = ModelFolder(model_dir, must_exist=mode == 'eval')
+    try:
+      self._set_up()
+    except BaseException:
+      self._folder.release()
+      raise
+
+  def _set_up(self):
+    self._print(*distribution.describe(self._strategy))
+    self._dataset_info = catalog.from_config(self._config)
+    self._architecture = models.architecture(self._config)
+    distribution.check(self._config, self._strategy, self._mode)
+    distribution.adapt(self._config, self._strategy)
     self._num_eval_images = None
     self._describe_data()
-    self._open_model_dir()
+    self._writes = self._reserve_folder()
     self.model, self.global_step = state.build_model(self._config, self._dataset_info,
-                                                     self._architecture, strategy)
+                                                     self._architecture, self._strategy)
     self._print(first_lines.describe_model(self._config, self.model))
     self._controller = self._build_controller()
-    self._print(f'TensorBoard: tensorboard --logdir={model_dir}')
+    self._print(f'TensorBoard: tensorboard --logdir={self._model_dir}')
 
   @property
   def _trains(self) -> bool:
@@ -131,20 +137,22 @@ class Run:
     try:
       run()
     except Stopped:
-      if self._trains:
+      saves = self._trains and self._has_written
+      if saves:
         self._controller.save_checkpoint()
-      self._log.write('stop', self._step)
+      self._note('stop')
       self._print(f'stopped at step {self._step}'
                   + (f' and saved {self._saved()}; start again with the same command to go on'
-                     if self._trains else ''))
+                     if saves else ''))
       raise
     except Exception as error:
       with contextlib.suppress(OSError):  # The disk may be full.
-        self._log.write('error', self._step, message=str(error).split('\n')[0])
-      if self._trains and self._cluster.is_chief:
+        self._note('error', message=str(error).split('\n')[0])
+      if self._trains and self._has_written and self._cluster.is_chief:
         checkpointing.explain_full_disk(error, self._model_dir)
       raise
     finally:
+      self._folder.release()
       # By hand: a worker's process ends without Python's own tidying up.
       if self._thrown_away is not None:
         self._thrown_away.cleanup()
@@ -153,8 +161,10 @@ class Run:
   def _train_and_evaluate(self):
     interval = max(1, self._config.evaluator_options.eval_interval)
     step = self._step
+    if step < self._total_steps:
+      self._begin_training()
     # Stopped in the middle of an evaluation, or started again after the last step.
-    if step and (step % interval == 0 and step != self._scored_step()
+    if step and (step % interval == 0 and step != self._scores.last_step()
                  or step >= self._total_steps):
       self._evaluate(self._saved())
     while step < self._total_steps:
@@ -167,6 +177,7 @@ class Run:
     if start >= step:
       self._print(f'nothing to train: the checkpoint is at step {start} of {self._total_steps}')
       return
+    self._begin_training()
     with self._training_monitor.progress(start):
       self._controller.train(step)
 
@@ -175,18 +186,9 @@ class Run:
     with self._average.applied() if self._average is not None else contextlib.nullcontext():
       scalars = self._controller.evaluate(self._config.evaluator_options.eval_steps)
     scalars.pop('steps_per_second', None)  # Orbit's, of batches of different sizes.
-    step, result = self._step, self.evaluator.result
-    if not self._cluster.is_chief:
-      return
-    self._eval_writer.scalars(scalars, step)
-    self._log.write('eval', step, **scalars)
-    path = pathlib.Path(self._model_dir) / METRICS_FILE
-    coco_panoptic_io.write_json(path, {'step': step, **result})
-    self._print(f'{self.evaluator.title} at step {step}, also in {path}:',
-                self.evaluator.format_result())
-    if self._best is not None:
-      kept = self._best.update(scalars, prefix)
-      self._print(f'best so far: {self._best.score:.4g}' + (f', kept as {kept}' if kept else ''))
+    if self._cluster.is_chief:
+      self._has_written |= self._writes
+      self._scores.record(self._step, scalars, self.evaluator, prefix)
 
   def _evaluate_continuously(self):
     options = self._config.evaluator_options
@@ -194,9 +196,9 @@ class Run:
                                   self._stop_request):
       try:
         # Training may remove it while it is evaluated.
-        held = self._best.hold(prefix) if self._best is not None else prefix
+        held = self._scores.best.hold(prefix) if self._scores.best else prefix
         self._restore_for_evaluation(held)
-      except (tf.errors.OpError, UserError, FileNotFoundError):
+      except (tf.errors.OpError, CheckpointError, FileNotFoundError):
         if os.path.exists(f'{prefix}.index'):
           raise
         self._print(f'{prefix} is gone; waiting for the next')
@@ -215,52 +217,47 @@ class Run:
     if self._mode != 'continuous_eval':
       latest = checkpointing.latest(self._model_dir)
     if latest is not None:
-      restore.check_same_model(self.model, latest, _OTHER_MODEL)
+      restore.check_same_model(self.model, latest, self._folder.same_model_advice())
     self._log = run_log.RunLog(self._chiefs(pathlib.Path(self._model_dir) / LOG_FILE))
-    manager = None
     if self._trains:
-      manager = self._build_trainer(latest)
+      self._build_trainer(latest)
     elif self._mode == 'eval':
       self._restore_for_evaluation(restore.find_checkpoint(self._model_dir))
     if self._mode != 'train':
       self._build_evaluator()
-    controller = orbit.Controller(
+    return orbit.Controller(
         global_step=self.global_step, trainer=self.trainer, evaluator=self.evaluator,
         strategy=self._strategy, steps_per_loop=self._steps_to_checkpoint)
-    # Given to the constructor, it would be restored a second time, and unchecked.
-    controller.checkpoint_manager = manager
-    return controller
 
-  def _build_trainer(self, latest: Optional[str]) -> tf.train.CheckpointManager:
+  def _build_trainer(self, latest: Optional[str]):
     """Makes the trainer, with the state of the latest or the initial checkpoint."""
     config = self._config
     self._print(f'{distribution.describe_batch(config, self._strategy)}; '
                 f'{self._total_steps} steps; learning rate '
                 f'{optimizers.peak_learning_rate(config):g} at its peak')
-    lines = ['checkpoint: none yet, training starts from random weights']
+    lines = first_lines.describe_random_start(config)
     if latest is None and config.model_options.initial_checkpoint:
       lines = checkpointing.restore_initial(
           self.model, config.model_options.initial_checkpoint,
           checkpointing.left_out(config, self.model, self._architecture.last_layers(self.model)))
     learnt = state.build(config, self._architecture, self.model, self.global_step, self._strategy)
     self._average = learnt.average
-    checkpoint = checkpointing.make_checkpoint(learnt.checkpoint_items)
+    self._checkpoint = checkpointing.make_checkpoint(learnt.checkpoint_items)
+    self._restored = latest
     if latest is not None:
-      checkpointing.restore_training(checkpoint, latest, self._strategy)
+      checkpointing.restore_training(self._checkpoint, latest, self._strategy,
+                                     self._folder.same_model_advice())
       lines = [f'checkpoint: going on from {latest}, step {self._step}']
     self._check_same_start()
     self._print(*lines)
-    writer = summaries.Writer(self._chiefs(self._model_dir), summaries.TRAIN)
-    if self._cluster.is_chief:
-      summaries.write_experiment(self._model_dir, config, self._step)
-    self._log.write('start', self._step)
+    writer, batch_size = (summaries.Writer(self._chiefs(self._model_dir), summaries.TRAIN),
+                          config.train_dataset_options.batch_size)
     self._training_monitor = monitor.TrainingMonitor(
-        writer, self._log, total_steps=self._total_steps,
-        batch_size=config.train_dataset_options.batch_size,
+        writer, self._log, total_steps=self._total_steps, batch_size=batch_size,
         summary_steps=self._options.save_summaries_steps, quiet=not self._cluster.is_chief)
     self._pictures = None
     if self._mode == 'train' and self._architecture.TARGETS != 'class' and self._cluster.is_chief:
-      count = min(config.evaluator_options.num_vis_samples, config.train_dataset_options.batch_size)
+      count = min(config.evaluator_options.num_vis_samples, batch_size)
       prediction = self._build_prediction(count, self._architecture.build_postprocessor)
       self._pictures = BatchPictures(prediction, self._dataset_info, writer, count)
     self.trainer = trainer.build(
@@ -268,7 +265,23 @@ class Run:
         lambda step: batches.training(config, self._dataset_info, self._architecture.TARGETS,
                                       self._strategy, step),
         on_step=self._on_step, stop_requested=self._stop_request)
-    return self._build_manager(checkpoint, latest)
+
+  def _begin_training(self):
+    """Writes what a training begins with, once nothing can be refused any more."""
+    if self._has_begun:
+      return
+    self.trainer.prepare()
+    if self._cluster.is_chief:
+      self._folder.begin(text_format.MessageToString(self._config))
+      summaries.write_experiment(self._model_dir, self._config, self._step)
+    self._has_written = True
+    self._note('start')
+    # Given to the controller's constructor, it would be restored a second time, and unchecked.
+    self._controller.checkpoint_manager = self._build_manager()
+
+  @property
+  def _has_begun(self) -> bool:
+    return self._controller.checkpoint_manager is not None
 
   def _check_same_start(self):
     """Checks that all workers have read the same checkpoint."""
@@ -279,14 +292,15 @@ class Run:
                        f'{self._step} on this worker, and at another on others: all workers must '
                        'see the same folder')
 
-  def _build_manager(self, checkpoint, latest: Optional[str]) -> checkpointing.Manager:
+  def _build_manager(self) -> checkpointing.Manager:
     if self._cluster.is_chief:
       return checkpointing.make_manager(
-          checkpoint, self._model_dir, self._options.num_checkpoints_to_keep, latest,
+          self._checkpoint, self._model_dir, self._options.num_checkpoints_to_keep,
+          self._restored,
           on_saved=lambda prefix: self._log.write('checkpoint', self._step, path=prefix))
     # All workers take part in saving, and what the others write is thrown away.
     self._thrown_away = tempfile.TemporaryDirectory(prefix='deeplab_tf_worker_')
-    return checkpointing.make_manager(checkpoint, self._thrown_away.name, 1)
+    return checkpointing.make_manager(self._checkpoint, self._thrown_away.name, 1)
 
   def _on_step(self, step: int, output, seconds: float):
     self._training_monitor.on_step(step, output, seconds)
@@ -299,20 +313,22 @@ class Run:
 
   def _build_evaluator(self):
     config, options = self._config, self._config.evaluator_options
-    self._eval_writer = summaries.Writer(self._chiefs(self._model_dir), summaries.EVAL)
+    writer = summaries.Writer(self._chiefs(self._model_dir), summaries.EVAL)
     batch_size = config.eval_dataset_options.batch_size
     self.evaluator = evaluators.build(
-        config, self._architecture, self._dataset_info, writer=self._eval_writer,
+        config, self._architecture, self._dataset_info, writer=writer,
         model_dir=self._model_dir, global_step=self.global_step,
         shows_images=self._cluster.is_chief, strategy=self._strategy,
         predict=self._build_prediction(batch_size // len(self._cluster.workers),
                                        evaluators.build_read_out),
         batches=lambda: batches.evaluation(config, self._dataset_info, self._cluster),
         progress=self._evaluation_progress, stop_requested=self._stop_request)
-    if options.best_checkpoint_metric and self._mode != 'eval' and self._cluster.is_chief:
-      self._best = BestCheckpoint(self._model_dir, options.best_checkpoint_metric,
-                                  self.evaluator.scores,
-                                  options.best_checkpoint_order == options.HIGHER)
+    best = None
+    if options.best_checkpoint_metric and self._mode != 'eval' and self._writes:
+      best = BestCheckpoint(self._model_dir, options.best_checkpoint_metric,
+                            self.evaluator.scores, options.best_checkpoint_order == options.HIGHER)
+    self._scores = KeptScores(self._model_dir, writer, self._log, best=best, show=self._print,
+                              is_writable=self._writes, must_write=self._trains)
 
   def _build_prediction(self, batch_size: int, build_read_out: Callable) -> ReplicatedPrediction:
     compiled = self._options.jit_compile or distribution.is_tpu(self._strategy)
@@ -331,7 +347,7 @@ class Run:
     return progress.Progress('eval', total, batch_size, quiet=not self._cluster.is_chief)
 
   def _restore_for_evaluation(self, prefix: str):
-    restore.check_same_model(self.model, prefix, _OTHER_MODEL)
+    restore.check_same_model(self.model, prefix, self._folder.same_model_advice())
     with self._strategy.scope():
       restore.load_checkpoint(self.model, prefix)
       self.global_step.assign(restore.read_step(prefix))
@@ -343,34 +359,30 @@ class Run:
     interval = self._options.save_checkpoints_steps
     return int(interval - step % interval)
 
-  def _scored_step(self) -> Optional[int]:
-    """The step of the last scores; None without any."""
-    path = pathlib.Path(self._model_dir) / METRICS_FILE
-    if not path.exists():
-      return None
-    return coco_panoptic_io.read_json(path, 'the scores of a training').get('step')
-
   def _saved(self) -> Optional[str]:
-    return self._controller.checkpoint_manager.latest_checkpoint
+    return self._controller.checkpoint_manager.newest if self._has_begun else self._restored
+
+  def _note(self, event: str, **values):
+    """Writes an event into the log of a run that has written something before."""
+    if self._has_written:
+      self._log.write(event, self._step, **values)
 
   def _chiefs(self, path) -> Optional[str]:
-    """A path for the chief, and None for other workers."""
-    return str(path) if self._cluster.is_chief else None
+    """A path for the worker that writes, and None for others."""
+    return str(path) if self._writes else None
 
-  def _open_model_dir(self):
-    if '://' in self._model_dir:
-      raise UsageError(f'--model_dir={self._model_dir} is no folder: mount the bucket (e.g. with '
-                       'gcsfuse) and give the folder that it is mounted at')
-    if os.path.exists(self._model_dir) and not os.path.isdir(self._model_dir):
-      raise UsageError(f'--model_dir={self._model_dir} is a file; give a folder')
-    if self._mode == 'eval' and not os.path.isdir(self._model_dir):
-      raise UsageError(f'--model_dir={self._model_dir} does not exist; give the folder of a '
-                       'training')
-    os.makedirs(self._model_dir, exist_ok=True)
-    if self._trains and self._cluster.is_chief:
-      path = pathlib.Path(self._model_dir) / CONFIG_FILE
-      with whole_file.writing(path) as file:
-        file.write(text_format.MessageToString(self._config))
+  def _reserve_folder(self) -> bool:
+    """Whether this process writes to the model directory; a training must be able to."""
+    if not self._cluster.is_chief:
+      return False
+    if self._trains:
+      self._print(*self._folder.reserve())
+      return True
+    reason = self._folder.check_for_evaluation(self._config.evaluator_options)
+    if reason:
+      warn(f'--model_dir={self._model_dir} cannot be written to ({reason}): scores are printed '
+           'and not kept')
+    return reason is None
 
   # === First lines ===
 
@@ -384,5 +396,5 @@ class Run:
     self._print(first_lines.describe_data(self._dataset_info, counts))
 
   def _print(self, *lines: str):
-    if self._cluster.is_chief:
+    if lines and self._cluster.is_chief:
       print(*lines, sep='\n', flush=True)

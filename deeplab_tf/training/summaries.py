@@ -9,6 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 
 from deeplab_tf import models
+from deeplab_tf.user_errors import HostError
 
 # Folders below the model directory, one curve each in TensorBoard.
 TRAIN = 'train'
@@ -143,10 +144,18 @@ class Writer:
   def _recording(self, step: int):
     if self._writer is None:
       self._writer = (tf.summary.create_noop_writer() if self._folder is None
-                      else tf.summary.create_file_writer(self._folder))
+                      else _file_writer(self._folder))
     # Orbit switches summaries off around its inner loop.
     with self._writer.as_default(step), tf.summary.record_if(True):
       yield
+
+
+def _file_writer(folder: str) -> tf.summary.SummaryWriter:
+  try:
+    return tf.summary.create_file_writer(folder)
+  except tf.errors.OpError as error:
+    reason = str(error).strip().split('\n')[0]
+    raise HostError(f'{folder}: the file for TensorBoard cannot be written ({reason})') from error
 
 
 def write_experiment(model_dir: str, config, step: int) -> None:
@@ -162,7 +171,7 @@ def write_experiment(model_dir: str, config, step: int) -> None:
   layout = {'mask': LAYOUT, 'center': CENTER_LAYOUT, 'class': CLASSIFICATION_LAYOUT}[targets]
   scores = CLASSIFICATION_SCORES if targets == 'class' else SCORES
   text = '\n'.join('    ' + line for line in text_format.MessageToString(config).splitlines())
-  writer = tf.summary.create_file_writer(str(model_dir))
+  writer = _file_writer(str(model_dir))
   with writer.as_default(step), tf.summary.record_if(True):
     tf.summary.text('config', text)
     for summary in (_layout(layout), *_row(model_dir, hyperparameters(config), scores)):

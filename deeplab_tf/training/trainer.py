@@ -1,6 +1,7 @@
 """The training loop inside a checkpoint interval, for Orbit's Controller."""
 
 import contextlib
+import itertools
 import time
 from typing import Callable, NamedTuple, Optional
 
@@ -129,6 +130,16 @@ class Trainer(orbit.AbstractTrainer):
 
   # === The host's loop ===
 
+  def prepare(self) -> None:
+    """Reads the first batch ahead, so that bad data show before anything is written.
+
+    Raises:
+      UsageError: The content of a data file is wrong.
+    """
+    if self._iterator is None:
+      iterator = self._batches(int(self._state.global_step.numpy()))
+      self._iterator = itertools.chain([next(iterator)], iterator)
+
   def train(self, num_steps) -> dict:
     """Runs steps; a loop of the host, so that each step can be watched.
 
@@ -137,8 +148,7 @@ class Trainer(orbit.AbstractTrainer):
         max_skipped_steps allows.
       Stopped: A stop was requested; the variables are those after a whole step.
     """
-    if self._iterator is None:
-      self._iterator = self._batches(int(self._state.global_step.numpy()))
+    self.prepare()
     for _ in range(int(num_steps)):
       start = time.monotonic()
       batch = next(self._iterator)

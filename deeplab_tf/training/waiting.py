@@ -6,7 +6,7 @@ from typing import Callable, Iterator
 
 from deeplab_tf.checkpoints import files
 from deeplab_tf.training.signals import Stopped
-from deeplab_tf.user_errors import UserError
+from deeplab_tf.user_errors import CheckpointError
 
 _POLL_SECONDS = 2.0
 
@@ -26,6 +26,7 @@ def new_checkpoints(model_dir: str, timeout: float, stop_requested: Callable[[],
 
   Raises:
     Stopped: A stop was requested.
+    HostError: The files cannot be opened.
   """
   last, looked_at, since = None, None, time.monotonic()
   while True:
@@ -62,5 +63,5 @@ def _listing(model_dir: str) -> list:
 def _newest(model_dir: str):
   try:
     return files.newest_whole(model_dir, warn=lambda line: None)
-  except UserError:  # None is whole yet.
+  except CheckpointError:  # None is whole yet.
     return None

@@ -133,7 +133,8 @@ def test_without_a_whole_checkpoint_one_line_tells_what_to_do(tmp_path):
   _save(tmp_path, 4, 10)
   for step in (4, 10):
     _change(tmp_path / f'ckpt-{step}.{DATA}', lambda content: content[:-1])
-  with pytest.raises(ValueError, match='none of its 2 checkpoints.*ckpt-10.*delete') as error:
+  wanted = 'none of its 2 checkpoints.*ckpt-10.*move its ckpt'
+  with pytest.raises(ValueError, match=wanted) as error:
     files.newest_whole(str(tmp_path))
   assert '\n' not in str(error.value)
   with pytest.raises(ValueError, match='none of its 2 checkpoints'):

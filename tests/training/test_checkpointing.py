@@ -172,5 +172,7 @@ def test_a_run_starts_from_the_initial_checkpoint_only_without_one_of_its_own(tm
   first = start()
   np.testing.assert_array_equal(first.model.queries, source.queries)
   first.model.queries.assign(tf.zeros_like(first.model.queries))
+  first._begin_training()
   first._controller.save_checkpoint()
+  first._folder.release()
   np.testing.assert_array_equal(start().model.queries, tf.zeros_like(source.queries))

@@ -1,0 +1,146 @@
+"""What makes an architecture whole as a Keras object: variable names, and files of Keras' own."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from typing import Any, Iterator, Optional
+
+import tensorflow as tf
+from google.protobuf import text_format
+
+from deeplab_tf import models
+from deeplab_tf.checkpoints import paths
+from deeplab_tf.data import catalog
+from deeplab_tf.protos import config_pb2
+from deeplab_tf.user_errors import UsageError
+
+_ONE_FILE = ('.h5', '.hdf5', '.keras')
+_HDF5 = ('h5', 'hdf5')
+_USE = ('use model.save_weights("x.weights.h5"), which deeplab_tf.build_model(config).load_weights '
+        'reads, or trainer/export.py for a program that runs without this library')
+
+
+class KerasModel(tf.keras.Model):
+  """A network that Keras can save and load.
+
+  `save_weights` and `load_weights` take any of Keras' formats, `save` its own format '.keras' and
+  SavedModels. What is written as one file is there whole or not at all.
+  """
+
+  # Text, since Keras would make a dictionary part of checkpoints.
+  _described_by = ''
+  _is_folded = False
+
+  def describe_by(self, config, dataset_info: catalog.AnyInfo) -> None:
+    """Takes in what the model was built from, which a file of the whole model has to hold.
+
+    Also names each variable by its path in the model, as checkpoints do.
+
+    Args:
+      config: ExperimentOptions.
+      dataset_info: The classes.
+    """
+    self._described_by = json.dumps({'experiment': text_format.MessageToString(config),
+                                     **_encode_classes(dataset_info)})
+    self.built = True  # Its layers have made all variables, which Keras cannot know.
+    name_variables(self)
+
+  def fold_norms(self) -> None:
+    """Notes that its batch norms are folded; see layers.folding, which calls this."""
+    self._is_folded = True
+
+  # === Keras' interface ===
+
+  def get_config(self) -> dict:
+    """Returns what `from_config` builds the model from."""
+    return json.loads(self._described_by or '{}')
+
+  @classmethod
+  def from_config(cls, config: dict, custom_objects: Any = None) -> 'KerasModel':
+    """Builds a model with random weights from what `get_config` returned."""
+    del custom_objects
+    if 'experiment' not in config:
+      raise UsageError(f'the file does not say how its {cls.__name__} was built; {_USE}')
+    experiment = config_pb2.ExperimentOptions()
+    text_format.Parse(config['experiment'], experiment)
+    return models.architecture(experiment).build(experiment, _decode_classes(config))
+
+  def save_weights(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
+                   options: Any = None) -> None:
+    """Writes all weights; as tf.keras.Model.save_weights."""
+    name_variables(self)  # Folding makes new ones.
+    path = os.fspath(filepath)
+    if not _is_one_file(path, save_format) or (not overwrite and os.path.exists(path)):
+      super().save_weights(path, overwrite, save_format, options)
+      return
+    with _whole(path) as temporary:
+      super().save_weights(temporary, True, save_format, options)
+
+  def save(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
+           **kwargs: Any) -> None:
+    """Writes the whole model; as tf.keras.Model.save.
+
+    Raises:
+      UsageError: The format is HDF5, which holds functional models alone, or the batch norms are
+        folded and the format is that of weights. Nothing is written.
+    """
+    path = os.fspath(filepath)
+    is_file = _is_one_file(path, save_format) or save_format == 'keras'
+    if is_file and (save_format in _HDF5 or not path.endswith('.keras')):
+      raise UsageError(f'{path}: a {type(self).__name__} cannot be saved as one HDF5 file; {_USE}')
+    if is_file and (self._is_folded or not self._described_by):
+      raise UsageError(f'{path}: only a model that build_model made, without folded batch norms, '
+                       f'can be saved in the format .keras; {_USE}')
+    if not is_file or (not overwrite and os.path.exists(path)):
+      super().save(path, overwrite, save_format, **kwargs)
+      return
+    with _whole(path) as temporary:
+      super().save(temporary, True, save_format, **kwargs)
+
+
+def name_variables(model: tf.keras.Model) -> None:
+  """Gives each variable of a model its path as name, which is unique in the model."""
+  for path, variable in paths.variables_by_path(model).items():
+    for i, part in enumerate(_parts(variable)):
+      name = f'{path}/replica_{i}:0' if i else f'{path}:0'
+      part._handle_name = name  # TensorFlow has no other way to name a variable that exists.
+
+
+def _parts(variable: tf.Variable) -> list:
+  """The variables of the devices, under what mixed precision and strategies put around them."""
+  values = getattr(variable, 'values', None)
+  if isinstance(values, (list, tuple)):  # Of a strategy.
+    return [part for value in values for part in _parts(value)]
+  inner = getattr(variable, '_variable', None)  # Of mixed precision.
+  return [variable] if inner is None else _parts(inner)
+
+
+def _is_one_file(path: str, save_format: Optional[str]) -> bool:
+  return path.endswith(_ONE_FILE) or save_format in _HDF5
+
+
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[str]:
+  """Yields a path of the same ending to write to, which takes the other's place at the end."""
+  folder, name = os.path.split(path)
+  temporary = os.path.join(folder, f'.{os.getpid()}.{name}')
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  finally:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+
+
+def _encode_classes(dataset_info: catalog.AnyInfo) -> dict:
+  if isinstance(dataset_info, catalog.ImageClasses):
+    return {'image_classes': json.dumps(dataclasses.asdict(dataset_info))}
+  return {'dataset': dataset_info.to_json()}
+
+
+def _decode_classes(config: dict) -> catalog.AnyInfo:
+  if 'dataset' in config:
+    return catalog.DatasetInfo.from_json(config['dataset'])
+  values = json.loads(config['image_classes'])
+  return catalog.ImageClasses(**{**values, 'class_names': tuple(values['class_names'])})

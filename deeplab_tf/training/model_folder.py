@@ -1,0 +1,249 @@
+"""The folder of a training: who may write to it, and when.
+
+It is written to after all checks: a start that is refused leaves it as it was. A lock keeps a
+second training away; the operating system drops it when its process ends, however that ends.
+"""
+
+import datetime
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import weakref
+from typing import Optional
+
+from deeplab_tf import whole_file
+from deeplab_tf.checkpoints import files
+from deeplab_tf.user_errors import HostError, UsageError
+
+CONFIG_FILE = 'config.textproto'
+LOCK_FILE = '.lock'
+# What a training writes to in place; it replaces other files, for which the folder counts.
+_WRITTEN_IN_PLACE = ('train', 'eval', 'best_checkpoint', 'log.jsonl', LOCK_FILE)
+# What file systems without locks say.
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+
+# A process that is forked must not keep the lock of its parent.
+_held = weakref.WeakSet()
+
+
+class ModelFolder:
+  """A --model_dir.
+
+  Attributes:
+    path: The folder as the user gave it.
+  """
+
+  def __init__(self, path: str, must_exist: bool = False):
+    """Checks that the path can be a folder; changes nothing.
+
+    Args:
+      path: The folder.
+      must_exist: Whether it must exist.
+
+    Raises:
+      UsageError: It is a file or a URL, or it does not exist and must.
+    """
+    self.path = path
+    if '://' in path:
+      raise UsageError(f'--model_dir={path} is no folder: mount the bucket (e.g. with gcsfuse) and '
+                       'give the folder that it is mounted at')
+    if os.path.exists(path) and not os.path.isdir(path):
+      raise UsageError(f'--model_dir={path} is a file; give a folder')
+    if must_exist and not os.path.isdir(path):
+      raise UsageError(f'--model_dir={path} does not exist; give the folder of a training')
+    self._lock = _Lock(os.path.join(path, LOCK_FILE))
+    self._seen = []
+
+  def why_not_writable(self) -> Optional[str]:
+    """Returns what keeps this process from writing to the folder, or None; changes nothing."""
+    for path in (self.path, *(os.path.join(self.path, name) for name in _WRITTEN_IN_PLACE)):
+      reason = why_not_writable(path)
+      if reason is not None:
+        return reason
+    return None
+
+  def check_for_evaluation(self, options) -> Optional[str]:
+    """Checks that an evaluation can write what it is asked for.
+
+    Args:
+      options: EvaluatorOptions.
+
+    Returns:
+      What keeps it from writing scores to the folder, or None.
+
+    Raises:
+      HostError: Predictions are to be saved where they cannot be.
+    """
+    reason = self.why_not_writable()
+    if options.save_predictions or options.save_raw_predictions:
+      elsewhere = options.override_save_dir
+      problem = why_not_writable(elsewhere) if elsewhere else reason
+      if problem:
+        raise HostError(f'predictions cannot be saved: {problem}; set '
+                        'evaluator_options.override_save_dir to another folder, or clear '
+                        'save_predictions and save_raw_predictions')
+    return reason
+
+  def reserve(self) -> list[str]:
+    """Keeps other trainings away, as far as that is possible without changing the folder.
+
+    Returns:
+      Lines for the user.
+
+    Raises:
+      HostError: The folder cannot be written to, or another training writes to it.
+    """
+    reason = self.why_not_writable()
+    if reason is not None:
+      raise HostError(f'--model_dir={self.path} cannot be written to: {reason}; give another '
+                      'folder, or the right to write there')
+    self._seen = _checkpoints(self.path)
+    return self._take(create=False)
+
+  def begin(self, config_text: str) -> None:
+    """Writes the config, and into the lock who holds it; the folder is made.
+
+    Args:
+      config_text: The experiment as a textproto.
+
+    Raises:
+      HostError: Another training has begun since `reserve`.
+    """
+    os.makedirs(self.path, exist_ok=True)
+    self._take(create=True)
+    if _checkpoints(self.path) != self._seen:
+      raise HostError(f'another training has written checkpoints to --model_dir={self.path} since '
+                      'this one was started; start again to go on from them')
+    self._lock.sign()
+    with whole_file.writing(os.path.join(self.path, CONFIG_FILE)) as file:
+      file.write(config_text)
+
+  def release(self) -> None:
+    """Lets other trainings write to the folder."""
+    self._lock.release()
+
+  def same_model_advice(self) -> str:
+    """Returns what to do where the folder's checkpoints are of another model."""
+    path = os.path.join(self.path, CONFIG_FILE)
+    named = f', {path},' if os.path.isfile(path) else ','
+    return f'use the config that made it{named} or another --model_dir'
+
+  def _take(self, create: bool) -> list[str]:
+    try:
+      self._lock.take(create)
+    except BlockingIOError:
+      raise HostError(f'another training{self._lock.holder()} writes to --model_dir={self.path}; '
+                      'wait for it or give another folder') from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+      return [f'note: {self.path} is on a file system without locks: nothing keeps a second '
+              'training from writing there']
+    return []
+
+
+def why_not_writable(path: str) -> Optional[str]:
+  """Returns what keeps this process from writing to a file or a folder, or None.
+
+  Nothing is written to find out.
+
+  Args:
+    path: If it does not exist, the nearest folder above it counts, in which it would be made.
+  """
+  place = pathlib.Path(os.path.abspath(path))
+  while not os.path.lexists(place) and place != place.parent:
+    place = place.parent
+  is_folder = place.is_dir()
+  if not is_folder and str(place) != os.path.abspath(path):
+    return f'{place} is no folder'
+  if not os.access(place, os.W_OK | os.X_OK if is_folder else os.W_OK):
+    return f'no permission to write to {place}, or it is on a read-only disk'
+  return None
+
+
+def _checkpoints(path: str) -> list[str]:
+  return files.numbered(path) if os.path.isdir(path) else []
+
+
+class _Lock:
+  """A lock on a file, for the life of this process."""
+
+  def __init__(self, path: str):
+    self._path = path
+    self._descriptor = None
+    self._close = None
+
+  def take(self, create: bool) -> None:
+    """Takes the lock, unless it is taken already.
+
+    Args:
+      create: Whether to make the file; without it and without a file nothing happens.
+
+    Raises:
+      BlockingIOError: Another process has it.
+      OSError: The file system has no locks.
+    """
+    if self._descriptor is not None:
+      return
+    try:
+      # Python's descriptors are closed in programs that this one starts.
+      descriptor = os.open(self._path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    except FileNotFoundError:
+      return
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      os.close(descriptor)
+      raise
+    self._descriptor = descriptor
+    self._close = weakref.finalize(self, os.close, descriptor)
+    _held.add(self)
+
+  def sign(self) -> None:
+    """Writes into the file who holds the lock."""
+    if self._descriptor is None:
+      return
+    now = datetime.datetime.now().isoformat(timespec='minutes')
+    entry = {'process': os.getpid(), 'host': socket.gethostname(), 'since': now}
+    os.ftruncate(self._descriptor, 0)
+    os.pwrite(self._descriptor, json.dumps(entry).encode() + b'\n', 0)
+
+  def release(self) -> None:
+    """Gives the lock back; the file stays, since another process may have opened it."""
+    if self._close is not None:
+      self._close()
+    self._descriptor = self._close = None
+
+  def holder(self) -> str:
+    """Returns ' (process 123 on host x since 2026-11-28 10:28)', or '' where that is not known."""
+    try:
+      with open(self._path, encoding='utf-8') as file:
+        entry = json.load(file)
+      process, host = int(entry['process']), str(entry['host'])
+      since = datetime.datetime.fromisoformat(entry['since'])
+    except (OSError, ValueError, KeyError, TypeError):
+      return ''
+    if host == socket.gethostname() and not _is_alive(process):
+      return ''  # An earlier holder: the new one has not signed yet.
+    return f' (process {process} on host {host} since {since:%Y-%m-%d %H:%M})'
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:  # Another user's.
+    pass
+  return True
+
+
+def _forget_locks() -> None:
+  for lock in list(_held):
+    lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
