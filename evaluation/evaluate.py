@@ -127,8 +127,7 @@ def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
     else:
       score = coco_panoptic.panoptic_score(*files, bar.update, args.workers,
                                            'boundary' if args.boundary else args.definition)
-  for warning in score.warnings:
-    print(f'warning: {warning}', file=sys.stderr)
+  _warn(score.warnings)
   result = score.metric.result()
   names = score.class_names if args.per_class else None
   text = panoptic_quality.format_result(result, names)
@@ -144,8 +143,14 @@ def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
       score = label_pngs.label_png_score(
           args.ground_truth, args.predictions, args.num_classes,
           255 if args.ignore_label is None else args.ignore_label, bar.update, args.workers)
+  _warn(score.warnings)
   result = score.metric.result()
   return result, mean_iou.format_result(result, score.class_names if args.per_class else None)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+  for warning in warnings:
+    print(f'warning: {warning}', file=sys.stderr)
 
 
 def _panoptic_files(args: argparse.Namespace) -> Tuple[Any, ...]:

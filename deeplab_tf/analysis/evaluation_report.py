@@ -84,7 +84,8 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
   update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
   wrong_areas = workers.count(survey, update, files.images, num_workers, progress)
   score = coco_panoptic.FileScore(survey.panoptic_quality(), files.class_names,
-                                  coco_panoptic.area_warnings(files, wrong_areas))
+                                  (*files.warnings, *coco_panoptic.area_warnings(files,
+                                                                                  wrong_areas)))
   with whole_file.writing(os.path.join(directory, TABLE)) as file:
     _write_table(file, survey, files)
   worst, best = chosen_images(survey, count)

@@ -8,7 +8,17 @@ ids are integers in COCO and strings in Cityscapes and ADE20K.
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 from PIL import Image
@@ -42,10 +52,10 @@ class Segment(NamedTuple):
 
 
 class FileCategory(NamedTuple):
-  """A category as the ground truth's JSON lists it."""
+  """A category as a JSON lists it; predictions may leave out its name and whether it is a thing."""
   category_id: int
-  name: str
-  isthing: bool
+  name: Optional[str]
+  isthing: Optional[bool]
 
 
 class Annotation(NamedTuple):
@@ -56,13 +66,13 @@ class Annotation(NamedTuple):
 
 
 class PanopticJson(NamedTuple):
-  """A panoptic JSON; of predictions only path and annotations are read.
+  """A panoptic JSON.
 
   Attributes:
-    path: Of the file.
-    categories: As the file lists them.
+    path: Path of the file.
+    categories: As the file lists them; predictions may list none.
     annotations: One per image.
-    image_files: Image id -> file name of the photograph, of the images that are listed.
+    image_files: Image id -> file name of the image, of the images that are listed with one.
   """
   path: str
   categories: Tuple[FileCategory, ...]
@@ -185,12 +195,10 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
     ValueError: One line naming the file and, where they matter, image, segment and category.
   """
   content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
-  categories = []
   entries = content.get('categories') or []
-  coco_fields.check(entries, coco_fields.CATEGORY, path, 'a category (of a panoptic JSON)')
-  for entry in entries:
-    name = str(entry.get('name', entry['id']))
-    categories.append(FileCategory(entry['id'], name, bool(entry['isthing'])))
+  coco_fields.check_categories(entries, path)
+  categories = [FileCategory(entry['id'], str(entry.get('name', entry['id'])),
+                             bool(entry['isthing'])) for entry in entries]
   if not categories:
     raise DataError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
                     'name and isthing')
@@ -203,16 +211,12 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
       if segment.category_id not in known:
         raise DataError(f'{path}: image {annotation.image_id}: segment {segment.id} is of '
                         f'category {segment.category_id}, which "categories" does not list')
-  images = content.get('images') or []
-  coco_fields.check(images, {key: field._replace(optional=True)
-                             for key, field in coco_fields.IMAGE.items()}, path, 'an image')
-  image_files = {image['id']: image['file_name'] for image in images
-                 if {'id', 'file_name'} <= set(image)}
-  return PanopticJson(os.fspath(path), tuple(categories), annotations, image_files)
+  return PanopticJson(os.fspath(path), tuple(categories), annotations,
+                      coco_fields.image_file_names(content, path))
 
 
 def load_predictions(path: PathLike) -> PanopticJson:
-  """Reads the JSON of panoptic predictions; only ids, category ids and scores are read.
+  """Reads the JSON of panoptic predictions; stated areas and crowds are not read.
 
   Raises:
     ValueError: One line naming the file and, where they matter, image and segment.
@@ -222,7 +226,13 @@ def load_predictions(path: PathLike) -> PanopticJson:
       annotation._replace(segments=tuple(
           segment._replace(iscrowd=False, area=None) for segment in annotation.segments))
       for annotation in _annotations(path, content))
-  return PanopticJson(os.fspath(path), (), annotations)
+  entries = content.get('categories') or []
+  coco_fields.check(entries, coco_fields.STATED_CATEGORY, path, 'a category')
+  categories = tuple(
+      FileCategory(entry['id'], str(entry['name']) if 'name' in entry else None,
+                   bool(entry['isthing']) if 'isthing' in entry else None) for entry in entries)
+  return PanopticJson(os.fspath(path), categories, annotations,
+                      coco_fields.image_file_names(content, path))
 
 
 def _load(path: PathLike, expected: str) -> Dict[str, Any]:

@@ -68,11 +68,12 @@ def type_hint(image_id: Any, known: Iterable[Any]) -> str:
   other = other_type(image_id, known)
   if other is None:
     return ''
-  return (f'; there it is {_with_type(other)}, and here {_with_type(image_id)}: write both in one '
+  return (f'; there it is {with_type(other)}, and here {with_type(image_id)}: write both in one '
           'way')
 
 
-def _with_type(image_id: Any) -> str:
+def with_type(image_id: ImageId) -> str:
+  """Returns an id and its type for a message, for instance: the text '1'."""
   return f'the {"text" if isinstance(image_id, str) else "number"} {image_id!r}'
 
 
