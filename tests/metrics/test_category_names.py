@@ -42,6 +42,8 @@ def test_other_kinds_are_a_warning():
 def test_categories_that_cannot_be_predicted_are_named():
   (line,) = _compare((3, 'car', True))
   assert 'does not list 2 of the 3 categories' in line and '5 "Traffic Light", 9 "sky"' in line
+  (line,) = _compare((4, 'tree', False))
+  assert 'lists none of the categories of gt.json (3 "car"' in line
 
 
 def test_a_name_that_the_ground_truth_has_twice_proves_nothing():
