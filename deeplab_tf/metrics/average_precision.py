@@ -4,14 +4,21 @@ import functools
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf.metrics import coco_fields, coco_panoptic_io, mask_fields, workers
+from deeplab_tf.metrics import (
+    coco_fields,
+    coco_panoptic_io,
+    image_names,
+    mask_fields,
+    workers,
+)
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 from deeplab_tf.user_errors import DataError
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
 
 
-_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE}
+_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE,
+          'file_name': coco_fields.FILE_NAME._replace(optional=True)}
 _INSTANCE = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
              'bbox': coco_fields.BOX._replace(optional=True)}
 _ANNOTATION = {**_INSTANCE, 'id': coco_fields.INTEGER, 'area': coco_fields.NUMBER,
@@ -124,6 +131,8 @@ def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -
   coco_fields.check(content['categories'], {'id': coco_fields.INTEGER}, path, 'a category')
   coco_fields.check(content['annotations'], {}, path, 'an annotation')
   known = _known(content)
+  if len(known['image_id']) < len(content['images']):
+    raise DataError(f'{path}: an image id is listed twice in "images"; ids must be distinct')
   if len(known['category_id']) < len(content['categories']):
     raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   for annotation in content['annotations']:
@@ -180,4 +189,5 @@ def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where:
                  truth_path: coco_panoptic_io.PathLike) -> None:
   for key, values in known.items():
     if entry[key] not in values:
-      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list')
+      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list'
+                      + image_names.type_hint(entry[key], values))

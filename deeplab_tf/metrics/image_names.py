@@ -68,8 +68,8 @@ def type_hint(image_id: Any, known: Iterable[Any]) -> str:
   other = other_type(image_id, known)
   if other is None:
     return ''
-  return (f'; there it is {with_type(other)}, and here {with_type(image_id)}: write both in one '
-          'way')
+  return (f'; it lists {with_type(other)}, and this is {with_type(image_id)}: both files must '
+          'write ids in one way')
 
 
 def with_type(image_id: ImageId) -> str:
