@@ -10,7 +10,7 @@ import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from deeplab_tf import arguments, cli
-from deeplab_tf.metrics import coco_panoptic_io, workers
+from deeplab_tf.metrics import coco_panoptic_io, left_out, workers
 from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _FORMATS = """\
@@ -130,8 +130,9 @@ def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
   _warn(score.warnings)
   result = score.metric.result()
   names = score.class_names if args.per_class else None
-  text = panoptic_quality.format_result(result, names)
-  return result, f'{text}\nwritten to {page}' if page else text
+  text = _text(panoptic_quality.format_result(result, names), score.omitted)
+  return (left_out.with_figures(result, score.omitted),
+          f'{text}\nwritten to {page}' if page else text)
 
 
 def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
@@ -145,12 +146,17 @@ def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
           255 if args.ignore_label is None else args.ignore_label, bar.update, args.workers)
   _warn(score.warnings)
   result = score.metric.result()
-  return result, mean_iou.format_result(result, score.class_names if args.per_class else None)
+  text = mean_iou.format_result(result, score.class_names if args.per_class else None)
+  return left_out.with_figures(result, score.omitted), _text(text, score.omitted)
 
 
 def _warn(warnings: Sequence[str]) -> None:
   for warning in warnings:
     print(f'warning: {warning}', file=sys.stderr)
+
+
+def _text(table: str, missing: left_out.LeftOut) -> str:
+  return '\n'.join([table, *(['', *missing.lines] if missing.lines else [])])
 
 
 def _panoptic_files(args: argparse.Namespace) -> Tuple[Any, ...]:
@@ -164,7 +170,8 @@ def _instance(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
     score = average_precision.instance_score(
         args.ground_truth, coco_panoptic_io.predictions_json(args.predictions),
         'boundary' if args.boundary else 'segm', bar.update, args.workers)
-  return score.figures, average_precision.format_result(score, args.per_class)
+  text = average_precision.format_result(score, args.per_class)
+  return left_out.with_figures(score.figures, score.omitted), _text(text, score.omitted)
 
 
 def _progress() -> Any:

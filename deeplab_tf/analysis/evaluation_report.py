@@ -16,6 +16,7 @@ from deeplab_tf.metrics import (
   coco_panoptic,
   coco_panoptic_io,
   image_names,
+  left_out,
   panoptic_quality,
   segment_survey,
   workers,
@@ -79,10 +80,8 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
   os.makedirs(directory, exist_ok=True)
   survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
   update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
-  wrong_areas = workers.count(survey, update, files.images, num_workers, progress)
-  score = coco_panoptic.FileScore(survey.panoptic_quality(), files.class_names,
-                                  (*files.warnings, *coco_panoptic.area_warnings(files,
-                                                                                  wrong_areas)))
+  counts = workers.count(survey, update, files.images, num_workers, progress)
+  score = coco_panoptic.file_score(survey.panoptic_quality(), files, counts)
   with whole_file.writing(os.path.join(directory, TABLE)) as file:
     _write_table(file, survey, files)
   worst, best = chosen_images(survey, count)
@@ -101,13 +100,13 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
       worst=pictures.entries(worst, survey),
       best=pictures.entries(best, survey),
       table=TABLE,
-      notices=[*score.warnings, *_missing(images, found, ambiguous, files.images)]))
+      notices=[*score.warnings, *score.omitted.sentences(),
+               *_missing(images, found, ambiguous, files.images)]))
   return Report(page, score)
 
 
 def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair, path: str,
-            dilation_ratio: Optional[float]) -> Tuple[int, ...]:
-  """Counts an image; returns the segments whose stated area is wrong."""
+            dilation_ratio: Optional[float]) -> left_out.ImageCounts:
   segments = image.ground_truth.segments
   truth, guess = image.read_maps()
   try:
@@ -117,7 +116,8 @@ def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
   survey.update(comparison)
-  return panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
+  wrong = panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
+  return left_out.image_counts(truth, guess, wrong)
 
 
 def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],

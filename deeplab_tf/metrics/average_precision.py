@@ -8,6 +8,8 @@ from deeplab_tf.metrics import (
     coco_fields,
     coco_panoptic_io,
     image_names,
+    instance_matching,
+    left_out,
     mask_fields,
     workers,
 )
@@ -33,10 +35,12 @@ class AveragePrecision(NamedTuple):
     figures: The twelve by name, in [0, 1]; -1 where there is nothing to find.
     per_class: Category id -> AP; None for categories without ground truth.
     class_names: Category id -> name.
+    omitted: Categories, annotations and results that do not count.
   """
   figures: Dict[str, float]
   per_class: Dict[int, Optional[float]]
   class_names: Dict[int, str]
+  omitted: left_out.LeftOut = left_out.LeftOut()
 
 
 class _ImageInstances(NamedTuple):
@@ -72,7 +76,8 @@ def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_pa
   result = metric.result()
   names = {entry['id']: entry.get('name', str(entry['id'])) for entry in truth['categories']}
   figures = {name: -1.0 if result[name] is None else result[name] for name in NAMES}
-  return AveragePrecision(figures, result['per_class'], names)
+  return AveragePrecision(figures, result['per_class'], names, left_out.instances(
+      truth, results, names, instance_matching.MAX_DETECTIONS))
 
 
 def _update(metric: InstanceAveragePrecision, image: _ImageInstances, path: str) -> None:

@@ -10,6 +10,7 @@ from deeplab_tf.metrics import (
   category_names,
   deeplab2_panoptic_quality,
   image_pairs,
+    left_out,
   mean_iou,
   overlap,
   panoptic_quality,
@@ -36,10 +37,12 @@ class FileScore(NamedTuple):
     metric: PanopticQuality or MeanIoU.
     class_names: Category id -> name.
     warnings: Lines for the user.
+    omitted: Pixels, classes and predictions that do not count.
   """
   metric: Any
   class_names: Dict[int, str]
   warnings: Tuple[str, ...]
+  omitted: left_out.LeftOut = left_out.LeftOut()
 
 
 class ImagePair(NamedTuple):
@@ -101,6 +104,11 @@ class ImagePairs(NamedTuple):
     """Category id -> name."""
     return {category.category_id: category.name for category in self.ground_truth.categories}
 
+  @property
+  def not_scored(self) -> int:
+    """Number of predictions of images that the ground truth does not have."""
+    return len(self.predictions.annotations) - len(self.images)
+
 
 def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
           ground_truth_dir: Optional[panoptic_io.PathLike] = None,
@@ -161,8 +169,28 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
   metric = DEFINITIONS[definition](files.ground_truth.categories)
   update = functools.partial(_update_panoptic, path=files.predictions.path)
-  wrong = workers.count(metric, update, files.images, num_workers, progress)
-  return FileScore(metric, files.class_names, (*files.warnings, *area_warnings(files, wrong)))
+  counts = workers.count(metric, update, files.images, num_workers, progress)
+  return file_score(metric, files, counts, as_deeplab2=definition == 'deeplab2')
+
+
+def file_score(metric: panoptic_quality.PanopticQuality, files: ImagePairs,
+               counts: Sequence[left_out.ImageCounts], as_deeplab2: bool = False) -> FileScore:
+  """Puts together a panoptic quality and all there is to say about it.
+
+  Args:
+    metric: Has counted the images.
+    files: The images.
+    counts: Pixels of each image.
+    as_deeplab2: Whether the metric counts a class of stuff as one segment, and areas in the map.
+  """
+  truths = [image.ground_truth for image in files.images]
+  guesses = [image.prediction for image in files.images]
+  odd: Tuple[str, ...] = ()
+  if not as_deeplab2:
+    odd = (*area_warnings(files, [each.wrong_areas for each in counts]),
+           *left_out.split_stuff_warnings(files.ground_truth, truths, guesses))
+  return FileScore(metric, files.class_names, (*files.warnings, *odd),
+                   left_out.panoptic(files.ground_truth, truths, guesses, files.not_scored, counts))
 
 
 def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -182,15 +210,16 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   category_ids = [category.category_id for category in files.ground_truth.categories]
   metric = mean_iou.MeanIoU(category_ids, ignore_label=_NO_CATEGORY)
   workers.count(metric, _update_semantic, files.images, num_workers, progress)
-  return FileScore(metric, files.class_names, files.warnings)
+  return FileScore(metric, files.class_names, files.warnings,
+                   left_out.semantic(metric, files.class_names, files.not_scored))
 
 
 def _update_panoptic(metric: panoptic_quality.PanopticQuality, image: ImagePair,
-                     path: str) -> Tuple[int, ...]:
-  """Counts an image; returns the segments whose stated area is wrong."""
+                     path: str) -> left_out.ImageCounts:
   truth, guess = image.read_maps()
   try:
-    return metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
+    wrong = metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
+    return left_out.image_counts(truth, guess, wrong)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error

@@ -180,7 +180,9 @@ def test_wrong_areas_are_a_notice(tmp_path):
   report = evaluation_report.write(tmp_path / 'report', *files)
   assert 'area' in report.score.warnings[0]
   with open(report.page, encoding='utf-8') as file:
-    assert 'of 1 ground truth segments is not' in file.read()
+    page = file.read()
+  assert 'of 1 ground truth segments is not' in page
+  assert 'Left out of the score: ' in page and 'void pixels of the ground truth: ' in page
 
 
 def _survey_of(entries):

@@ -64,6 +64,34 @@ def test_bad_input_is_named(folders):
     label_pngs.label_png_score(folders / 'empty', folders / 'pred', 2)
 
 
+def test_folders_come_before_names_and_hidden_files_are_none(tmp_path):
+  for name, value in (('cam0/1.png', 0), ('cam1/1.PNG', 1)):
+    for side in ('gt', 'pred'):
+      path = tmp_path / side / (name if side == 'gt' else name.lower())
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(np.full((2, 3), value, np.uint8)).save(path)
+      path.with_name(f'._{path.name}').write_bytes(b'of macOS')
+  Image.new('L', (1, 1)).save(tmp_path / 'pred' / 'other.png')
+  score = label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+  assert score.metric.confusion.tolist() == [[6, 0, 0], [0, 6, 0]]
+  assert score.omitted.figures['predictions_not_scored'] == 1
+  assert 'cam1/1.PNG with cam1/1.png' in score.warnings[0]
+  (tmp_path / 'pred' / 'cam1' / '1.png').rename(tmp_path / 'pred' / '1.png')
+  with pytest.raises(FileNotFoundError, match='cam1/1.PNG: there is no such file'):
+    (tmp_path / 'pred' / '1.png').rename(tmp_path / 'pred' / '2.png')
+    label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+
+
+def test_an_ambiguous_name_is_no_guess(tmp_path):
+  for name in ('gt/1.png', 'pred/cam0/1.png', 'pred/cam1/1.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new('L', (3, 2)).save(tmp_path / name)
+  with pytest.raises(ValueError, match='ambiguous: .* may be cam0/1.png, cam1/1.png'):
+    label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+  with pytest.raises(ValueError, match='1.png: the name is ambiguous: it may be .* cam0/1.png, c'):
+    label_pngs.label_png_score(tmp_path / 'pred', tmp_path / 'gt', 2)
+
+
 @pytest.mark.parity
 def test_pngs_of_recorded_maps_give_their_confusion(tmp_path):
   data = np.load(shared.path('parity', 'evaluation', 'miou', 'cityscapes_19_void_predictions',
