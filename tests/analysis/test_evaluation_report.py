@@ -176,13 +176,14 @@ def test_a_bad_prediction_names_its_image_and_leaves_no_page(tmp_path):
 
 def test_wrong_areas_are_a_notice(tmp_path):
   files = _write_set(tmp_path, [_maps(0)])
-  files[0].write_text(files[0].read_text().replace('"area": 180', '"area": 179', 1))
+  files[0].write_text(files[0].read_text().replace('"area": 180', '"area": 179', 1).replace(
+      '"categories": [', '"categories": [{"id": 1, "name": "sea", "isthing": 0},'))
   report = evaluation_report.write(tmp_path / 'report', *files)
   assert 'area' in report.score.warnings[0]
   with open(report.page, encoding='utf-8') as file:
     page = file.read()
   assert 'of 1 ground truth segments is not' in page
-  assert 'Left out of the score: ' in page and 'void pixels of the ground truth: ' in page
+  assert 'Left out of the score: ' in page and 'ground truth never has: 1 of 4 (sea)' in page
 
 
 def _survey_of(entries):
