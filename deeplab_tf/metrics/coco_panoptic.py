@@ -14,6 +14,7 @@ from deeplab_tf.metrics import (
   mean_iou,
   overlap,
   panoptic_quality,
+  stated_files,
   workers,
 )
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
@@ -241,6 +242,7 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
           truth_folder: pathlib.Path,
           folder: pathlib.Path) -> Tuple[List[ImagePair], Tuple[str, ...]]:
   """Pairs the annotations of both files and looks for their PNGs; also returns warnings."""
+  truth_files, guess_files = (stated_files.StatedFiles(each) for each in (truth_folder, folder))
   found = image_pairs.assign(listed_images(truth), listed_images(guesses), truth.path,
                              guesses.path)
   work = []
@@ -254,14 +256,19 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
           + (f', for images {known}, ...' if count else '')
           + (f'; {found.hint}' if found.hint else ''))
     guess = guesses.annotations[position]
-    item = ImagePair(annotation, guess, truth_folder / annotation.file_name,
-                     folder / guess.file_name, truth.image_files.get(annotation.image_id))
-    for what, png in (('ground truth', item.ground_truth_png),
-                      ('prediction', item.prediction_png)):
-      if not png.is_file():
-        raise MissingFileError(f'{png}: the {what} PNG of image {annotation.image_id} is missing')
-    work.append(item)
+    where = f'of image {annotation.image_id}'
+    work.append(ImagePair(
+        annotation, guess, _png(truth_files, annotation.file_name, f'ground truth PNG {where}'),
+        _png(guess_files, guess.file_name, f'prediction PNG {where}'),
+        truth.image_files.get(annotation.image_id)))
   return work, found.warnings
+
+
+def _png(files: stated_files.StatedFiles, name: str, what: str) -> pathlib.Path:
+  path = files.find(name)
+  if path is None:
+    raise MissingFileError(f'{files.folder / name}: the {what} is missing{files.near(name)}')
+  return path
 
 
 def listed_images(content: panoptic_io.PanopticJson) -> List[image_pairs.ListedImage]:

@@ -17,10 +17,10 @@ from PIL import Image
 
 from deeplab_tf import listing, whole_file
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import category_names, coco_fields, image_names, image_pairs
+from deeplab_tf.metrics import category_names, coco_fields, image_names, image_pairs, stated_files
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
 from deeplab_tf.metrics.image_names import ImageId
-from deeplab_tf.user_errors import DataError
+from deeplab_tf.user_errors import DataError, MissingFileError
 
 _OPTIONAL_SIZE = coco_fields.SIZE._replace(optional=True)
 _IMAGE = {'id': coco_fields.IMAGE_ID, 'height': _OPTIONAL_SIZE, 'width': _OPTIONAL_SIZE,
@@ -187,8 +187,12 @@ def _listed(images: panoptic_io.PathLike, server: Benchmark
 
 
 def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iterator[Prediction]:
+  files = stated_files.StatedFiles(folder)
   for image_id, (entry, size) in chosen.items():
-    path = folder / entry.file_name
+    path = files.find(entry.file_name)
+    if path is None:
+      raise MissingFileError(f'{folder / entry.file_name}: the PNG of image {image_id!r} is missing'
+                             + files.near(entry.file_name))
     ids = panoptic_io.read_panoptic_png(path)
     if size is not None and ids.shape != size:
       raise DataError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '

@@ -202,6 +202,16 @@ def test_predictions_need_no_categories_and_may_have_fewer(files):
   assert 'does not list 1 of the 2 categories' in _score(files).warnings[0]
 
 
+def test_pngs_are_found_as_windows_names_them(files):
+  (files / 'pred' / 'sub').mkdir()
+  (files / 'pred' / 'a.png').rename(files / 'pred' / 'sub' / 'a.png')
+  _edit(files / 'pred.json', lambda c: c['annotations'][0].update(file_name='sub\\A.PNG'))
+  assert _score(files).metric.result()['All']['pq'] == 1.0
+  _edit(files / 'pred.json', lambda c: c['annotations'][0].update(file_name='a.png'))
+  with pytest.raises(FileNotFoundError, match='image 1 is missing; near that name is sub/a.png'):
+    _score(files)
+
+
 def test_other_files_than_expected(files):
   (files / 'pred.json').write_text('[]')
   with pytest.raises(ValueError, match=r'a list \(instance results'):
