@@ -18,9 +18,10 @@ files:
   panoptic  both sides are a panoptic JSON (annotations with segments_info) and a folder of PNGs,
             id = R + 256 G + 65536 B. The scores equal those of panopticapi; with --boundary those
             of boundary-iou-api, with --definition=deeplab2 those of DeepLab2's own metric.
-  semantic  the same files, segments merged by category; or with --num_classes two folders of PNGs
-            of one channel by the same names, whose values are class ids. mIoU is the mean over
-            the classes that the ground truth has.
+  semantic  the same files, segments merged by category; or with --num_classes a folder of PNGs of
+            one channel, whose values are class ids, and predictions by the same names: such a
+            folder, or what predict.py wrote, whose category ids are class ids. mIoU is the mean
+            over the classes that the ground truth has.
   instance  ground truth: an instance JSON; predictions: a results JSON, a list of image_id,
             category_id, segmentation, score. COCO's twelve figures for masks, or with --boundary
             for the smaller of mask IoU and boundary IoU.
@@ -60,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--definition', choices=('panopticapi', 'deeplab2'), default='panopticapi',
                       help='of panoptic quality (default: %(default)s)')
   parser.add_argument('--num_classes', type=arguments.positive, metavar='N',
-                      help='--ground_truth and --predictions are folders of semantic PNGs with the '
-                      'class ids 0 to N - 1')
+                      help='--ground_truth is a folder of semantic PNGs with the class ids 0 to '
+                      'N - 1, and --predictions another or what predict.py wrote')
   parser.add_argument('--ignore_label', type=int, metavar='ID',
                       help='value of unlabelled pixels in semantic PNGs (default: 255)')
   parser.add_argument('--workers', type=arguments.positive, default=workers.default(), metavar='N',

@@ -1,7 +1,7 @@
 """Scores semantic maps on disk: folders of PNGs whose grey values are class ids."""
 
 import pathlib
-from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from PIL import Image
@@ -13,16 +13,40 @@ from deeplab_tf.metrics import (
     left_out,
     mean_iou,
     overlap,
+    stated_files,
     workers,
 )
 from deeplab_tf.metrics.coco_panoptic import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
 
+# Pixels without a prediction; no grey value is as large.
+_NO_CLASS = 2**31 - 2
+
 
 class _Pair(NamedTuple):
-  """One image to score."""
+  """One image to score.
+
+  Attributes:
+    ground_truth: Path of its map of classes.
+    prediction: Path of the predicted map.
+    category_of: Segment id -> category id, if the prediction is a map of segments.
+  """
   ground_truth: pathlib.Path
   prediction: pathlib.Path
+  category_of: Optional[Dict[int, int]] = None
+
+
+class _Predictions(NamedTuple):
+  """Predicted maps.
+
+  Attributes:
+    names: Names of the images or of their maps.
+    files: Paths of the maps.
+    category_of: For each map of segments id -> category id; None for a map of classes.
+  """
+  names: Sequence[str]
+  files: Sequence[pathlib.Path]
+  category_of: Sequence[Optional[Dict[int, int]]]
 
 
 def label_png_score(ground_truth: coco_panoptic_io.PathLike,
@@ -35,7 +59,8 @@ def label_png_score(ground_truth: coco_panoptic_io.PathLike,
     ground_truth: Folder of PNGs of one channel, 8 or 16 bits or with a palette, in subfolders
       or not. A pixel's value is its class id, 0 to num_classes - 1, or the ignore label.
     predictions: Folder of PNGs by the same names: the whole path first, its end last. Any value
-      but a class id is a prediction of no class.
+      but a class id is a prediction of no class. Or panoptic predictions, a JSON or a folder with
+      predictions.json: their segments are merged by category, whose ids are class ids.
     num_classes: Number of classes.
     ignore_label: Pixels of it in the ground truth are left out.
     progress: Called with a number of images whenever they are counted.
@@ -103,27 +128,53 @@ def _others(metric: mean_iou.MeanIoU, class_id: int) -> str:
 def _pairs(ground_truth: coco_panoptic_io.PathLike, predictions: coco_panoptic_io.PathLike
            ) -> Tuple[List[_Pair], int, List[str]]:
   """Returns the images to score, how many predictions are not, and warnings."""
-  truth_folder, folder = pathlib.Path(ground_truth), pathlib.Path(predictions)
-  for path in (truth_folder, folder):
-    if not path.is_dir():
-      raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
-  names, own = (listing.files_below(path, ('.png',)) for path in (truth_folder, folder))
+  folder = pathlib.Path(ground_truth)
+  _check_folder(folder)
+  names = listing.files_below(folder, ('.png',))
   if not names:
-    raise MissingFileError(f'{truth_folder}: there is no PNG in this folder or below it')
-  pairing = image_names.pair(names, own)
+    raise MissingFileError(f'{folder}: there is no PNG in this folder or below it')
+  found = _predictions(predictions)
+  pairing = image_names.pair(names, found.names)
   pairs, unlike = [], []
   for index, (name, position) in enumerate(zip(names, pairing.found)):
     if position is None:
-      raise _unpaired(index, names, own, pairing, (truth_folder, folder))
-    if name != own[position]:
-      unlike.append(f'{name} with {own[position]}')
-    pairs.append(_Pair(truth_folder / name, folder / own[position]))
+      raise _unpaired(index, names, found.names, pairing, (folder, pathlib.Path(predictions)))
+    if found.category_of[position] is None and name != found.names[position]:
+      unlike.append(f'{name} with {found.names[position]}')
+    pairs.append(_Pair(folder / name, found.files[position], found.category_of[position]))
   warnings = []
   if unlike:
-    warnings.append(f'{len(unlike)} of the {len(pairs)} images have other names in {folder} than '
-                    f'in {truth_folder} and are paired by what is alike: '
+    warnings.append(f'{len(unlike)} of the {len(pairs)} images have other names in {predictions} '
+                    f'than in {folder} and are paired by what is alike: '
                     f'{image_names.shown(unlike)}')
-  return pairs, len(own) - len(pairs), warnings
+  return pairs, len(found.names) - len(pairs), warnings
+
+
+def _check_folder(path: pathlib.Path) -> None:
+  if not path.is_dir():
+    raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
+
+
+def _predictions(path: coco_panoptic_io.PathLike) -> _Predictions:
+  """Lists maps of classes in a folder, or the maps of segments of panoptic predictions."""
+  folder = pathlib.Path(path)
+  if folder.suffix.lower() != '.json' and not (folder / 'predictions.json').is_file():
+    _check_folder(folder)
+    names = listing.files_below(folder, ('.png',))
+    return _Predictions(names, [folder / name for name in names], [None] * len(names))
+  json_path = coco_panoptic_io.predictions_json(path)
+  content = coco_panoptic_io.load_predictions(json_path)
+  files = stated_files.StatedFiles(coco_panoptic_io.png_folder(json_path))
+  names, paths, categories = [], [], []
+  for annotation in content.annotations:
+    found = files.find(annotation.file_name)
+    if found is None:
+      raise MissingFileError(f'{files.folder / annotation.file_name}: the prediction PNG of image '
+                             f'{annotation.image_id} is missing{files.near(annotation.file_name)}')
+    names.append(content.image_files.get(annotation.image_id, annotation.file_name))
+    paths.append(found)
+    categories.append({segment.id: segment.category_id for segment in annotation.segments})
+  return _Predictions(names, paths, categories)
 
 
 def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: image_names.Pairing,
@@ -145,7 +196,7 @@ def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: ima
 
 def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
   """Counts an image; returns the scored values of the prediction that are no class."""
-  maps = [read_label_png(path) for path in pair]
+  maps = [read_label_png(pair.ground_truth), _predicted_map(pair)]
   if maps[0].shape != maps[1].shape:
     sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
     raise DataError(f'{pair.ground_truth} and {pair.prediction} are {sizes} pixels (height x '
@@ -157,4 +208,14 @@ def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
     raise DataError(f'{pair.ground_truth}: {error}') from error
   # Where the ground truth is ignored, any prediction will do.
   scored = metric.is_scored(labels[:, 0])
-  return set(labels[scored, 1].tolist()) - set(metric.class_ids)
+  return set(labels[scored, 1].tolist()) - {*metric.class_ids, _NO_CLASS}
+
+
+def _predicted_map(pair: _Pair) -> np.ndarray:
+  if pair.category_of is None:
+    return read_label_png(pair.prediction)
+  ids = coco_panoptic_io.read_panoptic_png(pair.prediction)
+  values, inverse = np.unique(ids, return_inverse=True)
+  classes = [pair.category_of.get(value, _NO_CLASS) for value in values.tolist()]
+  table = np.array([each if 0 <= each < _NO_CLASS else _NO_CLASS for each in classes], np.int32)
+  return table[inverse].reshape(ids.shape)
