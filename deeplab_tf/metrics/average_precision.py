@@ -69,6 +69,8 @@ def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_pa
     ValueError: A file is of another kind, or a result names an unknown image or category.
   """
   truth = load_ground_truth(ground_truth, iou_type)
+  if not truth['images']:
+    raise DataError(f'{ground_truth}: "images" is empty, so there is nothing to score')
   results = _load_results(predictions, truth, ground_truth, iou_type)
   metric = InstanceAveragePrecision(sorted(entry['id'] for entry in truth['categories']), iou_type)
   update = functools.partial(_update, path=os.fspath(predictions))

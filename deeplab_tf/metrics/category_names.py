@@ -33,7 +33,7 @@ def compare(path: str, stated: Sequence[Any], known_path: str,
   shared = [(category, by_id[category.category_id]) for category in stated
             if category.category_id in by_id]
   unlike = [(own, other) for own, other in shared
-            if own.name is not None and _plain(own.name) != _plain(other.name)]
+            if _is_named(own) and _is_named(other) and _plain(own.name) != _plain(other.name)]
   moved = [(own, other, by_name[_plain(own.name)]) for own, other in unlike
            if _plain(own.name) in by_name]
   if moved:
@@ -82,6 +82,11 @@ def _missing(path, known_path, stated, known) -> Optional[str]:
             'are those of another data set')
   return (f'{path}: does not list {len(absent)} of the {len(known)} categories of {known_path} '
           f'({examples}), so they are never predicted')
+
+
+def _is_named(category: Any) -> bool:
+  # A ground truth without names has its ids as names.
+  return category.name is not None and str(category.name) != str(category.category_id)
 
 
 def _kind(category: Any) -> str:

@@ -125,6 +125,17 @@ def check_categories(categories: Any, path: Any) -> None:
   check(categories, CATEGORY, path, 'a category (of a panoptic JSON)')
 
 
+def check_distinct_categories(categories: Any, path: Any) -> None:
+  """Checks that no category id is listed twice; see `check`."""
+  names: Dict[int, Any] = {}
+  for category in categories:
+    if category.category_id in names:
+      raise DataError(f'{path}: the category id {category.category_id} is listed twice in '
+                      f'"categories", as {shown(names[category.category_id])} and as '
+                      f'{shown(category.name)}; ids must be distinct')
+    names[category.category_id] = category.name
+
+
 def image_file_names(content: Mapping[str, Any], path: Any) -> Dict[Any, str]:
   """Returns image id -> file name of the images that a JSON lists with one.
 

@@ -130,6 +130,8 @@ def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
       list or numbers in another way. The line names the file, image, segment and category.
   """
   truth = panoptic_io.load_ground_truth(ground_truth)
+  if not truth.annotations:
+    raise DataError(f'{truth.path}: "annotations" is empty, so there is nothing to score')
   guesses = panoptic_io.load_predictions(predictions)
   warnings = category_names.compare(guesses.path, guesses.categories, truth.path,
                                     truth.categories)

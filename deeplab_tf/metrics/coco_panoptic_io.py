@@ -202,9 +202,8 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
   if not categories:
     raise DataError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
                     'name and isthing')
+  coco_fields.check_distinct_categories(categories, path)
   known = {category.category_id for category in categories}
-  if len(known) < len(categories):
-    raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   annotations = _annotations(path, content)
   for annotation in annotations:
     for segment in annotation.segments:
@@ -231,6 +230,7 @@ def load_predictions(path: PathLike) -> PanopticJson:
   categories = tuple(
       FileCategory(entry['id'], str(entry['name']) if 'name' in entry else None,
                    bool(entry['isthing']) if 'isthing' in entry else None) for entry in entries)
+  coco_fields.check_distinct_categories(categories, path)
   return PanopticJson(os.fspath(path), categories, annotations,
                       coco_fields.image_file_names(content, path))
 

@@ -167,12 +167,17 @@ def instances(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, An
   absent = sorted(set(names) - occurring)
   times = collections.Counter((entry['image_id'], entry['category_id']) for entry in results)
   beyond = sum(max(0, number - most) for number in times.values())
+  images = {entry['image_id'] for entry, crowd in zip(ground_truth['annotations'], is_crowd)
+            if not crowd}
+  without = len(images - {image_id for image_id, _ in times})
   figures = {'crowd_annotations': sum(is_crowd), 'classes_not_in_ground_truth': absent,
-             'results_beyond_limit': beyond}
+             'results_beyond_limit': beyond, 'images_without_results': without}
   return LeftOut(figures, _laid_out([
       _class_line(absent, len(names), names, {category for _, category in times}),
       _count_line('crowd annotations of the ground truth', sum(is_crowd)),
-      _count_line(f'results beyond {most} of an image and class', beyond)], []))
+      _count_line(f'results beyond {most} of an image and class', beyond),
+  ], [f'images with annotations but without a result: {without:,} of {len(images):,}'
+      if without else None]))
 
 
 # --- Words ------------------------------------------------------------------------------------

@@ -129,6 +129,16 @@ def test_images_of_both_types_are_scored(files):
   assert _score(files).figures['AP'] == pytest.approx(1.0)
 
 
+def test_no_results_are_a_score_of_0_with_a_word(files):
+  (files / 'results.json').write_text('[]')
+  score = _score(files)
+  assert score.figures['AP'] == 0
+  assert 'images with annotations but without a result: 1 of 1' in score.omitted.lines
+  (files / 'gt.json').write_text(json.dumps({**TRUTH, 'images': [], 'annotations': []}))
+  with pytest.raises(ValueError, match='"images" is empty'):
+    _score(files)
+
+
 def test_an_image_that_is_listed_twice_is_refused(files):
   (files / 'gt.json').write_text(json.dumps({**TRUTH, 'images': TRUTH['images'] * 2}))
   with pytest.raises(ValueError, match='an image id is listed twice'):

@@ -46,6 +46,12 @@ def test_categories_that_cannot_be_predicted_are_named():
   assert 'lists none of the categories of gt.json (3 "car"' in line
 
 
+def test_ids_are_no_names():
+  truth = [FileCategory(3, '3', True), FileCategory(9, '9', False)]
+  assert category_names.compare('p', [FileCategory(3, 'car', True), FileCategory(9, 'sky', False)],
+                                'g', truth) == ()
+
+
 def test_a_name_that_the_ground_truth_has_twice_proves_nothing():
   truth = [FileCategory(1, 'a', True), FileCategory(2, 'a', True), FileCategory(3, 'b', True)]
   (line,) = category_names.compare('p', [FileCategory(i, 'a', True) for i in (1, 2, 3)], 'g',

@@ -164,6 +164,9 @@ def _first(content):
     ('pred', lambda c: c.update(categories=[{'id': 3, 'name': 'sky'}, {'id': 9, 'name': 'box'}]),
      'category 3 is "sky" here and "box" there, where "sky" is category 9'),
     ('pred', lambda c: c.update(categories=[{'name': 'sky'}]), 'has no "id"'),
+    ('pred', lambda c: c['categories'].append({'id': 3, 'name': 'tree'}),
+     'the category id 3 is listed twice in "categories", as \'box\' and as \'tree\''),
+    ('gt', lambda c: c.update(annotations=[]), '"annotations" is empty'),
     ('gt', lambda c: c.pop('annotations'), 'without "annotations"'),
     ('gt', lambda c: c.update(annotations=[{'segmentation': []}]), 'looks like an instance JSON'),
 ])

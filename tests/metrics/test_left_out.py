@@ -63,9 +63,11 @@ def test_ignored_pixels_are_merged():
 
 
 def test_instances():
-  truth = {'annotations': [{'category_id': 1}, {'category_id': 2, 'iscrowd': 1}]}
+  truth = {'annotations': [{'image_id': 1, 'category_id': 1}, {'image_id': 2, 'category_id': 1},
+                           {'image_id': 3, 'category_id': 2, 'iscrowd': 1}]}
   results = [{'image_id': 1, 'category_id': 2}] * 5
   found = left_out.instances(truth, results, {1: 'box', 2: 'sky', 4: 'sea'}, 3)
   assert found.figures == {'crowd_annotations': 1, 'classes_not_in_ground_truth': [2, 4],
-                           'results_beyond_limit': 2}
+                           'results_beyond_limit': 2, 'images_without_results': 1}
+  assert 'images with annotations but without a result: 1 of 2' in found.lines
   assert '  results beyond 3 of an image and class: 2' in found.lines
