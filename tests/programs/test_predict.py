@@ -124,6 +124,28 @@ def test_a_checkpoint_serves_as_well_and_ids_come_from_the_ground_truth(trained,
                     _pixels(40, 70))
 
 
+def test_what_is_predicted_can_be_evaluated_without_a_flag(trained, tmp_path):
+  # Text ids with leading zeros, images of one name in two folders; predictions as ground truth.
+  for index, name in enumerate(('cam0/0001', 'cam1/0001', 'cam1/0002')):
+    (tmp_path / 'val' / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_pixels(seed=index)).save(tmp_path / 'val' / f'{name}.png')
+  out = tmp_path / 'out'
+  programs.run(PROGRAM, f'--saved_model={trained[2]}', f'--output_dir={out}', tmp_path / 'val')
+  content = json.loads((out / 'predictions.json').read_text())
+  assert [image['id'] for image in content['images']] == ['cam0/0001', 'cam1/0001', 2]
+  new_ids = {'cam0/0001': '0002', 'cam1/0001': '0001', 2: '0000'}
+  for image in content['images']:
+    image['id'] = new_ids[image['id']]
+  for annotation in content['annotations']:
+    annotation['image_id'] = new_ids[annotation['image_id']]
+  (tmp_path / 'gt.json').write_text(json.dumps(content))
+  done = programs.run('evaluation/evaluate.py', '--task=panoptic', f'--predictions={out}',
+                      f'--ground_truth={tmp_path / "gt.json"}', f'--ground_truth_dir={out}',
+                      f'--output={tmp_path / "scores.json"}')
+  assert json.loads((tmp_path / 'scores.json').read_text())['All']['pq'] == 1.0
+  assert 'images are paired by file name' in done.stderr
+
+
 @pytest.mark.slow
 def test_flags_average_over_scales_and_mirrored_images(tmp_path):
   path = tiny_centers.write_config(tmp_path)
