@@ -14,11 +14,10 @@ from deeplab_tf.metrics import (
   mean_iou,
   overlap,
   panoptic_quality,
-  stated_files,
   workers,
 )
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
-from deeplab_tf.user_errors import DataError, MissingFileError
+from deeplab_tf.user_errors import DataError
 
 # Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as DeepLab2's own
 # metric counts it.
@@ -244,10 +243,8 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
           truth_folder: pathlib.Path,
           folder: pathlib.Path) -> Tuple[List[ImagePair], Tuple[str, ...]]:
   """Pairs the annotations of both files and looks for their PNGs; also returns warnings."""
-  truth_files, guess_files = (stated_files.StatedFiles(each) for each in (truth_folder, folder))
   found = image_pairs.assign(listed_images(truth), listed_images(guesses), truth.path,
                              guesses.path)
-  work = []
   for annotation, position in zip(truth.annotations, found.positions):
     if position is None:
       count = len(guesses.annotations)
@@ -257,20 +254,13 @@ def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
           f'({annotation.file_name}) of {truth.path}; the file has {count} predictions'
           + (f', for images {known}, ...' if count else '')
           + (f'; {found.hint}' if found.hint else ''))
-    guess = guesses.annotations[position]
-    where = f'of image {annotation.image_id}'
-    work.append(ImagePair(
-        annotation, guess, _png(truth_files, annotation.file_name, f'ground truth PNG {where}'),
-        _png(guess_files, guess.file_name, f'prediction PNG {where}'),
-        truth.image_files.get(annotation.image_id)))
+  chosen = [guesses.annotations[position] for position in found.positions
+            if position is not None]
+  pngs = (panoptic_io.find_pngs(truth_folder, truth.annotations, 'ground truth'),
+          panoptic_io.find_pngs(folder, chosen, 'prediction'))
+  work = [ImagePair(annotation, guess, *paths, truth.image_files.get(annotation.image_id))
+          for annotation, guess, *paths in zip(truth.annotations, chosen, *pngs)]
   return work, found.warnings
-
-
-def _png(files: stated_files.StatedFiles, name: str, what: str) -> pathlib.Path:
-  path = files.find(name)
-  if path is None:
-    raise MissingFileError(f'{files.folder / name}: the {what} is missing{files.near(name)}')
-  return path
 
 
 def listed_images(content: panoptic_io.PanopticJson) -> List[image_pairs.ListedImage]:

@@ -8,22 +8,12 @@ ids are integers in COCO and strings in Cityscapes and ADE20K.
 import json
 import os
 import pathlib
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import image_limits, whole_file
+from deeplab_tf import file_names, image_limits, whole_file
 from deeplab_tf.metrics import coco_fields
 from deeplab_tf.user_errors import DataError, MissingFileError
 
@@ -362,6 +352,28 @@ def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathli
     return pathlib.Path(json_path).parent
   raise MissingFileError(f'{path}: there is no such folder; it should hold the panoptic PNGs of '
                          f'{os.fspath(json_path)}')
+
+
+def find_pngs(folder: PathLike, annotations: Sequence[Annotation],
+              what: str) -> List[pathlib.Path]:
+  """Returns the paths of PNGs, also where another system has written their names.
+
+  Args:
+    folder: Their folder.
+    annotations: They name the PNGs.
+    what: What the PNGs are, for errors.
+
+  Raises:
+    FileNotFoundError: A PNG is missing.
+  """
+  found = file_names.resolve(os.fspath(folder), [each.file_name for each in annotations])
+  paths = [pathlib.Path(folder) / (found[each.file_name] or each.file_name)
+           for each in annotations]
+  for annotation, path in zip(annotations, paths):
+    if not path.is_file():
+      raise MissingFileError(f'{path}: the {what} PNG of image {annotation.image_id} is missing.'
+                             + file_names.nearest(os.fspath(folder), annotation.file_name))
+  return paths
 
 
 def predictions_json(path: PathLike) -> PathLike:

@@ -11,7 +11,7 @@ import posixpath
 import unicodedata
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from deeplab_tf import listing
+from deeplab_tf import file_names, listing
 
 ImageId = Union[int, str]
 # Ends of the stems of Cityscapes' files, which belong to no image id. Its panoptic JSONs list
@@ -23,8 +23,7 @@ _SHOWN = 3
 
 def normalized(name: str) -> str:
   """Returns a name with `/` between its parts, composed accents and no empty parts or `.`."""
-  parts = unicodedata.normalize('NFC', name).replace('\\', '/').split('/')
-  return '/'.join(part for part in parts if part not in ('', '.'))
+  return unicodedata.normalize('NFC', '/'.join(file_names.parts(name)))
 
 
 def stem(name: str) -> str:

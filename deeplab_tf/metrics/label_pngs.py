@@ -13,7 +13,6 @@ from deeplab_tf.metrics import (
     left_out,
     mean_iou,
     overlap,
-    stated_files,
     workers,
 )
 from deeplab_tf.metrics.coco_panoptic import FileScore
@@ -164,17 +163,12 @@ def _predictions(path: coco_panoptic_io.PathLike) -> _Predictions:
     return _Predictions(names, [folder / name for name in names], [None] * len(names))
   json_path = coco_panoptic_io.predictions_json(path)
   content = coco_panoptic_io.load_predictions(json_path)
-  files = stated_files.StatedFiles(coco_panoptic_io.png_folder(json_path))
-  names, paths, categories = [], [], []
-  for annotation in content.annotations:
-    found = files.find(annotation.file_name)
-    if found is None:
-      raise MissingFileError(f'{files.folder / annotation.file_name}: the prediction PNG of image '
-                             f'{annotation.image_id} is missing{files.near(annotation.file_name)}')
-    names.append(content.image_files.get(annotation.image_id, annotation.file_name))
-    paths.append(found)
-    categories.append({segment.id: segment.category_id for segment in annotation.segments})
-  return _Predictions(names, paths, categories)
+  annotations = content.annotations
+  names = [content.image_files.get(each.image_id, each.file_name) for each in annotations]
+  folder = coco_panoptic_io.png_folder(json_path)
+  return _Predictions(
+      names, coco_panoptic_io.find_pngs(folder, annotations, 'prediction'),
+      [{segment.id: segment.category_id for segment in each.segments} for each in annotations])
 
 
 def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: image_names.Pairing,

@@ -17,10 +17,10 @@ from PIL import Image
 
 from deeplab_tf import listing, whole_file
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import category_names, coco_fields, image_names, image_pairs, stated_files
+from deeplab_tf.metrics import category_names, coco_fields, image_names, image_pairs
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
 from deeplab_tf.metrics.image_names import ImageId
-from deeplab_tf.user_errors import DataError, MissingFileError
+from deeplab_tf.user_errors import DataError
 
 _OPTIONAL_SIZE = coco_fields.SIZE._replace(optional=True)
 _IMAGE = {'id': coco_fields.IMAGE_ID, 'height': _OPTIONAL_SIZE, 'width': _OPTIONAL_SIZE,
@@ -187,12 +187,8 @@ def _listed(images: panoptic_io.PathLike, server: Benchmark
 
 
 def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iterator[Prediction]:
-  files = stated_files.StatedFiles(folder)
-  for image_id, (entry, size) in chosen.items():
-    path = files.find(entry.file_name)
-    if path is None:
-      raise MissingFileError(f'{folder / entry.file_name}: the PNG of image {image_id!r} is missing'
-                             + files.near(entry.file_name))
+  paths = panoptic_io.find_pngs(folder, [entry for entry, _ in chosen.values()], 'prediction')
+  for path, (image_id, (entry, size)) in zip(paths, chosen.items()):
     ids = panoptic_io.read_panoptic_png(path)
     if size is not None and ids.shape != size:
       raise DataError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '

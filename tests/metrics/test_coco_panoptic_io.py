@@ -210,8 +210,9 @@ def test_pngs_are_found_as_windows_names_them(files):
   (files / 'pred' / 'a.png').rename(files / 'pred' / 'sub' / 'a.png')
   _edit(files / 'pred.json', lambda c: c['annotations'][0].update(file_name='sub\\A.PNG'))
   assert _score(files).metric.result()['All']['pq'] == 1.0
+  (files / 'pred' / 'a.jpg').touch()
   _edit(files / 'pred.json', lambda c: c['annotations'][0].update(file_name='a.png'))
-  with pytest.raises(FileNotFoundError, match='image 1 is missing; near that name is sub/a.png'):
+  with pytest.raises(FileNotFoundError, match='image 1 is missing. Did you mean "a.jpg"'):
     _score(files)
 
 
