@@ -9,7 +9,7 @@ from typing import IO, Callable, Optional, Sequence, Union
 
 from PIL import Image
 
-from deeplab_tf.user_errors import DataError
+from deeplab_tf.user_errors import DataError, HostError, MissingFileError, UserError
 
 MAX_PIXELS = 2**27
 MAX_SIDE = 65535
@@ -31,7 +31,9 @@ def load(file: Union[str, os.PathLike, IO[bytes]], name: str, formats: Sequence[
     The image, its pixels read and its file closed.
 
   Raises:
-    ValueError: It is no such image, damaged, too large or has a problem; one line with the name.
+    FileNotFoundError: There is no such file.
+    ValueError: It cannot be opened, is no such image, damaged, too large or has a problem; one line
+      with the name.
   """
   line = None
   try:
@@ -44,9 +46,38 @@ def load(file: Union[str, os.PathLike, IO[bytes]], name: str, formats: Sequence[
     line = f'the image is too large: {RULE}'
   except Image.UnidentifiedImageError:
     line = f'is no image, or damaged (it does not begin as {" or ".join(formats)})'
+  except OSError as error:
+    if error.errno is not None:  # Pillow's own have none.
+      raise not_opened(name, error) from None
+    line = f'is no image, or damaged ({_reason(error)})'
   except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.
     line = f'is no image, or damaged ({_reason(error)})'
   raise DataError(f'{name}: {line}')
+
+
+def read_bytes(path: Union[str, os.PathLike]) -> bytes:
+  """Returns the content of a file.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It cannot be opened or read; one line with the path.
+  """
+  try:
+    with open(path, 'rb') as file:
+      return file.read()
+  except OSError as error:
+    raise not_opened(os.fspath(path), error) from None
+
+
+def not_opened(name: str, error: OSError) -> UserError:
+  """Returns what to raise where the system does not open a file: that says nothing of its content.
+
+  Args:
+    name: What the error begins with: the path.
+    error: What the system raised.
+  """
+  kind = MissingFileError if isinstance(error, FileNotFoundError) else HostError
+  return kind(f'{name}: cannot be opened: {error.strerror}')
 
 
 def _size_problem(width, height):

@@ -10,7 +10,7 @@ import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from deeplab_tf import arguments, cli
-from deeplab_tf.metrics import coco_panoptic_io, workers
+from deeplab_tf.metrics import coco_panoptic_io, left_out, workers
 from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _FORMATS = """\
@@ -18,9 +18,10 @@ files:
   panoptic  both sides are a panoptic JSON (annotations with segments_info) and a folder of PNGs,
             id = R + 256 G + 65536 B. The scores equal those of panopticapi; with --boundary those
             of boundary-iou-api, with --definition=deeplab2 those of DeepLab2's own metric.
-  semantic  the same files, segments merged by category; or with --num_classes two folders of PNGs
-            of one channel by the same names, whose values are class ids. mIoU is the mean over
-            the classes that the ground truth has.
+  semantic  the same files, segments merged by category; or with --num_classes a folder of PNGs of
+            one channel, whose values are class ids, and predictions by the same names: such a
+            folder, or what predict.py wrote, whose category ids are class ids. mIoU is the mean
+            over the classes that the ground truth has.
   instance  ground truth: an instance JSON; predictions: a results JSON, a list of image_id,
             category_id, segmentation, score. COCO's twelve figures for masks, or with --boundary
             for the smaller of mask IoU and boundary IoU.
@@ -60,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--definition', choices=('panopticapi', 'deeplab2'), default='panopticapi',
                       help='of panoptic quality (default: %(default)s)')
   parser.add_argument('--num_classes', type=arguments.positive, metavar='N',
-                      help='--ground_truth and --predictions are folders of semantic PNGs with the '
-                      'class ids 0 to N - 1')
+                      help='--ground_truth is a folder of semantic PNGs with the class ids 0 to '
+                      'N - 1, and --predictions another or what predict.py wrote')
   parser.add_argument('--ignore_label', type=int, metavar='ID',
                       help='value of unlabelled pixels in semantic PNGs (default: 255)')
   parser.add_argument('--workers', type=arguments.positive, default=workers.default(), metavar='N',
@@ -127,12 +128,12 @@ def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
     else:
       score = coco_panoptic.panoptic_score(*files, bar.update, args.workers,
                                            'boundary' if args.boundary else args.definition)
-  for warning in score.warnings:
-    print(f'warning: {warning}', file=sys.stderr)
+  _warn(score.warnings)
   result = score.metric.result()
   names = score.class_names if args.per_class else None
-  text = panoptic_quality.format_result(result, names)
-  return result, f'{text}\nwritten to {page}' if page else text
+  text = _text(panoptic_quality.format_result(result, names), score.omitted)
+  return (left_out.with_figures(result, score.omitted),
+          f'{text}\nwritten to {page}' if page else text)
 
 
 def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
@@ -144,8 +145,19 @@ def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
       score = label_pngs.label_png_score(
           args.ground_truth, args.predictions, args.num_classes,
           255 if args.ignore_label is None else args.ignore_label, bar.update, args.workers)
+  _warn(score.warnings)
   result = score.metric.result()
-  return result, mean_iou.format_result(result, score.class_names if args.per_class else None)
+  text = mean_iou.format_result(result, score.class_names if args.per_class else None)
+  return left_out.with_figures(result, score.omitted), _text(text, score.omitted)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+  for warning in warnings:
+    print(f'warning: {warning}', file=sys.stderr)
+
+
+def _text(table: str, missing: left_out.LeftOut) -> str:
+  return '\n'.join([table, *(['', *missing.lines] if missing.lines else [])])
 
 
 def _panoptic_files(args: argparse.Namespace) -> Tuple[Any, ...]:
@@ -159,7 +171,8 @@ def _instance(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
     score = average_precision.instance_score(
         args.ground_truth, coco_panoptic_io.predictions_json(args.predictions),
         'boundary' if args.boundary else 'segm', bar.update, args.workers)
-  return score.figures, average_precision.format_result(score, args.per_class)
+  text = average_precision.format_result(score, args.per_class)
+  return left_out.with_figures(score.figures, score.omitted), _text(text, score.omitted)
 
 
 def _progress() -> Any:

@@ -6,29 +6,25 @@
 import argparse
 import os
 import sys
-from typing import Any, NamedTuple, Optional, Sequence, Union
+from typing import Any, Optional, Sequence
 
 from deeplab_tf import arguments, cli
-from deeplab_tf.user_errors import DataError, MissingFileError, UsageError
+from deeplab_tf.user_errors import DataError, UsageError
 
-_EXTENSIONS = ('.jpg', '.jpeg', '.png')
 # Unreadable images that the last line names.
 _LISTED = 5
 _NOTES = """\
 output:
   NAME.png          segment ids in COCO's encoding, id = R + 256 G + 65536 B; 0 is unlabelled
-  NAME_overlay.png  the image with colours, outlines and class names
+  NAME_overlay.png  the image with colors, outlines and class names
   predictions.json  COCO panoptic format; evaluation/evaluate.py --predictions takes the folder
+NAME is the path of the image below the folder that was given. The id of an image is the number
+that its file is named (000000000139.jpg: 139), else the name of the file without extension
+(Cityscapes: without _leftImg8bit too); images that would have one id, such as 007.png and 7.jpg, or
+a/1.jpg and b/1.jpg, have their whole names as ids. --ground_truth takes the ids from there.
 Images are turned upright as their EXIF data say. An image that cannot be read is left out: the
 others are done, and the exit code is 2.
 """
-
-
-class _Input(NamedTuple):
-  """An image to segment: its file, the stem of the output files, and its id."""
-  path: str
-  name: str
-  image_id: Union[int, str]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -40,7 +36,9 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   _check(args)
   config = _config(args)
-  inputs = _name(_find_images(args.images, args.output_dir), _ground_truth_ids(args.ground_truth))
+  from deeplab_tf.metrics import predicted_images
+  inputs = predicted_images.name(predicted_images.find(args.images, args.output_dir),
+                                 args.output_dir, args.ground_truth)
   segmenter = _segmenter(args, config)
   import tqdm
 
@@ -55,12 +53,12 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
       unreadable.append(str(error))
       continue
     result = segmenter(pixels)
-    images.append({'id': entry.image_id, 'file_name': os.path.basename(entry.path),
+    images.append({'id': entry.image_id, 'file_name': entry.file_name,
                    'height': pixels.shape[0], 'width': pixels.shape[1]})
     annotations.append(_write(result, entry, args.output_dir))
   categories = [{'id': c.category_id, 'name': c.name, 'isthing': int(c.isthing),
                  'color': list(c.color)} for c in segmenter.dataset_info.categories]
-  path = os.path.join(args.output_dir, 'predictions.json')
+  path = os.path.join(args.output_dir, predicted_images.PREDICTIONS)
   coco_panoptic_io.write_json(path, {'images': images, 'annotations': annotations,
                                      'categories': categories})
   print(f'{len(images)} images segmented, written to {args.output_dir}')
@@ -77,7 +75,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 def _parser() -> arguments.Parser:
   parser = arguments.Parser('predict.py', __doc__, _NOTES)
   parser.add_argument('images', nargs='+', metavar='IMAGE_OR_FOLDER',
-                      help='image files, and folders whose .jpg, .jpeg and .png files are taken')
+                      help='image files, and folders whose .jpg, .jpeg and .png files are taken, '
+                      'with those in folders inside, but for hidden ones and earlier predictions')
   parser.add_argument('--saved_model', metavar='D', help='folder that trainer/export.py wrote')
   parser.add_config(required=False)
   parser.add_argument('--checkpoint', metavar='C',
@@ -85,8 +84,8 @@ def _parser() -> arguments.Parser:
                       'its latest')
   parser.add_output_dir()
   parser.add_argument('--ground_truth', metavar='JSON',
-                      help='take image ids from this COCO JSON, by file name (default: the number '
-                      'that the file name is, else the file name without extension)')
+                      help='take image ids from this COCO JSON, by file name: the whole path '
+                      'first, its end last (default: ids as below)')
   parser.add_argument('--eval_scales', type=_scales, metavar='S,S,...',
                       help='average over these scales of the input, e.g. 0.75,1,1.25; with '
                       '--config_file, and of panoptic_deeplab alone')
@@ -146,78 +145,10 @@ def _segmenter(args, config):
   return Segmenter.from_checkpoint(config, args.checkpoint)
 
 
-# --- Images -----------------------------------------------------------------------------------
-
-
-def _find_images(paths: Sequence[str], output_dir: str) -> list[str]:
-  """The image files that files and folders name, each once."""
-  found = []
-  for path in paths:
-    if os.path.isdir(path):
-      names = sorted(name for name in os.listdir(path)
-                     if name.lower().endswith(_EXTENSIONS) and not name.startswith('.'))
-      if not names:
-        raise UsageError(f'{path}: holds no {", ".join(_EXTENSIONS)} files')
-      found += [os.path.join(path, name) for name in names]
-    elif os.path.exists(path):
-      found.append(path)
-    else:
-      raise MissingFileError(f'{path}: no such image or folder')
-  found = list({os.path.realpath(path): path for path in found}.values())
-  for path in found:
-    if os.path.realpath(os.path.dirname(path) or '.') == os.path.realpath(output_dir):
-      raise UsageError(f'--output_dir={output_dir} holds {path}, which would be overwritten; '
-                       'give another folder')
-  return found
-
-
-def _ground_truth_ids(path: Optional[str]) -> Optional[dict[str, Any]]:
-  """Stem of the file name -> id, of the images in a COCO JSON."""
-  if path is None:
-    return None
-  from deeplab_tf.metrics import coco_panoptic_io
-  content = coco_panoptic_io.read_json(path, 'a COCO ground truth')
-  images = content.get('images') if isinstance(content, dict) else None
-  if not isinstance(images, list) or not all(
-      isinstance(i, dict) and 'id' in i and 'file_name' in i for i in images):
-    raise UsageError(f'--ground_truth={path}: has no list "images" with id and file_name; a '
-                     'COCO JSON is expected')
-  return {_stem(image['file_name']): image['id'] for image in images}
-
-
-def _name(paths: Sequence[str], known_ids: Optional[dict[str, Any]]) -> list[_Input]:
-  """Gives each image output files and an id of its own."""
-  inputs, files, ids = [], set(), set()
-  for path in paths:
-    stem, number = _stem(path), 1
-    name = stem
-    while files & {f'{name}.png', f'{name}_overlay.png'}:
-      number += 1
-      name = f'{stem}_{number}'
-    files |= {f'{name}.png', f'{name}_overlay.png'}
-    if known_ids is not None and stem not in known_ids:
-      raise UsageError(f'{path}: --ground_truth lists no image of this name; leave the image '
-                       'or the flag out')
-    image_id = known_ids[stem] if known_ids is not None else _id_of(stem)
-    if image_id in ids:
-      image_id = name
-    ids.add(image_id)
-    inputs.append(_Input(path, name, image_id))
-  return inputs
-
-
-def _stem(path: str) -> str:
-  return os.path.splitext(os.path.basename(path))[0]
-
-
-def _id_of(stem: str) -> Union[int, str]:
-  return int(stem) if stem.isascii() and stem.isdigit() else stem
-
-
 # --- Output -----------------------------------------------------------------------------------
 
 
-def _write(result, entry: _Input, output_dir: str) -> dict[str, Any]:
+def _write(result, entry, output_dir: str) -> dict[str, Any]:
   """Writes the two pictures of an image; its annotation in COCO's form."""
   import numpy as np
   from PIL import Image
@@ -232,10 +163,11 @@ def _write(result, entry: _Input, output_dir: str) -> dict[str, Any]:
   for label, segment_info in zip(labels, segments_info):
     segment_info['isthing'] = int(found[label].isthing)
     segment_info['score'] = found[label].score
-  file_name = f'{entry.name}.png'
-  coco_panoptic_io.write_panoptic_png(os.path.join(output_dir, file_name), ids)
-  overlay = Image.fromarray(result.overlay())
-  overlay.save(os.path.join(output_dir, f'{entry.name}_overlay.png'))
+  file_name = f'{entry.output}.png'
+  path = os.path.join(output_dir, entry.output)
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  coco_panoptic_io.write_panoptic_png(f'{path}.png', ids)
+  Image.fromarray(result.overlay()).save(f'{path}_overlay.png')
   return {'image_id': entry.image_id, 'file_name': file_name, 'segments_info': segments_info}
 
 

@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Rows from the bottom up; within a row from left to right. The longest matching name counts.
 ROWS = (
-    ('user_errors', 'structures', 'protos', 'modules', 'whole_file', 'image_limits'),
+    ('user_errors', 'structures', 'protos', 'modules', 'whole_file', 'listing',
+     'file_names', 'image_limits'),
     ('config_text', 'config', 'cli', 'arguments', 'layers', 'matching', 'visualization',
      'data.catalog', 'data.errors', 'checkpoints.paths'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',

@@ -5,17 +5,18 @@ import csv
 import functools
 import math
 import os
-import pathlib
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import whole_file
+from deeplab_tf import listing, whole_file
 from deeplab_tf.data import catalog, photographs
 from deeplab_tf.metrics import (
   coco_panoptic,
   coco_panoptic_io,
+  image_names,
+  left_out,
   panoptic_quality,
   segment_survey,
   workers,
@@ -32,9 +33,6 @@ _LARGEST_SIDE = 1920  # Pixels; pictures of larger images are drawn smaller.
 _GREY = 150  # Stands in for a photograph that is not there.
 # Class id * divisor + segment id must fit into an int64.
 _DIVISOR = coco_panoptic_io.MAX_ID + 1
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-# Cityscapes' panoptic files name its photographs so, by an oversight of the tool that made them.
-_WRONG_IN_NAMES = ('_gtFine', '')
 
 
 class Report(NamedTuple):
@@ -77,14 +75,13 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
     ValueError: As panoptic_score.
   """
   files = coco_panoptic.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
-  found = photograph_paths(images, files.images) if images else {}
+  found, ambiguous = photograph_paths(images, files.images) if images else ({}, {})
   pictures = _Pictures(files, found, dilation_ratio)
   os.makedirs(directory, exist_ok=True)
   survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
   update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
-  wrong_areas = workers.count(survey, update, files.images, num_workers, progress)
-  score = coco_panoptic.FileScore(survey.panoptic_quality(), files.class_names,
-                                  coco_panoptic.area_warnings(files, wrong_areas))
+  counts = workers.count(survey, update, files.images, num_workers, progress)
+  score = coco_panoptic.file_score(survey.panoptic_quality(), files, counts)
   with whole_file.writing(os.path.join(directory, TABLE)) as file:
     _write_table(file, survey, files)
   worst, best = chosen_images(survey, count)
@@ -103,13 +100,13 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
       worst=pictures.entries(worst, survey),
       best=pictures.entries(best, survey),
       table=TABLE,
-      notices=[*score.warnings, *_missing(images, found, files.images)]))
+      notices=[*score.warnings, *score.omitted.sentences(),
+               *_missing(images, found, ambiguous, files.images)]))
   return Report(page, score)
 
 
 def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair, path: str,
-            dilation_ratio: Optional[float]) -> Tuple[int, ...]:
-  """Counts an image; returns the segments whose stated area is wrong."""
+            dilation_ratio: Optional[float]) -> left_out.ImageCounts:
   segments = image.ground_truth.segments
   truth, guess = image.read_maps()
   try:
@@ -119,15 +116,25 @@ def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
   survey.update(comparison)
-  return panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
+  wrong = panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
+  return left_out.image_counts(truth, guess, wrong)
 
 
-def _missing(folder: Any, found: Mapping[Any, str],
+def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],
              images: Sequence[coco_panoptic.ImagePair]) -> List[str]:
-  if not folder or len(found) == len(images):
-    return []
-  return [f'{len(images) - len(found)} of the {len(images)} images are not in {folder}; the '
-          'segments of those lie on grey.']
+  """Returns lines about images that cannot be shown."""
+  lines = []
+  absent = len(images) - len(found) - len(ambiguous)
+  if folder and absent:
+    lines.append(f'{absent} of the {len(images)} images are not in {folder}; the segments of those '
+                 'lie on grey.')
+  unclear = [image for image in images if image.image_id in ambiguous]
+  if unclear:
+    fitting = image_names.shown(ambiguous[unclear[0].image_id])
+    lines.append(f'The names of {len(unclear)} of the {len(images)} images are ambiguous in '
+                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; the segments of those lie '
+                 'on grey.')
+  return lines
 
 
 def _facts(files: coco_panoptic.ImagePairs, survey: segment_survey.SegmentSurvey) -> Dict[str, Any]:
@@ -191,16 +198,17 @@ def chosen_images(survey: segment_survey.SegmentSurvey,
 # --- Pictures ---------------------------------------------------------------------------------
 
 
-def photograph_paths(folder: coco_panoptic_io.PathLike,
-                     images: Sequence[coco_panoptic.ImagePair]) -> Dict[Any, str]:
-  """Finds the photographs of a ground truth by their names, whatever their folder and suffix.
+def photograph_paths(folder: coco_panoptic_io.PathLike, images: Sequence[coco_panoptic.ImagePair]
+                     ) -> Tuple[Dict[Any, str], Dict[Any, Tuple[str, ...]]]:
+  """Finds the images of a ground truth by their names: the whole path first, its end last.
 
   Args:
     folder: Has them, or folders with them.
     images: Those of the ground truth.
 
   Returns:
-    Image id -> path, of those that are there.
+    Image id -> path, of those that are there; and image id -> paths that fit its name equally
+    well, of those whose name is ambiguous.
 
   Raises:
     FileNotFoundError: There is no such folder, or it has none of the images.
@@ -208,23 +216,21 @@ def photograph_paths(folder: coco_panoptic_io.PathLike,
   if not os.path.isdir(folder):
     raise MissingFileError(f'{os.fspath(folder)}: there is no such folder; it should hold the '
                            'images of the ground truth')
-  by_stem = {}
-  for root, _, names in os.walk(folder):
-    for name in names:
-      stem, suffix = os.path.splitext(name)
-      if suffix.lower() in _SUFFIXES:
-        by_stem[stem] = os.path.join(root, name)
-  found = {}
-  for image in images:
-    stem = pathlib.PurePosixPath(_file_name(image)).stem
-    path = by_stem.get(stem) or by_stem.get(stem.replace(*_WRONG_IN_NAMES))
-    if path:
-      found[image.image_id] = path
-  if images and not found:
+  names = listing.files_below(folder, listing.IMAGE_EXTENSIONS)
+  pairing = image_names.pair([_file_name(image) for image in images], names)
+  found, ambiguous = {}, {}
+  for index, (image, position) in enumerate(zip(images, pairing.found)):
+    if position is not None:
+      found[image.image_id] = os.path.join(folder, names[position])
+    elif index in pairing.ambiguous:
+      ambiguous[image.image_id] = tuple(names[each] for each in pairing.ambiguous[index])
+  for position, wanting in pairing.others.items():
+    ambiguous.update((images[index].image_id, (names[position],)) for index in wanting)
+  if images and not found and not ambiguous:
     raise MissingFileError(
         f'{os.fspath(folder)}: none of the {len(images)} images of the ground truth is there, e.g. '
-        f'{_file_name(images[0])}; the folder and those inside hold {len(by_stem)} other images')
-  return found
+        f'{_file_name(images[0])}; the folder and those inside hold {len(names)} other images')
+  return found, ambiguous
 
 
 def _file_name(image: coco_panoptic.ImagePair) -> str:

@@ -1,12 +1,19 @@
-"""Decodes JPEG and PNG inside TensorFlow, after a look at the size that the first bytes state."""
+"""Decodes JPEG and PNG inside TensorFlow, after a look at the size that the first bytes state.
+
+The pixels are those that data.photographs reads, by its rules.
+"""
 
 import tensorflow as tf
 
 from deeplab_tf import image_limits
+from deeplab_tf.data import encoded_orientation
 
 _JPEG = b'\xff\xd8\xff'
 # The signature, and the header's length and kind: the header has to be the first chunk.
 _PNG = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR'
+# Adobe's segment of a JPEG. CMYK with it is inverted, and no program writes another one, but some
+# leave the segment out. Where there are two, the second counts.
+_ADOBE = b'\xff\xee\0\x0eAdobe\0d\0\0\0\0\0'
 _NO_IMAGE = 'the image is neither JPEG nor PNG, or it is damaged'
 
 
@@ -41,14 +48,45 @@ def problem(encoded: tf.Tensor) -> tf.Tensor:
   return tf.where(tf.reduce_any(size == 0), _NO_IMAGE, tf.where(is_small, '', too_large))
 
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
-  """Decodes an image that has no `problem` to uint8 [height, width, 3]; grey becomes RGB."""
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+def decode(encoded: tf.Tensor, upright: bool = True) -> tf.Tensor:
+  """Decodes an image that has no `problem` to RGB.
+
+  Args:
+    encoded: string [], the bytes of an image file.
+    upright: Whether it is turned as its EXIF data say; images inside records are not.
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  if not upright:
+    return _pixels(encoded)
+  image = tf.cond(encoded_orientation.is_plain(encoded), lambda: _pixels(encoded),
+                  lambda: _unusual(encoded))
   return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_or_problem(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _pixels(encoded):
+  # Of PNGs it takes the high byte of 16 bits; tf.io.decode_image has another cosine transform.
+  image = tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
+  return tf.ensure_shape(image, [None, None, 3])
+
+
+# Not inlined: ops that are not needed cost time too.
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False,
+             experimental_attributes={'_noinline': True})
+def _unusual(encoded):
+  """As `decode`, of any file."""
+  is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
+  channels = tf.cond(is_jpeg, lambda: tf.image.extract_jpeg_shape(encoded)[2], lambda: 3)
+  marked = tf.strings.join([tf.strings.substr(encoded, 0, 2), _ADOBE, tf.strings.substr(
+      encoded, 2, tf.strings.length(encoded))])
+  image = _pixels(tf.cond(channels == 4, lambda: marked, lambda: encoded))
+  return encoded_orientation.upright(image, encoded_orientation.stated(encoded))
+
+
+def decode_or_problem(encoded: tf.Tensor, upright: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the image, one without pixels if it has a problem, and the `problem`."""
   found = problem(encoded)
-  image = tf.cond(found == '', lambda: decode(encoded), lambda: tf.zeros([0, 0, 3], tf.uint8))
+  image = tf.cond(found == '', lambda: decode(encoded, upright),
+                  lambda: tf.zeros([0, 0, 3], tf.uint8))
   return tf.ensure_shape(image, [None, None, 3]), found

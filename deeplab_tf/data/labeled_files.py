@@ -10,7 +10,15 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
-from deeplab_tf.data import catalog, errors, image_files, panoptic_format, sources, tfrecord
+from deeplab_tf.data import (
+    catalog,
+    errors,
+    image_files,
+    orientation,
+    panoptic_format,
+    sources,
+    tfrecord,
+)
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 
@@ -156,26 +164,39 @@ def direct(files: Sequence[LabeledFile], info: catalog.DatasetInfo,
 
   def load(index):
     path = paths[index]
-    image = tfrecord.decode_or_name(tf.io.read_file(path), [path, ': '])
+    encoded = tf.io.read_file(path)
+    image = tfrecord.decode_or_name(encoded, [path, ': '])
     if with_label:
       label = tf.ensure_shape(tf.numpy_function(read_label, [index], tf.int32), [None, None])
     else:
       label = tf.fill(tf.shape(image)[:2], info.void_label)
-    return structures.LabeledImage(image, of_one_size(label, image, path), names[index])
+    return structures.LabeledImage(image, of_one_size(label, image, path, encoded), names[index])
 
   return sources.DirectSource(len(files), load, [file.image_file for file in files])
 
 
-def of_one_size(label: tf.Tensor, image: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
+def of_one_size(label: tf.Tensor, image: tf.Tensor, path: tf.Tensor,
+                encoded: tf.Tensor) -> tf.Tensor:
   """Returns the label; stops where its size is not that of the image.
 
   Args:
     label: int32 [height, width].
     image: uint8 [height, width, 3].
     path: string [], the image's, for the error.
+    encoded: string [], its bytes.
   """
-  fits = errors.check(tf.reduce_all(tf.shape(label) == tf.shape(image)[:2]), lambda: [
-      path, ': the image is ', tf.shape(image)[0], 'x', tf.shape(image)[1],
-      ', but its label is ', tf.shape(label)[0], 'x', tf.shape(label)[1]])
+
+  def message():
+    sizes = [tf.shape(image)[:2], tf.shape(label)[:2]]
+    reason = tf.numpy_function(_exif_reason, [*sizes, encoded], tf.string)
+    return [path, ': the image is ', sizes[0][0], 'x', sizes[0][1], ', but its label is ',
+            sizes[1][0], 'x', sizes[1][1], tf.ensure_shape(reason, [])]
+
+  fits = errors.check(tf.reduce_all(tf.shape(label) == tf.shape(image)[:2]), message)
   with tf.control_dependencies([fits]):
     return tf.identity(label)
+
+
+def _exif_reason(image_size, label_size, encoded):
+  return orientation.explanation(tuple(image_size), tuple(label_size),
+                                 orientation.stated(np.asarray(encoded).item())).encode()

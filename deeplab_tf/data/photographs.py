@@ -1,31 +1,65 @@
-"""Image files as users have them: any usual format and orientation, without a label."""
+"""Image files as users have them, without a label; and the rules by which any image is read.
+
+Whoever reads an image gets the same pixels: the builder of records, files read as they are, a dry
+run, prediction with Pillow, and the exported model with TensorFlow (data.encoded_images).
+
+  what the file holds           what is read: uint8 [height, width, 3], RGB
+  ---------------------------   ----------------------------------------------------------------
+  EXIF orientation 1 to 8       turned upright; data.orientation says where it may stand
+  grey, 1 bit, palette          the three equal channels, or the palette's colors
+  16 bits, grey or RGB          the high byte of each number
+  alpha, transparent colors     left out: a pixel has the color that is stored, however transparent
+  CMYK and YCCK (JPEG)          as Adobe writes them, inverted, with or without Adobe's mark
+  several pictures              the first
+  gamma, color profiles         not applied
+
+JPEGs are decoded with the accurate inverse cosine transform everywhere, so that the numbers are
+equal, not just similar. Only images inside records are not turned: the builder has stored them
+upright, and in records of other programs the label fits the image as it is stored.
+"""
 
 import contextlib
+import io
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from deeplab_tf import image_limits
+from deeplab_tf.data import orientation
 
 # Some that are not here run programs, or unpack more than their first bytes state.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM')
+# Pillow calls the JPEG of several pictures that cameras write MPO.
+_ORIENTED = ('JPEG', 'MPO', 'PNG')
 
 
 def read(path: str) -> np.ndarray:
-  """Reads an image file, upright as its EXIF data say.
+  """Reads an image file by the rules above.
 
   Args:
-    path: Of a JPEG, PNG, WebP, TIFF, BMP, GIF (its first picture) or PPM file.
+    path: Path of a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM file.
 
   Returns:
     uint8 [height, width, 3], RGB.
 
   Raises:
-    ValueError: It is no image, damaged, or larger than deeplab_tf.image_limits.
+    FileNotFoundError: There is no such file.
+    ValueError: It cannot be opened, is no image, corrupt, or larger than deeplab_tf.image_limits.
   """
-  image = image_limits.load(path, path, _FORMATS)
+  encoded = image_limits.read_bytes(path)
+  image = image_limits.load(io.BytesIO(encoded), path, _FORMATS)
+  if image.format in _ORIENTED:
+    return orientation.upright(to_rgb(image), orientation.stated(encoded))
   with contextlib.suppress(Exception):  # Damaged EXIF data say nothing.
     ImageOps.exif_transpose(image, in_place=True)
+  return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+  """Returns the pixels of an image as they are stored, not turned: uint8 [height, width, 3]."""
+  if image.mode == 'CMYK':  # TensorFlow's decoder rounds down, Pillow does not.
+    ink = 255 - np.asarray(image).astype(np.uint16)
+    return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
   if image.mode.startswith('I'):  # 16 bits, which Pillow would clip.
     high_byte = np.clip(np.asarray(image).astype(np.int64) // 256, 0, 255)
     image = Image.fromarray(high_byte.astype(np.uint8))

@@ -120,14 +120,16 @@ def _parse_class(record, file, info):
       *where, 'the label is ', label, f'; {info.num_classes} classes with labels {first} to {last} '
       'are expected (imagenet.num_classes, imagenet.label_offset)'])
   with tf.control_dependencies([known]):
-    image = decode_or_name(fields['image/encoded'], where)
+    image = decode_or_name(fields['image/encoded'], where, upright=False)
   return structures.LabeledImage(image, tf.cast(label - first, tf.int32), name)
 
 
 def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
-  """Decodes the bytes of a JPEG or PNG file to uint8 [height, width, 3]; grey becomes RGB.
+  """Decodes the bytes of a record's JPEG or PNG file to uint8 [height, width, 3], RGB.
 
-  An image beyond deeplab_tf.image_limits is refused before its pixels take memory.
+  Not turned by EXIF data: the builder stores images upright, and other builders have made the label
+  for the image as it is stored. An image beyond deeplab_tf.image_limits is refused before its
+  pixels take memory.
 
   Args:
     encoded: string [].
@@ -135,12 +137,20 @@ def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
   """
   problem = encoded_images.problem(encoded)
   with tf.control_dependencies([_check_image(problem, where)]):
-    return encoded_images.decode(encoded)
+    return encoded_images.decode(encoded, upright=False)
 
 
-def decode_or_name(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
-  """As `decode_image`, and also what is damaged further inside ends with a line of ours."""
-  image, problem = errors.or_say(encoded, encoded_images.decode_or_problem, lambda: [
+def decode_or_name(encoded: tf.Tensor, where: Sequence, upright: bool = True) -> tf.Tensor:
+  """As `decode_image`, of a file; what is damaged further inside ends with a line of ours too.
+
+  Args:
+    encoded, where: As of `decode_image`.
+    upright: Whether the image is turned as its EXIF data say.
+  """
+  def decode(encoded):
+    return encoded_images.decode_or_problem(encoded, upright)
+
+  image, problem = errors.or_say(encoded, decode, lambda: [
       *where, 'the image is cut off or damaged'])
   with tf.control_dependencies([_check_image(problem, where)]):
     return tf.identity(image)

@@ -4,14 +4,23 @@ import functools
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf.metrics import coco_fields, coco_panoptic_io, mask_fields, workers
+from deeplab_tf.metrics import (
+    coco_fields,
+    coco_panoptic_io,
+    image_names,
+    instance_matching,
+    left_out,
+    mask_fields,
+    workers,
+)
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 from deeplab_tf.user_errors import DataError
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
 
 
-_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE}
+_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE,
+          'file_name': coco_fields.FILE_NAME._replace(optional=True)}
 _INSTANCE = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
              'bbox': coco_fields.BOX._replace(optional=True)}
 _ANNOTATION = {**_INSTANCE, 'id': coco_fields.INTEGER, 'area': coco_fields.NUMBER,
@@ -26,10 +35,12 @@ class AveragePrecision(NamedTuple):
     figures: The twelve by name, in [0, 1]; -1 where there is nothing to find.
     per_class: Category id -> AP; None for categories without ground truth.
     class_names: Category id -> name.
+    omitted: Categories, annotations and results that do not count.
   """
   figures: Dict[str, float]
   per_class: Dict[int, Optional[float]]
   class_names: Dict[int, str]
+  omitted: left_out.LeftOut = left_out.LeftOut()
 
 
 class _ImageInstances(NamedTuple):
@@ -58,6 +69,8 @@ def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_pa
     ValueError: A file is of another kind, or a result names an unknown image or category.
   """
   truth = load_ground_truth(ground_truth, iou_type)
+  if not truth['images']:
+    raise DataError(f'{ground_truth}: "images" is empty, so there is nothing to score')
   results = _load_results(predictions, truth, ground_truth, iou_type)
   metric = InstanceAveragePrecision(sorted(entry['id'] for entry in truth['categories']), iou_type)
   update = functools.partial(_update, path=os.fspath(predictions))
@@ -65,7 +78,8 @@ def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_pa
   result = metric.result()
   names = {entry['id']: entry.get('name', str(entry['id'])) for entry in truth['categories']}
   figures = {name: -1.0 if result[name] is None else result[name] for name in NAMES}
-  return AveragePrecision(figures, result['per_class'], names)
+  return AveragePrecision(figures, result['per_class'], names, left_out.instances(
+      truth, results, names, instance_matching.MAX_DETECTIONS))
 
 
 def _update(metric: InstanceAveragePrecision, image: _ImageInstances, path: str) -> None:
@@ -124,6 +138,8 @@ def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -
   coco_fields.check(content['categories'], {'id': coco_fields.INTEGER}, path, 'a category')
   coco_fields.check(content['annotations'], {}, path, 'an annotation')
   known = _known(content)
+  if len(known['image_id']) < len(content['images']):
+    raise DataError(f'{path}: an image id is listed twice in "images"; ids must be distinct')
   if len(known['category_id']) < len(content['categories']):
     raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   for annotation in content['annotations']:
@@ -180,4 +196,5 @@ def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where:
                  truth_path: coco_panoptic_io.PathLike) -> None:
   for key, values in known.items():
     if entry[key] not in values:
-      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list')
+      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list'
+                      + image_names.type_hint(entry[key], values))

@@ -3,7 +3,7 @@
 Whatever stands in a file, the error is one line with the file, the entry and what is allowed.
 """
 
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple
 
 from deeplab_tf import image_limits
 from deeplab_tf.user_errors import DataError
@@ -78,8 +78,11 @@ FILE_NAME = Field(_is_file_name, 'the name of a file')
 BOX = Field(_is_box, 'x, y, width and height in pixels')
 
 CATEGORY = {'id': INTEGER, 'isthing': FLAG}
+# Of predictions, which are free to say nothing of their categories.
+STATED_CATEGORY = {'id': INTEGER, 'isthing': FLAG._replace(optional=True)}
 IMAGE = {'id': IMAGE_ID, 'file_name': FILE_NAME}
 ANNOTATION = {'image_id': IMAGE_ID, 'file_name': FILE_NAME, 'segments_info': LIST}
+_NAMED_IMAGE = {key: field._replace(optional=True) for key, field in IMAGE.items()}
 SEGMENT = {'id': INTEGER, 'category_id': INTEGER, 'iscrowd': FLAG._replace(optional=True),
            'area': AREA._replace(optional=True)}
 
@@ -108,6 +111,51 @@ def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> N
       if key in entry and not field.is_right(entry[key]):
         raise DataError(f'{where}: {what} has {shown(entry[key])} as "{key}", which must be '
                         f'{field.allowed}: {shown(entry)}')
+
+
+def check_categories(categories: Any, path: Any) -> None:
+  """Checks the categories of a panoptic JSON; see `check`."""
+  entries = [entry for entry in categories if isinstance(entry, dict)
+             ] if isinstance(categories, list) else []
+  without = [entry for entry in entries if 'id' in entry and 'isthing' not in entry]
+  if without:
+    first = f'category {shown(without[0]["id"])} ({shown(without[0].get("name"))})'
+    raise DataError(f'{path}: {first} has no "isthing", as {len(without)} of the {len(entries)} '
+                    'categories; add "isthing": 1 to each category of things, 0 to each of stuff')
+  check(categories, CATEGORY, path, 'a category (of a panoptic JSON)')
+
+
+def check_distinct_categories(categories: Any, path: Any) -> None:
+  """Checks that no category id is listed twice; see `check`."""
+  names: Dict[int, Any] = {}
+  for category in categories:
+    if category.category_id in names:
+      raise DataError(f'{path}: the category id {category.category_id} is listed twice in '
+                      f'"categories", as {shown(names[category.category_id])} and as '
+                      f'{shown(category.name)}; ids must be distinct')
+    names[category.category_id] = category.name
+
+
+def image_file_names(content: Mapping[str, Any], path: Any) -> Dict[Any, str]:
+  """Returns image id -> file name of the images that a JSON lists with one.
+
+  Args:
+    content: What the file holds; the list "images" may be absent.
+    path: The file, for errors.
+
+  Raises:
+    DataError: The list is none, or gives one id to two images.
+  """
+  images = content.get('images') or []
+  check(images, _NAMED_IMAGE, path, 'an image')
+  names: Dict[Any, str] = {}
+  for image in images:
+    if {'id', 'file_name'} <= set(image):
+      name = names.setdefault(image['id'], image['file_name'])
+      if name != image['file_name']:
+        raise DataError(f'{path}: the image id {image["id"]!r} is listed twice in "images", for '
+                        f'{name} and for {image["file_name"]}; ids must be distinct')
+  return names
 
 
 def check_panoptic_annotations(annotations: Any, path: str, expected: str) -> None:

@@ -6,15 +6,18 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
 from deeplab_tf.metrics import (
-    deeplab2_panoptic_quality,
-    mean_iou,
-    overlap,
-    panoptic_quality,
-    workers,
+  category_names,
+  deeplab2_panoptic_quality,
+  image_pairs,
+    left_out,
+  mean_iou,
+  overlap,
+  panoptic_quality,
+  workers,
 )
-from deeplab_tf.user_errors import DataError, MissingFileError
+from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
+from deeplab_tf.user_errors import DataError
 
 # Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as DeepLab2's own
 # metric counts it.
@@ -34,10 +37,12 @@ class FileScore(NamedTuple):
     metric: PanopticQuality or MeanIoU.
     class_names: Category id -> name.
     warnings: Lines for the user.
+    omitted: Pixels, classes and predictions that do not count.
   """
   metric: Any
   class_names: Dict[int, str]
   warnings: Tuple[str, ...]
+  omitted: left_out.LeftOut = left_out.LeftOut()
 
 
 class ImagePair(NamedTuple):
@@ -48,7 +53,7 @@ class ImagePair(NamedTuple):
     prediction: Likewise.
     ground_truth_png: Path of the PNG; it exists.
     prediction_png: Likewise.
-    image_file: Name of the photograph as the ground truth lists it; None if it does not.
+    image_file: Name of the image as the ground truth lists it; None if it does not.
   """
   ground_truth: panoptic_io.Annotation
   prediction: panoptic_io.Annotation
@@ -58,7 +63,7 @@ class ImagePair(NamedTuple):
 
   @property
   def image_id(self) -> Union[int, str]:
-    """The image's id, the same in both files."""
+    """The image's id in the ground truth."""
     return self.ground_truth.image_id
 
   def read_maps(self) -> Tuple[np.ndarray, np.ndarray]:
@@ -87,21 +92,30 @@ class ImagePairs(NamedTuple):
     ground_truth: The ground truth's file; its categories rule.
     predictions: The predictions' file.
     images: In the order of the ground truth.
+    warnings: Lines for the user about statements of the two files that differ.
   """
   ground_truth: panoptic_io.PanopticJson
   predictions: panoptic_io.PanopticJson
   images: Tuple[ImagePair, ...]
+  warnings: Tuple[str, ...] = ()
 
   @property
   def class_names(self) -> Dict[int, str]:
     """Category id -> name."""
     return {category.category_id: category.name for category in self.ground_truth.categories}
 
+  @property
+  def not_scored(self) -> int:
+    """Number of predictions of images that the ground truth does not have."""
+    return len(self.predictions.annotations) - len(self.images)
+
 
 def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
           ground_truth_dir: Optional[panoptic_io.PathLike] = None,
           predictions_dir: Optional[panoptic_io.PathLike] = None) -> ImagePairs:
   """Pairs a ground truth and predictions in the COCO panoptic format by image.
+
+  Images are paired by id, and by file name where ids differ or contradict names: see image_pairs.
 
   Args:
     ground_truth: Its JSON; its categories rule.
@@ -112,14 +126,18 @@ def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
   Raises:
     FileNotFoundError: A file, folder or PNG is missing.
     ValueError: An image has no prediction, or one of a category that the ground truth does not
-      list. The line names the file, image, segment and category.
+      list or numbers in another way. The line names the file, image, segment and category.
   """
   truth = panoptic_io.load_ground_truth(ground_truth)
+  if not truth.annotations:
+    raise DataError(f'{truth.path}: "annotations" is empty, so there is nothing to score')
   guesses = panoptic_io.load_predictions(predictions)
-  images = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
-                 panoptic_io.png_folder(predictions, predictions_dir))
+  warnings = category_names.compare(guesses.path, guesses.categories, truth.path,
+                                    truth.categories)
+  images, notes = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
+                        panoptic_io.png_folder(predictions, predictions_dir))
   _check_categories(truth, guesses.path, images)
-  return ImagePairs(truth, guesses, tuple(images))
+  return ImagePairs(truth, guesses, tuple(images), (*notes, *warnings))
 
 
 def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -153,8 +171,28 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
   metric = DEFINITIONS[definition](files.ground_truth.categories)
   update = functools.partial(_update_panoptic, path=files.predictions.path)
-  wrong = workers.count(metric, update, files.images, num_workers, progress)
-  return FileScore(metric, files.class_names, area_warnings(files, wrong))
+  counts = workers.count(metric, update, files.images, num_workers, progress)
+  return file_score(metric, files, counts, as_deeplab2=definition == 'deeplab2')
+
+
+def file_score(metric: panoptic_quality.PanopticQuality, files: ImagePairs,
+               counts: Sequence[left_out.ImageCounts], as_deeplab2: bool = False) -> FileScore:
+  """Puts together a panoptic quality and all there is to say about it.
+
+  Args:
+    metric: Has counted the images.
+    files: The images.
+    counts: Pixels of each image.
+    as_deeplab2: Whether the metric counts a class of stuff as one segment, and areas in the map.
+  """
+  truths = [image.ground_truth for image in files.images]
+  guesses = [image.prediction for image in files.images]
+  odd: Tuple[str, ...] = ()
+  if not as_deeplab2:
+    odd = (*area_warnings(files, [each.wrong_areas for each in counts]),
+           *left_out.split_stuff_warnings(files.ground_truth, truths, guesses))
+  return FileScore(metric, files.class_names, (*files.warnings, *odd),
+                   left_out.panoptic(files.ground_truth, truths, guesses, files.not_scored, counts))
 
 
 def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -174,15 +212,16 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   category_ids = [category.category_id for category in files.ground_truth.categories]
   metric = mean_iou.MeanIoU(category_ids, ignore_label=_NO_CATEGORY)
   workers.count(metric, _update_semantic, files.images, num_workers, progress)
-  return FileScore(metric, files.class_names, ())
+  return FileScore(metric, files.class_names, files.warnings,
+                   left_out.semantic(metric, files.class_names, files.not_scored))
 
 
 def _update_panoptic(metric: panoptic_quality.PanopticQuality, image: ImagePair,
-                     path: str) -> Tuple[int, ...]:
-  """Counts an image; returns the segments whose stated area is wrong."""
+                     path: str) -> left_out.ImageCounts:
   truth, guess = image.read_maps()
   try:
-    return metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
+    wrong = metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
+    return left_out.image_counts(truth, guess, wrong)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
@@ -201,26 +240,36 @@ def _categories(ids: np.ndarray, segments: Sequence[panoptic_io.Segment]) -> np.
 
 
 def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
-          truth_folder: pathlib.Path, folder: pathlib.Path) -> List[ImagePair]:
-  """Pairs the annotations of both files by image id and looks for their PNGs."""
-  by_image = {annotation.image_id: annotation for annotation in guesses.annotations}
-  work = []
-  for annotation in truth.annotations:
-    guess = by_image.get(annotation.image_id)
-    if guess is None:
-      known = sorted(by_image, key=str)[:3]
+          truth_folder: pathlib.Path,
+          folder: pathlib.Path) -> Tuple[List[ImagePair], Tuple[str, ...]]:
+  """Pairs the annotations of both files and looks for their PNGs; also returns warnings."""
+  found = image_pairs.assign(listed_images(truth), listed_images(guesses), truth.path,
+                             guesses.path)
+  for annotation, position in zip(truth.annotations, found.positions):
+    if position is None:
+      count = len(guesses.annotations)
+      known = image_pairs.first_ids(guess.image_id for guess in guesses.annotations)
       raise DataError(
           f'{guesses.path}: no prediction for image {annotation.image_id!r} '
-          f'({annotation.file_name}) of {truth.path}; the file has {len(by_image)} predictions'
-          + (f', for images {", ".join(map(repr, known))}, ...' if known else ''))
-    item = ImagePair(annotation, guess, truth_folder / annotation.file_name,
-                     folder / guess.file_name, truth.image_files.get(annotation.image_id))
-    for what, png in (('ground truth', item.ground_truth_png),
-                      ('prediction', item.prediction_png)):
-      if not png.is_file():
-        raise MissingFileError(f'{png}: the {what} PNG of image {annotation.image_id} is missing')
-    work.append(item)
-  return work
+          f'({annotation.file_name}) of {truth.path}; the file has {count} predictions'
+          + (f', for images {known}, ...' if count else '')
+          + (f'; {found.hint}' if found.hint else ''))
+  chosen = [guesses.annotations[position] for position in found.positions
+            if position is not None]
+  pngs = (panoptic_io.find_pngs(truth_folder, truth.annotations, 'ground truth'),
+          panoptic_io.find_pngs(folder, chosen, 'prediction'))
+  work = [ImagePair(annotation, guess, *paths, truth.image_files.get(annotation.image_id))
+          for annotation, guess, *paths in zip(truth.annotations, chosen, *pngs)]
+  return work, found.warnings
+
+
+def listed_images(content: panoptic_io.PanopticJson) -> List[image_pairs.ListedImage]:
+  """Returns the ids and names of the annotated images of a JSON, in its order."""
+  # Where images have names, that of a PNG is no second one.
+  return [image_pairs.ListedImage(annotation.image_id,
+                                  content.image_files.get(annotation.image_id),
+                                  None if content.image_files else annotation.file_name)
+          for annotation in content.annotations]
 
 
 def _check_categories(truth: panoptic_io.PanopticJson, path: str,

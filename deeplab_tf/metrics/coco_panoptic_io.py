@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequenc
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import image_limits, whole_file
+from deeplab_tf import file_names, image_limits, whole_file
 from deeplab_tf.metrics import coco_fields
 from deeplab_tf.user_errors import DataError, MissingFileError
 
@@ -42,10 +42,10 @@ class Segment(NamedTuple):
 
 
 class FileCategory(NamedTuple):
-  """A category as the ground truth's JSON lists it."""
+  """A category as a JSON lists it; predictions may leave out its name and whether it is a thing."""
   category_id: int
-  name: str
-  isthing: bool
+  name: Optional[str]
+  isthing: Optional[bool]
 
 
 class Annotation(NamedTuple):
@@ -56,13 +56,13 @@ class Annotation(NamedTuple):
 
 
 class PanopticJson(NamedTuple):
-  """A panoptic JSON; of predictions only path and annotations are read.
+  """A panoptic JSON.
 
   Attributes:
-    path: Of the file.
-    categories: As the file lists them.
+    path: Path of the file.
+    categories: As the file lists them; predictions may list none.
     annotations: One per image.
-    image_files: Image id -> file name of the photograph, of the images that are listed.
+    image_files: Image id -> file name of the image, of the images that are listed with one.
   """
   path: str
   categories: Tuple[FileCategory, ...]
@@ -185,34 +185,27 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
     ValueError: One line naming the file and, where they matter, image, segment and category.
   """
   content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
-  categories = []
   entries = content.get('categories') or []
-  coco_fields.check(entries, coco_fields.CATEGORY, path, 'a category (of a panoptic JSON)')
-  for entry in entries:
-    name = str(entry.get('name', entry['id']))
-    categories.append(FileCategory(entry['id'], name, bool(entry['isthing'])))
+  coco_fields.check_categories(entries, path)
+  categories = [FileCategory(entry['id'], str(entry.get('name', entry['id'])),
+                             bool(entry['isthing'])) for entry in entries]
   if not categories:
     raise DataError(f'{path}: no "categories"; the ground truth JSON must list them with id, '
                     'name and isthing')
+  coco_fields.check_distinct_categories(categories, path)
   known = {category.category_id for category in categories}
-  if len(known) < len(categories):
-    raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
   annotations = _annotations(path, content)
   for annotation in annotations:
     for segment in annotation.segments:
       if segment.category_id not in known:
         raise DataError(f'{path}: image {annotation.image_id}: segment {segment.id} is of '
                         f'category {segment.category_id}, which "categories" does not list')
-  images = content.get('images') or []
-  coco_fields.check(images, {key: field._replace(optional=True)
-                             for key, field in coco_fields.IMAGE.items()}, path, 'an image')
-  image_files = {image['id']: image['file_name'] for image in images
-                 if {'id', 'file_name'} <= set(image)}
-  return PanopticJson(os.fspath(path), tuple(categories), annotations, image_files)
+  return PanopticJson(os.fspath(path), tuple(categories), annotations,
+                      coco_fields.image_file_names(content, path))
 
 
 def load_predictions(path: PathLike) -> PanopticJson:
-  """Reads the JSON of panoptic predictions; only ids, category ids and scores are read.
+  """Reads the JSON of panoptic predictions; stated areas and crowds are not read.
 
   Raises:
     ValueError: One line naming the file and, where they matter, image and segment.
@@ -222,7 +215,14 @@ def load_predictions(path: PathLike) -> PanopticJson:
       annotation._replace(segments=tuple(
           segment._replace(iscrowd=False, area=None) for segment in annotation.segments))
       for annotation in _annotations(path, content))
-  return PanopticJson(os.fspath(path), (), annotations)
+  entries = content.get('categories') or []
+  coco_fields.check(entries, coco_fields.STATED_CATEGORY, path, 'a category')
+  categories = tuple(
+      FileCategory(entry['id'], str(entry['name']) if 'name' in entry else None,
+                   bool(entry['isthing']) if 'isthing' in entry else None) for entry in entries)
+  coco_fields.check_distinct_categories(categories, path)
+  return PanopticJson(os.fspath(path), categories, annotations,
+                      coco_fields.image_file_names(content, path))
 
 
 def _load(path: PathLike, expected: str) -> Dict[str, Any]:
@@ -352,6 +352,28 @@ def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathli
     return pathlib.Path(json_path).parent
   raise MissingFileError(f'{path}: there is no such folder; it should hold the panoptic PNGs of '
                          f'{os.fspath(json_path)}')
+
+
+def find_pngs(folder: PathLike, annotations: Sequence[Annotation],
+              what: str) -> List[pathlib.Path]:
+  """Returns the paths of PNGs, also where another system has written their names.
+
+  Args:
+    folder: Their folder.
+    annotations: They name the PNGs.
+    what: What the PNGs are, for errors.
+
+  Raises:
+    FileNotFoundError: A PNG is missing.
+  """
+  found = file_names.resolve(os.fspath(folder), [each.file_name for each in annotations])
+  paths = [pathlib.Path(folder) / (found[each.file_name] or each.file_name)
+           for each in annotations]
+  for annotation, path in zip(annotations, paths):
+    if not path.is_file():
+      raise MissingFileError(f'{path}: the {what} PNG of image {annotation.image_id} is missing.'
+                             + file_names.nearest(os.fspath(folder), annotation.file_name))
+  return paths
 
 
 def predictions_json(path: PathLike) -> PathLike:

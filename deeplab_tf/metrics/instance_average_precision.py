@@ -22,7 +22,7 @@ from typing import (
 
 import numpy as np
 
-from deeplab_tf.metrics import accumulator, instance_matching, overlap
+from deeplab_tf.metrics import accumulator, image_names, instance_matching, overlap
 from deeplab_tf.metrics.instance_matching import Detection, Truth
 from deeplab_tf.user_errors import DataError
 
@@ -96,7 +96,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     """Counts one image.
 
     Args:
-      image_id: Orders the images; of one type for all images.
+      image_id: Orders the images: numbers come before texts.
       size: Height and width, pixels.
       annotations: Each with category_id, segmentation (run lengths or polygons), area (pixels)
         and perhaps iscrowd; with bbox (x, y, width, height) where boxes are scored.
@@ -124,7 +124,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     its area is counted in the map. No mask is made, for segments of a map do not overlap.
 
     Args:
-      image_id: Orders the images; of one type for all images.
+      image_id: Orders the images: numbers come before texts.
       ground_truth: int [height, width], class id * label divisor + instance number; instance
         number 0 of a thing class is a crowd.
       prediction: int [height, width], likewise, but 0 is an instance as any other.
@@ -168,7 +168,10 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     """Returns the fields of all images one after the other, and how many records each has."""
     fields = {name: [getattr(image, name) for image in self._images] for name in _Image._fields}
     state = {'records': np.array([len(rows) for rows in fields['categories']], np.int64),
-             'image_id': np.array(fields.pop('image_id'))}
+             # An array has one type, and ids may be of two.
+             'image_id': np.array(list(map(str, fields['image_id'])), np.str_),
+             'id_is_text': np.array([isinstance(each, str) for each in fields.pop('image_id')],
+                                    bool)}
     empty = _pack(0, [])
     for name, arrays in fields.items():
       state[name] = np.concatenate([*arrays, getattr(empty, name)],
@@ -180,9 +183,11 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     rows = np.cumsum(state['records'])[:-1]
     lengths = np.split(state['lengths'], rows)
     columns = np.cumsum([part.sum() for part in lengths], dtype=np.int64)[:-1]
+    image_ids = [text if is_text else int(text) for text, is_text in zip(
+        np.asarray(state['image_id']).tolist(), state['id_is_text'])]
     self._images = [] if not len(state['records']) else [
         _Image(*parts) for parts in zip(
-            np.asarray(state['image_id']).tolist(), np.split(state['categories'], rows),
+            image_ids, np.split(state['categories'], rows),
             np.split(state['positives'], rows), lengths, np.split(state['scores'], columns),
             np.split(state['flags'], columns, axis=2))]
 
@@ -208,7 +213,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     """Hands all records to COCOeval."""
     evaluation = instance_matching.coco_evaluation()
     areas = len(evaluation.params.areaRng)
-    images = sorted(self._images, key=lambda image: image.image_id)
+    images = sorted(self._images, key=lambda image: image_names.id_order(image.image_id))
     evaluation.params.catIds = list(range(len(self.category_ids)))
     evaluation.params.imgIds = list(range(len(images)))
     evaluation._paramsEval = evaluation.params

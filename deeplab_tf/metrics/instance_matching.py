@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Segmentation = Union[Dict[str, Any], List[List[float]]]
 # No threshold of COCO's is lower, so boundaries matter only where the mask IoU reaches it.
 _LOWEST_THRESHOLD = 0.5
+# Results of an image and category that count, the best by score.
+MAX_DETECTIONS = 100
 
 
 class Truth(NamedTuple):
@@ -57,7 +59,7 @@ def coco_evaluation() -> Any:
   return cocoeval.COCOeval(iouType='segm')
 
 
-def best(detections: Sequence[Dict[str, Any]], limit: int = 100) -> List[Dict[str, Any]]:
+def best(detections: Sequence[Dict[str, Any]], limit: int = MAX_DETECTIONS) -> List[Dict[str, Any]]:
   """Returns the detections that count: the best by score, of equal ones the first."""
   return sorted(detections, key=lambda detection: -detection['score'])[:limit]
 

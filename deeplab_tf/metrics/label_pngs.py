@@ -1,21 +1,51 @@
 """Scores semantic maps on disk: folders of PNGs whose grey values are class ids."""
 
 import pathlib
-from typing import List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import image_limits
-from deeplab_tf.metrics import coco_panoptic_io, mean_iou, overlap, workers
+from deeplab_tf import image_limits, listing
+from deeplab_tf.metrics import (
+    coco_panoptic_io,
+    image_names,
+    left_out,
+    mean_iou,
+    overlap,
+    workers,
+)
 from deeplab_tf.metrics.coco_panoptic import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
 
+# Pixels without a prediction; no grey value is as large.
+_NO_CLASS = 2**31 - 2
+
 
 class _Pair(NamedTuple):
-  """One image to score."""
+  """One image to score.
+
+  Attributes:
+    ground_truth: Path of its map of classes.
+    prediction: Path of the predicted map.
+    category_of: Segment id -> category id, if the prediction is a map of segments.
+  """
   ground_truth: pathlib.Path
   prediction: pathlib.Path
+  category_of: Optional[Dict[int, int]] = None
+
+
+class _Predictions(NamedTuple):
+  """Predicted maps.
+
+  Attributes:
+    names: Names of the images or of their maps.
+    files: Paths of the maps.
+    category_of: For each map of segments id -> category id; None for a map of classes.
+  """
+  names: Sequence[str]
+  files: Sequence[pathlib.Path]
+  category_of: Sequence[Optional[Dict[int, int]]]
 
 
 def label_png_score(ground_truth: coco_panoptic_io.PathLike,
@@ -27,9 +57,10 @@ def label_png_score(ground_truth: coco_panoptic_io.PathLike,
   Args:
     ground_truth: Folder of PNGs of one channel, 8 or 16 bits or with a palette, in subfolders
       or not. A pixel's value is its class id, 0 to num_classes - 1, or the ignore label.
-    predictions: Folder of PNGs by the same names in the same subfolders. Any value but a class
-      id is a prediction of no class.
-    num_classes: Of the data set.
+    predictions: Folder of PNGs by the same names: the whole path first, its end last. Any value
+      but a class id is a prediction of no class. Or panoptic predictions, a JSON or a folder with
+      predictions.json: their segments are merged by category, whose ids are class ids.
+    num_classes: Number of classes.
     ignore_label: Pixels of it in the ground truth are left out.
     progress: Called with a number of images whenever they are counted.
     num_workers: Processes; see workers.count.
@@ -39,11 +70,33 @@ def label_png_score(ground_truth: coco_panoptic_io.PathLike,
 
   Raises:
     FileNotFoundError: A folder or a prediction is missing, or there is no ground truth.
-    ValueError: A PNG cannot be read, two differ in size or the ground truth has another class.
+    ValueError: A PNG cannot be read, two differ in size, a name is ambiguous, or the ground truth
+      has another class.
   """
   metric = mean_iou.MeanIoU(range(num_classes), ignore_label)
-  workers.count(metric, _update, _pairs(ground_truth, predictions), num_workers, progress)
-  return FileScore(metric, {class_id: str(class_id) for class_id in range(num_classes)}, ())
+  pairs, not_scored, warnings = _pairs(ground_truth, predictions)
+  strays = workers.count(metric, _update, pairs, num_workers, progress)
+  names = {class_id: str(class_id) for class_id in range(num_classes)}
+  warnings += _value_warnings(metric, ignore_label, set().union(*strays))
+  return FileScore(metric, names, tuple(warnings), left_out.semantic(metric, names, not_scored))
+
+
+def _value_warnings(metric: mean_iou.MeanIoU, ignore_label: int, strays: Set[int]) -> List[str]:
+  """Returns lines about values that are no class but may be meant as one."""
+  warnings = []
+  occurring = [metric.class_ids[index]
+               for index in np.flatnonzero(metric.confusion.sum(axis=1)).tolist()]
+  if len(metric.class_ids) > 1 and len(occurring) == 1 and metric.ignored:
+    warnings.append(
+        f'the ground truth has the values {occurring[0]} and {ignore_label} alone, and '
+        f'{ignore_label} is ignored (--ignore_label): one class is left to score. If '
+        f'{ignore_label} is meant as a class, write it as {_others(metric, occurring[0])}')
+  if strays:
+    listed = image_names.shown(sorted(strays))
+    warnings.append(
+        f'the predictions have values that are no class (classes are 0 to '
+        f'{len(metric.class_ids) - 1}): {listed}; their pixels are misses')
+  return warnings
 
 
 def read_label_png(path: coco_panoptic_io.PathLike) -> np.ndarray:
@@ -66,26 +119,78 @@ def _mode_problem(image: Image.Image) -> Optional[str]:
           'of 8 or 16 bits or with a palette')
 
 
-def _pairs(ground_truth: coco_panoptic_io.PathLike,
-           predictions: coco_panoptic_io.PathLike) -> List[_Pair]:
-  truth_folder, folder = pathlib.Path(ground_truth), pathlib.Path(predictions)
-  for path in (truth_folder, folder):
-    if not path.is_dir():
-      raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
-  pairs = []
-  for path in sorted(truth_folder.rglob('*.png')):
-    guess = folder / path.relative_to(truth_folder)
-    if not guess.is_file():
-      raise MissingFileError(f'{guess}: there is no such file; it should be the prediction for '
-                             f'{path}, for names must be the same in both folders')
-    pairs.append(_Pair(path, guess))
-  if not pairs:
-    raise MissingFileError(f'{truth_folder}: there is no PNG in this folder or below it')
-  return pairs
+def _others(metric: mean_iou.MeanIoU, class_id: int) -> str:
+  others = [other for other in metric.class_ids if other != class_id]
+  return f'one of {others[0]} to {others[-1]}' if len(others) > 1 else str(others[0])
 
 
-def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> None:
-  maps = [read_label_png(path) for path in pair]
+def _pairs(ground_truth: coco_panoptic_io.PathLike, predictions: coco_panoptic_io.PathLike
+           ) -> Tuple[List[_Pair], int, List[str]]:
+  """Returns the images to score, how many predictions are not, and warnings."""
+  folder = pathlib.Path(ground_truth)
+  _check_folder(folder)
+  names = listing.files_below(folder, ('.png',))
+  if not names:
+    raise MissingFileError(f'{folder}: there is no PNG in this folder or below it')
+  found = _predictions(predictions)
+  pairing = image_names.pair(names, found.names)
+  pairs, unlike = [], []
+  for index, (name, position) in enumerate(zip(names, pairing.found)):
+    if position is None:
+      raise _unpaired(index, names, found.names, pairing, (folder, pathlib.Path(predictions)))
+    if found.category_of[position] is None and name != found.names[position]:
+      unlike.append(f'{name} with {found.names[position]}')
+    pairs.append(_Pair(folder / name, found.files[position], found.category_of[position]))
+  warnings = []
+  if unlike:
+    warnings.append(f'{len(unlike)} of the {len(pairs)} images have other names in {predictions} '
+                    f'than in {folder} and are paired by what is alike: '
+                    f'{image_names.shown(unlike)}')
+  return pairs, len(found.names) - len(pairs), warnings
+
+
+def _check_folder(path: pathlib.Path) -> None:
+  if not path.is_dir():
+    raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
+
+
+def _predictions(path: coco_panoptic_io.PathLike) -> _Predictions:
+  """Lists maps of classes in a folder, or the maps of segments of panoptic predictions."""
+  folder = pathlib.Path(path)
+  if folder.suffix.lower() != '.json' and not (folder / 'predictions.json').is_file():
+    _check_folder(folder)
+    names = listing.files_below(folder, ('.png',))
+    return _Predictions(names, [folder / name for name in names], [None] * len(names))
+  json_path = coco_panoptic_io.predictions_json(path)
+  content = coco_panoptic_io.load_predictions(json_path)
+  annotations = content.annotations
+  names = [content.image_files.get(each.image_id, each.file_name) for each in annotations]
+  folder = coco_panoptic_io.png_folder(json_path)
+  return _Predictions(
+      names, coco_panoptic_io.find_pngs(folder, annotations, 'prediction'),
+      [{segment.id: segment.category_id for segment in each.segments} for each in annotations])
+
+
+def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: image_names.Pairing,
+              folders: Tuple[pathlib.Path, pathlib.Path]) -> DataError:
+  """Returns the error about an image without a prediction."""
+  path = folders[0] / names[index]
+  if index in pairing.ambiguous:
+    fitting = image_names.shown(own[each] for each in pairing.ambiguous[index])
+    return DataError(f'{path}: the name is ambiguous: in {folders[1]} its prediction may be '
+                     f'{fitting}; names must be the same in both folders')
+  for position, wanting in pairing.others.items():
+    if index in wanting:
+      return DataError(f'{folders[1] / own[position]}: the name is ambiguous: it may be the '
+                       f'prediction for any of {image_names.shown(names[each] for each in wanting)}'
+                       f' in {folders[0]}; names must be the same in both folders')
+  return MissingFileError(f'{folders[1] / names[index]}: there is no such file; it should be the '
+                          f'prediction for {path}, for names must be the same in both folders')
+
+
+def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
+  """Counts an image; returns the scored values of the prediction that are no class."""
+  maps = [read_label_png(pair.ground_truth), _predicted_map(pair)]
   if maps[0].shape != maps[1].shape:
     sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
     raise DataError(f'{pair.ground_truth} and {pair.prediction} are {sizes} pixels (height x '
@@ -95,3 +200,16 @@ def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> None:
     metric.update(labels[:, 0], labels[:, 1], pixels)
   except DataError as error:
     raise DataError(f'{pair.ground_truth}: {error}') from error
+  # Where the ground truth is ignored, any prediction will do.
+  scored = metric.is_scored(labels[:, 0])
+  return set(labels[scored, 1].tolist()) - {*metric.class_ids, _NO_CLASS}
+
+
+def _predicted_map(pair: _Pair) -> np.ndarray:
+  if pair.category_of is None:
+    return read_label_png(pair.prediction)
+  ids = coco_panoptic_io.read_panoptic_png(pair.prediction)
+  values, inverse = np.unique(ids, return_inverse=True)
+  classes = [pair.category_of.get(value, _NO_CLASS) for value in values.tolist()]
+  table = np.array([each if 0 <= each < _NO_CLASS else _NO_CLASS for each in classes], np.int32)
+  return table[inverse].reshape(ids.shape)

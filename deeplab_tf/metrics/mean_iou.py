@@ -26,6 +26,7 @@ class MeanIoU(accumulator.Accumulator):
     confusion: int64 [classes, classes + 1]; rows ground truth, columns prediction, the last
       column for predictions that are no class: misses of the true class, as the Cityscapes
       scripts count them. (detectron2 leaves such pixels out.)
+    ignored: Number of pixels that are left out, since the ground truth ignores them.
   """
 
   def __init__(self, class_ids: Iterable[int], ignore_label: int):
@@ -45,6 +46,7 @@ class MeanIoU(accumulator.Accumulator):
     """Forgets all images."""
     count = len(self.class_ids)
     self.confusion = np.zeros((count, count + 1), np.int64)
+    self.ignored = 0
 
   def update(self, ground_truth: np.ndarray, prediction: np.ndarray,
              pixels: Optional[np.ndarray] = None) -> None:
@@ -62,7 +64,7 @@ class MeanIoU(accumulator.Accumulator):
     if ground_truth.shape != prediction.shape:
       raise DataError(f'the ground truth is {list(ground_truth.shape)} and the prediction is '
                       f'{list(prediction.shape)}; both must have one shape')
-    counted = ground_truth != self._ignore_label
+    counted = self.is_scored(ground_truth)
     rows = self._indices(ground_truth[counted])
     columns = self._indices(prediction[counted])
     count = len(self.class_ids)
@@ -71,22 +73,30 @@ class MeanIoU(accumulator.Accumulator):
       raise DataError(f'the ground truth holds the class {stray}, which is none of the {count} '
                       f'classes and not the ignore label {self._ignore_label}')
     weights = None if pixels is None else np.asarray(pixels)[counted]
+    self.ignored += (counted.size - np.count_nonzero(counted) if pixels is None
+                     else int(np.asarray(pixels)[~counted].sum()))
     pairs = np.bincount(rows * (count + 1) + columns, weights, count * (count + 1))
     self.confusion += pairs.astype(np.int64).reshape(count, count + 1)
+
+  def is_scored(self, ground_truth: np.ndarray) -> np.ndarray:
+    """Whether pixels with these labels, int [...], count; bool of the same shape."""
+    return ground_truth != self._ignore_label
 
   def merge(self, other: 'MeanIoU') -> None:
     """Adds the counts of another accumulator over the same classes."""
     if other.class_ids != self.class_ids:
       raise ValueError('cannot merge mean IoUs over different classes')
     self.confusion += other.confusion
+    self.ignored += other.ignored
 
   def state(self) -> Dict[str, np.ndarray]:
-    """Returns the confusion matrix."""
-    return {'confusion': self.confusion}
+    """Returns the confusion matrix and the number of ignored pixels."""
+    return {'confusion': self.confusion, 'ignored': np.array(self.ignored, np.int64)}
 
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
     """Replaces what is counted by what `state` returned."""
     self.confusion = np.array(state['confusion'])
+    self.ignored = int(state['ignored'])
 
   def result(self) -> Dict[str, Any]:
     """Returns the scores of all images so far.

@@ -10,20 +10,24 @@ import os
 import pathlib
 import re
 import zipfile
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import whole_file
+from deeplab_tf import listing, whole_file
 from deeplab_tf.data import catalog
+from deeplab_tf.metrics import category_names, coco_fields, image_names, image_pairs
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
+from deeplab_tf.metrics.image_names import ImageId
 from deeplab_tf.user_errors import DataError
 
-ImageId = Union[int, str]
+_OPTIONAL_SIZE = coco_fields.SIZE._replace(optional=True)
+_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': _OPTIONAL_SIZE, 'width': _OPTIONAL_SIZE,
+          'file_name': coco_fields.FILE_NAME._replace(optional=True)}
+# Image id of the benchmark -> prediction, and height and width of the image where they are known.
+Chosen = Dict[ImageId, Tuple[panoptic_io.Annotation, Optional[Tuple[int, int]]]]
 _IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png')
-# Ends of file names that are no part of Cityscapes' image ids.
-_CITYSCAPES_ENDS = ('_leftImg8bit', '_gtFine_panoptic', '_gtFine')
 _METHOD = re.compile(r'[A-Za-z0-9._-]+')
 
 
@@ -47,7 +51,7 @@ class Benchmark(NamedTuple):
     help: What the zip holds, for people.
     write: (zip file, predictions, method) -> None.
     dataset: Whose categories it has.
-    image_id: Image id or file name without extension -> the benchmark's id.
+    image_id: Image id or file name -> the benchmark's id.
     images: How many its test split has; None where that is not known.
   """
   help: str
@@ -81,7 +85,8 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
     benchmark: A name of BENCHMARKS.
     predictions: Panoptic JSON of the predictions.
     images: What the benchmark asks for: a JSON with `images`, or the folder of the images, which
-      may lie in sub-folders. Each must have a prediction; others are left out.
+      may lie in sub-folders. Each must have a prediction, by id or by file name; others are left
+      out.
     method: Name of the method; letters, digits and . _ -
     progress: Called with 1 after each image.
     predictions_dir: Folder of the PNGs; see coco_panoptic_io.png_folder.
@@ -94,31 +99,63 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
   server = BENCHMARKS[benchmark]
   if not _METHOD.fullmatch(method):
     raise DataError(f'the method\'s name is "{method}": letters, digits and . _ - are allowed')
-  annotations = panoptic_io.load_predictions(predictions).annotations
-  entries = {server.image_id(entry.image_id): entry for entry in annotations}
-  if len(entries) != len(annotations):
-    raise DataError(f'{predictions}: two predictions have one image id of {benchmark}')
-  _check_categories(predictions, entries, benchmark)
-  chosen, sizes, warnings = list(entries), {}, []
-  if images is not None:
-    sizes = {server.image_id(image_id): size for image_id, size in _listed(images).items()}
-    chosen = list(sizes)
-    missing = [image_id for image_id in chosen if image_id not in entries]
-    if missing:
-      raise DataError(f'{predictions}: {len(missing)} of the {len(chosen)} images of {images} '
-                      f'have no prediction, the first is {missing[0]!r}; predict them too')
+  content = panoptic_io.load_predictions(predictions)
+  warnings = list(category_names.compare(
+      content.path, content.categories, f'the data set of {benchmark}',
+      catalog.built_in(server.dataset).categories))
+  chosen, notes = _chosen(content, server, images)
+  warnings += notes
+  _check_categories(content.path, chosen, benchmark)
   if server.images is not None and len(chosen) != server.images:
     warnings.append(f'{len(chosen)} images are written; the test split of {benchmark} has '
                     f'{server.images}')
+  texts = [image_id for image_id in chosen if isinstance(image_id, str)]
+  if server.dataset == 'coco_panoptic' and texts:
+    warnings.append(f'{len(texts)} image ids are texts, the first is {texts[0]!r}; those of '
+                    f'{benchmark} are numbers: give --images, or predict files of COCO\'s names')
   folder = panoptic_io.png_folder(predictions, predictions_dir)
-  _write_zip(path, lambda archive: server.write(
-      archive, _read({i: (entries[i], sizes.get(i)) for i in chosen}, folder, progress), method))
-  return Written(len(chosen), len(entries) - len(set(chosen)), tuple(warnings))
+  _write_zip(path, lambda archive: server.write(archive, _read(chosen, folder, progress), method))
+  return Written(len(chosen), len(content.annotations) - len(chosen), tuple(warnings))
 
 
-def _check_categories(path, entries, benchmark: str) -> None:
+def _chosen(content: panoptic_io.PanopticJson, server: Benchmark,
+            images: Optional[panoptic_io.PathLike]) -> Tuple[Chosen, Sequence[str]]:
+  """Returns image id -> prediction of all that is to be written, and warnings."""
+  own = [image_pairs.ListedImage(server.image_id(entry.image_id),
+                                 content.image_files.get(entry.image_id),
+                                 None if content.image_files else entry.file_name)
+         for entry in content.annotations]
+  if images is None:
+    _check_distinct(own, content.path)
+    return {image.image_id: (entry, None) for image, entry in zip(own, content.annotations)}, ()
+  listed, sizes = _listed(images, server)
+  _check_distinct(listed, os.fspath(images))
+  found = image_pairs.assign(listed, own, os.fspath(images), content.path)
+  missing = [image for image, position in zip(listed, found.positions) if position is None]
+  if missing:
+    named = f' ({missing[0].file_name})' if missing[0].file_name else ''
+    raise DataError(f'{content.path}: {len(missing)} of the {len(listed)} images of {images} '
+                    f'have no prediction, the first is {missing[0].image_id!r}{named}; '
+                    + (found.hint or 'predict them too'))
+  return {image.image_id: (content.annotations[position], size)
+          for image, position, size in zip(listed, found.positions, sizes)
+          if position is not None}, found.warnings
+
+
+def _check_distinct(images: Sequence[image_pairs.ListedImage], path: str) -> None:
+  seen = {}
+  for image in images:
+    if image.image_id in seen:
+      names = ' and '.join(str(each.file_name or each.png or each.image_id)
+                           for each in (seen[image.image_id], image))
+      raise DataError(f'{path}: two images have one image id of the benchmark, '
+                      f'{image.image_id!r}: {names}')
+    seen[image.image_id] = image
+
+
+def _check_categories(path: str, chosen: Chosen, benchmark: str) -> None:
   known = catalog.built_in(BENCHMARKS[benchmark].dataset).by_category_id
-  for image_id, entry in entries.items():
+  for image_id, (entry, _) in chosen.items():
     for segment in entry.segments:
       if segment.category_id not in known:
         raise DataError(
@@ -127,26 +164,31 @@ def _check_categories(path, entries, benchmark: str) -> None:
             f'categories have the ids {min(known)} to {max(known)}')
 
 
-def _listed(images: panoptic_io.PathLike) -> Dict[ImageId, Optional[Tuple[int, int]]]:
-  """The ids of the images that a JSON or a folder holds, with height and width if it tells them."""
+def _listed(images: panoptic_io.PathLike, server: Benchmark
+            ) -> Tuple[Sequence[image_pairs.ListedImage], Sequence[Optional[Tuple[int, int]]]]:
+  """Returns the images that a JSON or a folder holds, and height and width if it tells them."""
   if os.path.isdir(images):
-    found = dict.fromkeys(sorted(path.stem for path in pathlib.Path(images).rglob('*')
-                                 if path.suffix.lower() in _IMAGE_EXTENSIONS))
+    names = listing.files_below(images, _IMAGE_EXTENSIONS)
+    found = [image_pairs.ListedImage(server.image_id(name), name) for name in names]
+    sizes: Sequence[Optional[Tuple[int, int]]] = [None] * len(found)
   else:
     content = panoptic_io.read_json(images, 'a JSON with the list "images"')
     entries = content.get('images') if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and 'id' in e for e in entries):
       raise DataError(f'{images}: has no list "images" of objects with "id"')
-    found = {entry['id']: (entry['height'], entry['width'])
-             if 'height' in entry and 'width' in entry else None for entry in entries}
+    coco_fields.check(entries, _IMAGE, images, 'an image')
+    found = [image_pairs.ListedImage(server.image_id(entry['id']), entry.get('file_name'))
+             for entry in entries]
+    sizes = [(entry['height'], entry['width']) if {'height', 'width'} <= set(entry) else None
+             for entry in entries]
   if not found:
     raise DataError(f'{images}: lists no images')
-  return found
+  return found, sizes
 
 
 def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iterator[Prediction]:
-  for image_id, (entry, size) in chosen.items():
-    path = folder / entry.file_name
+  paths = panoptic_io.find_pngs(folder, [entry for entry, _ in chosen.values()], 'prediction')
+  for path, (image_id, (entry, size)) in zip(paths, chosen.items()):
     ids = panoptic_io.read_panoptic_png(path)
     if size is not None and ids.shape != size:
       raise DataError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
@@ -265,14 +307,16 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes,
 
 
 def _coco_id(image_id: ImageId) -> ImageId:
-  return int(image_id) if str(image_id).isdecimal() else image_id
+  name = image_names.stem(str(image_id))
+  return int(name) if name.isascii() and name.isdigit() else name
 
 
 def _cityscapes_id(image_id: ImageId) -> ImageId:
-  name = str(image_id)
-  for end in _CITYSCAPES_ENDS:
-    name = name[:-len(end)] if name.endswith(end) else name
-  return name
+  return image_names.without_cityscapes_ends(image_names.stem(str(image_id)))
+
+
+def _ade20k_id(image_id: ImageId) -> ImageId:
+  return image_names.stem(str(image_id))
 
 
 BENCHMARKS = {
@@ -290,5 +334,5 @@ BENCHMARKS = {
         _cityscapes_instance, 'cityscapes_panoptic', _cityscapes_id, 1525),
     'ade20k_semantic': Benchmark(
         'a PNG of classes 1 to 150 for each image',
-        _ade20k_semantic, 'ade20k_panoptic', str, None),
+        _ade20k_semantic, 'ade20k_panoptic', _ade20k_id, None),
 }

@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import os
 import types
 from typing import Any, Iterator, Optional, Sequence
 
@@ -11,7 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data.catalog import DatasetInfo
-from deeplab_tf.metrics import average_precision, panoptic_quality
+from deeplab_tf.metrics import average_precision, image_names, panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 from deeplab_tf.metrics.mean_iou import MeanIoU
@@ -145,22 +144,29 @@ class InstanceAnnotations:
         raise DataError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
                         f'it is {known}; evaluator_options.instance_annotation_file must have the '
                         "data set's category ids and names")
-    self._image_ids = {os.path.splitext(os.path.basename(image['file_name']))[0]: image['id']
-                       for image in content['images'] if 'file_name' in image}
+    named = [image for image in content['images'] if 'file_name' in image]
+    self._image_ids = [image['id'] for image in named]
+    self._names = [image['file_name'] for image in named]
+    self._index = image_names.NameIndex(self._names)
     self._annotations: dict[Any, list] = {}
     for annotation in content['annotations']:
       self._annotations.setdefault(annotation['image_id'], []).append(annotation)
 
   def of_file(self, name: str) -> tuple[Any, list]:
-    """Returns the id and the annotations of the image with a file name, without extension.
+    """Returns the id and the annotations of the image with a file name, with extension or without.
 
     Raises:
-      ValueError: The JSON does not list it.
+      ValueError: The JSON does not list it, or lists several that it may be.
     """
-    if name not in self._image_ids:
+    fitting = self._index.find(name)
+    if not fitting:
       raise DataError(f'{self._path}: does not list the image {name}, which is evaluated; '
                       'evaluator_options.instance_annotation_file must be of the same images')
-    image_id = self._image_ids[name]
+    if len(fitting) > 1:
+      listed = image_names.shown(self._names[each] for each in fitting)
+      raise DataError(f'{self._path}: the name of the image {name}, which is evaluated, is '
+                      f'ambiguous: it may be {listed}; image files need names of their own')
+    image_id = self._image_ids[fitting[0]]
     return image_id, self._annotations.get(image_id, [])
 
 

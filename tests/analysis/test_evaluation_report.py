@@ -132,8 +132,38 @@ def test_cityscapes_photographs_are_found_by_the_names_that_they_have(tmp_path):
   image = coco_panoptic.ImagePair(
       coco_panoptic_io.Annotation('a_000000_000001', 'a_000000_000001_gtFine_panoptic.png', ()),
       None, None, None, 'a_000000_000001_gtFine_leftImg8bit.png')
-  assert evaluation_report.photograph_paths(tmp_path, [image]) == {
+  assert evaluation_report.photograph_paths(tmp_path, [image])[0] == {
       'a_000000_000001': str(tmp_path / 'a_000000_000001_leftImg8bit.png')}
+
+
+def _named(image_id, name):
+  return coco_panoptic.ImagePair(coco_panoptic_io.Annotation(image_id, 'x.png', ()), None, None,
+                                 None, name)
+
+
+def test_photographs_of_one_name_are_told_by_their_folders(tmp_path):
+  for name in ('val/cam0/1.JPG', 'val/cam1/1.JPG', 'val/cam1/._1.JPG', 'val/2.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  images = [_named(1, 'cam1\\1.jpg'), _named(2, 'cam0/1.jpg'), _named(3, 'other/2.jpg')]
+  found, ambiguous = evaluation_report.photograph_paths(tmp_path, images)
+  assert found == {1: str(tmp_path / 'val/cam1/1.JPG'), 2: str(tmp_path / 'val/cam0/1.JPG'),
+                   3: str(tmp_path / 'val/2.png')}
+  assert ambiguous == {}
+  found, ambiguous = evaluation_report.photograph_paths(tmp_path, [_named(1, '1.jpg')])
+  assert found == {} and ambiguous == {1: ('val/cam0/1.JPG', 'val/cam1/1.JPG')}
+
+
+def test_an_ambiguous_photograph_is_a_notice(tmp_path):
+  files = _write_set(tmp_path, [_maps(0), _maps(1)])
+  for folder in ('photos/a', 'photos/b'):
+    (tmp_path / folder).mkdir(parents=True)
+    Image.new('RGB', (30, 24)).save(tmp_path / folder / 'i1.jpg')
+  Image.new('RGB', (30, 24)).save(tmp_path / 'photos' / 'i0.jpg')
+  report = evaluation_report.write(tmp_path / 'report', *files, images=tmp_path / 'photos')
+  with open(report.page, encoding='utf-8') as file:
+    page = file.read()
+  assert 'i1.jpg may be a/i1.jpg, b/i1.jpg' in page and page.count('alt="Input of') == 1
 
 
 def test_a_bad_prediction_names_its_image_and_leaves_no_page(tmp_path):
@@ -146,11 +176,14 @@ def test_a_bad_prediction_names_its_image_and_leaves_no_page(tmp_path):
 
 def test_wrong_areas_are_a_notice(tmp_path):
   files = _write_set(tmp_path, [_maps(0)])
-  files[0].write_text(files[0].read_text().replace('"area": 180', '"area": 179', 1))
+  files[0].write_text(files[0].read_text().replace('"area": 180', '"area": 179', 1).replace(
+      '"categories": [', '"categories": [{"id": 1, "name": "sea", "isthing": 0},'))
   report = evaluation_report.write(tmp_path / 'report', *files)
   assert 'area' in report.score.warnings[0]
   with open(report.page, encoding='utf-8') as file:
-    assert 'of 1 ground truth segments is not' in file.read()
+    page = file.read()
+  assert 'of 1 ground truth segments is not' in page
+  assert 'Left out of the score: ' in page and 'ground truth never has: 1 of 4 (sea)' in page
 
 
 def _survey_of(entries):

@@ -105,3 +105,41 @@ def test_annotations_of_nothing_are_refused(files, change, words):
 def test_results_may_be_polygons_or_plain_run_lengths(files, segmentation):
   (files / 'results.json').write_text(json.dumps([_result(segmentation=segmentation)]))
   assert _score(files).figures['AP'] == pytest.approx(1.0)
+
+
+def test_ids_as_text_and_as_number_are_named(files):
+  (files / 'results.json').write_text(json.dumps([_result(image_id='4')]))
+  with pytest.raises(ValueError, match="image_id '4', which .*gt.json does not list; it lists the "
+                     "number 4, and this is the text '4'"):
+    _score(files)
+  (files / 'gt.json').write_text(json.dumps(
+      {**TRUTH, 'annotations': [{**TRUTH['annotations'][0], 'image_id': '04'}]}))
+  with pytest.raises(ValueError, match="it lists the number 4, and this is the text '04'"):
+    _score(files)
+
+
+def test_images_of_both_types_are_scored(files):
+  images = [{**TRUTH['images'][0], 'id': image_id} for image_id in (0, '1', 2)]
+  annotations = [{**TRUTH['annotations'][0], 'id': index, 'image_id': image_id}
+                 for index, image_id in enumerate((0, '1'), start=1)]
+  (files / 'gt.json').write_text(json.dumps(
+      {**TRUTH, 'images': images, 'annotations': annotations}))
+  (files / 'results.json').write_text(json.dumps(
+      [_result(image_id=image_id) for image_id in (0, '1')]))
+  assert _score(files).figures['AP'] == pytest.approx(1.0)
+
+
+def test_no_results_are_a_score_of_0_with_a_word(files):
+  (files / 'results.json').write_text('[]')
+  score = _score(files)
+  assert score.figures['AP'] == 0
+  assert 'images with annotations but without a result: 1 of 1' in score.omitted.lines
+  (files / 'gt.json').write_text(json.dumps({**TRUTH, 'images': [], 'annotations': []}))
+  with pytest.raises(ValueError, match='"images" is empty'):
+    _score(files)
+
+
+def test_an_image_that_is_listed_twice_is_refused(files):
+  (files / 'gt.json').write_text(json.dumps({**TRUTH, 'images': TRUTH['images'] * 2}))
+  with pytest.raises(ValueError, match='an image id is listed twice'):
+    _score(files)

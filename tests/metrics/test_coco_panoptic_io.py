@@ -156,6 +156,17 @@ def _first(content):
     ('pred', lambda c: c['annotations'].append(c['annotations'][0]), 'has two annotations'),
     ('gt', lambda c: c.pop('categories'), 'no "categories"'),
     ('gt', lambda c: c['categories'][0].pop('isthing'), 'has no "isthing"'),
+    ('gt', lambda c: [entry.pop('isthing') for entry in c['categories']],
+     "category 3 ('box') has no \"isthing\", as 2 of the 2 categories; add"),
+    ('gt', lambda c: c['images'].append({'id': 1, 'file_name': 'b.jpg'}),
+     'the image id 1 is listed twice in "images", for a.jpg and for b.jpg'),
+    ('pred', lambda c: c['images'].append({'id': 1, 'file_name': 'b.jpg'}), 'is listed twice'),
+    ('pred', lambda c: c.update(categories=[{'id': 3, 'name': 'sky'}, {'id': 9, 'name': 'box'}]),
+     'category 3 is "sky" here and "box" there, where "sky" is category 9'),
+    ('pred', lambda c: c.update(categories=[{'name': 'sky'}]), 'has no "id"'),
+    ('pred', lambda c: c['categories'].append({'id': 3, 'name': 'tree'}),
+     'the category id 3 is listed twice in "categories", as \'box\' and as \'tree\''),
+    ('gt', lambda c: c.update(annotations=[]), '"annotations" is empty'),
     ('gt', lambda c: c.pop('annotations'), 'without "annotations"'),
     ('gt', lambda c: c.update(annotations=[{'segmentation': []}]), 'looks like an instance JSON'),
 ])
@@ -165,6 +176,44 @@ def test_malformed_json_is_one_line_with_the_file(files, name, change, words):
     _score(files)
   assert words in str(error.value)
   assert f'{name}.json' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_names_decide_which_image_an_id_is(tmp_path):
+  # Three images of one segment each, of three classes; ids are given in another order.
+  sides = {'gt': (3, 1, 2), 'pred': (1, 2, 3)}
+  for side, image_ids in sides.items():
+    (tmp_path / side).mkdir()
+    content = {'images': [], 'annotations': [], 'categories': [
+        {'id': index, 'name': f'class {index}', 'isthing': 0} for index in range(3)]}
+    for index, image_id in enumerate(image_ids):
+      coco_panoptic_io.write_panoptic_png(tmp_path / side / f'{index}.png', np.full((2, 3), 1))
+      content['images'].append({'id': image_id, 'file_name': f'{index}.jpg'})
+      content['annotations'].append({'image_id': image_id, 'file_name': f'{index}.png',
+                                     'segments_info': [{'id': 1, 'category_id': index}]})
+    coco_panoptic_io.write_json(tmp_path / f'{side}.json', content)
+  score = _score(tmp_path)
+  assert score.metric.result()['All']['pq'] == 1.0
+  assert len(score.warnings) == 1 and 'paired by file name' in score.warnings[0]
+  semantic = coco_panoptic.semantic_score(tmp_path / 'gt.json', tmp_path / 'pred.json')
+  assert semantic.metric.result()['miou'] == 1.0 and semantic.warnings == score.warnings
+
+
+def test_predictions_need_no_categories_and_may_have_fewer(files):
+  _edit(files / 'pred.json', lambda c: c.pop('categories'))
+  assert _score(files).warnings == ()
+  _edit(files / 'pred.json', lambda c: c.update(categories=TRUTH['categories'][:1]))
+  assert 'does not list 1 of the 2 categories' in _score(files).warnings[0]
+
+
+def test_pngs_are_found_as_windows_names_them(files):
+  (files / 'pred' / 'sub').mkdir()
+  (files / 'pred' / 'a.png').rename(files / 'pred' / 'sub' / 'a.png')
+  _edit(files / 'pred.json', lambda c: c['annotations'][0].update(file_name='sub\\A.PNG'))
+  assert _score(files).metric.result()['All']['pq'] == 1.0
+  (files / 'pred' / 'a.jpg').touch()
+  _edit(files / 'pred.json', lambda c: c['annotations'][0].update(file_name='a.png'))
+  with pytest.raises(FileNotFoundError, match='image 1 is missing. Did you mean "a.jpg"'):
+    _score(files)
 
 
 def test_other_files_than_expected(files):

@@ -11,7 +11,14 @@ from PIL import Image
 
 from deeplab_tf import cli
 from deeplab_tf.data import catalog, panoptic_format
-from deeplab_tf.metrics import average_precision, coco_panoptic, coco_panoptic_io, mask_fields
+from deeplab_tf.metrics import (
+    average_precision,
+    coco_panoptic,
+    coco_panoptic_io,
+    mask_fields,
+    predicted_images,
+    submission,
+)
 from deeplab_tf.user_errors import UserError
 
 _SEGMENTS = [{'id': 1, 'category_id': 3, 'area': 12, 'bbox': [0, 0, 3, 4], 'iscrowd': 0},
@@ -155,6 +162,37 @@ def test_instance_ground_truth(folder, content):
 def test_instance_results(folder, content):
   _assert_read_or_refused(folder, content, lambda path: average_precision.instance_score(
       folder / 'instances.json', path))
+
+
+def _as_submission(content):
+  """PANOPTIC with categories of COCO."""
+  text = json.dumps(content).replace('"category_id": 3', '"category_id": 1').replace(
+      '"category_id": 9', '"category_id": 187')
+  return json.loads(text) | {'categories': [{'id': 1, 'name': 'person', 'isthing': 1}]}
+
+
+@_FUZZ
+@given(content=_changed(_as_submission(PANOPTIC)), as_list=st.booleans())
+def test_submissions(folder, content, as_list):
+  (folder / 'sound_submission.json').write_text(json.dumps(_as_submission(PANOPTIC)))
+
+  def write(path):
+    predictions, images = path, folder / 'sound_submission.json'
+    if as_list:
+      predictions, images = images, predictions
+    submission.write(folder / 'x.zip', 'coco_panoptic', predictions, images,
+                     predictions_dir=folder)
+
+  _assert_read_or_refused(folder, content, write)
+
+
+@_FUZZ
+@given(content=_changed(PANOPTIC))
+def test_ids_of_images_to_predict(folder, content):
+  found = [predicted_images.FoundImage(str(folder / name), str(folder))
+           for name in ('a.png', 'b.png')]
+  _assert_read_or_refused(folder, content, lambda path: predicted_images.name(
+      found, str(folder / 'out'), str(path)))
 
 
 def test_sound_files_are_read(folder):

@@ -71,6 +71,22 @@ def test_neither_order_nor_merging_changes_a_score(order, cut):
   assert together.result()['AP'] > 0
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.permutations([2, 10, '1', '02', 'a', 'b']), st.integers(0, 6))
+def test_image_ids_may_be_numbers_and_texts(order, cut):
+  # Numbered in the order that they have: numbers first, then texts.
+  position_of = {image_id: index for index, image_id in enumerate([2, 10, '02', '1', 'a', 'b'])}
+  numbered, first, second = (InstanceAveragePrecision(THINGS) for _ in range(3))
+  for position, image_id in enumerate(order):
+    maps = _label_maps(position_of[image_id])
+    numbered.update_from_label_maps(position_of[image_id], *maps, INFO)
+    (first if position < cut else second).update_from_label_maps(image_id, *maps, INFO)
+  first.merge_bytes(second.to_bytes())
+  assert first.result() == numbered.result()
+  ids = [image.image_id for image in first._images]
+  assert sorted(map(repr, ids)) == sorted(map(repr, order))
+
+
 def test_image_ids_may_be_names():
   metric = InstanceAveragePrecision(THINGS)
   for name in ('b', 'a'):

@@ -5,7 +5,7 @@ import pytest
 import shared
 from PIL import Image
 
-from deeplab_tf.metrics import label_pngs
+from deeplab_tf.metrics import coco_panoptic_io, label_pngs
 
 
 @pytest.fixture
@@ -62,6 +62,54 @@ def test_bad_input_is_named(folders):
   (folders / 'empty').mkdir()
   with pytest.raises(FileNotFoundError, match='there is no PNG'):
     label_pngs.label_png_score(folders / 'empty', folders / 'pred', 2)
+
+
+def test_folders_come_before_names_and_hidden_files_are_none(tmp_path):
+  for name, value in (('cam0/1.png', 0), ('cam1/1.PNG', 1)):
+    for side in ('gt', 'pred'):
+      path = tmp_path / side / (name if side == 'gt' else name.lower())
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(np.full((2, 3), value, np.uint8)).save(path)
+      path.with_name(f'._{path.name}').write_bytes(b'of macOS')
+  Image.new('L', (1, 1)).save(tmp_path / 'pred' / 'other.png')
+  score = label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+  assert score.metric.confusion.tolist() == [[6, 0, 0], [0, 6, 0]]
+  assert score.omitted.figures['predictions_not_scored'] == 1
+  assert 'cam1/1.PNG with cam1/1.png' in score.warnings[0]
+  (tmp_path / 'pred' / 'cam1' / '1.png').rename(tmp_path / 'pred' / '1.png')
+  with pytest.raises(FileNotFoundError, match='cam1/1.PNG: there is no such file'):
+    (tmp_path / 'pred' / '1.png').rename(tmp_path / 'pred' / '2.png')
+    label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+
+
+def test_an_ambiguous_name_is_no_guess(tmp_path):
+  for name in ('gt/1.png', 'pred/cam0/1.png', 'pred/cam1/1.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new('L', (3, 2)).save(tmp_path / name)
+  with pytest.raises(ValueError, match='ambiguous: .* may be cam0/1.png, cam1/1.png'):
+    label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+  with pytest.raises(ValueError, match='1.png: the name is ambiguous: it may be .* cam0/1.png, c'):
+    label_pngs.label_png_score(tmp_path / 'pred', tmp_path / 'gt', 2)
+
+
+def test_panoptic_predictions_are_merged_by_category(tmp_path):
+  # As predict.py writes them, of images/sub/a.jpg with the label labels/sub/a.png.
+  (tmp_path / 'labels' / 'sub').mkdir(parents=True)
+  (tmp_path / 'out' / 'sub').mkdir(parents=True)
+  Image.fromarray(np.array([[0, 1, 1, 2, 255]], np.uint8)).save(tmp_path / 'labels/sub/a.png')
+  coco_panoptic_io.write_panoptic_png(tmp_path / 'out/sub/a.png', np.array([[7, 7, 8, 0, 9]]))
+  (tmp_path / 'out' / 'sub' / 'a_overlay.png').write_bytes(b'no map')
+  coco_panoptic_io.write_json(tmp_path / 'out' / 'predictions.json', {
+      'images': [{'id': 'a', 'file_name': 'sub/a.jpg'}],
+      'annotations': [{'image_id': 'a', 'file_name': 'sub/a.png', 'segments_info': [
+          {'id': 7, 'category_id': 0}, {'id': 8, 'category_id': 1}, {'id': 9, 'category_id': 2}]}]})
+  for predictions in ('out', 'out/predictions.json'):
+    score = label_pngs.label_png_score(tmp_path / 'labels', tmp_path / predictions, 3)
+    assert score.metric.confusion.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]
+    assert score.warnings == () and score.omitted.figures['no_class_pixels'] == 1
+  (tmp_path / 'out' / 'sub' / 'a.png').unlink()
+  with pytest.raises(FileNotFoundError, match='image a is missing'):
+    label_pngs.label_png_score(tmp_path / 'labels', tmp_path / 'out', 3)
 
 
 @pytest.mark.parity

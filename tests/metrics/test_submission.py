@@ -10,6 +10,7 @@ from PIL import Image
 
 from deeplab_tf.data import catalog
 from deeplab_tf.metrics import coco_panoptic_io, submission
+from deeplab_tf.user_errors import UserError
 
 # Segment ids 1 (ground), 2 and 3 (things); 0 is void.
 IDS = np.array([[0, 1, 1, 2], [0, 1, 3, 2]], np.int32)
@@ -158,3 +159,55 @@ def test_instances_without_a_score_are_refused(tmp_path):
   path.write_text(json.dumps(content))
   with pytest.raises(ValueError, match='segment 2 has no "score"'):
     submission.write(tmp_path / 'out.zip', 'cityscapes_instance', path)
+
+
+def test_names_tell_the_images_where_ids_do_not(tmp_path):
+  # Numbered 1, 2 in the predictions; and, of a folder, by the paths of the images.
+  (tmp_path / 'test' / 'aland').mkdir(parents=True)
+  for name in ('aland_0_1_leftImg8bit.png', 'aland_0_2_leftImg8bit.png', '._aland_0_2.png'):
+    (tmp_path / 'test' / 'aland' / name).touch()
+  images = [{'id': index, 'file_name': f'aland_0_{3 - index}_leftImg8bit.png'}
+            for index in (1, 2)]
+  path = _predictions(tmp_path, 'cityscapes_panoptic', [1, 2], images=images)
+  written = submission.write(tmp_path / 'out.zip', 'cityscapes_panoptic', path, tmp_path / 'test')
+  assert written.images == 2 and any('paired by file name' in line for line in written.warnings)
+  with zipfile.ZipFile(tmp_path / 'out.zip') as archive:
+    content = json.loads(archive.read('cityscapes_panoptic_test.json'))
+  assert [entry['image_id'] for entry in content['annotations']] == ['aland_0_1', 'aland_0_2']
+
+
+def test_ids_that_are_whole_names_are_taken_too(tmp_path):
+  _, files = _zip(tmp_path, 'coco_panoptic', ['test2017/000000000007.jpg', '000000000008'])
+  content = json.loads(files['panoptic_test-dev2017_deeplab_tf_results.json'])
+  assert [entry['image_id'] for entry in content['annotations']] == [7, 8]
+  written, _ = _zip(tmp_path, 'coco_panoptic', ['photo'])
+  assert "the first is 'photo'" in written.warnings[1]
+  _, files = _zip(tmp_path, 'ade20k_semantic', ['test/ADE_test_00000001.jpg'])
+  assert list(files) == ['ADE_test_00000001.png']
+
+
+def test_two_predictions_of_one_image_are_named(tmp_path):
+  with pytest.raises(ValueError, match="one image id of the benchmark, 7: image_0.png and image_1"):
+    _zip(tmp_path, 'coco_panoptic', [7, '007'])
+
+
+def test_categories_in_another_numbering_are_refused(tmp_path):
+  # The train ids of Cityscapes: 7 is "traffic sign" among them, and "road" for the server.
+  path = _predictions(tmp_path, 'cityscapes_panoptic', ['a_0_1'], categories=[
+      {'id': 7, 'name': 'traffic sign', 'isthing': 0}])
+  with pytest.raises(ValueError, match='category 7 is "traffic sign" here and "road" there'):
+    submission.write(tmp_path / 'out.zip', 'cityscapes_panoptic', path)
+  assert not (tmp_path / 'out.zip').exists()
+
+
+@pytest.mark.parametrize('images, words', [
+    ('[]', 'no list "images"'), ('{"images": []}', 'lists no images'),
+    ('{"images": [{"id": [1]}]}', 'has [1] as "id"'), ('{"images": [{"id": 1}, {"id": "01"}]}',
+                                                       'two images have one image id'),
+    ('{"images": [{"id": 1, "height": "4", "width": 2}]}', 'has \'4\' as "height"'),
+    ('{', 'not valid JSON')])
+def test_a_bad_list_of_images_is_one_line(tmp_path, images, words):
+  (tmp_path / 'list.json').write_text(images)
+  with pytest.raises(UserError) as error:
+    _zip(tmp_path, 'coco_panoptic', [1], images=tmp_path / 'list.json')
+  assert words in str(error.value) and 'list.json' in str(error.value)

@@ -60,7 +60,7 @@ def test_panoptic_prints_a_table_and_writes_json(files):
   assert run.stderr == ''
   pq = (8 / 10 + 6 / 8) / 2
   scores = json.loads(output.read_text())
-  assert set(scores) == {'All', 'Things', 'Stuff', 'per_class'}
+  assert set(scores) == {'All', 'Things', 'Stuff', 'per_class', 'left_out'}
   assert scores['All'] == {'pq': pytest.approx(pq), 'sq': pytest.approx(pq), 'rq': 1.0, 'n': 2}
   assert scores['Stuff'] == {'pq': None, 'sq': None, 'rq': None, 'n': 0}
   assert scores['per_class']['3'] == {'pq': 0.8, 'sq': 0.8, 'rq': 1.0, 'tp': 1, 'fp': 0, 'fn': 0}
@@ -116,7 +116,75 @@ def test_instance(tmp_path, flags, key):
              f'--predictions={folder / "results.json"}', f'--output={tmp_path / "scores.json"}')
   assert run.returncode == 0, run.stderr
   expected = json.loads((folder / 'expected.json').read_text())[key]['stats']
-  assert json.loads((tmp_path / 'scores.json').read_text()) == pytest.approx(expected, abs=1e-6)
+  scores = json.loads((tmp_path / 'scores.json').read_text())
+  assert scores.pop('left_out')['results_beyond_limit'] == 0
+  assert scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_left_out_is_said(files):
+  # Of 6 x 16 pixels two columns are void, one is not predicted; a class never occurs.
+  content = json.loads((files / 'gt.json').read_text())
+  content['categories'].append({'id': 8, 'name': 'sky', 'isthing': 0})
+  (files / 'gt.json').write_text(json.dumps(content))
+  content = json.loads((files / 'out' / 'predictions.json').read_text())
+  content['annotations'].append({**content['annotations'][0], 'image_id': 2})
+  (files / 'out' / 'predictions.json').write_text(json.dumps(content))
+  for path, columns in ((files / 'gt' / 'a.png', 2), (files / 'out' / 'a.png', 1)):
+    ids = coco_panoptic_io.read_panoptic_png(path).copy()
+    ids[:, :columns] = 0
+    coco_panoptic_io.write_panoptic_png(path, ids)
+  flags = (f'--ground_truth={files / "gt.json"}', f'--predictions={files / "out"}',
+           f'--output={files / "scores.json"}')
+  run = _run('--task=panoptic', *flags)
+  for line in ('left out of the score',
+               '  void pixels of the ground truth: 12.50 % (12 of 96)',
+               '  classes that the ground truth never has: 1 of 3 (sky)',
+               '  predictions of images without ground truth: 1',
+               'pixels without a prediction: 6.25 % (6 of 96)'):
+    assert line in run.stdout.splitlines()
+  assert json.loads((files / 'scores.json').read_text())['left_out'] == {
+      'pixels': 96, 'void_pixels': 12, 'void_share': 0.125, 'unpredicted_pixels': 6,
+      'unpredicted_share': 0.0625, 'crowd_segments': 0, 'classes_not_in_ground_truth': [8],
+      'predictions_not_scored': 1}
+  run = _run('--task=semantic', *flags)
+  assert '  ignored pixels of the ground truth: 12.50 % (12 of 96)' in run.stdout.splitlines()
+  left_out = json.loads((files / 'scores.json').read_text())['left_out']
+  assert (left_out['ignored_pixels'], left_out['no_class_pixels']) == (12, 0)
+
+
+def test_a_mask_of_0_and_255_is_no_perfect_score_without_a_word(files):
+  for side, values in (('truth', [0, 0, 0, 255]), ('guess', [0, 0, 0, 0])):
+    (files / side).mkdir()
+    Image.fromarray(np.array([values], np.uint8)).save(files / side / 'a.png')
+  arguments = ('--task=semantic', f'--ground_truth={files / "truth"}',
+               f'--predictions={files / "guess"}', '--num_classes=2')
+  run = _run(*arguments)
+  assert '  ignored pixels of the ground truth: 25.00 % (1 of 4)' in run.stdout.splitlines()
+  assert '  classes that the ground truth never has: 1 of 2 (1)' in run.stdout.splitlines()
+  assert 'warning: the ground truth has the values 0 and 255 alone' in run.stderr
+  assert '255 is meant as a class, write it as 1' in run.stderr
+  Image.fromarray(np.array([[0, 1, 0, 255]], np.uint8)).save(files / 'truth' / 'a.png')
+  Image.fromarray(np.array([[0, 255, 0, 255]], np.uint8)).save(files / 'guess' / 'a.png')
+  run = _run(*arguments)
+  assert 'scored pixels predicted as no class: 33.33 % (1 of 3)' in run.stdout
+  assert 'values that are no class (classes are 0 to 1): 255; their pixels are misses' in run.stderr
+
+
+def test_stuff_in_several_segments_is_a_warning(files):
+  content = json.loads((files / 'gt.json').read_text())
+  for category in content['categories']:
+    category['isthing'] = 0
+  content['annotations'][0]['segments_info'][1]['category_id'] = 3
+  (files / 'gt.json').write_text(json.dumps(content))
+  arguments = ('--task=panoptic', f'--ground_truth={files / "gt.json"}',
+               f'--predictions={files / "out"}')
+  run = _run(*arguments)
+  assert 'in 1 of the 1 images of the ground truth (image 1: "box" in 2)' in run.stderr
+  assert _run(*arguments, '--definition=deeplab2').stderr == ''
+  content = json.loads((files / 'out' / 'predictions.json').read_text())
+  content['annotations'][0]['segments_info'][1]['category_id'] = 3
+  (files / 'out' / 'predictions.json').write_text(json.dumps(content))
+  assert 'images of the predictions (image 1: "box" in 2)' in _run(*arguments).stderr
 
 
 def test_a_wrong_area_is_a_warning(files):

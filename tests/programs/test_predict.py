@@ -73,25 +73,32 @@ def test_images_of_all_kinds_are_segmented_and_bad_ones_named(trained, tmp_path)
   exif[0x0112] = 6  # To be turned by 90 degrees.
   Image.fromarray(pixels).save(folder / 'turned.jpeg', exif=exif)
   Image.fromarray(_pixels(seed=5)).save(folder / 'alpha.jpg')  # The name of another.
-  Image.fromarray(pixels).save(folder / 'deeper' / 'hidden.png')
+  Image.fromarray(_pixels(seed=6)).save(folder / 'deeper' / 'grey.png')
+  Image.fromarray(pixels).save(folder / '.hidden.png')
+  (folder / '._alpha.png').write_bytes(b'of macOS')
   (folder / 'broken.jpg').write_bytes((folder / 'UPPER.JPG').read_bytes()[:300])
   (folder / 'text.png').write_text('no image')
   (folder / 'notes.txt').write_text('no image')
   line = programs.error_line(PROGRAM, f'--saved_model={trained[2]}', f'--output_dir={output}',
                              folder)
-  assert '2 of 9 images' in line and 'broken.jpg' in line and 'text.png' in line
+  assert '2 of 10 images' in line and 'broken.jpg' in line and 'text.png' in line
   content = json.loads((output / 'predictions.json').read_text())
   images = {image['file_name']: image for image in content['images']}
   annotations = {a['image_id']: a for a in content['annotations']}
   assert set(images) == {'000000000139.png', 'UPPER.JPG', 'alpha.png', 'alpha.jpg', 'grey.png',
-                         'deep.png', 'turned.jpeg'}
-  assert images['000000000139.png']['id'] == 139 and images['UPPER.JPG']['id'] == 'UPPER'
-  assert len(annotations) == len({a['file_name'] for a in annotations.values()}) == 7
+                         'deep.png', 'turned.jpeg', 'deeper/grey.png'}
+  assert {name: image['id'] for name, image in images.items()} == {
+      '000000000139.png': 139, 'UPPER.JPG': 'UPPER', 'alpha.png': 'alpha.png',
+      'alpha.jpg': 'alpha.jpg', 'grey.png': 'grey', 'deep.png': 'deep', 'turned.jpeg': 'turned',
+      'deeper/grey.png': 'deeper/grey'}
+  assert len(annotations) == len({a['file_name'] for a in annotations.values()}) == 8
+  assert annotations['deeper/grey']['file_name'] == 'deeper/grey.png'
   segmenter = deeplab_tf.Segmenter.from_saved_model(trained[2])
   grey = np.repeat(pixels[..., :1], 3, axis=2)
   turned = np.rot90(np.asarray(Image.open(folder / 'turned.jpeg')), -1)
   for name, expected in (('000000000139.png', pixels), ('alpha.png', pixels), ('grey.png', grey),
                          ('deep.png', grey), ('turned.jpeg', turned),
+                         ('deeper/grey.png', _pixels(seed=6)),
                          ('alpha.jpg', np.asarray(Image.open(folder / 'alpha.jpg')))):
     annotation = annotations[images[name]['id']]
     _check_annotation(annotation, images[name], segmenter, output, expected)
@@ -115,6 +122,28 @@ def test_a_checkpoint_serves_as_well_and_ids_come_from_the_ground_truth(trained,
   segmenter = deeplab_tf.Segmenter.from_saved_model(directory)
   _check_annotation(content['annotations'][0], content['images'][0], segmenter, tmp_path / 'out',
                     _pixels(40, 70))
+
+
+def test_what_is_predicted_can_be_evaluated_without_a_flag(trained, tmp_path):
+  # Text ids with leading zeros, images of one name in two folders; predictions as ground truth.
+  for index, name in enumerate(('cam0/0001', 'cam1/0001', 'cam1/0002')):
+    (tmp_path / 'val' / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_pixels(seed=index)).save(tmp_path / 'val' / f'{name}.png')
+  out = tmp_path / 'out'
+  programs.run(PROGRAM, f'--saved_model={trained[2]}', f'--output_dir={out}', tmp_path / 'val')
+  content = json.loads((out / 'predictions.json').read_text())
+  assert [image['id'] for image in content['images']] == ['cam0/0001', 'cam1/0001', 2]
+  new_ids = {'cam0/0001': '0002', 'cam1/0001': '0001', 2: '0000'}
+  for image in content['images']:
+    image['id'] = new_ids[image['id']]
+  for annotation in content['annotations']:
+    annotation['image_id'] = new_ids[annotation['image_id']]
+  (tmp_path / 'gt.json').write_text(json.dumps(content))
+  done = programs.run('evaluation/evaluate.py', '--task=panoptic', f'--predictions={out}',
+                      f'--ground_truth={tmp_path / "gt.json"}', f'--ground_truth_dir={out}',
+                      f'--output={tmp_path / "scores.json"}')
+  assert json.loads((tmp_path / 'scores.json').read_text())['All']['pq'] == 1.0
+  assert 'images are paired by file name' in done.stderr
 
 
 @pytest.mark.slow

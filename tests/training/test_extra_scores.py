@@ -161,6 +161,18 @@ def test_an_image_that_the_annotations_do_not_list_is_named(tmp_path):
     score.update(score.new_metric(), image)
 
 
+def test_images_of_one_name_are_told_by_their_folders(tmp_path):
+  names = ('cam0/1.jpg', 'cam1/1.jpg', 'cam1/2.jpg')
+  (tmp_path / 'instances.json').write_text(json.dumps({
+      'images': [{'id': index, 'file_name': name, 'height': 16, 'width': 16}
+                 for index, name in enumerate(names)], 'annotations': [], 'categories': []}))
+  annotations = extra_scores.InstanceAnnotations(str(tmp_path / 'instances.json'),
+                                                 catalog.built_in('shapes'))
+  assert [annotations.of_file(name)[0] for name in ('cam1/1', '/data/cam0/1.png', '2')] == [1, 0, 2]
+  with pytest.raises(ValueError, match='image 1, which is evaluated, is ambiguous: it may be cam0'):
+    annotations.of_file('1')
+
+
 @pytest.mark.parametrize('category, words', [
     ({'id': 1, 'name': 'something'}, '"something"'), ({'id': 99, 'name': 'disc'}, 'it is none'),
 ])

@@ -88,12 +88,14 @@ def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
     encoded, label, name = tf.numpy_function(fetch, [index], [tf.string, tf.int32, tf.string])
     name = tf.ensure_shape(name, [])
     where = f'{prepared.place}: '
-    image = tfrecord.decode_or_name(tf.ensure_shape(encoded, []), [where, name, ': '])
+    encoded = tf.ensure_shape(encoded, [])
+    image = tfrecord.decode_or_name(encoded, [where, name, ': '])
     if not options.decode_groundtruth_label:
       label = tf.fill(tf.shape(image)[:2], info.void_label)
     label = tf.ensure_shape(label, [None, None])
     place = tf.strings.join([where, name])
-    return structures.LabeledImage(image, labeled_files.of_one_size(label, image, place), name)
+    label = labeled_files.of_one_size(label, image, place, encoded)
+    return structures.LabeledImage(image, label, name)
 
   return sources.DirectSource(prepared.count, load)
 

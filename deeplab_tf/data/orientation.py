@@ -1,0 +1,127 @@
+"""The EXIF orientation of JPEG and PNG files, and images turned upright by it.
+
+Exif data count where they belong: in a JPEG in the first APP1 segment "Exif" of the APPn and COM
+segments that begin the file, in a PNG in a chunk eXIf in front of the pixels. Damaged Exif data say
+nothing, as XMP and text chunks do. data.encoded_orientation does the same inside TensorFlow.
+"""
+
+import struct
+
+import numpy as np
+
+# So many segments or chunks are looked at.
+MAX_PARTS = 1000
+TAG = 0x0112
+# Exif types whose values are whole numbers: BYTE, SHORT, LONG.
+NUMBER_FORMATS = {1: 'B', 3: 'H', 4: 'I'}
+# Numbers from 5 on: rows and columns change places first, then these flips are made.
+TRANSPOSED = (5, 6, 7, 8)
+MIRRORED = (2, 3, 6, 7)
+FLIPPED = (3, 4, 7, 8)
+
+_EXIF = b'Exif\0\0'
+_PNG = b'\x89PNG\r\n\x1a\n'
+
+
+def stated(encoded: bytes) -> int:
+  """Returns the orientation that a file states, 1 to 8; 1, upright, where it states none.
+
+  Args:
+    encoded: The bytes of an image file; of kinds other than JPEG and PNG the answer is 1.
+  """
+  if encoded.startswith(b'\xff\xd8'):
+    return _in_tiff(_of_jpeg(encoded))
+  if encoded.startswith(_PNG):
+    return _in_tiff(_of_png(encoded))
+  return 1
+
+
+def _of_jpeg(encoded):
+  """The TIFF structure inside a JPEG; empty where there is none."""
+  position = 2
+  for _ in range(MAX_PARTS):
+    start = encoded[position:position + 4]
+    if len(start) < 4 or start[0] != 0xFF:
+      break
+    if start[1] == 0xFF:  # A filling byte.
+      position += 1
+      continue
+    length = struct.unpack('>H', start[2:])[0]
+    if not (0xE0 <= start[1] <= 0xEF or start[1] == 0xFE) or length < 2:
+      break
+    end = position + 2 + length
+    if start[1] == 0xE1 and encoded.startswith(_EXIF, position + 4):
+      return encoded[position + 4 + len(_EXIF):end]
+    position = end
+  return b''
+
+
+def _of_png(encoded):
+  """The TIFF structure inside a PNG; empty where there is none."""
+  position = len(_PNG)
+  for _ in range(MAX_PARTS):
+    start = encoded[position:position + 8]
+    if len(start) < 8 or start[4:] in (b'IDAT', b'IEND'):
+      break
+    length = struct.unpack('>I', start[:4])[0]
+    if start[4:] == b'eXIf':
+      content = encoded[position + 8:position + 8 + length]
+      return content[len(_EXIF):] if content.startswith(_EXIF) else content
+    position += 12 + length
+  return b''
+
+
+def _in_tiff(content):
+  """The orientation in the first directory of a TIFF structure."""
+  order = {b'II*\0': '<', b'MM\0*': '>'}.get(content[:4])
+  if order is None or len(content) < 8:
+    return 1
+  start = struct.unpack(f'{order}I', content[4:8])[0]
+  if start + 2 > len(content):
+    return 1
+  entries = struct.unpack(f'{order}H', content[start:start + 2])[0]
+  for position in range(start + 2, start + 2 + 12 * entries, 12):
+    entry = content[position:position + 12]
+    if len(entry) < 12:
+      break
+    tag, kind, count = struct.unpack(f'{order}HHI', entry[:8])
+    if tag == TAG and kind in NUMBER_FORMATS and count == 1:
+      number = struct.unpack_from(order + NUMBER_FORMATS[kind], entry, 8)[0]
+      return number if 1 <= number <= 8 else 1
+  return 1
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns an image upright.
+
+  Args:
+    image: [height, width, ...], as it is stored.
+    orientation: 1 to 8.
+
+  Returns:
+    The same pixels; from 5 on height and width have changed places.
+  """
+  if orientation in TRANSPOSED:
+    image = np.swapaxes(image, 0, 1)
+  if orientation in MIRRORED:
+    image = image[:, ::-1]
+  if orientation in FLIPPED:
+    image = image[::-1]
+  return np.ascontiguousarray(image)
+
+
+def explanation(image_size: tuple, label_size: tuple, orientation: int) -> str:
+  """Says what EXIF has to do with an image and a label of two sizes; empty if nothing.
+
+  Args:
+    image_size: Height and width of the image, upright.
+    label_size: Those of its label.
+    orientation: 1 to 8.
+  """
+  if orientation == 1:
+    return ''
+  line = f' (the image is turned upright by its EXIF orientation {orientation})'
+  if orientation in TRANSPOSED and tuple(image_size[::-1]) == tuple(label_size):
+    line += (': the label fits the image as it is stored; turn the label too, or remove the '
+             'orientation from the image')
+  return line

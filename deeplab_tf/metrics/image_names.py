@@ -1,0 +1,201 @@
+"""Which image a file name or an id belongs to, among the images of another list.
+
+Names are compared by their whole relative path first and by their stem last. Folders, separators
+(`\\` and `/`), the case of letters, the form of accents in Unicode, the extension, and the ends
+that Cityscapes' tools append do not separate two names as long as no other name fits better;
+where several fit equally well, the name is ambiguous and nothing is guessed.
+"""
+
+import collections
+import posixpath
+import unicodedata
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from deeplab_tf import file_names, listing
+
+ImageId = Union[int, str]
+# Ends of the stems of Cityscapes' files, which belong to no image id. Its panoptic JSONs list
+# images as NAME_gtFine_leftImg8bit.png, which no file is called.
+_CITYSCAPES_ENDS = ('_gtFine_leftImg8bit', '_leftImg8bit', '_gtFine_panoptic',
+                    '_gtFine_labelTrainIds', '_gtFine_labelIds', '_gtFine_instanceIds', '_gtFine')
+_SHOWN = 3
+
+
+def normalized(name: str) -> str:
+  """Returns a name with `/` between its parts, composed accents and no empty parts or `.`."""
+  return unicodedata.normalize('NFC', '/'.join(file_names.parts(name)))
+
+
+def stem(name: str) -> str:
+  """Returns the last part of a name without the extension of an image file."""
+  base = posixpath.basename(normalized(name))
+  root, extension = posixpath.splitext(base)
+  return root if extension.lower() in listing.IMAGE_EXTENSIONS and root else base
+
+
+def without_cityscapes_ends(text: str) -> str:
+  """Returns CITY_SEQUENCE_FRAME of the stem of a Cityscapes file; other stems as they are."""
+  for end in _CITYSCAPES_ENDS:
+    if text.endswith(end) and len(text) > len(end):
+      return text[:-len(end)]
+  return text
+
+
+def id_order(image_id: ImageId) -> Tuple[bool, ImageId]:
+  """Returns a key that sorts ids of both types: numbers first, then texts."""
+  return isinstance(image_id, str), image_id
+
+
+def other_type(image_id: Any, known: Iterable[Any]) -> Optional[Any]:
+  """Returns the id that is the same but for being text or a number, or for leading zeros.
+
+  Args:
+    image_id: An id that is not among the known ones.
+    known: Ids.
+
+  Returns:
+    The first such id; None if there is none.
+  """
+  value = _as_number(image_id)
+  if value is None:
+    return None
+  return next((other for other in known if _as_number(other) == value), None)
+
+
+def type_hint(image_id: Any, known: Iterable[Any]) -> str:
+  """Returns words that explain why an id is not found if only its type differs; else none."""
+  other = other_type(image_id, known)
+  if other is None:
+    return ''
+  return (f'; it lists {with_type(other)}, and this is {with_type(image_id)}: both files must '
+          'write ids in one way')
+
+
+def with_type(image_id: ImageId) -> str:
+  """Returns an id and its type for a message, for instance: the text '1'."""
+  return f'the {"text" if isinstance(image_id, str) else "number"} {image_id!r}'
+
+
+def _as_number(image_id: Any) -> Optional[int]:
+  if isinstance(image_id, str):
+    # int() has a limit of digits, and no id is as long.
+    return (int(image_id) if image_id.isascii() and image_id.isdigit() and len(image_id) < 20
+            else None)
+  return image_id if type(image_id) is int else None
+
+
+class _Name(NamedTuple):
+  """A name, taken apart for comparisons.
+
+  Attributes:
+    whole: Normalized.
+    folders: The parts before the last in small letters.
+    stem: In small letters.
+    core: Without the ends that Cityscapes' tools append.
+  """
+  whole: str
+  folders: Tuple[str, ...]
+  stem: str
+  core: str
+
+  @classmethod
+  def of(cls, name: str) -> '_Name':
+    whole = normalized(name)
+    own = stem(whole)
+    return cls(whole, tuple(whole.casefold().split('/')[:-1]), own.casefold(),
+               without_cityscapes_ends(own).casefold())
+
+
+def _likeness(first: _Name, second: _Name) -> Tuple[Any, ...]:
+  """Returns how well two names of one core fit together; larger is better."""
+  same = 0
+  for one, other in zip(reversed(first.folders), reversed(second.folders)):
+    if one != other:
+      break
+    same += 1
+  shorter = min(len(first.folders), len(second.folders))
+  return (same == shorter, same, len(first.folders) == len(second.folders),
+          first.stem == second.stem,
+          posixpath.splitext(first.whole)[0] == posixpath.splitext(second.whole)[0],
+          first.whole.casefold() == second.whole.casefold())
+
+
+class NameIndex:
+  """Finds the names of a list that fit to another name."""
+
+  def __init__(self, names: Sequence[str]):
+    """Takes the names that can be found."""
+    self._names = [_Name.of(name) for name in names]
+    self._exact: Dict[str, List[int]] = collections.defaultdict(list)
+    # Of many folders with one name each, comparing all with all would take long.
+    self._by_path: Dict[Any, List[int]] = collections.defaultdict(list)
+    self._by_core: Dict[str, List[int]] = collections.defaultdict(list)
+    for position, name in enumerate(self._names):
+      self._exact[name.whole].append(position)
+      self._by_path[name.folders, name.stem].append(position)
+      self._by_core[name.core].append(position)
+
+  def find(self, name: str) -> Tuple[int, ...]:
+    """Returns the positions of the names that fit best.
+
+    Returns:
+      Empty if none has this stem; one position if it is clear; several if all fit equally well.
+    """
+    wanted = _Name.of(name)
+    if wanted.whole in self._exact:
+      return tuple(self._exact[wanted.whole])
+    positions = (self._by_path.get((wanted.folders, wanted.stem))
+                 or self._by_core.get(wanted.core, ()))
+    if len(positions) < 2:
+      return tuple(positions)
+    likeness = [_likeness(wanted, self._names[position]) for position in positions]
+    best = max(likeness)
+    return tuple(position for position, value in zip(positions, likeness) if value == best)
+
+
+class Pairing(NamedTuple):
+  """Which names of two lists belong together.
+
+  Attributes:
+    found: For each name of the first list the position in the second; None for none.
+    ambiguous: Position in the first list -> positions in the second that fit equally well.
+    others: Position in the second list -> positions in the first that want it equally well.
+  """
+  found: Tuple[Optional[int], ...]
+  ambiguous: Dict[int, Tuple[int, ...]]
+  others: Dict[int, Tuple[int, ...]]
+
+  @property
+  def is_complete(self) -> bool:
+    """Whether each name of the first list has a partner of its own."""
+    return None not in self.found
+
+
+def pair(names: Sequence[str], candidates: Sequence[str]) -> Pairing:
+  """Pairs two lists of names, each name with one other at most.
+
+  Two names belong together if each is the one that fits the other best.
+  """
+  forward, backward = NameIndex(candidates), NameIndex(names)
+  found: List[Optional[int]] = []
+  ambiguous, others = {}, {}
+  for position, name in enumerate(names):
+    fitting = forward.find(name)
+    partner = None
+    if len(fitting) > 1:
+      ambiguous[position] = fitting
+    elif fitting:
+      wanting = backward.find(candidates[fitting[0]])
+      if wanting == (position,):
+        partner = fitting[0]
+      elif position in wanting:
+        others[fitting[0]] = wanting
+    found.append(partner)
+  return Pairing(tuple(found), ambiguous, others)
+
+
+def shown(names: Iterable[Any]) -> str:
+  """Returns the first names of a list for a message."""
+  names = list(names)
+  listed = ', '.join(str(name) for name in names[:_SHOWN])
+  return listed + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
