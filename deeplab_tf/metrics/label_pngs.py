@@ -6,7 +6,7 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import image_limits
+from deeplab_tf import file_names, image_limits, listing
 from deeplab_tf.metrics import coco_panoptic_io, mean_iou, overlap, workers
 from deeplab_tf.metrics.coco_panoptic import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
@@ -73,9 +73,11 @@ def _pairs(ground_truth: coco_panoptic_io.PathLike,
     if not path.is_dir():
       raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
   pairs = []
-  for path in sorted(truth_folder.rglob('*.png')):
-    guess = folder / path.relative_to(truth_folder)
-    if not guess.is_file():
+  names = listing.files_below(truth_folder, ('.png',))
+  on_disk = file_names.resolve(str(folder), names)
+  for name in names:
+    path, guess = truth_folder / name, folder / (on_disk[name] or name)
+    if on_disk[name] is None:
       raise MissingFileError(f'{guess}: there is no such file; it should be the prediction for '
                              f'{path}, for names must be the same in both folders')
     pairs.append(_Pair(path, guess))

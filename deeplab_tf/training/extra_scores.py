@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import os
 import types
 from typing import Any, Iterator, Optional, Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
+from deeplab_tf import file_names
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.metrics import average_precision, panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
@@ -145,7 +145,7 @@ class InstanceAnnotations:
         raise DataError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
                         f'it is {known}; evaluator_options.instance_annotation_file must have the '
                         "data set's category ids and names")
-    self._image_ids = {os.path.splitext(os.path.basename(image['file_name']))[0]: image['id']
+    self._image_ids = {file_names.stem(image['file_name']): image['id']
                        for image in content['images'] if 'file_name' in image}
     self._annotations: dict[Any, list] = {}
     for annotation in content['annotations']:
