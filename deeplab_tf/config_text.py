@@ -9,7 +9,7 @@ from google.protobuf import descriptor as descriptor_lib
 from google.protobuf import message as message_lib
 from google.protobuf import text_format
 
-from deeplab_tf import modules
+from deeplab_tf import listing, modules
 from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import ConfigError
 
@@ -128,7 +128,7 @@ def _nearest_file(path: str) -> str:
   folder = os.path.dirname(path) or '.'
   if not os.path.isdir(folder):
     return f' The folder {folder} does not exist either.'
-  names = [name for name in os.listdir(folder) if name.endswith('.textproto')]
+  names = listing.files(folder, ('.textproto',))
   return modules.nearest(os.path.basename(path), names)
 
 

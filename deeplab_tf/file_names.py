@@ -5,6 +5,7 @@ where the disk has one. Such a name is found where only one file can be meant by
 """
 
 import os
+import re
 import unicodedata
 from typing import Iterable, Optional
 
@@ -14,7 +15,7 @@ _MOST_COMPARED = 20000
 
 
 def key(name: str) -> str:
-  """Returns what two spellings of a name have in common: capitals and composed letters do not count.
+  """Returns a name without the capitals and composed letters that may tell two spellings apart.
 
   Args:
     name: A file name without folders.
@@ -29,7 +30,7 @@ def parts(name: str) -> list[str]:
 
 def stem(name: str) -> str:
   """Returns the name of a file without folders and extension, with composed letters."""
-  return unicodedata.normalize('NFC', os.path.splitext(os.path.basename(name))[0])
+  return unicodedata.normalize('NFC', os.path.splitext(re.split(r'[/\\]', name)[-1])[0])
 
 
 def resolve(folder: str, names: Iterable[str]) -> dict[str, Optional[str]]:

@@ -76,8 +76,9 @@ def not_opened(name: str, error: OSError) -> UserError:
     name: What the error begins with: the path.
     error: What the system raised.
   """
-  kind = MissingFileError if isinstance(error, FileNotFoundError) else HostError
-  return kind(f'{name}: cannot be opened: {error.strerror}')
+  if isinstance(error, FileNotFoundError):
+    return MissingFileError(f'{name}: {error.strerror}')
+  return HostError(f'{name}: cannot be opened: {error.strerror}')
 
 
 def _size_problem(width, height):

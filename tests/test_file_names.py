@@ -44,3 +44,4 @@ def test_the_nearest_name_is_shown(folder, name, hint):
 
 def test_stems_have_no_folders_and_composed_letters():
   assert file_names.stem('x/' + DECOMPOSED) == COMPOSED[:-4]
+  assert file_names.stem('train\\a.b.jpg') == 'a.b'

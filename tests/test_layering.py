@@ -12,7 +12,7 @@ ROWS = (
     ('user_errors', 'structures', 'protos', 'modules', 'whole_file', 'listing',
      'file_names', 'image_limits'),
     ('config_text', 'config', 'cli', 'arguments', 'layers', 'matching', 'visualization',
-     'data.catalog', 'data.errors', 'checkpoints.paths'),
+     'data.category_entries', 'data.catalog', 'data.errors', 'checkpoints.paths'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),
     ('models',),

@@ -11,7 +11,7 @@ from typing import Iterable, Optional
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import modules
+from deeplab_tf import listing, modules
 from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.paths import escape, variables_by_path
 from deeplab_tf.user_errors import CheckpointError, MissingFileError
@@ -147,7 +147,7 @@ def find_checkpoint(path: str) -> str:
   folder = os.path.dirname(prefix) or '.'
   if not os.path.isdir(folder):
     raise MissingFileError(f'{path}: no such checkpoint; the folder {folder} does not exist')
-  found = [name[:-len('.index')] for name in os.listdir(folder) if name.endswith('.index')]
+  found = [name[:-len('.index')] for name in listing.files(folder, ('.index',))]
   raise MissingFileError(f'{path}: no such checkpoint; give a folder that training wrote to, or '
                          'a prefix such as .../ckpt-1000.'
                          + modules.nearest(os.path.basename(prefix), found))

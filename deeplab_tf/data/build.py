@@ -36,7 +36,9 @@ _SPLIT_SIZES = {
 
 
 def build(examples: Sequence[Callable], output_dir: str, split: str,
-          num_shards: Optional[int] = None, num_workers: Optional[int] = None) -> list[str]:
+          num_shards: Optional[int] = None, num_workers: Optional[int] = None,
+          notes: Optional[sources.Notes] = None,
+          info: Optional[catalog.AnyInfo] = None) -> list[str]:
   """Writes examples to shards `SPLIT-%05d-of-%05d.tfrecord`.
 
   Args:
@@ -45,6 +47,8 @@ def build(examples: Sequence[Callable], output_dir: str, split: str,
     split: Begins the file names.
     num_shards: Default: about 128 images each, at most 1000.
     num_workers: Threads that read images; default: one per core.
+    notes: Is told of images that were turned upright.
+    info: The classes of the labels, which records state; default: they state none.
 
   Returns:
     The paths of the shards.
@@ -56,7 +60,8 @@ def build(examples: Sequence[Callable], output_dir: str, split: str,
   per_shard = -(-len(examples) // num_shards)
   os.makedirs(output_dir, exist_ok=True)
   try:
-    _write_shards(examples, paths, per_shard, num_workers or os.cpu_count())
+    _write_shards(examples, paths, per_shard, num_workers or os.cpu_count(),
+                  _serializer(notes or sources.Notes(), info))
     for path in paths:
       os.replace(_temporary(path), path)
   finally:
@@ -70,17 +75,28 @@ def _temporary(path):
   return path + sources.INCOMPLETE
 
 
-def _write_shards(examples, paths, per_shard, num_workers):
+def _serializer(notes, info):
+  """From a function that returns a SourceExample to its record."""
+  from deeplab_tf.data import record_classes, tfrecord
+  classes = record_classes.describe(info) if info else b''
+
+  def serialized(make):
+    example = make()
+    if example.turned != 1:
+      notes.add(sources.TURNED, f'{example.name}: {example.turned}')
+    return tfrecord.serialize(example, classes)
+
+  return serialized
+
+
+def _write_shards(examples, paths, per_shard, num_workers, serialized):
   import tensorflow as tf
   import tqdm
-
-  from deeplab_tf.data import tfrecord
   with tqdm.tqdm(total=len(examples), unit='image', desc='building', file=sys.stderr) as bar:
     for shard, path in enumerate(paths):
       chosen = examples[shard * per_shard:(shard + 1) * per_shard]
       with tf.io.TFRecordWriter(_temporary(path)) as writer:
-        for record in threads.in_order(num_workers, lambda make: tfrecord.serialize(make()),
-                                       chosen):
+        for record in threads.in_order(num_workers, serialized, chosen):
           writer.write(record)
           bar.update()
 
@@ -99,13 +115,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     return
   module = modules.load('data.sources', args.dataset.split('/')[0])
   given = {name: getattr(args, name) for name in sources.BuildOptions._fields if name in args}
-  options = sources.BuildOptions(**given, label_folders=_label_folders(args), say=_say)
+  notes = sources.Notes()
+  options = sources.BuildOptions(**given, label_folders=_label_folders(args), say=_say,
+                                 note=notes.add)
   if args.dry_run:
     _survey(module, options, args)
     return
   examples = _examples(module, options)
   _warn_of_count(args, len(examples))
-  paths = build(examples, args.output_dir, args.split, args.num_shards, args.num_workers)
+  paths = build(examples, args.output_dir, args.split, args.num_shards, args.num_workers, notes,
+                module.classes(options))
+  for line in notes.lines():
+    _say(f'WARNING: {line}')
   pattern = os.path.join(args.output_dir, f'{args.split}-*-of-{len(paths):05d}.tfrecord')
   print(f'{len(examples)} images in {len(paths)} files: {pattern}')
   hint = _how_to_read(args, options, module)

@@ -7,7 +7,6 @@ data set's label images, 65 is unlabelled and, as for Cityscapes, not counted in
 these have masks and a DatasetInfo; data sets whose images have one class each have an ImageClasses.
 """
 
-import colorsys
 import dataclasses
 import functools
 import json
@@ -16,7 +15,8 @@ import pathlib
 from typing import Any, Mapping, NamedTuple, Union
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import modules
+from deeplab_tf import listing, modules
+from deeplab_tf.data import category_entries
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
 # Data sets of tensorflow-datasets, and whose classes they have.
@@ -235,8 +235,7 @@ def class_folders(path: str) -> list[str]:
                                  'sub-folders are the classes')
   if not os.path.isdir(path):
     raise config_lib.ConfigError(f'{path}: no such folder (image_folders.image_dir)')
-  found = sorted(entry.name for entry in os.scandir(path)
-                 if entry.is_dir() and not entry.name.startswith('.'))
+  found = listing.folders(path)
   if len(found) < 2:
     raise config_lib.ConfigError(f'{path}: has {len(found)} sub-folders; at least two are needed, '
                                  'one for each class (image_folders.image_dir)')
@@ -290,13 +289,16 @@ def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 
   if not isinstance(entries, list) or not entries:
     raise config_lib.ConfigError(f'{path}: has no list "categories"; a panoptic JSON of the COCO '
                                  'format is expected')
+  problem = category_entries.isthing_problem(content)
+  if problem:
+    raise config_lib.ConfigError(f'{path}: {problem}')
   found = {}
   for entry in entries:
-    problem = _category_problem(entry, found)
+    problem = category_entries.problem(entry, found)
     if problem:
       raise config_lib.ConfigError(f'{path}: {problem}')
     found[entry['id']] = entry
-  colors = _distinct_colors([found[i].get('color') for i in sorted(found)])
+  colors = category_entries.distinct_colors([found[i].get('color') for i in sorted(found)])
   categories = tuple(
       Category(class_id, category_id, str(found[category_id]['name']),
                bool(found[category_id]['isthing']), colors[class_id - 1])
@@ -346,46 +348,3 @@ def _label_folders_problem(options, info):
       return (f'category id {category.category_id} does not fit into the channel R of '
               'label_folders.encoding TWO_CHANNEL or THREE_CHANNEL; it is 0 to 255')
   return None
-
-
-def _category_problem(entry, found):
-  if not isinstance(entry, dict):
-    return f'category {entry!r} is no object with id, name and isthing'
-  missing = [key for key in ('id', 'name', 'isthing') if key not in entry]
-  if missing:
-    hint = ('; a detection JSON? A panoptic JSON is expected' if missing == ['isthing'] else '')
-    return f'category {entry} has no "{missing[0]}"{hint}'
-  if not isinstance(entry['id'], int) or entry['id'] < 0:
-    return f'category id {entry["id"]!r} of "{entry["name"]}" is no whole number from 0 on'
-  if entry['id'] in found:
-    return f'category id {entry["id"]} occurs twice'
-  if entry['isthing'] not in (0, 1):
-    return f'isthing of category {entry["id"]} is {entry["isthing"]!r}: it must be 0 or 1'
-  color = entry.get('color')
-  if color is not None and not (isinstance(color, (list, tuple)) and len(color) == 3 and all(
-      isinstance(c, int) and 0 <= c <= 255 for c in color)):
-    return f'color of category {entry["id"]} is {color!r}: it must be three numbers 0 to 255'
-  return None
-
-
-def _distinct_colors(colors):
-  """Fills in missing and repeated colours with generated ones."""
-  result, used = [], {tuple(c) for c in colors if c is not None}
-  generated = (_generated_color(i) for i in range(10**6))
-  seen = set()
-  for color in colors:
-    chosen = tuple(color) if color is not None else None
-    while chosen is None or chosen in seen:
-      candidate = next(generated)
-      chosen = None if candidate in used else candidate
-    seen.add(chosen)
-    result.append(chosen)
-  return result
-
-
-def _generated_color(index):
-  # Steps of the golden ratio keep the hues of neighbouring classes apart.
-  hue = (index * 0.61803398875) % 1.0
-  red, green, blue = colorsys.hsv_to_rgb(hue, 0.9 - 0.4 * (index // 7 % 2), 0.95 - 0.07 *
-                                         (index % 5))
-  return round(red * 255), round(green * 255), round(blue * 255)

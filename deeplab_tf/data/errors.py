@@ -5,18 +5,28 @@ sentence between marks, and `describe_data_error` finds it again. A damaged reco
 inside TensorFlow without being named, so files in use are remembered and searched then.
 """
 
+import contextlib
+import errno
+import os
 import re
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import tensorflow as tf
 
 from deeplab_tf import cli
+from deeplab_tf.user_errors import HostError, MissingFileError
 
 _START, _END = '<<data: ', ' :data>>'
 _MARKED = re.compile(f'{_START}(.*?){_END}', re.DOTALL)
 
 # Bytes of a text out of a file that stand in a message.
 _LONGEST_TEXT = 1000
+
+# How TensorFlow says that a file cannot be opened: the path, and the reason of the system.
+_NOT_OPENED = re.compile('(\\S[^\n]*?); (' + '|'.join(
+    re.escape(os.strerror(number)) for number in (
+        errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EISDIR,
+        errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP)) + ')')
 
 # Finds what is wrong with the files in use; the readers add theirs. The latest are searched first.
 _diagnoses: dict[str, Callable[[], Optional[str]]] = {}
@@ -76,6 +86,33 @@ def _text(value):
   return tf.strings.as_string(value)
 
 
+@contextlib.contextmanager
+def opening(path: str) -> Iterator[None]:
+  """Turns TensorFlow's failure to open a file into an error for the user: it says nothing of what
+  is in the file.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It cannot be opened.
+  """
+  try:
+    yield
+  except tf.errors.OpError as error:
+    line = cannot_open(error) or f'{path}: cannot be opened: {reason(error)}'
+    kind = MissingFileError if isinstance(error, tf.errors.NotFoundError) else HostError
+    raise kind(line) from None
+
+
+def cannot_open(error: Exception) -> Optional[str]:
+  """Returns a line with the path where TensorFlow says that the system opens a file not; or None.
+
+  Args:
+    error: What TensorFlow raised.
+  """
+  found = _NOT_OPENED.search(re.sub(r'\{\{.*?\}\}', '', str(error)))
+  return cli.one_line(f'{found[1]}: cannot be opened: {found[2]}') if found else None
+
+
 def on_failure(name: str, diagnose: Callable[[], Optional[str]]) -> None:
   """Adds a search for the cause of failures that TensorFlow does not explain.
 
@@ -93,7 +130,7 @@ def describe_data_error(error: tf.errors.OpError) -> str:
   Args:
     error: What iterating over a data set raised.
   """
-  line = stated(error)
+  line = stated(error) or cannot_open(error)
   if line:
     return line
   if isinstance(error, (tf.errors.DataLossError, tf.errors.OutOfRangeError,

@@ -7,7 +7,7 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import image_limits, listing
+from deeplab_tf import file_names, image_limits, listing
 from deeplab_tf.data import orientation, photographs, tfrecord
 from deeplab_tf.user_errors import DataError, MissingFileError
 
@@ -53,8 +53,7 @@ def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfreco
     reason = orientation.explanation((height, width), label.shape, turned)
     raise DataError(f'{path}: is {height}x{width}, but its panoptic PNG is '
                     f'{label.shape[0]}x{label.shape[1]}{reason}')
-  name = os.path.splitext(os.path.basename(path))[0]
-  return tfrecord.SourceExample(name, encoded, kind, height, width, label)
+  return tfrecord.SourceExample(file_names.stem(path), encoded, kind, height, width, label, turned)
 
 
 def _as_png(pixels):

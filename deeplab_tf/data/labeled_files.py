@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import structures
+from deeplab_tf import file_names, structures
 from deeplab_tf.data import (
     catalog,
     errors,
@@ -43,23 +43,22 @@ def from_panoptic_json(paths: Sequence[str], content: dict, info: catalog.Datase
     paths: Of the JSON, of its folder of images and of its folder of PNGs.
     content: What is in the JSON.
     info: The classes, whose category ids are those of the JSON.
-    options: treat_crowd_as_ignore, max_missing and report are used.
+    options: treat_crowd_as_ignore, max_missing, report and note are used.
     check_area: As of panoptic_format.read_label.
 
   Raises:
     As panoptic_format.annotated_images.
   """
   json_file, image_dir, label_dir = paths
-  images = panoptic_format.annotated_images(json_file, content, image_dir, label_dir,
-                                            options.max_missing, options.report)
+  images = panoptic_format.annotated_images(json_file, content, image_dir, label_dir, options)
   return [LabeledFile(image.name, image.image_file, functools.partial(
       panoptic_format.read_label, image, info, bool(options.treat_crowd_as_ignore), check_area,
-      options.report)) for image in images]
+      options)) for image in images]
 
 
 def unlabeled(paths: Sequence[str]) -> list[LabeledFile]:
   """Returns images without labels, named after their files."""
-  return [LabeledFile(os.path.splitext(os.path.basename(path))[0], path) for path in paths]
+  return [LabeledFile(file_names.stem(path), path) for path in paths]
 
 
 def paired(images: Sequence[LabeledFile], label_files: Callable[[LabeledFile], Sequence[str]],
@@ -75,13 +74,28 @@ def paired(images: Sequence[LabeledFile], label_files: Callable[[LabeledFile], S
   Raises:
     FileNotFoundError: More are missing.
   """
-  found, missing = [], []
-  for image in images:
-    paths = label_files(image)
-    missing += [f'{path}: no such file; it is expected to be the label of {image.image_file}'
-                for path in paths if not os.path.isfile(path)]
-    found.append(image._replace(read_label=functools.partial(read, *paths)))
+  wanted = {image: list(label_files(image)) for image in images}
+  on_disk = found_files([path for paths in wanted.values() for path in paths])
+  missing = [f'{path}: no such file; it is expected to be the label of {image.image_file}'
+             for image, paths in wanted.items() for path in paths if on_disk[path] is None]
   check_missing(missing, max_missing)
+  return [image._replace(read_label=functools.partial(
+      read, *[on_disk[path] or path for path in paths])) for image, paths in wanted.items()]
+
+
+def found_files(paths: Sequence[str]) -> dict[str, Optional[str]]:
+  """Finds files by paths whose last part may be spelled otherwise; see file_names.resolve.
+
+  Returns:
+    Path -> path on disk; None where there is no such file.
+  """
+  by_folder: dict[str, list[str]] = {}
+  for path in paths:
+    by_folder.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+  found = {}
+  for folder, names in by_folder.items():
+    for name, there in file_names.resolve(folder or '.', names).items():
+      found[os.path.join(folder, name)] = os.path.join(folder, there) if there else None
   return found
 
 

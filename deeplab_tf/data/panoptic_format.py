@@ -5,16 +5,22 @@ segment and class.
 """
 
 import os
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
+from deeplab_tf import file_names
 from deeplab_tf.data import catalog, sources
 from deeplab_tf.metrics import coco_fields, coco_panoptic_io
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 _EXPECTED = 'a panoptic JSON of the COCO format'
 _SIZE = coco_fields.SIZE._replace(optional=True)
+# Causes of notes.
+WRONG_AREA = ('segments whose "area" is not their number of pixels, as where it comes from '
+              'polygons; nothing that is built or trained uses it')
+SPLIT_STUFF = ('stuff of one class in several segments of an image, which become one here, while '
+               'panopticapi\'s scores count each segment')
 _IMAGE = {**coco_fields.IMAGE, 'height': _SIZE, 'width': _SIZE}
 
 
@@ -52,9 +58,8 @@ def read_json(path: Union[str, os.PathLike]) -> dict[str, Any]:
   return content
 
 
-def annotated_images(path: str, content: dict[str, Any], image_dir: str,
-                     label_dir: str, max_missing: int = 0,
-                     report: Callable[[str], None] = sources.stop) -> list[AnnotatedImage]:
+def annotated_images(path: str, content: dict[str, Any], image_dir: str, label_dir: str,
+                     options: sources.BuildOptions = sources.STRICT) -> list[AnnotatedImage]:
   """Joins images with their annotations, sorted by file name, and checks that all files exist.
 
   Args:
@@ -62,55 +67,90 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str,
     content: What is in it.
     image_dir: Folder of the images.
     label_dir: Folder of the PNGs.
-    max_missing: So many of each may be missing.
-    report: Takes one line about each id that occurs twice or does not match.
+    options: max_missing, report and note are used.
 
   Raises:
     ValueError: There are no images, or `report` raised it.
     FileNotFoundError: An image or a PNG is missing.
   """
-  annotations = {}
+  pairs = _pairs(path, content, options.report)
+  if not pairs:
+    raise DataError(f'{path}: has no images' + ' with annotations' * bool(content['images']))
+  image_files = _existing(image_dir, [image['file_name'] for image, _ in pairs], 'the image',
+                          options)
+  label_files = _existing(label_dir, [annotation['file_name'] for _, annotation in pairs],
+                          'the panoptic PNG', options)
+  result = [AnnotatedImage(
+      file_names.stem(image['file_name']), image_files[image['file_name']],
+      label_files[annotation['file_name']], image.get('height', 0), image.get('width', 0),
+      tuple(annotation['segments_info'])) for image, annotation in pairs]
+  return sorted(result, key=lambda r: os.path.basename(r.image_file))
+
+
+def _pairs(path, content, report):
+  """The entries of images with those of their annotations."""
+  annotations, images = {}, {}
   for annotation in content['annotations']:
     if annotation['image_id'] in annotations:
       report(f'{path}: image id {annotation["image_id"]} has two annotations')
     annotations[annotation['image_id']] = annotation
-  seen, result = set(), []
   for image in content['images']:
-    if image['id'] in seen:
+    if image['id'] in images:
       report(f'{path}: image id {image["id"]} occurs twice')
       continue
-    seen.add(image['id'])
-    annotation = annotations.pop(image['id'], None)
-    if annotation is None:
-      report(f'{path}: image id {image["id"]} ({image["file_name"]}) has no annotation')
-      continue
-    result.append(AnnotatedImage(
-        os.path.splitext(os.path.basename(image['file_name']))[0],
-        os.path.join(image_dir, image['file_name']),
-        os.path.join(label_dir, annotation['file_name']), image.get('height', 0),
-        image.get('width', 0), tuple(annotation['segments_info'])))
-  for image_id in annotations:
-    report(f'{path}: the annotation of image id {image_id} has no image')
-  if not result:
-    raise DataError(f'{path}: has no images')
-  _check_exist([r.image_file for r in result], 'the image', max_missing)
-  _check_exist([r.label_file for r in result], 'the panoptic PNG', max_missing)
-  return sorted(result, key=lambda r: os.path.basename(r.image_file))
+    images[image['id']] = image
+  lonely = [image_id for image_id in images if image_id not in annotations]
+  without_image = [image_id for image_id in annotations if image_id not in images]
+  _report_types(path, lonely, without_image, report)
+  _report_lonely(path, [f'image id {image_id} ({images[image_id]["file_name"]})'
+                        for image_id in lonely], 'has no annotation', report)
+  _report_lonely(path, [f'the annotation of image id {image_id}' for image_id in without_image],
+                 'has no image', report)
+  return [(image, annotations[image_id]) for image_id, image in images.items()
+          if image_id in annotations]
 
 
-def _check_exist(paths, what, max_missing):
-  listings, missing = {}, []
-  for path in paths:
-    folder, name = os.path.split(path)
-    if folder not in listings:
-      if not os.path.isdir(folder):
-        raise MissingFileError(f'{folder}: no such folder; {what} {name} is expected in it')
-      listings[folder] = set(os.listdir(folder))
-    if name not in listings[folder]:
-      missing.append(path)
-  if len(missing) > max_missing:
+def _report_types(path, lonely, without_image, report):
+  """Says so where ids differ only in being text or a number; these are no further problem."""
+  written = {str(image_id): image_id for image_id in without_image}
+  alike = [(one, written[str(one)]) for one in lonely if str(one) in written]
+  if not alike:
+    return
+  one, other = ('text' if isinstance(image_id, str) else 'numbers' for image_id in alike[0])
+  report(f'{path}: ids of images are {one} in "images" and {other} in "annotations", e.g. '
+         f'{alike[0][0]!r} and {alike[0][1]!r} ({len(alike)} images): write them alike in both '
+         'lists')
+  for image_id, annotated in alike:
+    lonely.remove(image_id)
+    without_image.remove(annotated)
+
+
+def _report_lonely(path, names, what, report):
+  """Reports many of one kind in one line, and few in a line each."""
+  if len(names) <= sources.LISTED:
+    for name in names:
+      report(f'{path}: {name} {what}')
+  else:
+    listed = ', '.join(names[:sources.LISTED])
+    report(f'{path}: {listed} {what} (and {len(names) - sources.LISTED} more like it)')
+
+
+def _existing(folder, names, what, options):
+  """Name -> path of files that the JSON names; where one is missing, the path that it should have.
+  """
+  if not os.path.isdir(folder):
+    raise MissingFileError(f'{folder}: no such folder; {what} {names[0]} is expected in it')
+  found = file_names.resolve(folder, names)
+  missing = [name for name in found if found[name] is None]
+  if len(missing) > options.max_missing:
     more = f' (and {len(missing) - 1} more like it)' if len(missing) > 1 else ''
-    raise MissingFileError(f'{missing[0]}: no such file; the JSON names it as {what}{more}')
+    raise MissingFileError(
+        f'{os.path.join(folder, missing[0])}: no such file; the JSON names it as {what}{more}.'
+        f'{file_names.nearest(folder, missing[0])}')
+  for name in missing:
+    hint = file_names.nearest(folder, name) if name in missing[:sources.LISTED] else ''
+    options.note(f'files that the JSON names as {what} and that are not there', name + hint)
+  return {name: os.path.join(folder, found[name] or name) for name in found}
 
 
 # --- Label maps -------------------------------------------------------------------------------
@@ -118,7 +158,7 @@ def _check_exist(paths, what, max_missing):
 
 def read_label(image: AnnotatedImage, info: catalog.DatasetInfo, treat_crowd_as_ignore: bool,
                check_area: bool = True,
-               report: Callable[[str], None] = sources.stop) -> np.ndarray:
+               options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """Reads a panoptic PNG and returns the label map, int32 [height, width].
 
   Things are numbered from 1 per class in the order of segments_info; stuff, crowd and unlabelled
@@ -128,31 +168,34 @@ def read_label(image: AnnotatedImage, info: catalog.DatasetInfo, treat_crowd_as_
     image: What to read.
     info: The classes; the JSON's category ids are its category ids.
     treat_crowd_as_ignore: Whether crowd regions become unlabelled.
-    check_area: Whether each segment must have pixels, and `area` be their number; false where
-      segments were painted over others after their areas were counted.
-    report: Takes one line, with file, segment id and class, about each contradiction of JSON and
-      PNG. If it returns, what contradicts is unlabelled.
+    check_area: Whether each segment must have pixels, and `area` should be their number; false
+      where segments were painted over others after their areas were counted.
+    options: `report` takes one line, with file, segment id and class, about each contradiction of
+      JSON and PNG; if it returns, what contradicts is unlabelled. `note` is told of wrong areas,
+      which nothing here uses, and of stuff in several segments.
 
   Raises:
     ValueError: The PNG cannot be used at all, or `report` raised it.
   """
   ids = read_segment_ids(image.label_file)
-  return label_from_ids(ids, image, info, treat_crowd_as_ignore, check_area, report)
+  return label_from_ids(ids, image, info, treat_crowd_as_ignore, check_area, options)
 
 
 def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: catalog.DatasetInfo,
                    treat_crowd_as_ignore: bool, check_area: bool = True,
-                   report: Callable[[str], None] = sources.stop) -> np.ndarray:
+                   options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """As `read_label`, for a PNG that is read already.
 
   Args:
     ids: int32 [height, width], segment ids.
-    image, info, treat_crowd_as_ignore, check_area, report: As of `read_label`.
+    image, info, treat_crowd_as_ignore, check_area, options: As of `read_label`.
   """
   if image.height and ids.shape != (image.height, image.width):
     raise DataError(f'{image.label_file}: is {ids.shape[0]}x{ids.shape[1]}, but the JSON states '
                     f'{image.height}x{image.width} for the image')
+  report = options.report
   segments = _segments(image, info, treat_crowd_as_ignore, report)
+  _note_split_stuff(image, segments, options.note)
   known = np.array([0, *(segment.id for segment in segments)], np.int64)
   order = np.argsort(known)  # Id 0, unlabelled, comes first.
   position = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
@@ -164,7 +207,7 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: catalog.Dataset
   pixels = np.bincount(position.ravel(), minlength=len(known))
   for rank, row in enumerate(order):
     if row and check_area and segments[row - 1].category is not None:
-      _check_pixels(image, segments[row - 1], pixels[rank], report)
+      _check_pixels(image, segments[row - 1], pixels[rank], options)
   table = np.array([info.void_label, *(segment.value for segment in segments)], np.int32)[order]
   return table[position]
 
@@ -223,12 +266,22 @@ def _segment_value(segment, category, info, counts, report, where):
   return category.class_id * info.label_divisor + number
 
 
-def _check_pixels(image, segment, pixels, report):
+def _note_split_stuff(image, segments, note):
+  """Counts the classes of stuff that have several segments."""
+  stuff = [segment.category for segment in segments
+           if segment.category is not None and not segment.category.isthing]
+  for category in dict.fromkeys(stuff):
+    if stuff.count(category) > 1:
+      note(SPLIT_STUFF, f'{image.label_file}: {_class(category)} has {stuff.count(category)}')
+
+
+def _check_pixels(image, segment, pixels, options):
   where = f'{image.label_file}: segment id {segment.id} ({_class(segment.category)})'
   if not pixels:
-    report(f'{where} is in the JSON, but no pixel of the PNG has it')
+    options.report(f'{where} is in the JSON, but no pixel of the PNG has it')
   elif segment.area is not None and segment.area != pixels:
-    report(f'{where} has {pixels} pixels in the PNG, but area {segment.area} in the JSON')
+    options.note(WRONG_AREA, f'{where} has {pixels} pixels in the PNG, but area {segment.area} in '
+                 'the JSON')
 
 
 def _class(category):

@@ -1,12 +1,13 @@
 """Opens what a config names as data: record files, or images that need none."""
 
+import sys
 from typing import Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import modules, structures
+from deeplab_tf import image_limits, modules, structures
 from deeplab_tf.data import catalog, errors, labeled_files, record_files, sources, tfrecord
 from deeplab_tf.user_errors import DataError, UserError
 
@@ -15,6 +16,8 @@ _INTERLEAVED_FILES = 16
 _KNOWN_LAYOUTS = ('coco_panoptic', 'cityscapes_panoptic', 'ade20k_panoptic', 'mapillary_vistas')
 # Files of up to this size in all are read through for damage when they are opened.
 _CHECKED_BYTES = 2 * 2**30
+# First files of those record files that state no classes, and of which this was said.
+_said_to_state_nothing: set[str] = set()
 
 
 class RecordSource:
@@ -32,7 +35,7 @@ class RecordSource:
     self._with_label = with_label
     self._count: Optional[int] = None
     self._sound: set[bytes] = set()
-    if sum(tf.io.gfile.stat(file).length for file in files) <= _CHECKED_BYTES:
+    if sum(record_files.size(file) for file in files) <= _CHECKED_BYTES:
       self.count_exactly()
 
   def count(self) -> Optional[int]:
@@ -81,7 +84,10 @@ class RecordSource:
   def _checked(self, file):
     """Returns the path of a file after a look at the lengths of its records, once."""
     if file not in self._sound:
-      problem = record_files.index_records(file.decode()).problem
+      try:
+        problem = record_files.index_records(file.decode()).problem
+      except UserError as error:
+        problem = str(error)
       if problem:
         raise DataError(errors.marked(problem))
       self._sound.add(file)
@@ -94,6 +100,7 @@ class AddressedRecordSource(RecordSource):
   The order is that of RecordSource. An address is int64 [3]: file, record number in it, offset.
   Where a file is damaged so that the next record cannot be found, its rest counts as one record.
   """
+  is_upright = False
 
   def __init__(self, files: Sequence[str], info: catalog.DatasetInfo, with_label: bool):
     self._addresses: dict[str, np.ndarray] = {}
@@ -105,6 +112,12 @@ class AddressedRecordSource(RecordSource):
     record = record_files.record_at(file, address[2])
     return tfrecord.parse(record, file, self._info, self._with_label)
 
+  def encoded(self, address: np.ndarray) -> bytes:
+    """Returns the image file in a record."""
+    record = record_files.record_at(
+        tf.constant(self._files[address[0]]), tf.constant(address[2])).numpy()
+    return tfrecord.encoded_image(record)
+
   def place(self, address: np.ndarray) -> str:
     """Returns what the user calls a record."""
     return f'{self._files[address[0]]}: record {address[1]}'
@@ -115,7 +128,7 @@ class AddressedRecordSource(RecordSource):
     try:
       return tfrecord.diagnose_record(self._files[file], number, offset, self._info,
                                       self._with_label)
-    except tf.errors.OpError as error:  # The file itself cannot be read any more.
+    except (tf.errors.OpError, UserError) as error:  # The file itself cannot be read any more.
       return f'{self.place(address)}: {errors.reason(error)}'
 
   def _count_file(self, file):
@@ -139,6 +152,7 @@ class AddressedRecordSource(RecordSource):
 
 class IndexSource:
   """Images that are loaded by index, which is also their address."""
+  is_upright = True
 
   def __init__(self, direct: sources.DirectSource):
     self._direct = direct
@@ -167,6 +181,11 @@ class IndexSource:
     """Loads an image."""
     return self._direct.load(index)
 
+  def encoded(self, index: np.ndarray) -> bytes:
+    """Returns the image file; nothing where images are no files."""
+    files = self._direct.files
+    return image_limits.read_bytes(files[index]) if files else b''
+
   def place(self, index: np.ndarray) -> str:
     """Returns what the user calls an image."""
     return self._direct.files[index] if self._direct.files else f'image {index}'
@@ -177,8 +196,8 @@ class IndexSource:
       self.load(tf.constant(index))
     except (tf.errors.OpError, UserError) as error:
       place = self.place(index)
-      # A missing file is named by TensorFlow too.
-      return errors.stated(error) or f'{place}: {errors.reason(error).replace(f"{place}; ", "")}'
+      return (errors.stated(error) or errors.cannot_open(error)
+              or f'{place}: {errors.reason(error)}')
     return None
 
 
@@ -212,11 +231,23 @@ def open_source(options, info: catalog.DatasetInfo,
               for pattern in options.file_pattern]
   if options.max_damaged_images:
     files = tfrecord.matching_files(patterns, allow_damaged=True)
+    _compare_classes(files, info, options)
     return AddressedRecordSource(files, info, options.decode_groundtruth_label)
   files = tfrecord.matching_files(patterns)
+  _compare_classes(files, info, options)
   source = RecordSource(files, info, options.decode_groundtruth_label)
   errors.on_failure(files[0], lambda: tfrecord.diagnose(files, info))
   return source
+
+
+def _compare_classes(files, info, options):
+  """Compares what records state with the config; says once where they state nothing."""
+  if not options.decode_groundtruth_label or tfrecord.check_classes(files, info):
+    return
+  if files[0] not in _said_to_state_nothing:
+    _said_to_state_nothing.add(files[0])
+    print(f'note: {files[0]}: the records do not state their classes (an earlier version or '
+          f'DeepLab2 made them); those of data set "{info.name}" are assumed', file=sys.stderr)
 
 
 def _direct(options, info, only):

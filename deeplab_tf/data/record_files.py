@@ -3,14 +3,21 @@
 A record is its length (uint64), the checksum of the length, the data and their checksum.
 """
 
+import fnmatch
+import os
 import struct
 from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf import listing
+from deeplab_tf.data import errors
 from deeplab_tf.user_errors import DataError
 
 _HEADER, _FOOTER = 12, 4
+_UNPACK = {'GZIP': 'gzip -dc FILE > NEW_FILE',
+           'ZLIB': 'python -c "import sys, zlib; sys.stdout.buffer.write(zlib.decompress('
+                   'sys.stdin.buffer.read()))" < FILE > NEW_FILE'}
 # A record's length beyond this is garbage read as a number.
 _MAX_RECORD = 2**31
 
@@ -29,22 +36,52 @@ class RecordIndex(NamedTuple):
   problem: Optional[str]
 
 
+def matching(pattern: str) -> list[str]:
+  """Returns the files that a pattern names, without hidden ones; see tfrecord.matching_files."""
+  if os.path.isfile(pattern):
+    return [pattern]
+  folder, name = os.path.split(pattern)
+  if not os.path.isdir(folder or '.'):
+    with errors.opening(pattern):
+      return [file for file in tf.io.gfile.glob(pattern)
+              if not listing.is_hidden(os.path.basename(file))]
+  names = listing.files(folder or '.')
+  found = fnmatch.filter(names, name) or fnmatch.filter(names, name.replace('[', '[[]'))
+  return [os.path.join(folder, file) for file in found]
+
+
+def size(file: str) -> int:
+  """Returns the bytes of a file.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: The system does not let it be looked at.
+  """
+  with errors.opening(file):
+    return tf.io.gfile.stat(file).length
+
+
 def index_records(file: str) -> RecordIndex:
-  """Finds the records of a file by reading their lengths alone."""
-  size = tf.io.gfile.stat(file).length
+  """Finds the records of a file by reading their lengths alone.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    ValueError: It cannot be opened.
+  """
+  length = size(file)
   offsets, position = [], 0
-  with tf.io.gfile.GFile(file, 'rb') as stream:
-    while position < size:
+  with errors.opening(file), tf.io.gfile.GFile(file, 'rb') as stream:
+    while position < length:
       stream.seek(position)
       try:
         end = position + _HEADER + _read_length(stream, file, len(offsets)) + _FOOTER
       except DataError as error:
-        return RecordIndex(offsets, size, str(error))
-      if end > size:
-        return RecordIndex(offsets, size, truncated(file, len(offsets)))
+        return RecordIndex(offsets, length, str(error))
+      if end > length:
+        return RecordIndex(offsets, length, truncated(file, len(offsets)))
       offsets.append(position)
       position = end
-  return RecordIndex(offsets, size, None)
+  return RecordIndex(offsets, length, None)
 
 
 def count_records(file: str) -> int:
@@ -105,7 +142,7 @@ def read_record(file: str, number: int, offset: int) -> RawRecord:
   Raises:
     ValueError: There is no header of a record.
   """
-  with tf.io.gfile.GFile(file, 'rb') as stream:
+  with errors.opening(file), tf.io.gfile.GFile(file, 'rb') as stream:
     stream.seek(offset)
     length = _read_length(stream, file, number)
     data, footer = stream.read(length), stream.read(_FOOTER)
@@ -123,6 +160,10 @@ def _read_length(stream, file, number):
   if len(header) < _HEADER:
     raise DataError(truncated(file, number))
   length = struct.unpack('<Q', header[:8])[0]
+  kind = _compression(header) if number == 0 and header[8:] != _checksum(header[:8]) else None
+  if kind:
+    raise DataError(f'{file}: is compressed ({kind}), and records are read as they are: unpack it '
+                    f'({_UNPACK[kind]}), or write it without compression_type')
   if length > _MAX_RECORD:
     kind = 'is no TFRecord file' if number == 0 else 'is damaged'
     raise DataError(f'{file}: {kind} (record {number} would be {length} bytes long)')
@@ -130,6 +171,16 @@ def _read_length(stream, file, number):
   if header[8:] != _checksum(header[:8]):
     raise DataError(truncated(file, number))
   return length
+
+
+def _compression(header):
+  """What the first bytes of a file say it is packed with; None if nothing."""
+  if header.startswith(b'\x1f\x8b\x08'):
+    return 'GZIP'
+  # Deflate, and the check digit of its two bytes.
+  if header[0] & 0x0F == 8 and header[0] >> 4 <= 7 and (header[0] * 256 + header[1]) % 31 == 0:
+    return 'ZLIB'
+  return None
 
 
 def _crc_row(value):

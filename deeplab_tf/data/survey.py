@@ -6,12 +6,13 @@ Everything is read as the builder reads it, but a problem is noted and the readi
 import collections
 import dataclasses
 import os
+import re
 import sys
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from deeplab_tf.data import catalog, label_images, sources, threads
+from deeplab_tf.data import catalog, label_images, orientation, sources, threads
 from deeplab_tf.user_errors import UserError
 
 # Problems that are listed, absent classes that are named, and letters of a name.
@@ -30,6 +31,7 @@ class Survey:
       a class's crowd regions in one image count as one, and not as segments.
     unlabeled_pixels, pixels: Over all labelled images.
     problems: One line each.
+    notes: What is worth a line, but is no problem.
   """
   info: catalog.AnyInfo
   sizes: list = dataclasses.field(default_factory=list)
@@ -41,6 +43,12 @@ class Survey:
   unlabeled_pixels: int = 0
   pixels: int = 0
   problems: list = dataclasses.field(default_factory=list)
+  notes: sources.Notes = dataclasses.field(default_factory=sources.Notes)
+
+  def crowd_only(self) -> list[catalog.Category]:
+    """Returns the things of which there are only crowd regions."""
+    return [c for c in self.info.categories
+            if self.class_crowds[c.class_id] and not self.class_segments[c.class_id]]
 
   def add_label(self, labels: np.ndarray, pixels: np.ndarray) -> None:
     """Counts an image's label.
@@ -87,12 +95,18 @@ def take(make_examples: Callable[[sources.BuildOptions], list], info: catalog.An
     ValueError, FileNotFoundError: There is nothing to read.
   """
   survey = Survey(info)
-  examples = make_examples(options._replace(
-      treat_crowd_as_ignore=False, max_missing=sys.maxsize, report=survey.problems.append))
-  examples = examples[:max_images]
+  try:
+    examples = make_examples(options._replace(
+        treat_crowd_as_ignore=False, max_missing=sys.maxsize, report=survey.problems.append,
+        note=survey.notes.add))[:max_images]
+  except UserError as error:
+    if not survey.problems:
+      raise
+    survey.problems.append(str(error))  # Those before tell why.
+    examples = []
 
   def read(make):
-    return _read(make, survey.problems)
+    return _read(make, survey)
 
   return _filled(survey, read, examples, num_workers)
 
@@ -128,10 +142,24 @@ def take_configured(options, info: catalog.AnyInfo, field: str, max_images: Opti
                              'cannot be read')
       return None
     label = label.numpy()
+    _note_orientation(source, address.numpy(), survey.notes)
     return _Found(tuple(image.shape[:2]),
                   label_images.count_values(label) if label.ndim else int(label) + 1)
 
-  return _filled(survey, read, addresses, num_workers)
+  _filled(survey, read, addresses, num_workers)
+  if isinstance(info, catalog.DatasetInfo):
+    survey.problems += [
+        f'class {c.class_id} "{c.name}" is a thing, but all {survey.class_crowds[c.class_id]} of '
+        'its regions are crowd, instance number 0: nothing of it can be trained. Was it stuff when '
+        'the labels were made?' for c in survey.crowd_only()]
+  return survey
+
+
+def _note_orientation(source, address, notes):
+  turned = orientation.stated(source.encoded(address))
+  if turned != 1:
+    notes.add(sources.TURNED if source.is_upright else sources.STORED,
+              f'{source.place(address)}: {turned}')
 
 
 def _filled(survey, read, items, num_workers):
@@ -144,7 +172,8 @@ def _filled(survey, read, items, num_workers):
   return survey
 
 
-def _read(make, problems):
+def _read(make, survey):
+  problems = survey.problems
   try:
     example = make()
   except OSError as error:
@@ -153,6 +182,8 @@ def _read(make, problems):
   except UserError as error:
     problems.append(str(error))
     return None
+  if example.turned != 1:
+    survey.notes.add(sources.TURNED, f'{example.name}: {example.turned}')
   label = example.label
   if isinstance(label, np.ndarray):
     label = label_images.count_values(label)
@@ -188,6 +219,7 @@ def lines(survey: Survey) -> Iterator[str]:
       yield f'{survey.class_images[index]:8d} images of {name}'
   else:
     yield 'labels: none'
+  yield from (f'WARNING: {line}' for line in survey.notes.lines())
   yield from _problems(survey.problems)
 
 
@@ -213,6 +245,10 @@ def _table(survey):
     more = f' and {len(absent) - _NAMED} more' if len(absent) > _NAMED else ''
     names = ', '.join(f'"{name}"' for name in absent[:_NAMED])
     yield f'classes that do not occur: {len(absent)} ({names}{more})'
+  crowd_only = survey.crowd_only()
+  if crowd_only:
+    names = ', '.join(f'"{c.name}"' for c in crowd_only[:_NAMED])
+    yield f'WARNING: things of which only crowd regions occur: {len(crowd_only)} ({names})'
 
 
 def _percent(part, whole):
@@ -221,7 +257,24 @@ def _percent(part, whole):
 
 def _problems(problems: Sequence[str]):
   yield f'problems: {len(problems)}'
-  for problem in problems[:_LISTED]:
-    yield '  ' + ' '.join(problem.split())
-  if len(problems) > _LISTED:
-    yield f'  and {len(problems) - _LISTED} more'
+  groups: dict[str, list[str]] = {}
+  for problem in problems:
+    groups.setdefault(_cause(problem), []).append(' '.join(problem.split()))
+  listed, rest = [], len(problems)
+  for group in groups.values():
+    few = len(group) <= sources.LISTED
+    more = group if few else [f'{len(group)} of one kind: {"; ".join(group[:sources.LISTED])}; ...']
+    if len(listed) + len(more) > _LISTED:
+      break
+    listed += more
+    rest -= len(group)
+  yield from (f'  {line}' for line in listed)
+  if rest:
+    yield f'  and {rest} more'
+
+
+def _cause(problem):
+  """What problems of one kind have in common: no file, number or name."""
+  text = problem.split(': ', 1)[-1]
+  text = re.sub(r'"[^"]*"', '""', text)
+  return re.sub(r'\d+', '#', re.sub(r'\S*\.\w{3,4}\b', 'FILE', text))

@@ -9,8 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import cli, structures
-from deeplab_tf.data import catalog, encoded_images, errors, record_files, segments, sources
-from deeplab_tf.user_errors import DataError, MissingFileError
+from deeplab_tf.data import (
+    catalog,
+    encoded_images,
+    errors,
+    record_classes,
+    record_files,
+    segments,
+    sources,
+)
+from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
@@ -39,6 +47,7 @@ class SourceExample(NamedTuple):
     height, width: In pixels.
     label: int32 [height, width] panoptic map; the number of the class, from 1 on, where images
       have one each; or None.
+    turned: EXIF orientation by which the image was turned upright; 1 if it was not.
   """
   name: str
   encoded: bytes
@@ -46,10 +55,16 @@ class SourceExample(NamedTuple):
   height: int
   width: int
   label: Union[np.ndarray, int, None]
+  turned: int = 1
 
 
-def serialize(example: SourceExample) -> bytes:
-  """Returns the record of an example."""
+def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
+  """Returns the record of an example.
+
+  Args:
+    example: What is in it.
+    classes: What record_classes.describe says of the labels; empty: the record states nothing.
+  """
   features = {
       'image/encoded': _bytes(example.encoded),
       'image/filename': _bytes(example.name.encode()),
@@ -63,6 +78,8 @@ def serialize(example: SourceExample) -> bytes:
   elif example.label is not None:
     features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
     features['image/segmentation/class/format'] = _bytes(b'raw')
+  if classes and example.label is not None:
+    features[record_classes.FEATURE] = _bytes(classes)
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
@@ -72,6 +89,12 @@ def _bytes(value):
 
 def _int64(value):
   return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def encoded_image(record: bytes) -> bytes:
+  """Returns the image file in a record; nothing where there is none."""
+  feature = tf.train.Example.FromString(record).features.feature['image/encoded']
+  return b''.join(feature.bytes_list.value)
 
 
 # --- Decoding ---------------------------------------------------------------------------------
@@ -216,23 +239,24 @@ def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list
   """Returns the record files that patterns name, sorted; each must match something.
 
   Args:
-    patterns: Paths; * and ? stand for any characters.
+    patterns: Paths; * and ? stand for any characters. Where a file or a folder has exactly the
+      name that stands there, it is meant, whatever characters the name has.
     allow_damaged: Whether a file may be truncated or damaged, as long as it is a TFRecord file.
 
   Raises:
     FileNotFoundError: A pattern matches no file.
-    ValueError: All files are empty, or one is no TFRecord file.
+    ValueError: All files are empty, or one cannot be opened or is no TFRecord file.
   """
   files = []
   for pattern in patterns:
-    found = [f for f in tf.io.gfile.glob(pattern) if not f.endswith(sources.INCOMPLETE)]
+    found = [f for f in record_files.matching(pattern) if not f.endswith(sources.INCOMPLETE)]
     if not found:
       raise MissingFileError(
           f'file_pattern "{pattern}" matches no file; records are made by python -m '
           'deeplab_tf.data.build')
     files.extend(found)
   files = sorted(set(files))
-  if not any(tf.io.gfile.stat(file).length for file in files):
+  if not any(record_files.size(file) for file in files):
     raise DataError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
                     'empty; there is no record to read')
   for file in files:
@@ -244,9 +268,37 @@ def _listed(patterns):
   return ', '.join(f'"{p}"' for p in patterns)
 
 
+def check_classes(files: Sequence[str], info: catalog.AnyInfo) -> bool:
+  """Compares the classes that the first record of each file states with those of the config.
+
+  Returns:
+    Whether all files that hold a whole record state them; those of earlier versions and of DeepLab2
+    do not.
+
+  Raises:
+    ValueError: They contradict the config; names the file and a class.
+  """
+  stated_by_all = True
+  for file in files:
+    try:
+      raw = record_files.read_record(file, 0, 0) if record_files.size(file) else None
+    except DataError:
+      continue
+    if raw is None or not raw.is_whole or _record_problem(raw.data):
+      continue
+    features = tf.train.Example.FromString(raw.data).features.feature
+    stated = b''.join(features[record_classes.FEATURE].bytes_list.value)
+    problem = record_classes.difference(stated, info) if stated else None
+    if problem:
+      raise DataError(f'{file}: {problem}: the labels were made for other classes than the config '
+                      'describes. Build the records again, or describe the classes that they have')
+    stated_by_all &= bool(stated)
+  return stated_by_all
+
+
 def _check_start(file, allow_damaged):
   """Reads the first record of a file and looks for the features of an image."""
-  if not tf.io.gfile.stat(file).length:
+  if not record_files.size(file):
     return
   raw = record_files.read_record(file, 0, 0)
   problem = _record_problem(raw.data)
@@ -281,7 +333,7 @@ def diagnose(files: Sequence[str], info: catalog.DatasetInfo) -> Optional[str]:
   for file in files:
     try:
       record_files.count_records(file)
-    except DataError as error:
+    except UserError as error:
       return str(error)
   for file in files:
     line = _diagnose_content(file, info)

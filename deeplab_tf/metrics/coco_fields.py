@@ -113,18 +113,6 @@ def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> N
                         f'{field.allowed}: {shown(entry)}')
 
 
-def check_categories(categories: Any, path: Any) -> None:
-  """Checks the categories of a panoptic JSON; see `check`."""
-  entries = [entry for entry in categories if isinstance(entry, dict)
-             ] if isinstance(categories, list) else []
-  without = [entry for entry in entries if 'id' in entry and 'isthing' not in entry]
-  if without:
-    first = f'category {shown(without[0]["id"])} ({shown(without[0].get("name"))})'
-    raise DataError(f'{path}: {first} has no "isthing", as {len(without)} of the {len(entries)} '
-                    'categories; add "isthing": 1 to each category of things, 0 to each of stuff')
-  check(categories, CATEGORY, path, 'a category (of a panoptic JSON)')
-
-
 def check_distinct_categories(categories: Any, path: Any) -> None:
   """Checks that no category id is listed twice; see `check`."""
   names: Dict[int, Any] = {}

@@ -8,17 +8,15 @@ ids are integers in COCO and strings in Cityscapes and ADE20K.
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
 
 from deeplab_tf import file_names, image_limits, whole_file
+from deeplab_tf.data import catalog, category_entries
 from deeplab_tf.metrics import coco_fields
 from deeplab_tf.user_errors import DataError, MissingFileError
-
-if TYPE_CHECKING:
-  from deeplab_tf.data.catalog import DatasetInfo
 
 PathLike = Union[str, os.PathLike]
 MAX_ID = 256**3 - 1
@@ -186,7 +184,10 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
   """
   content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
   entries = content.get('categories') or []
-  coco_fields.check_categories(entries, path)
+  problem = category_entries.isthing_problem(content)
+  if problem:
+    raise DataError(f'{path}: {problem}')
+  coco_fields.check(entries, coco_fields.CATEGORY, path, 'a category (of a panoptic JSON)')
   categories = [FileCategory(entry['id'], str(entry.get('name', entry['id'])),
                              bool(entry['isthing'])) for entry in entries]
   if not categories:
@@ -263,7 +264,7 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
 
 
 def from_label_map(label: np.ndarray,
-                   dataset_info: 'DatasetInfo') -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+                   dataset_info: catalog.DatasetInfo) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
   """Turns a panoptic map into what the COCO panoptic format stores.
 
   Args:
@@ -310,7 +311,7 @@ def _fill_boxes(ids: np.ndarray, segments: List[Dict[str, Any]]) -> None:
     segment['bbox'] = [x, y, right - x + 1, bottom - y + 1]
 
 
-def label_segment(label: int, dataset_info: 'DatasetInfo', what: str) -> Optional[Segment]:
+def label_segment(label: int, dataset_info: catalog.DatasetInfo, what: str) -> Optional[Segment]:
   """Names the segment of a panoptic label.
 
   Args:

@@ -121,9 +121,9 @@ def test_the_order_of_an_epoch_is_a_function_of_the_seed_and_training_resumes(mo
 
 
 def test_a_contradiction_is_one_line_with_image_and_segment(mocked):
-  mocked[0]['panoptic_objects']['area'][1] = 10
+  mocked[0]['panoptic_objects']['id'][1] = 299
   with pytest.raises(tf.errors.InvalidArgumentError, match=(
-      r'2017_panoptic train: 000000000000: segment id 300 \(category 1 "person"\) has 9')):
+      r'2017_panoptic train: 000000000000: segment id 300 \(9 pixels\) is not in the JSON')):
     load_all(open_source())
   limited = open_source('max_damaged_images: 1')
   assert 'segment id 300' in limited.fault(np.int64(0)) and limited.fault(np.int64(1)) is None

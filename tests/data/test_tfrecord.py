@@ -193,7 +193,7 @@ def test_semantic_only_records_are_refused(tmp_path, experiment):
 
 def test_faults_of_images_read_without_records(panoptic_folder, experiment):
   (panoptic_folder.image_dir / 'photo1.png').write_text('this is no image')
-  panoptic_folder.segment()['area'] += 1
+  panoptic_folder.segment()['id'] += 1
   panoptic_folder.save()
   found = set()
   for batch_size in (1, 1):
@@ -202,7 +202,7 @@ def test_faults_of_images_read_without_records(panoptic_folder, experiment):
     with pytest.raises(tf.errors.OpError) as error:
       list(pipeline.eval_dataset(config, catalog.from_config(config)))
     found.add(errors.describe_data_error(error.value))
-    panoptic_folder.segment()['area'] -= 1
+    panoptic_folder.segment()['id'] -= 1
     panoptic_folder.save()
-  assert any('photo0.png: segment id 12 (category 3 "cat") has 30 pixels' in f for f in found)
+  assert any('photo0.png: segment id 12 (30 pixels) is not in the JSON' in f for f in found)
   assert any('photo1.png: the image is neither JPEG nor PNG' in f for f in found)

@@ -155,7 +155,7 @@ def _first(content):
     ('pred', lambda c: c['annotations'][0].update(image_id='1'), "no prediction for image 1 "),
     ('pred', lambda c: c['annotations'].append(c['annotations'][0]), 'has two annotations'),
     ('gt', lambda c: c.pop('categories'), 'no "categories"'),
-    ('gt', lambda c: c['categories'][0].pop('isthing'), 'has no "isthing"'),
+    ('gt', lambda c: c['categories'][0].pop('isthing'), 'have no "isthing"'),
     ('gt', lambda c: [entry.pop('isthing') for entry in c['categories']],
      "category 3 ('box') has no \"isthing\", as 2 of the 2 categories; add"),
     ('gt', lambda c: c['images'].append({'id': 1, 'file_name': 'b.jpg'}),

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional, Sequence
 
 from deeplab_tf.user_errors import DataError
@@ -22,6 +23,13 @@ if TYPE_CHECKING:  # The builder answers wrong use without waiting for TensorFlo
   from deeplab_tf import structures
 
 SPLITS = ('train', 'val', 'test')
+# Causes of notes.
+TURNED = ('images that are turned upright by their EXIF orientation; their labels have to be drawn '
+          'upright too')
+STORED = ('images in records whose EXIF orientation is not applied, as in DeepLab2; if their '
+          'labels are drawn upright, build the records again')
+# So many of one kind are named.
+LISTED = 3
 # Ends the names of record files while they are written.
 INCOMPLETE = '.incomplete'
 
@@ -38,8 +46,35 @@ def stop(problem: str) -> NoReturn:
   raise DataError(problem)
 
 
-def _say_nothing(line: str) -> None:
+def _say_nothing(*line: str) -> None:
   del line
+
+
+class Notes:
+  """Counts what is worth a line, but stops nothing; any thread may add to it."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._counts: dict[str, int] = {}
+    self._examples: dict[str, list[str]] = {}
+
+  def add(self, cause: str, example: str) -> None:
+    """Counts one more of a cause.
+
+    Args:
+      cause: What it is, the same for all of its kind.
+      example: Names the file, and what is there.
+    """
+    with self._lock:
+      self._counts[cause] = self._counts.get(cause, 0) + 1
+      examples = self._examples.setdefault(cause, [])
+      # Threads come in any order: the line is the same all the same.
+      examples[:] = sorted([*examples, example])[:LISTED]
+
+  def lines(self) -> list[str]:
+    """Returns one line for each cause, with its count and the first examples."""
+    return [f'{cause}: {self._counts[cause]} ({"; ".join(self._examples[cause])}'
+            f'{"; ..." if self._counts[cause] > LISTED else ""})' for cause in sorted(self._counts)]
 
 
 class BuildOptions(NamedTuple):
@@ -60,6 +95,7 @@ class BuildOptions(NamedTuple):
     report: Takes one line about each problem of the data; where it returns, what is wrong is left
       out or unlabelled.
     say: Takes one line about a choice that the data set made.
+    note: Takes a cause and an example, as Notes.add, of what stops nothing.
   """
   dataset: str = ''
   root: str = ''
@@ -75,6 +111,11 @@ class BuildOptions(NamedTuple):
   max_missing: int = 0
   report: Callable[[str], None] = stop
   say: Callable[[str], None] = _say_nothing
+  note: Callable[[str, str], None] = _say_nothing
+
+
+# Stops at the first problem.
+STRICT = BuildOptions()
 
 
 class DirectSource(NamedTuple):

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-import glob
 import os
 
+from deeplab_tf import listing
 from deeplab_tf.data import catalog, label_images, labeled_files, panoptic_format, sources
 from deeplab_tf.user_errors import MissingFileError
 
@@ -80,7 +80,10 @@ def _read_instance_ids(path, info, options):
 
 
 def _images(folder):
-  found = glob.glob(os.path.join(glob.escape(folder), '*', f'*{_IMAGE}'))
+  there = os.path.isdir(folder)
+  found = [os.path.join(folder, city, name)
+           for city in (listing.folders(folder) if there else ())
+           for name in listing.files(os.path.join(folder, city), (_IMAGE.lower(),))]
   if not found:
     raise MissingFileError(f'{folder}: holds no CITY/*{_IMAGE}; the images of Cityscapes are '
                            'expected there')

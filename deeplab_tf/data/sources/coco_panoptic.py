@@ -43,16 +43,15 @@ def _test_files(options, folder, image_dir):
   found = next((path for path in lists if os.path.isfile(path)), None)
   if options.annotation_file:
     found = os.path.join(options.root, options.annotation_file)
-  paths = image_files.in_folder(image_dir)
   if found is None:
     options.say(f'images: all of {image_dir}')
-    return labeled_files.unlabeled(paths)
+    return labeled_files.unlabeled(image_files.in_folder(image_dir))
   options.say(f'images: those of {found}')
-  present = set(paths)
   wanted = [os.path.join(image_dir, name) for name in _listed(found)]
+  on_disk = labeled_files.found_files(wanted)
   labeled_files.check_missing([f'{path}: no such file; {found} names it' for path in wanted
-                               if path not in present], options.max_missing)
-  return labeled_files.unlabeled(wanted)
+                               if on_disk[path] is None], options.max_missing)
+  return labeled_files.unlabeled([on_disk[path] or path for path in wanted])
 
 
 def _listed(path):

@@ -7,7 +7,7 @@ import random
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import structures
+from deeplab_tf import file_names, structures
 from deeplab_tf.data import catalog, image_files, sources, tfrecord
 from deeplab_tf.user_errors import MissingFileError
 
@@ -37,7 +37,7 @@ def direct(options, info: catalog.ImageClasses) -> sources.DirectSource:
   folder = config_lib.require_value(options.image_folders.image_dir, 'image_folders.image_dir')
   paths, class_indices = _find(folder, info.class_names)
   files, labels = tf.constant(paths), tf.constant(class_indices, tf.int32)
-  names = tf.constant([os.path.splitext(os.path.basename(path))[0] for path in paths])
+  names = tf.constant([file_names.stem(path) for path in paths])
 
   def load(index):
     file = files[index]

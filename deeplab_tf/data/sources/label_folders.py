@@ -7,6 +7,7 @@ from typing import Optional
 import numpy as np
 
 from deeplab_tf import config as config_lib
+from deeplab_tf import file_names, listing
 from deeplab_tf.data import catalog, image_files, label_images, labeled_files, sources
 from deeplab_tf.user_errors import DataError
 
@@ -51,14 +52,15 @@ def _required(fields, name):
 
 def _check_names(images, label_dir, options):
   """Looks for images of one name and for labels without an image."""
-  by_name = {}
+  by_name, stems = {}, set()
   for image in images:
     if image.name in by_name:
       options.report(f'{image.image_file}: has the name of {by_name[image.name]}, and so the same '
                      'label')
     by_name[image.name] = image.image_file
-  alone = sorted(entry.name for entry in os.scandir(label_dir)
-                 if entry.name.endswith('.png') and entry.name[:-len('.png')] not in by_name)
+    stems.add(file_names.key(image.name))
+  alone = [name for name in listing.files(label_dir, ('.png',))
+           if file_names.key(file_names.stem(name)) not in stems]
   if alone:
     more = f' (and {len(alone) - 1} more like it)' if len(alone) > 1 else ''
     options.report(f'{os.path.join(label_dir, alone[0])}: there is no image of that name{more}')

@@ -56,14 +56,13 @@ def examples(options: sources.BuildOptions) -> list:
   if options.split not in _SPLITS:
     raise DataError(f'--split={options.split}: {options.dataset} has {" and ".join(_SPLITS)}')
   prepared = _open(options.dataset, _SPLITS[options.split], options.root)
-  read = functools.partial(_example, prepared, classes(options), options.report,
-                           options.treat_crowd_as_ignore is not False)
+  read = functools.partial(_example, prepared, classes(options), options)
   return [functools.partial(read, index) for index in range(prepared.count)]
 
 
-def _example(prepared, info, report, treat_crowd_as_ignore, index):
+def _example(prepared, info, options, index):
   features = prepared.fetch(index)
-  label = _label(features, prepared, info, report, treat_crowd_as_ignore)
+  label = _label(features, prepared, info, options.treat_crowd_as_ignore is not False, options)
   name = _name(features)
   return image_files.from_bytes(_encoded(features['image']), f'{prepared.place}: {name}',
                                 label)._replace(name=name)
@@ -78,7 +77,7 @@ def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
   def fetch(index):
     try:
       features = prepared.fetch(int(index))
-      label = (_label(features, prepared, info, sources.stop, fields.treat_crowd_as_ignore)
+      label = (_label(features, prepared, info, fields.treat_crowd_as_ignore)
                if options.decode_groundtruth_label else np.zeros([0, 0], np.int32))
     except UserError as error:
       raise DataError(errors.marked(str(error))) from None
@@ -108,7 +107,7 @@ def _name(features):
   return os.path.splitext(name.decode() if isinstance(name, bytes) else str(name))[0]
 
 
-def _label(features, prepared, info, report, treat_crowd_as_ignore):
+def _label(features, prepared, info, treat_crowd_as_ignore, options=sources.STRICT):
   """Panoptic map of an image; a segment's `label` is the place of its class in COCO's list."""
   name, objects = _name(features), features['panoptic_objects']
   where = f'{prepared.place}: {name}'
@@ -124,7 +123,8 @@ def _label(features, prepared, info, report, treat_crowd_as_ignore):
   image = image_limits.load(io.BytesIO(_encoded(features['panoptic_image'])), where, ('PNG',))
   ids = coco_panoptic_io.rgb_to_id(np.asarray(image.convert('RGB')))
   annotated = panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
-  return panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore, report=report)
+  return panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore,
+                                        options=options)
 
 
 def _encoded(image):

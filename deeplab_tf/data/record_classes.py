@@ -1,0 +1,82 @@
+"""What records say of the classes of their labels, and what contradicts a config.
+
+Each record with a label has the feature FEATURE: a JSON text with the class id, name and kind
+(1: thing, 0: stuff) of every class, the label divisor and the number of unlabelled pixels. Records
+whose images have one class each state the names alone. DeepLab2's parsers pass over it.
+"""
+
+import json
+from typing import Optional
+
+from deeplab_tf.data import catalog
+
+FEATURE = 'image/classes'
+_KINDS = ('stuff', 'a thing')
+
+
+def describe(info: catalog.AnyInfo) -> bytes:
+  """Returns what records of a data set state; nothing where there are no classes."""
+  if isinstance(info, catalog.ImageClasses):
+    content = {'names': list(info.class_names)}
+  elif info.categories:
+    content = {'classes': [[c.class_id, c.name, int(c.isthing)] for c in info.categories],
+               'label_divisor': info.label_divisor, 'ignore_label': info.ignore_label}
+  else:
+    return b''
+  return json.dumps(content, separators=(',', ':'), ensure_ascii=False).encode()
+
+
+def difference(stated: bytes, info: catalog.AnyInfo) -> Optional[str]:
+  """Compares the classes that a record states with those of a data set.
+
+  Args:
+    stated: Content of FEATURE.
+    info: The data set as the config describes it.
+
+  Returns:
+    A line that names the first difference; None where there is none.
+  """
+  if stated == describe(info):
+    return None
+  try:
+    content = json.loads(stated)
+    if isinstance(info, catalog.ImageClasses):
+      return _of_names(content['names'], info)
+    classes = {int(class_id): (str(name), bool(thing))
+               for class_id, name, thing in content['classes']}
+    numbers = {name: int(content[name]) for name in ('label_divisor', 'ignore_label')}
+  except (ValueError, KeyError, TypeError):
+    return f'its classes (feature {FEATURE}) are not stated as {type(info).__name__} has them'
+  return _of_classes(classes, info) or _of_numbers(numbers, info)
+
+
+def _of_names(names, info):
+  # A config of "imagenet" knows the number of classes only.
+  if len(names) == info.num_classes:
+    return None
+  return (f'the records are of {len(names)} classes, "{names[0]}" to "{names[-1]}", and data set '
+          f'"{info.name}" has {info.num_classes}')
+
+
+def _of_classes(classes, info):
+  own = {c.class_id: (c.name, c.isthing) for c in info.categories}
+  different = [class_id for class_id in sorted(set(classes) | set(own))
+               if classes.get(class_id) != own.get(class_id)]
+  if not different:
+    return None
+  first = different[0]
+  more = f' (and {len(different) - 1} more differ)' if len(different) > 1 else ''
+  return (f'class {first} is {_shown(classes.get(first))} in the records, and '
+          f'{_shown(own.get(first))} in data set "{info.name}"{more}')
+
+
+def _shown(found):
+  return f'"{found[0]}", {_KINDS[found[1]]},' if found else 'none'
+
+
+def _of_numbers(numbers, info):
+  for name, value in numbers.items():
+    if value != getattr(info, name):
+      return (f'{name} is {value} in the records, and {getattr(info, name)} in data set '
+              f'"{info.name}"')
+  return None
