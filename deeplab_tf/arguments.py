@@ -5,6 +5,7 @@ import os
 import re
 from typing import NoReturn
 
+from deeplab_tf import whole_file
 from deeplab_tf.user_errors import UsageError
 
 
@@ -28,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
   def add_config(self, required: bool = True) -> None:
     """Adds --config_file and --override."""
-    self.add_argument('--config_file', required=required, metavar='F',
+    self.add_argument('--config_file', required=required, metavar='F', type=path,
                       help='the experiment, a textproto; see configs/')
     self.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
                       help='merged over the file, the last wins; e.g. '
@@ -36,18 +37,34 @@ class Parser(argparse.ArgumentParser):
 
   def add_checkpoint(self) -> None:
     """Adds --checkpoint."""
-    self.add_argument('--checkpoint', required=True, metavar='C',
+    self.add_argument('--checkpoint', required=True, metavar='C', type=path,
                       help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
 
   def add_output_dir(self) -> None:
     """Adds --output_dir; see check_output_dir and make_output_dir."""
-    self.add_argument('--output_dir', required=True, metavar='D', help='folder to write to')
+    self.add_argument('--output_dir', required=True, metavar='D', type=path,
+                      help='folder to write to')
+
+
+def path(text: str) -> str:
+  """Reads a path, as the type of a flag: '~' at its start is the home folder, as in shells."""
+  if not text:
+    raise argparse.ArgumentTypeError('is empty; give a path')
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError:
+    raise argparse.ArgumentTypeError(
+        f'{ascii(text)} is not UTF-8, and TensorFlow takes no other names; rename it') from None
+  return text if os.path.lexists(text) else os.path.expanduser(text)
 
 
 def check_output_dir(path: str) -> None:
-  """Refuses an --output_dir that is a file."""
+  """Refuses an --output_dir that is a file or cannot be written to."""
   if os.path.isfile(path):
     raise UsageError(f'--output_dir={path} is a file; give a folder')
+  reason = whole_file.why_not_writable(path)
+  if reason:
+    raise UsageError(f'--output_dir={path} cannot be written to: {reason}; give another folder')
 
 
 def make_output_dir(path: str) -> None:

@@ -10,10 +10,11 @@ another config as its initial_checkpoint. A PyTorch file (--source=axial_deeplab
 PyTorch, with configs/imagenet/axial26_s.textproto.
 """
 
+import os
 import sys
 from typing import Optional, Sequence
 
-from deeplab_tf import arguments, cli
+from deeplab_tf import arguments, cli, whole_file
 from deeplab_tf.user_errors import UsageError
 
 SOURCES = ('deeplab2', 'mask2former', 'huggingface', 'axial_deeplab')
@@ -28,6 +29,9 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
+  reason = whole_file.why_not_writable(os.path.dirname(os.path.abspath(args.output)))
+  if reason:
+    raise UsageError(f'--output={args.output} cannot be written: {reason}; give another prefix')
   from deeplab_tf import models
   from deeplab_tf.checkpoints import convert
   if args.source not in convert.READERS:
@@ -43,9 +47,9 @@ def _parser() -> arguments.Parser:
   parser.add_config()
   parser.add_argument('--source', required=True, choices=SOURCES,
                       help='the program that wrote the checkpoint')
-  parser.add_argument('--input', required=True, metavar='P',
+  parser.add_argument('--input', required=True, metavar='P', type=arguments.path,
                       help='its checkpoint: a prefix, a folder (its latest), or a PyTorch file')
-  parser.add_argument('--output', required=True, metavar='C',
+  parser.add_argument('--output', required=True, metavar='C', type=arguments.path,
                       help='the prefix to write; in a folder that exists, ckpt-0')
   return parser
 

@@ -18,9 +18,9 @@ MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 
 def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
   parser = arguments.Parser('train', __doc__)
-  parser.add_argument('--config_file', required=True, metavar='F',
+  parser.add_argument('--config_file', required=True, metavar='F', type=arguments.path,
                       help='the experiment, a textproto; see configs/')
-  parser.add_argument('--model_dir', metavar='D',
+  parser.add_argument('--model_dir', metavar='D', type=arguments.path,
                       help='folder of checkpoints, TensorBoard logs and scores')
   parser.add_argument('--mode', choices=MODES, default='train',
                       help='train_and_eval scores every evaluator_options.eval_interval steps; '

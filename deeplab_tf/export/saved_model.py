@@ -9,10 +9,11 @@ from typing import Iterator
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf.checkpoints import literal_paths
+from deeplab_tf import whole_file
+from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
-from deeplab_tf.user_errors import UsageError
+from deeplab_tf.user_errors import HostError, UsageError
 
 EXTRA_FOLDER = 'assets.extra'
 DATASET_FILE = 'dataset.json'
@@ -62,10 +63,11 @@ def whole_folder(target: str, main_file: str) -> Iterator[str]:
     ValueError: The target is a file, or a folder that holds something else.
   """
   check_target(target, main_file)
-  target = os.path.abspath(target)
+  # A link stays one.
+  target = os.path.realpath(target)
   parent = os.path.dirname(target)
   os.makedirs(parent, exist_ok=True)
-  temporary = tempfile.mkdtemp(prefix=f'.{os.path.basename(target)}.', dir=parent)
+  temporary = tempfile.mkdtemp(prefix='.export.', dir=parent)
   try:
     new, old = os.path.join(temporary, 'new'), os.path.join(temporary, 'old')
     os.mkdir(new)
@@ -73,14 +75,23 @@ def whole_folder(target: str, main_file: str) -> Iterator[str]:
     if os.path.isdir(target):
       os.replace(target, old)
     os.replace(new, target)
+  except tf.errors.OpError as error:
+    raise HostError(f'{target} cannot be written ({files.first_line(error)})') from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_target(target: str, main_file: str) -> None:
   """Checks that an export may be written to a folder; see `whole_folder`."""
+  if not target:
+    raise UsageError('the folder of the export has no name; give one')
   if os.path.isfile(target):
     raise UsageError(f'{target} is a file; the export is a folder, give another name')
+  real = os.path.realpath(target)
+  reason = (whole_file.why_not_writable(os.path.dirname(real))
+            or whole_file.why_not_writable(real))
+  if reason:
+    raise UsageError(f'{target} cannot be written to: {reason}; give another folder')
   if os.path.isdir(target) and os.listdir(target) and main_file not in os.listdir(target):
     raise UsageError(f'{target} holds files that are no earlier export ({main_file}); give a new '
                      'folder, or empty this one')

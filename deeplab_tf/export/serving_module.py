@@ -49,14 +49,17 @@ class ServingModule(tf.Module):
     """Segments images of one size.
 
     Args:
-      images: uint8 [batch, height, width, 3], RGB.
+      images: uint8 [batch, height, width, 3], RGB, at least one.
 
     Returns:
       The fields of PanopticPrediction; maps [batch, height, width]; segments in front, then -1.
+
+    Raises:
+      tf.errors.InvalidArgumentError: When it runs, on images of another shape.
     """
-    inputs, resized_size = self.prepare(images)
-    prediction = self.predict_prepared(inputs)
-    return self._restore(prediction, resized_size, tf.shape(images)[1:3])
+    return self._predict(_checked(
+        images, r'([1-9]\d*, ){3}3', 'uint8 [batch, height, width, 3], RGB, at least one image of '
+        'at least one pixel', {r'\d+, \d+, [34]': ': put a single image into a batch of one'}))
 
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'encoded_images')],
                autograph=False)
@@ -64,10 +67,33 @@ class ServingModule(tf.Module):
     """As `predict`, for JPEG or PNG files, string [batch], whose images have one size.
 
     An image beyond deeplab_tf.image_limits is refused before its pixels take memory.
+
+    Raises:
+      tf.errors.InvalidArgumentError: When it runs, on files that are no images or of several
+        sizes, and where there is none.
     """
-    images = tf.map_fn(_decode, encoded_images,
-                       fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
-    return self.predict(images)
+    encoded_images = _checked(encoded_images, r'[1-9]\d*', 'string [batch], at least one file',
+                              {r'': ': put a single file into a batch of one'})
+    first = _decode(encoded_images[0])
+    size = tf.shape(first)[:2]
+
+    def decode(index):
+      image = tf.cond(index == 0, lambda: first, lambda: _decode(encoded_images[index]))
+      own = tf.shape(image)[:2]
+      numbers = [tf.strings.as_string(number) for number in (size[0], size[1], own[0], own[1])]
+      problem = tf.strings.join([
+          'encoded_images holds images of ', numbers[0], 'x', numbers[1], ' and of ', numbers[2],
+          'x', numbers[3], ' pixels (height x width): the images of a batch must have one size; '
+          'send the others in batches of their own'])
+      return _require(tf.reduce_all(own == size), image, problem)
+
+    return self._predict(tf.map_fn(decode, tf.range(tf.size(encoded_images)),
+                                   fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8)))
+
+  def _predict(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    inputs, resized_size = self.prepare(images)
+    prediction = self.predict_prepared(inputs)
+    return self._restore(prediction, resized_size, tf.shape(images)[1:3])
 
   # === Steps ===
 
@@ -108,10 +134,35 @@ class ServingModule(tf.Module):
     return PanopticPrediction(*restored)._asdict()
 
 
+def _checked(value: tf.Tensor, pattern: str, needed: str, hints: dict) -> tf.Tensor:
+  """Returns the input of a signature, which stops with a sentence if it has a wrong shape.
+
+  TensorFlow does not hold calls to the shape that a signature states, but takes it for true where
+  it simplifies graphs: only a text of the shape tells what it is.
+
+  Args:
+    value: The input.
+    pattern: A regular expression of right shapes, e.g. '2, 65, 81, 3'.
+    needed: What is needed, in words.
+    hints: Pattern of a wrong shape -> what to do.
+  """
+  shape = tf.strings.reduce_join(tf.strings.as_string(tf.shape(value)), separator=', ')
+  problem = tf.strings.join([f'{value.op.name} has shape [', shape, f'] and needs to be {needed}'])
+  for wrong, hint in hints.items():
+    is_it = tf.strings.regex_full_match(shape, wrong)
+    problem = tf.strings.join([problem, tf.where(is_it, hint, '')])
+  return _require(tf.strings.regex_full_match(shape, pattern), value, problem)
+
+
+def _require(condition: tf.Tensor, value: tf.Tensor, problem: tf.Tensor) -> tf.Tensor:
+  """Returns a value that stops with a message unless a condition holds."""
+  with tf.control_dependencies([tf.debugging.Assert(condition, [problem])]):
+    return tf.identity(value)
+
+
 def _decode(encoded):
   problem = encoded_images.problem(encoded)
-  with tf.control_dependencies([tf.debugging.Assert(problem == '', [problem])]):
-    return encoded_images.decode(encoded)
+  return encoded_images.decode(_require(problem == '', encoded, problem))
 
 
 def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:

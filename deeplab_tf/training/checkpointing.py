@@ -119,6 +119,8 @@ def restore_initial(model: tf.keras.Model, path: str, skip: Collection[str] = ()
     config_lib.require_value(path, 'model_options.initial_checkpoint')
   except config_lib.ConfigError as error:
     raise config_lib.ConfigError(f'{error}, or clear it with {_CLEAR}') from None
+  if not os.path.lexists(path):
+    path = os.path.expanduser(path)
   try:
     return initial.restore_matching(model, restore.find_checkpoint(path), skip)
   except initial.NothingMatches as error:

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import json
 import os
-import pathlib
 import socket
 import weakref
 from typing import Optional
@@ -60,7 +59,7 @@ class ModelFolder:
   def why_not_writable(self) -> Optional[str]:
     """Returns what keeps this process from writing to the folder, or None; changes nothing."""
     for path in (self.path, *(os.path.join(self.path, name) for name in _WRITTEN_IN_PLACE)):
-      reason = why_not_writable(path)
+      reason = whole_file.why_not_writable(path)
       if reason is not None:
         return reason
     return None
@@ -80,7 +79,7 @@ class ModelFolder:
     reason = self.why_not_writable()
     if options.save_predictions or options.save_raw_predictions:
       elsewhere = options.override_save_dir
-      problem = why_not_writable(elsewhere) if elsewhere else reason
+      problem = whole_file.why_not_writable(elsewhere) if elsewhere else reason
       if problem:
         raise HostError(f'predictions cannot be saved: {problem}; set '
                         'evaluator_options.override_save_dir to another folder, or clear '
@@ -143,25 +142,6 @@ class ModelFolder:
       return [f'note: {self.path} is on a file system without locks: nothing keeps a second '
               'training from writing there']
     return []
-
-
-def why_not_writable(path: str) -> Optional[str]:
-  """Returns what keeps this process from writing to a file or a folder, or None.
-
-  Nothing is written to find out.
-
-  Args:
-    path: If it does not exist, the nearest folder above it counts, in which it would be made.
-  """
-  place = pathlib.Path(os.path.abspath(path))
-  while not os.path.lexists(place) and place != place.parent:
-    place = place.parent
-  is_folder = place.is_dir()
-  if not is_folder and str(place) != os.path.abspath(path):
-    return f'{place} is no folder'
-  if not os.access(place, os.W_OK | os.X_OK if is_folder else os.W_OK):
-    return f'no permission to write to {place}, or it is on a read-only disk'
-  return None
 
 
 def _checkpoints(path: str) -> list[str]:

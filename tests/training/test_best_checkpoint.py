@@ -52,3 +52,24 @@ def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):
 def test_a_score_that_is_not_available_is_not_the_best(tmp_path):
   best = BestCheckpoint(str(tmp_path), 'Things/pq', SCORES)
   assert best.update({'All/pq': 0.3}, _save(tmp_path, 1)) is None
+
+
+def test_without_a_score_there_is_no_best_and_no_folder(tmp_path):
+  _save(tmp_path, 2)
+  best = BestCheckpoint(str(tmp_path), 'Things/pq', SCORES)
+  assert best.score is None and not (tmp_path / 'best_checkpoint').exists()
+  for scalars in ({'All/pq': 0.5}, {'Things/pq': float('nan')}, {'Things/pq': float('inf')}):
+    assert best.update(scalars, f'{tmp_path}/ckpt-2') is None
+  assert best.score is None and not (tmp_path / 'best_checkpoint').exists()
+  assert best.update({'Things/pq': 0.0}, f'{tmp_path}/ckpt-2') is not None
+  assert best.score == 0
+
+
+def test_what_earlier_versions_wrote_for_no_score_is_none(tmp_path):
+  (tmp_path / 'best_checkpoint').mkdir()
+  path = tmp_path / 'best_checkpoint' / 'best_score.json'
+  path.write_text('-1.7976931348623157e+308')
+  assert BestCheckpoint(str(tmp_path), 'All/pq', SCORES).score is None
+  path.write_text('{')
+  with pytest.raises(ValueError, match='best_score.json: holds no number'):
+    BestCheckpoint(str(tmp_path), 'All/pq', SCORES)
