@@ -14,7 +14,7 @@ _MOST_COMPARED = 20000
 
 
 def key(name: str) -> str:
-  """Returns what two spellings of a name have in common: capitals and composed letters do not count.
+  """Returns what spellings of a name have in common: capitals and composed letters do not count.
 
   Args:
     name: A file name without folders.
