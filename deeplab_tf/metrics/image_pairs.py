@@ -5,7 +5,7 @@ since ids are numbers that any tool gives anew; where names do not decide either
 guessed.
 """
 
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from deeplab_tf.metrics import image_names
 from deeplab_tf.metrics.image_names import ImageId
@@ -42,7 +42,8 @@ class _Contradiction(NamedTuple):
   """An image and the prediction of its id, whose names are unlike."""
   image: ListedImage
   prediction: ListedImage
-  named: Optional[ListedImage]  # The image that the prediction is named after.
+  named: Optional[ListedImage] = None  # The image that the prediction is named after.
+  rival: Optional[ListedImage] = None  # A prediction of another id that the name fits better.
 
 
 def assign(images: Sequence[ListedImage], predictions: Sequence[ListedImage], images_path: str,
@@ -80,19 +81,27 @@ def _contradictions(images: Sequence[ListedImage], predictions: Sequence[ListedI
                     by_id: Sequence[Optional[int]]
                     ) -> Tuple[List[_Contradiction], List[_Contradiction]]:
   """Returns the pairs of one id that are named after different images, and those named unlike."""
-  named = [index for index, image in enumerate(images) if image.file_name]
-  index_of = image_names.NameIndex([images[index].file_name or '' for index in named])
+  find_image, find_prediction = _finder(images), _finder(predictions)
   contradictions, unlike = [], []
   for index, position in enumerate(by_id):
-    prediction = None if position is None else predictions[position]
-    if prediction is None or not prediction.file_name or not images[index].file_name:
+    image, prediction = images[index], None if position is None else predictions[position]
+    if prediction is None or not prediction.file_name or not image.file_name:
       continue
-    fitting = [named[each] for each in index_of.find(prediction.file_name)]
+    fitting = find_image(prediction.file_name)
     if not fitting:
-      unlike.append(_Contradiction(images[index], prediction, None))
+      unlike.append(_Contradiction(image, prediction))
     elif index not in fitting:
-      contradictions.append(_Contradiction(images[index], prediction, images[fitting[0]]))
+      contradictions.append(_Contradiction(image, prediction, named=images[fitting[0]]))
+    elif position not in (better := find_prediction(image.file_name)):
+      contradictions.append(_Contradiction(image, prediction, rival=predictions[better[0]]))
   return contradictions, unlike
+
+
+def _finder(images: Sequence[ListedImage]) -> Callable[[str], List[int]]:
+  """Returns the function from a name to the positions of the images that it fits best."""
+  named = [index for index, image in enumerate(images) if image.file_name]
+  index = image_names.NameIndex([images[position].file_name or '' for position in named])
+  return lambda name: [named[position] for position in index.find(name)]
 
 
 def _by_name(images: Sequence[ListedImage], predictions: Sequence[ListedImage],
@@ -146,10 +155,16 @@ def _by_name_warning(images, predictions, by_name, contradictions, images_path, 
 def _contradiction_line(contradictions: Sequence[_Contradiction], images_path: str,
                         path: str) -> str:
   first = contradictions[0]
+  if first.named is not None:
+    example = (f'image {first.image.image_id!r} is {first.prediction.file_name} here and '
+               f'{first.image.file_name} in {images_path}, where {first.named.file_name} has the '
+               f'id {first.named.image_id!r}')
+  else:
+    example = (f'image {first.image.image_id!r} is {first.image.file_name} in {images_path}, which '
+               f'is the name of the prediction {first.rival.image_id!r} here, while that of this '
+               f'id is named {first.prediction.file_name}')
   return (f'{path}: the ids and the file names of {len(contradictions)} images contradict each '
-          f'other: image {first.image.image_id!r} is {first.prediction.file_name} here and '
-          f'{first.image.file_name} in {images_path}, where {first.named.file_name} has the id '
-          f'{first.named.image_id!r}')
+          f'other: {example}')
 
 
 def _missing_name(images, predictions, named: image_names.Pairing) -> str:

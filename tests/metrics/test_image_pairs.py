@@ -34,6 +34,13 @@ def test_names_decide_where_ids_contradict_them():
   assert 'image 3 is 3.jpg here and 1.jpg in gt.json, where 3.jpg has the id 2' in line
 
 
+def test_a_name_that_fits_another_prediction_better_is_a_contradiction():
+  found = _assign([(1, 'x/1.jpg')], [(1, '1.jpg'), (2, 'x/1.jpg')])
+  assert found.positions == (1,)
+  assert 'which is the name of the prediction 2 here, while that of this id is named 1.jpg' in (
+      found.warnings[0])
+
+
 def test_a_contradiction_that_names_do_not_solve_is_refused():
   with pytest.raises(DataError, match=r'image 1 is b.jpg here .*; by name, image 1 \(a.jpg\) has '
                      'no prediction; predict with --ground_truth=gt.json'):
