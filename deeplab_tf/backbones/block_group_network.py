@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
-from deeplab_tf.layers.convolution import pad_for_stride
+from deeplab_tf.layers.dilation import pad_for_stride
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import check_span

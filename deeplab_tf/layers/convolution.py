@@ -11,28 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers import activation as activation_lib
+from deeplab_tf.layers.dilation import convolve
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.shapes import dimensions
 
 HE_NORMAL = tf.keras.initializers.HeNormal
-
-
-def pad_for_stride(x: tf.Tensor, kernel_size: int, rate: int) -> tf.Tensor:
-  """Pads height and width as a 'same' convolution of stride 1 would."""
-  total = (kernel_size - 1) * rate
-  before = total // 2
-  return tf.pad(x, [[0, 0], [before, total - before], [before, total - before], [0, 0]])
-
-
-def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, rate: int) -> tf.Tensor:
-  """Convolves [batch, height, width, in_channels] with [size, size, in_channels, channels].
-
-  The output has ceil(height / stride) rows, and so for columns.
-  """
-  size = kernel.shape[0]
-  if stride > 1 and size > 1:
-    x = pad_for_stride(x, size, rate)
-  return tf.nn.conv2d(x, kernel, stride, 'VALID' if stride > 1 else 'SAME', dilations=rate)
 
 
 class _LinearLayer(tf.keras.layers.Layer):

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from deeplab_tf.layers import activation as activation_lib
-from deeplab_tf.layers.convolution import HE_NORMAL, Convolution, convolve
+from deeplab_tf.layers.convolution import HE_NORMAL, Convolution
+from deeplab_tf.layers.dilation import convolve
 from deeplab_tf.layers.normalization import NormFactory
 
 # Factor between the dilations that are switched between.
