@@ -19,8 +19,27 @@ def test_every_operation_equals_deeplab2():
   assert len(names) > 30
   for name in names:
     operation, _, level = name.partition('|')
-    result = autoaugment.apply_operation(image, operation, float(level or 0))
-    np.testing.assert_array_equal(result, cases[name], err_msg=name)
+    result = autoaugment.apply_operation(image, operation, float(level or 0)).numpy()
+    expected = cases[name]
+    if operation == 'Sharpness':
+      unsure = _rounded_either_way(cases['image'])
+      assert np.abs(result[unsure] - expected[unsure].astype(int)).max() <= 1, name
+      result, expected = result[~unsure], expected[~unsure]
+    np.testing.assert_array_equal(result, expected, err_msg=name)
+
+
+def _rounded_either_way(image):
+  """Pixels whose smoothing is a whole number, in exact arithmetic.
+
+  The sum of nine products with n / 13 in float32 may come out just below, and is rounded down: it
+  depends on whether the processor's kernel rounds products before it adds them. The recorded
+  results are those of one kind of kernels.
+  """
+  padded = np.pad(image.astype(int), [(1, 1), (1, 1), (0, 0)])
+  height, width = image.shape[:2]
+  total = 4 * image.astype(int) + sum(
+      padded[i:i + height, j:j + width] for i in range(3) for j in range(3))
+  return total % 13 == 0
 
 
 @pytest.mark.parity
