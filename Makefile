@@ -10,13 +10,23 @@ PYTHON ?= $(shell sh scripts/find_python.sh)
 # tests, as pytest-xdist has it, those with the longest tests come last and one process waits.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow parity lint env clean
+.PHONY: demo test test-kernels test-slow parity lint env clean
+
+# Tests that train layers, and a step of every architecture.
+KERNEL_TESTS := tests/layers tests/pixel_decoders tests/training/test_train_step.py
 
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py --output_dir=demo
 
 test: $(STAMP)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# Training with the kernels of oneDNN and with TensorFlow's own, whichever is this machine's default.
+test-kernels: $(STAMP)
+	@for onednn in 0 1; do \
+	  echo "TF_ENABLE_ONEDNN_OPTS=$$onednn"; \
+	  TF_ENABLE_ONEDNN_OPTS=$$onednn TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(KERNEL_TESTS) || exit 1; \
+	done
 
 # Long proofs, left out of `make test`.
 test-slow: $(STAMP)

@@ -191,7 +191,10 @@ def test_half_precision_loses_no_more_than_unfolded(make, shape):
 
   unfolded = loss()
   fold_norms(half)
-  assert 0 < loss() < 1.05 * unfolded
+  # Local attention rounds about ten times on the way from input to output, with the norm at a place
+  # of its own and in the weights: one rounding more in ten is sqrt(1.1) = 1.05 of the loss.
+  # Between draws of the weights the ratio varies with a standard deviation of 0.013; three of them.
+  assert 0 < loss() < (np.sqrt(1.1) + 3 * 0.013) * unfolded
 
 
 @pytest.mark.parametrize('queries, keys', [(3, 20), (20, 3), (None, 3)])

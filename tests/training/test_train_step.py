@@ -1,0 +1,64 @@
+"""A train step of every architecture; `make test-kernels` runs it with either kind of kernels."""
+
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+import tiny_centers
+import tiny_classification
+
+from deeplab_tf import config as config_lib
+from deeplab_tf import models
+from deeplab_tf.data import catalog, made_up_batches
+from deeplab_tf.training import state, trainer
+
+_CONFIGS = {
+    'max_deeplab': lambda folder: tiny.config_text(),
+    'panoptic_deeplab': lambda folder: tiny_centers.CONFIG,
+    'classification': lambda folder: tiny_classification.CONFIG % {'folder': folder},
+}
+# Dilated, depthwise and switchable convolutions in the backbone as well.
+_DILATED = 'model_options { backbone { output_stride: 8 } }'
+_SWITCHABLE = 'model_options { backbone { use_sac_beyond_stride: 8 } }'
+
+
+def _architectures():
+  return sorted(path.stem for path in pathlib.Path(models.__file__).parent.glob('*.py')
+                if path.stem != '__init__')
+
+
+def _step(config):
+  """Trains for a step on made-up data; returns its loss and whether each variable changed."""
+  info, architecture = catalog.from_config(config), models.architecture(config)
+  options = config.train_dataset_options
+  batch = made_up_batches.training_batch(config, info, architecture.TARGETS, options.batch_size,
+                                         tuple(options.crop_size))
+  strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
+  tf.keras.utils.set_random_seed(0)
+  model, step = state.build_model(config, info, architecture, strategy)
+  before = [v.numpy() for v in model.trainable_variables]
+  losses = []
+  learnt = state.build(config, architecture, model, step, strategy)
+  trained = trainer.build(
+      config, architecture, info, strategy, learnt, lambda start: itertools.repeat(batch),
+      on_step=lambda step, output, seconds: losses.append(float(output.losses['total'])))
+  trained.train(1)
+  changed = [np.any(v.numpy() != old) for v, old in zip(model.trainable_variables, before)]
+  return losses, changed
+
+
+@pytest.mark.parametrize('overrides', [[], [_DILATED], [_SWITCHABLE]],
+                         ids=['as it is', 'stride 8', 'switchable'])
+@pytest.mark.parametrize('name', _architectures())
+def test_an_architecture_trains(tmp_path, name, overrides):
+  for part in ('train', 'val'):
+    tiny_classification.write_images(tmp_path / part)
+  path = tmp_path / 'config.textproto'
+  path.write_text(_CONFIGS[name](tmp_path), encoding='utf-8')
+  losses, changed = _step(config_lib.load_config(str(path), overrides))
+  assert len(losses) == 1 and np.isfinite(losses[0])
+  # Residual branches start at zero, and what is before them then has no gradient.
+  assert np.any(changed)
