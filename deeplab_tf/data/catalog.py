@@ -15,8 +15,9 @@ import pathlib
 from typing import Any, Mapping, NamedTuple, Union
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import listing, modules
+from deeplab_tf import image_limits, listing, modules
 from deeplab_tf.data import category_entries
+from deeplab_tf.user_errors import UserError
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
 # Data sets of tensorflow-datasets, and whose classes they have.
@@ -262,7 +263,7 @@ def from_annotation_file(path: str, label_divisor: int = 256,
   """
   try:
     modified = os.stat(path).st_mtime_ns
-  except OSError:
+  except FileNotFoundError:
     raise config_lib.ConfigError(f'{path}: no such file (coco_format.annotation_file)') from None
   return _read_categories(os.fspath(path), modified, label_divisor, name)
 
@@ -275,8 +276,10 @@ def _read_categories(path: str, modified: int, label_divisor: int, name: str) ->
 
 def _read_json(path: str) -> Any:
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding='utf-8-sig'))
-  except (ValueError, OSError, RecursionError) as error:
+    return json.loads(image_limits.read_bytes(path))  # In UTF-8, 16 or 32.
+  except UserError as error:
+    raise config_lib.ConfigError(str(error)) from None
+  except (ValueError, RecursionError) as error:
     raise config_lib.ConfigError(f'{path}: cannot be read as JSON ({error})') from None
 
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
-from deeplab_tf import file_names
-from deeplab_tf.data import catalog, sources
+from deeplab_tf import file_names, image_limits
+from deeplab_tf.data import catalog, orientation, sources
 from deeplab_tf.metrics import coco_fields, coco_panoptic_io
-from deeplab_tf.user_errors import DataError, MissingFileError
+from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 _EXPECTED = 'a panoptic JSON of the COCO format'
 _SIZE = coco_fields.SIZE._replace(optional=True)
@@ -192,7 +192,7 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: catalog.Dataset
   """
   if image.height and ids.shape != (image.height, image.width):
     raise DataError(f'{image.label_file}: is {ids.shape[0]}x{ids.shape[1]}, but the JSON states '
-                    f'{image.height}x{image.width} for the image')
+                    f'{image.height}x{image.width} for the image{_exif_reason(image, ids.shape)}')
   report = options.report
   segments = _segments(image, info, treat_crowd_as_ignore, report)
   _note_split_stuff(image, segments, options.note)
@@ -210,6 +210,18 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: catalog.Dataset
       _check_pixels(image, segments[row - 1], pixels[rank], options)
   table = np.array([info.void_label, *(segment.value for segment in segments)], np.int32)[order]
   return table[position]
+
+
+def _exif_reason(image, label_size):
+  """Says so where the JSON has the size of the image before it is turned."""
+  if label_size != (image.width, image.height):
+    return ''
+  try:
+    turned = orientation.stated(image_limits.read_bytes(image.image_file))
+  except UserError:
+    return ''
+  return (f' as it is stored; its EXIF orientation {turned} turns it, so state the upright size'
+          if turned in orientation.TRANSPOSED else '')
 
 
 def read_segment_ids(path: str) -> np.ndarray:

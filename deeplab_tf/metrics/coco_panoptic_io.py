@@ -169,9 +169,9 @@ def read_json(path: PathLike, expected: str) -> Any:
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise MissingFileError(f'{path}: there is no such file; expected {expected}')
+  content = image_limits.read_bytes(path)
   try:
-    with open(path, encoding='utf-8-sig') as file:
-      return json.load(file)
+    return json.loads(content)  # In UTF-8, 16 or 32.
   except (ValueError, RecursionError) as error:
     raise DataError(f'{path}: not valid JSON ({error}); expected {expected}') from error
 
