@@ -156,13 +156,13 @@ def _check_readable(directory: str) -> None:
       return  # Told better by whoever looks for it.
     raise HostError(f'{error.filename} cannot be opened: {error.strerror}') from None
 
-  for folder, _, names in os.walk(directory, onerror=stop):
-    for name in names:
-      try:
-        with open(os.path.join(folder, name), 'rb'):
-          pass
-      except OSError as error:
-        stop(error)
+  paths = [os.path.join(folder, name) for folder, _, names in os.walk(directory, onerror=stop)
+           for name in names]
+  for path in paths:
+    try:
+      open(path, 'rb').close()
+    except OSError as error:
+      stop(error)
 
 
 def _checked(image) -> np.ndarray:
