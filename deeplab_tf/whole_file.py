@@ -10,9 +10,12 @@ _Path = Union[str, 'os.PathLike[str]']
 
 @contextlib.contextmanager
 def replacing(path: _Path) -> Iterator[str]:
-  """Yields another path to write to; it becomes `path` when the context ends without an error."""
-  path = os.fspath(path)
-  temporary = f'{path}.{os.getpid()}.tmp'
+  """Yields another path to write to; it becomes `path` when the context ends without an error.
+
+  It is hidden and has the same ending, since some writers choose the format by it.
+  """
+  folder, name = os.path.split(os.fspath(path))
+  temporary = os.path.join(folder, f'.{os.getpid()}.{name}')
   try:
     yield temporary
     os.replace(temporary, path)

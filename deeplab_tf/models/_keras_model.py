@@ -1,15 +1,14 @@
 """What makes an architecture whole as a Keras object: variable names, and files of Keras' own."""
 
-import contextlib
 import dataclasses
 import json
 import os
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf import models
+from deeplab_tf import models, whole_file
 from deeplab_tf.checkpoints import paths
 from deeplab_tf.data import catalog
 from deeplab_tf.protos import config_pb2
@@ -74,7 +73,7 @@ class KerasModel(tf.keras.Model):
     if not _is_one_file(path, save_format) or (not overwrite and os.path.exists(path)):
       super().save_weights(path, overwrite, save_format, options)
       return
-    with _whole(path) as temporary:
+    with whole_file.replacing(path) as temporary:
       super().save_weights(temporary, True, save_format, options)
 
   def save(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
@@ -95,7 +94,7 @@ class KerasModel(tf.keras.Model):
     if not is_file or (not overwrite and os.path.exists(path)):
       super().save(path, overwrite, save_format, **kwargs)
       return
-    with _whole(path) as temporary:
+    with whole_file.replacing(path) as temporary:
       super().save(temporary, True, save_format, **kwargs)
 
 
@@ -118,19 +117,6 @@ def _parts(variable: tf.Variable) -> list:
 
 def _is_one_file(path: str, save_format: Optional[str]) -> bool:
   return path.endswith(_ONE_FILE) or save_format in _HDF5
-
-
-@contextlib.contextmanager
-def _whole(path: str) -> Iterator[str]:
-  """Yields a path of the same ending to write to, which takes the other's place at the end."""
-  folder, name = os.path.split(path)
-  temporary = os.path.join(folder, f'.{os.getpid()}.{name}')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
 
 
 def _encode_classes(dataset_info: catalog.AnyInfo) -> dict:
