@@ -9,6 +9,7 @@ from typing import Iterator
 import tensorflow as tf
 from google.protobuf import text_format
 
+from deeplab_tf import listing
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
 from deeplab_tf.user_errors import UsageError
@@ -80,6 +81,7 @@ def check_target(target: str, main_file: str) -> None:
   """Checks that an export may be written to a folder; see `whole_folder`."""
   if os.path.isfile(target):
     raise UsageError(f'{target} is a file; the export is a folder, give another name')
-  if os.path.isdir(target) and os.listdir(target) and main_file not in os.listdir(target):
+  names = os.listdir(target) if os.path.isdir(target) else []
+  if main_file not in names and not all(map(listing.is_left_by_system, names)):
     raise UsageError(f'{target} holds files that are no earlier export ({main_file}); give a new '
                      'folder, or empty this one')
