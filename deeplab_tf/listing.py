@@ -12,9 +12,9 @@ _Path = Union[str, 'os.PathLike[str]']
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm',
                     '.pgm')
 
-# In small letters. Names that begin with a dot need not stand here.
-_LEFT_BY_SYSTEMS = ('thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', '__macosx',
-                    '@eadir', '$recycle.bin')
+# In small letters.
+_LEFT_BY_SYSTEMS = ('.ds_store', '.localized', 'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db',
+                    'desktop.ini', '__macosx', '@eadir', '$recycle.bin')
 
 
 def is_hidden(name: str) -> bool:
@@ -23,7 +23,16 @@ def is_hidden(name: str) -> bool:
   Args:
     name: The name alone, without the folders that lead to it.
   """
-  return name.startswith('.') or name.lower() in _LEFT_BY_SYSTEMS
+  return name.startswith('.') or is_left_by_system(name)
+
+
+def is_left_by_system(name: str) -> bool:
+  """Whether an operating system makes files of a name by itself: a folder of these alone is empty.
+
+  Args:
+    name: The name alone, without the folders that lead to it.
+  """
+  return name.startswith('._') or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def files(folder: _Path, extensions: Sequence[str] = ()) -> list[str]:

@@ -21,6 +21,7 @@ def _folder(tmp_path):
 @pytest.mark.parametrize('name', _HIDDEN)
 def test_files_of_operating_systems_are_hidden(name):
   assert listing.is_hidden(name)
+  assert listing.is_left_by_system(name) == (name != '.hidden.png')
 
 
 def test_files_of_a_folder_have_an_extension_in_any_case(folder):

@@ -6,8 +6,8 @@ run, prediction with Pillow, and the exported model with TensorFlow (data.encode
   what the file holds           what is read: uint8 [height, width, 3], RGB
   ---------------------------   ----------------------------------------------------------------
   EXIF orientation 1 to 8       turned upright; data.orientation says where it may stand
-  grey, 1 bit, palette          the three equal channels, or the palette's colors
-  16 bits, grey or RGB          the high byte of each number
+  gray, 1 bit, palette          the three equal channels, or the palette's colors
+  16 bits, gray or RGB          the high byte of each number
   alpha, transparent colors     left out: a pixel has the color that is stored, however transparent
   CMYK and YCCK (JPEG)          as Adobe writes them, inverted, with or without Adobe's mark
   several pictures              the first
@@ -20,6 +20,8 @@ upright, and in records of other programs the label fits the image as it is stor
 
 import contextlib
 import io
+import os
+from typing import IO, Union
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,11 +35,11 @@ _FORMATS = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM')
 _ORIENTED = ('JPEG', 'MPO', 'PNG')
 
 
-def read(path: str) -> np.ndarray:
+def read(file: Union[str, os.PathLike, IO[bytes]]) -> np.ndarray:
   """Reads an image file by the rules above.
 
   Args:
-    path: Path of a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM file.
+    file: Path of a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM file, or the file opened for reading.
 
   Returns:
     uint8 [height, width, 3], RGB.
@@ -46,8 +48,10 @@ def read(path: str) -> np.ndarray:
     FileNotFoundError: There is no such file.
     ValueError: It cannot be opened, is no image, corrupt, or larger than deeplab_tf.image_limits.
   """
-  encoded = image_limits.read_bytes(path)
-  image = image_limits.load(io.BytesIO(encoded), path, _FORMATS)
+  is_path = isinstance(file, (str, os.PathLike))
+  encoded = image_limits.read_bytes(file) if is_path else file.read()
+  name = os.fspath(file) if is_path else getattr(file, 'name', 'the image')
+  image = image_limits.load(io.BytesIO(encoded), name, _FORMATS)
   if image.format in _ORIENTED:
     return orientation.upright(to_rgb(image), orientation.stated(encoded))
   with contextlib.suppress(Exception):  # Damaged EXIF data say nothing.

@@ -6,6 +6,7 @@ A record is its length (uint64), the checksum of the length, the data and their 
 import fnmatch
 import os
 import struct
+import zlib
 from typing import NamedTuple, Optional
 
 import tensorflow as tf
@@ -177,10 +178,11 @@ def _compression(header):
   """What the first bytes of a file say it is packed with; None if nothing."""
   if header.startswith(b'\x1f\x8b\x08'):
     return 'GZIP'
-  # Deflate, and the check digit of its two bytes.
-  if header[0] & 0x0F == 8 and header[0] >> 4 <= 7 and (header[0] * 256 + header[1]) % 31 == 0:
-    return 'ZLIB'
-  return None
+  try:
+    zlib.decompressobj().decompress(header)
+  except zlib.error:
+    return None
+  return 'ZLIB'
 
 
 def _crc_row(value):

@@ -9,7 +9,7 @@ from typing import Iterator
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf import whole_file
+from deeplab_tf import listing, whole_file
 from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
@@ -92,6 +92,7 @@ def check_target(target: str, main_file: str) -> None:
             or whole_file.why_not_writable(real))
   if reason:
     raise UsageError(f'{target} cannot be written to: {reason}; give another folder')
-  if os.path.isdir(target) and os.listdir(target) and main_file not in os.listdir(target):
+  names = os.listdir(target) if os.path.isdir(target) else []
+  if main_file not in names and not all(map(listing.is_left_by_system, names)):
     raise UsageError(f'{target} holds files that are no earlier export ({main_file}); give a new '
-                     'folder, or empty this one')
+                     'or an empty folder')
