@@ -94,4 +94,4 @@ def check_target(target: str, main_file: str) -> None:
     raise UsageError(f'{target} cannot be written to: {reason}; give another folder')
   if os.path.isdir(target) and os.listdir(target) and main_file not in os.listdir(target):
     raise UsageError(f'{target} holds files that are no earlier export ({main_file}); give a new '
-                     'folder, or empty this one')
+                     'or an empty folder')
