@@ -84,9 +84,6 @@ class Segmenter:
     """
     directory = os.fspath(directory)
     _check_readable(directory)
-    if not os.path.isfile(os.path.join(directory, 'saved_model.pb')):
-      raise MissingFileError(f'{directory}: holds no saved_model.pb; give a folder that '
-                             'trainer/export.py wrote')
     path = os.path.join(directory, saved_model.EXTRA_FOLDER, saved_model.DATASET_FILE)
     if not os.path.isfile(path):
       raise CheckpointError(f'{directory}: is a SavedModel without {path}, so not one of '
@@ -150,19 +147,20 @@ class Segmenter:
 
 
 def _check_readable(directory: str) -> None:
-  """Opens each file, so that no lack of permission is taken for damage."""
+  """Opens each file of an export, so that no lack of permission is taken for damage."""
   def stop(error):
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-      return  # Told better by whoever looks for it.
     raise HostError(f'{error.filename} cannot be opened: {error.strerror}') from None
 
-  paths = [os.path.join(folder, name) for folder, _, names in os.walk(directory, onerror=stop)
-           for name in names]
-  for path in paths:
-    try:
-      open(path, 'rb').close()
-    except OSError as error:
-      stop(error)
+  try:
+    os.stat(os.path.join(directory, 'saved_model.pb'))
+    for folder, _, names in os.walk(directory, onerror=stop):
+      for path in [os.path.join(folder, name) for name in names]:
+        open(path, 'rb').close()
+  except (FileNotFoundError, NotADirectoryError):
+    raise MissingFileError(f'{directory}: holds no saved_model.pb; give a folder that '
+                           'trainer/export.py wrote') from None
+  except OSError as error:
+    stop(error)
 
 
 def _checked(image) -> np.ndarray:
