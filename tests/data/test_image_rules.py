@@ -126,3 +126,13 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
   for read in (photographs.read, lambda path: image_files.example(path, None)):
     with pytest.raises(HostError, match='^x.png: cannot be opened: Permission denied$'):
       read('x.png')
+
+
+def test_an_opened_file_is_read_as_its_path(tmp_path):
+  path = tmp_path / 'a.png'
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3)).save(path, exif=exif)
+  with open(path, 'rb') as file:
+    np.testing.assert_array_equal(photographs.read(file), photographs.read(path))
+  assert photographs.read(io.BytesIO(path.read_bytes())).shape == (4, 3, 3)
