@@ -278,7 +278,8 @@ def _read_json(path: str) -> Any:
   try:
     return json.loads(image_limits.read_bytes(path))  # In UTF-8, 16 or 32.
   except UserError as error:
-    raise config_lib.ConfigError(str(error)) from None
+    reason = str(error).removeprefix(f'{path}: ')
+    raise config_lib.ConfigError(f'{path}: cannot be read as JSON ({reason})') from None
   except (ValueError, RecursionError) as error:
     raise config_lib.ConfigError(f'{path}: cannot be read as JSON ({error})') from None
 

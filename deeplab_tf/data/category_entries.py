@@ -17,8 +17,8 @@ def isthing_problem(content: Mapping[str, Any]) -> Optional[str]:
     return None
   annotations = content.get('annotations')
   first = annotations[0] if isinstance(annotations, list) and annotations else None
-  line = (f'{len(missing)} of {len(entries)} categories have no "isthing", the first is '
-          f'{str(missing[0])[:100]}')
+  line = (f'category {str(missing[0])[:100]} has no "isthing" ({len(missing)} of {len(entries)} '
+          'have none)')
   if not isinstance(first, dict) or 'segments_info' not in first:
     line += '; a detection JSON? A panoptic JSON is expected. If it is one'
   return (f'{line}: add "isthing": 1 to each category whose instances are told apart (things), and '

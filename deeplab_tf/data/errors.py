@@ -110,7 +110,10 @@ def cannot_open(error: Exception) -> Optional[str]:
     error: What TensorFlow raised.
   """
   found = _NOT_OPENED.search(re.sub(r'\{\{.*?\}\}', '', str(error)))
-  return cli.one_line(f'{found[1]}: cannot be opened: {found[2]}') if found else None
+  if not found:
+    return None
+  is_missing = found[2] == os.strerror(errno.ENOENT)
+  return cli.one_line(f'{found[1]}: {"" if is_missing else "cannot be opened: "}{found[2]}')
 
 
 def on_failure(name: str, diagnose: Callable[[], Optional[str]]) -> None:

@@ -126,7 +126,7 @@ def test_categories_without_isthing_get_a_remedy(folder, capsys, tmp_path):
   for category in folder.categories:
     del category['isthing']
   folder.save()
-  with pytest.raises(UserError, match='2 of 2 categories have no "isthing".*: add "isthing": 1 to'):
+  with pytest.raises(UserError, match=r'\(2 of 2 have none\): add "isthing": 1 to'):
     catalog.from_annotation_file(folder.json_file)
   del folder.content['annotations'][0]['segments_info']
   folder.save()

@@ -152,7 +152,7 @@ def test_what_cannot_be_opened_is_not_called_damaged(records, monkeypatch, error
 
 
 def test_a_file_that_is_gone_is_missing(records):
-  with pytest.raises(MissingFileError, match='cannot be opened: No such file'):
+  with pytest.raises(MissingFileError, match='gone: No such file'):
     record_files.index_records(f'{records}.gone')
 
 
