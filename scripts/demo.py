@@ -7,13 +7,14 @@ Every step is the program that a user would call; the lines say which.
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import time
 
-from deeplab_tf import cli
+from deeplab_tf import cli, listing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = 'configs/shapes/max_deeplab_s.textproto'
@@ -74,14 +75,16 @@ def _run(*arguments: str) -> None:
 
 def _empty(output: pathlib.Path) -> None:
   """Makes the folder, without what an earlier demo left in it."""
-  if output.exists() and any(output.iterdir()) and not (output / 'records').exists():
+  names = os.listdir(output) if output.exists() else []
+  if 'records' not in names and not all(map(listing.is_left_by_system, names)):
     sys.exit(f'error: {output} holds something else; give another --output_dir')
   shutil.rmtree(output, ignore_errors=True)
   output.mkdir(parents=True)
 
 
 def _data_override(output: pathlib.Path) -> str:
-  return f'train_dataset_options {{ file_pattern: "{output / "records"}/train-*.tfrecord" }}'
+  pattern = json.dumps(str(output / 'records' / 'train-*.tfrecord'))  # Quotes as a textproto has.
+  return f'train_dataset_options {{ file_pattern: {pattern} }}'
 
 
 def _draw_unseen(folder: pathlib.Path) -> dict:

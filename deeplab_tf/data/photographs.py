@@ -14,7 +14,8 @@ run, prediction with Pillow, and the exported model with TensorFlow (data.encode
   gamma, color profiles         not applied
 
 JPEGs are decoded with the accurate inverse cosine transform everywhere, so that the numbers are
-equal, not just similar. Only images inside records are not turned: the builder has stored them
+equal, not just similar (DeepLab2 decodes with TensorFlow's default, which differs by about 1 of
+255 on average). Only images inside records are not turned: the builder has stored them
 upright, and in records of other programs the label fits the image as it is stored.
 """
 
