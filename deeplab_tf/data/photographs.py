@@ -13,10 +13,10 @@ run, prediction with Pillow, and the exported model with TensorFlow (data.encode
   several pictures              the first
   gamma, color profiles         not applied
 
-JPEGs are decoded with the accurate inverse cosine transform everywhere, so that the numbers are
-equal, not just similar (DeepLab2 decodes with TensorFlow's default, which differs by about 1 of
-255 on average). Only images inside records are not turned: the builder has stored them
-upright, and in records of other programs the label fits the image as it is stored.
+Pixels of JPEGs differ by about 1 of 255 on average: TensorFlow decodes them with a fast inverse
+cosine transform, as DeepLab2 has it, and Pillow with the accurate one. Only images inside records
+are not turned: the builder has stored them upright, and in records of other programs the label
+fits the image as it is stored.
 """
 
 import contextlib

@@ -43,8 +43,14 @@ def test_every_reader_finds_the_same_pixels(tmp_path, decoders, name):
   found = {'predict': photographs.read(str(path)), 'raw': raw.load(tf.constant(0)).image,
            'served': decoders['served'](content), 'decoded': decoders['decoded'](content),
            'record': decoders['record'](example.encoded)}
+  is_jpeg = content.startswith(b'\xff\xd8')
   for reader, pixels in found.items():
-    np.testing.assert_array_equal(pixels, expected, reader)
+    is_stored_anew = reader == 'record' and example.encoded != content
+    if not is_jpeg or reader == 'predict' or is_stored_anew:
+      np.testing.assert_array_equal(pixels, expected, reader)
+    else:  # TensorFlow's cosine transform is the fast one; its readers are equal to each other.
+      np.testing.assert_array_equal(pixels, found['raw'], reader)
+      assert np.abs(np.subtract(pixels, expected, dtype=np.int32)).mean() < 2, reader
   assert (example.height, example.width) == expected.shape[:2]
 
 
