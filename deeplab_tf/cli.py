@@ -10,8 +10,9 @@ from typing import Callable, Optional, Sequence
 from deeplab_tf.user_errors import UserError
 
 # What the operating system says of a path that the user named: absent, no such kind, not allowed.
-_OF_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM,
-             errno.EROFS, errno.ENAMETOOLONG)
+_OF_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError,
+             PermissionError)
+_NUMBERS_OF_PATHS = (errno.EROFS, errno.ENAMETOOLONG)  # Which have no class of their own.
 
 # Characters of an error.
 _LONGEST = 4000
@@ -51,7 +52,7 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
   except OSError as error:
     if is_disk_full(error):
       return _end(_os_reason(error), 1)
-    if error.errno not in _OF_PATHS:
+    if not isinstance(error, _OF_PATHS) and error.errno not in _NUMBERS_OF_PATHS:
       return _fault()
     return _end(_os_reason(error), 2)
   except KeyboardInterrupt:
@@ -77,7 +78,7 @@ def _fault() -> int:
 def _os_reason(error: OSError) -> str:
   """Returns the path and what the operating system says about it."""
   where = f'{error.filename}: ' if error.filename else ''
-  return f'{where}{error.strerror}'
+  return f'{where}{error.strerror or error or type(error).__name__}'
 
 
 def one_line(text: str) -> str:

@@ -9,7 +9,8 @@ from deeplab_tf.metrics import coco_panoptic
 def test_files_can_be_scored_and_predictions_resemble_the_truth(tmp_path):
   files = made_up_maps.write(tmp_path, 3, (128, 256), segments=20)
   score = coco_panoptic.panoptic_score(*files)
-  assert score.warnings == ()
+  # Segments of random classes: some are of one class of stuff.
+  assert all('in several segments' in warning for warning in score.warnings)
   assert 0.2 < score.metric.result()['All']['pq'] < 0.95
 
 

@@ -1,7 +1,6 @@
 """A train step of every architecture; `make test-kernels` runs it with either kind of kernels."""
 
 import itertools
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import tiny_centers
 import tiny_classification
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import models
+from deeplab_tf import models, modules
 from deeplab_tf.data import catalog, made_up_batches
 from deeplab_tf.training import state, trainer
 
@@ -23,11 +22,6 @@ _CONFIGS = {
 # Dilated, depthwise and switchable convolutions in the backbone as well.
 _DILATED = 'model_options { backbone { output_stride: 8 } }'
 _SWITCHABLE = 'model_options { backbone { use_sac_beyond_stride: 8 } }'
-
-
-def _architectures():
-  return sorted(path.stem for path in pathlib.Path(models.__file__).parent.glob('*.py')
-                if path.stem != '__init__')
 
 
 def _step(config):
@@ -52,7 +46,7 @@ def _step(config):
 
 @pytest.mark.parametrize('overrides', [[], [_DILATED], [_SWITCHABLE]],
                          ids=['as it is', 'stride 8', 'switchable'])
-@pytest.mark.parametrize('name', _architectures())
+@pytest.mark.parametrize('name', modules.available('models'))
 def test_an_architecture_trains(tmp_path, name, overrides):
   for part in ('train', 'val'):
     tiny_classification.write_images(tmp_path / part)
