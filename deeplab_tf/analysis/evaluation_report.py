@@ -13,13 +13,13 @@ from PIL import Image
 from deeplab_tf import listing, whole_file
 from deeplab_tf.data import catalog, photographs
 from deeplab_tf.metrics import (
-  coco_panoptic,
-  coco_panoptic_io,
-  image_names,
-  left_out,
-  panoptic_quality,
-  segment_survey,
-  workers,
+    coco_panoptic,
+    coco_panoptic_io,
+    image_names,
+    left_out,
+    panoptic_quality,
+    segment_survey,
+    workers,
 )
 from deeplab_tf.user_errors import DataError, MissingFileError
 from deeplab_tf.visualization import draw, evaluation_page, report

@@ -7,14 +7,14 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from deeplab_tf.metrics import (
-  category_names,
-  deeplab2_panoptic_quality,
-  image_pairs,
+    category_names,
+    deeplab2_panoptic_quality,
+    image_pairs,
     left_out,
-  mean_iou,
-  overlap,
-  panoptic_quality,
-  workers,
+    mean_iou,
+    overlap,
+    panoptic_quality,
+    workers,
 )
 from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
 from deeplab_tf.user_errors import DataError

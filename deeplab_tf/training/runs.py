@@ -17,18 +17,18 @@ from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.training import (
-  batches,
-  checkpointing,
-  distribution,
-  evaluators,
-  first_lines,
-  monitor,
-  optimizers,
-  progress,
-  run_log,
-  state,
-  summaries,
-  trainer,
+    batches,
+    checkpointing,
+    distribution,
+    evaluators,
+    first_lines,
+    monitor,
+    optimizers,
+    progress,
+    run_log,
+    state,
+    summaries,
+    trainer,
 )
 from deeplab_tf.training.batch_pictures import BatchPictures
 from deeplab_tf.training.best_checkpoint import BestCheckpoint

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deeplab_tf.data import (
-  catalog,
-  damage,
-  errors,
-  image_files,
-  panoptic_format,
-  photographs,
-  pipeline,
-  readers,
-  record_files,
-  tfrecord,
+    catalog,
+    damage,
+    errors,
+    image_files,
+    panoptic_format,
+    photographs,
+    pipeline,
+    readers,
+    record_files,
+    tfrecord,
 )
 from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import UserError
