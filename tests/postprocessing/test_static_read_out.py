@@ -143,10 +143,12 @@ def test_compiled_it_gives_the_same_maps(shape, size, queries, threshold):
 
 
 def _maskwise_fields(mask_exponent):
+  # Both exponents alike: the softmax of equal rows may differ in the last bit from row to row,
+  # where a kernel takes the last numbers of a tensor one by one; to the power of 0 they are equal.
   pasting = evaluator_pb2.EvaluatorOptions.MaskwisePostProcessingOptions(
       transformer_class_confidence_threshold_thing=0.5,
       transformer_class_confidence_threshold_stuff=0.4, overlapping_threshold=0.5,
-      reorder_class_weight=1.0, reorder_mask_weight=mask_exponent)
+      reorder_class_weight=mask_exponent, reorder_mask_weight=mask_exponent)
   return {'transformer_post_processing': 'maskwise', 'maskwise_postprocessing': pasting}
 
 
