@@ -73,8 +73,8 @@ def not_opened(name: str, error: OSError) -> UserError:
   """Returns what to raise where the system does not open a file: that says nothing of its content.
 
   Args:
-    name: What the error begins with: the path.
-    error: What the system raised.
+    name: Path that the error begins with.
+    error: Exception that the system raised.
   """
   if isinstance(error, FileNotFoundError):
     return MissingFileError(f'{name}: {error.strerror}')

@@ -41,7 +41,7 @@ def files(folder: _Path, extensions: Sequence[str] = ()) -> list[str]:
   A link that leads nowhere is among them, so that whoever opens it says so.
 
   Args:
-    folder: Its path.
+    folder: Path of the folder.
     extensions: Those wanted, in small letters with their dot; a name may have capitals. Default:
       all.
 
@@ -69,7 +69,7 @@ def files_below(folder: _Path, extensions: Sequence[str] = ()) -> list[str]:
   Links to folders are followed, each folder only once on the way down.
 
   Args:
-    folder: Its path.
+    folder: Path of the folder.
     extensions: As of `files`.
 
   Returns:

@@ -221,7 +221,7 @@ def move_in(temporary: str, folder: str, name: str) -> None:
   Args:
     temporary: A folder of the same file system that holds these files alone.
     folder: Exists; it may hold a checkpoint of that name, which is replaced.
-    name: What the checkpoint is called there; its files may have another name before.
+    name: Name of the checkpoint there; its files may have another name before.
   """
   # Without its index a checkpoint does not exist: the old one goes first, the new one comes last.
   _remove(os.path.join(folder, f'{name}.index'))

@@ -8,7 +8,7 @@ def isthing_problem(content: Mapping[str, Any]) -> Optional[str]:
   """Says what to do where categories of a panoptic JSON lack "isthing"; None where none does.
 
   Args:
-    content: What is in the JSON.
+    content: Content of the JSON.
   """
   entries = content.get('categories')
   entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []

@@ -107,7 +107,7 @@ def cannot_open(error: Exception) -> Optional[str]:
   """Returns a line with the path where TensorFlow says that the system opens a file not; or None.
 
   Args:
-    error: What TensorFlow raised.
+    error: Exception that TensorFlow raised.
   """
   found = _NOT_OPENED.search(re.sub(r'\{\{.*?\}\}', '', str(error)))
   if not found:

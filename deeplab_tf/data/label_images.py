@@ -46,7 +46,7 @@ def read(path: str, channels: int) -> np.ndarray:
   def problem(image):
     sixteen_bit = bool(image.tile) and '16' in str(image.tile[0][3])
     return None if image.mode == 'RGB' and not sixteen_bit else (
-        f'has colour mode {image.mode}{" with 16 bits" * sixteen_bit}; 8-bit RGB is expected')
+        f'has color mode {image.mode}{" with 16 bits" * sixteen_bit}; 8-bit RGB is expected')
 
   return np.asarray(image_limits.load(path, path, ('PNG',), problem))
 

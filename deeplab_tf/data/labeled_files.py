@@ -41,7 +41,7 @@ def from_panoptic_json(paths: Sequence[str], content: dict, info: catalog.Datase
 
   Args:
     paths: Of the JSON, of its folder of images and of its folder of PNGs.
-    content: What is in the JSON.
+    content: Content of the JSON.
     info: The classes, whose category ids are those of the JSON.
     options: treat_crowd_as_ignore, max_missing, report and note are used.
     check_area: As of panoptic_format.read_label.

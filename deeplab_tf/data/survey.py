@@ -31,7 +31,7 @@ class Survey:
       a class's crowd regions in one image count as one, and not as segments.
     unlabeled_pixels, pixels: Over all labelled images.
     problems: One line each.
-    notes: What is worth a line, but is no problem.
+    notes: Findings that are worth a line, but are no problem.
   """
   info: catalog.AnyInfo
   sizes: list = dataclasses.field(default_factory=list)

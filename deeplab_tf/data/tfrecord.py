@@ -62,8 +62,8 @@ def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
   """Returns the record of an example.
 
   Args:
-    example: What is in it.
-    classes: What record_classes.describe says of the labels; empty: the record states nothing.
+    example: Content of the record.
+    classes: Result of record_classes.describe; empty: the record states nothing.
   """
   features = {
       'image/encoded': _bytes(example.encoded),

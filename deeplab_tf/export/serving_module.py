@@ -143,7 +143,7 @@ def _checked(value: tf.Tensor, pattern: str, needed: str, hints: dict) -> tf.Ten
   Args:
     value: The input.
     pattern: A regular expression of right shapes, e.g. '2, 65, 81, 3'.
-    needed: What is needed, in words.
+    needed: Description of the shape that is needed.
     hints: Pattern of a wrong shape -> what to do.
   """
   shape = tf.strings.reduce_join(tf.strings.as_string(tf.shape(value)), separator=', ')

@@ -128,7 +128,7 @@ def image_file_names(content: Mapping[str, Any], path: Any) -> Dict[Any, str]:
   """Returns image id -> file name of the images that a JSON lists with one.
 
   Args:
-    content: What the file holds; the list "images" may be absent.
+    content: Content of the file; the list "images" may be absent.
     path: The file, for errors.
 
   Raises:

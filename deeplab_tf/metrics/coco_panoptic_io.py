@@ -360,9 +360,9 @@ def find_pngs(folder: PathLike, annotations: Sequence[Annotation],
   """Returns the paths of PNGs, also where another system has written their names.
 
   Args:
-    folder: Their folder.
+    folder: Folder of the PNGs.
     annotations: They name the PNGs.
-    what: What the PNGs are, for errors.
+    what: Name of the PNGs' kind, for errors.
 
   Raises:
     FileNotFoundError: A PNG is missing.

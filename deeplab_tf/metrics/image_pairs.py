@@ -16,7 +16,7 @@ class ListedImage(NamedTuple):
   """An image as a file lists it.
 
   Attributes:
-    image_id: Its id.
+    image_id: Id of the image.
     file_name: Name of the image; None where the file does not state it.
     png: Name of its PNG of segments, which is like that of the image in most files.
   """
@@ -31,7 +31,7 @@ class Assignment(NamedTuple):
   Attributes:
     positions: For each image the position of its prediction; None where there is none.
     warnings: Lines for the user about how they were paired.
-    hint: What may be wrong with the first image without a prediction; may be empty.
+    hint: Explanation of what may be wrong with the first image without a prediction; may be empty.
   """
   positions: Tuple[Optional[int], ...]
   warnings: Tuple[str, ...] = ()

@@ -60,9 +60,9 @@ def panoptic(ground_truth: PanopticJson, ground_truths: Sequence[Annotation],
   """Says what a panoptic quality left out.
 
   Args:
-    ground_truth: Its file, for the categories.
+    ground_truth: File of the ground truth, for the categories.
     ground_truths: Annotations of the images that were scored.
-    predictions: Their predictions, in the same order.
+    predictions: Predictions of the images, in the same order.
     not_scored: Number of predictions of images that the ground truth does not have.
     counts: Pixels of the images.
   """
@@ -157,7 +157,7 @@ def instances(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, An
 
   Args:
     ground_truth: COCO instance JSON.
-    results: What was predicted.
+    results: Predicted instances.
     names: Category id -> name.
     most: Number of results of an image and category that count.
   """

@@ -35,7 +35,7 @@ class PredictedImage(NamedTuple):
     path: Path of the file.
     file_name: Name of the image in the predictions: its path below the folder, with `/`.
     output: Name of what is written for it, without extension; `/` leads to a sub-folder.
-    image_id: Its id in the predictions.
+    image_id: Id of the image in the predictions.
   """
   path: str
   file_name: str

@@ -159,10 +159,10 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
   """Restores model, step and optimizers, all of them.
 
   Args:
-    checkpoint: What is restored.
+    checkpoint: Checkpoint object that is restored.
     prefix: The checkpoint's files.
     strategy: The devices.
-    advice: What to do if it was another training's.
+    advice: Remedy if it was another training's.
 
   Raises:
     ValueError: The checkpoint lacks the state of the optimiser.

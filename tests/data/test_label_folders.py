@@ -214,7 +214,7 @@ def fault_blue(folder):
 
 def fault_mode(folder):
   folder.save(folder.category)
-  return 'a.png: has colour mode L; 8-bit RGB is expected'
+  return 'a.png: has color mode L; 8-bit RGB is expected'
 
 
 def fault_category(folder):

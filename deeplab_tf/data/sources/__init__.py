@@ -62,7 +62,7 @@ class Notes:
     """Counts one more of a cause.
 
     Args:
-      cause: What it is, the same for all of its kind.
+      cause: Cause of the finding, the same for all of one kind.
       example: Names the file, and what is there.
     """
     with self._lock:
