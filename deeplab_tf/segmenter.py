@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.restore import load_checkpoint
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
-from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.export import saved_model, serving_module
 from deeplab_tf.user_errors import CheckpointError, HostError, MissingFileError
 from deeplab_tf.visualization import draw

@@ -12,7 +12,7 @@ import numpy as np
 from deeplab_tf.analysis import curves, features, queries
 from deeplab_tf.analysis.queries import QueryStatistics
 from deeplab_tf.analysis.survey import Picture
-from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.visualization import analysis_figures, draw, query_pictures
 from deeplab_tf.visualization.analysis_page import Section
 

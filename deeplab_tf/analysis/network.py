@@ -8,6 +8,7 @@ import tensorflow as tf
 from deeplab_tf import models
 from deeplab_tf.analysis import attention
 from deeplab_tf.checkpoints.restore import load_checkpoint
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.export import serving_module
 from deeplab_tf.layers.resizing import resize_bilinear
@@ -136,7 +137,7 @@ class AnalyzedNetwork:
 
 
 def likely_queries(panoptic_map: tf.Tensor, outputs: dict[str, tf.Tensor],
-                   info: catalog.DatasetInfo) -> tf.Tensor:
+                   info: DatasetInfo) -> tf.Tensor:
   """Finds the query of each pixel for read-outs that do not tell.
 
   It is, of the queries that predict the pixel's class, the one of the highest mask logit, in the

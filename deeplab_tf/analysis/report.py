@@ -10,7 +10,7 @@ import numpy as np
 from deeplab_tf import whole_file
 from deeplab_tf.analysis import chapters
 from deeplab_tf.analysis.survey import Survey
-from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.visualization import analysis_page
 
 # What an analysis may write; it does not write all of it.

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from deeplab_tf import structures
-from deeplab_tf.data import autoaugment, catalog, color_jitter, copy_paste, placement, transforms
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import autoaugment, color_jitter, copy_paste, placement, transforms
 from deeplab_tf.data import recipe as recipe_lib
 
 # The grey that Mask2Former fills images up with.
@@ -13,7 +14,7 @@ _WHOLE = 3
 
 
 def augment(example: structures.LabeledImage, recipe: recipe_lib.Recipe,
-            info: catalog.DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
+            info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
   """Makes a training crop, a function of the image and the seed; pastes nothing.
 
   Args:
@@ -29,7 +30,7 @@ def augment(example: structures.LabeledImage, recipe: recipe_lib.Recipe,
 
 
 def augment_and_paste(example: structures.LabeledImage, other: structures.LabeledImage,
-                      recipe: recipe_lib.Recipe, info: catalog.DatasetInfo, max_things: int,
+                      recipe: recipe_lib.Recipe, info: DatasetInfo, max_things: int,
                       seed: tf.Tensor) -> transforms.Pair:
   """As `augment`, and pastes segments of another image.
 
@@ -48,7 +49,7 @@ def augment_and_paste(example: structures.LabeledImage, other: structures.Labele
 
 
 def pasted_crop(other: structures.LabeledImage, recipe: recipe_lib.Recipe,
-                info: catalog.DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
+                info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
   """Returns the crop that segments are taken from, of the seed of the crop that they go to."""
   return _augment(other, recipe.scaled(recipe.paste.scale), info, _fold(seed, 4),
                   copy_paste.padding_label(info))
@@ -64,7 +65,7 @@ def _augment(example, recipe, info, seed, padding_label):
 # --- The steps --------------------------------------------------------------------------------
 
 
-def draw_placement(label: tf.Tensor, recipe: recipe_lib.Recipe, info: catalog.DatasetInfo,
+def draw_placement(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
                    seed: tf.Tensor) -> placement.Placement:
   """Draws where the crop comes from, a function of the seed and of the label map."""
   return placement.draw(label, recipe, info, [_fold(seed, i) for i in (0, 2, 3)])

@@ -22,6 +22,7 @@ from typing import Callable, Optional, Sequence
 
 from deeplab_tf import arguments, cli, modules
 from deeplab_tf import config as config_lib
+from deeplab_tf.classes import AnyInfo
 from deeplab_tf.data import catalog, sources, threads
 from deeplab_tf.user_errors import UsageError
 
@@ -38,7 +39,7 @@ _SPLIT_SIZES = {
 def build(examples: Sequence[Callable], output_dir: str, split: str,
           num_shards: Optional[int] = None, num_workers: Optional[int] = None,
           notes: Optional[sources.Notes] = None,
-          info: Optional[catalog.AnyInfo] = None) -> list[str]:
+          info: Optional[AnyInfo] = None) -> list[str]:
   """Writes examples to shards `SPLIT-%05d-of-%05d.tfrecord`.
 
   Args:

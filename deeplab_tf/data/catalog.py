@@ -12,126 +12,17 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any, Mapping, NamedTuple, Union
+from typing import Any, Mapping
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import image_limits, listing, modules
+from deeplab_tf.classes import AnyInfo, Category, DatasetInfo, ImageClasses
 from deeplab_tf.data import category_entries
 from deeplab_tf.user_errors import UserError
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
 # Data sets of tensorflow-datasets, and whose classes they have.
 TFDS = {'tfds/coco/2017_panoptic': 'coco_panoptic'}
-
-
-class Category(NamedTuple):
-  """One class.
-
-  Attributes:
-    class_id: The contiguous id in label maps.
-    category_id: The id in the data set's own JSON, used for results on disk.
-    name: For people.
-    isthing: Countable (true) or stuff.
-    color: (red, green, blue), each 0..255.
-  """
-  class_id: int
-  category_id: int
-  name: str
-  isthing: bool
-  color: tuple[int, int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-  """The classes of a data set.
-
-  Attributes:
-    name: As in `dataset` of the config.
-    categories: Without the ignored class, in ascending class id.
-    num_classes: Channels of `semantic_logits`; includes the ignored class where its id is 0.
-    ignore_label: The class id of unlabelled pixels.
-    label_divisor: A panoptic label is class id * label_divisor + instance number.
-  """
-  name: str
-  categories: tuple[Category, ...]
-  num_classes: int
-  ignore_label: int
-  label_divisor: int
-
-  @property
-  def class_ids(self) -> tuple[int, ...]:
-    return tuple(c.class_id for c in self.categories)
-
-  @property
-  def thing_class_ids(self) -> tuple[int, ...]:
-    return tuple(c.class_id for c in self.categories if c.isthing)
-
-  @property
-  def stuff_class_ids(self) -> tuple[int, ...]:
-    return tuple(c.class_id for c in self.categories if not c.isthing)
-
-  @property
-  def class_index(self) -> dict[int, int]:
-    """Class id -> position among the class ids: the channel of `class_logits`."""
-    return {c.class_id: index for index, c in enumerate(self.categories)}
-
-  @property
-  def by_class_id(self) -> dict[int, Category]:
-    return {c.class_id: c for c in self.categories}
-
-  @property
-  def by_category_id(self) -> dict[int, Category]:
-    return {c.category_id: c for c in self.categories}
-
-  @property
-  def description(self) -> str:
-    """The classes in a few words."""
-    return f'{len(self.thing_class_ids)} thing and {len(self.stuff_class_ids)} stuff classes'
-
-  @property
-  def void_label(self) -> int:
-    """The panoptic label of unlabelled pixels."""
-    return self.ignore_label * self.label_divisor
-
-  def to_json(self) -> str:
-    """Returns a JSON text that `from_json` reads."""
-    values = dataclasses.asdict(self)
-    values['categories'] = [c._asdict() for c in self.categories]
-    return json.dumps(values)
-
-  @classmethod
-  def from_json(cls, text: str) -> 'DatasetInfo':
-    """Reads what `to_json` wrote."""
-    values = json.loads(text)
-    values['categories'] = tuple(
-        Category(**{**c, 'color': tuple(c['color'])}) for c in values['categories'])
-    return cls(**values)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageClasses:
-  """The classes of a data set whose images have one each. A class index counts from 0.
-
-  Attributes:
-    name: As in `dataset` of the config.
-    class_names: By class index; of "imagenet" the labels in its records.
-    label_offset: What records have for class index 0.
-  """
-  name: str
-  class_names: tuple[str, ...]
-  label_offset: int = 0
-
-  @property
-  def num_classes(self) -> int:
-    return len(self.class_names)
-
-  @property
-  def description(self) -> str:
-    """The classes in a few words."""
-    return f'{self.num_classes} classes'
-
-
-AnyInfo = Union[DatasetInfo, ImageClasses]
 
 
 def names() -> list[str]:

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from deeplab_tf.data import catalog, transforms
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import segments as segments_lib
+from deeplab_tf.data import transforms
 
 # For each kind of segments: never, some at random, or all.
 OPTIONS = ('none', 'random', 'all')
@@ -24,13 +25,13 @@ class Choice(NamedTuple):
   void: str = 'none'
 
 
-def padding_label(info: catalog.DatasetInfo) -> int:
+def padding_label(info: DatasetInfo) -> int:
   """Returns the label of the padding of the pasted image, which tells it from void."""
   return info.void_label + 1
 
 
 def paste(onto: transforms.Pair, other: transforms.Pair, choice: Choice,
-          info: catalog.DatasetInfo, max_things: int, seed: tf.Tensor) -> transforms.Pair:
+          info: DatasetInfo, max_things: int, seed: tf.Tensor) -> transforms.Pair:
   """Pastes random segments; instance i of a class becomes its instance label_divisor - 1 - i.
 
   Classes, crowds (instance 0) and void stay what they are. So that two instances never become

@@ -9,7 +9,8 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from deeplab_tf import image_limits
-from deeplab_tf.data import catalog, sources
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import sources
 from deeplab_tf.metrics import label_pngs
 
 # Up to this number a table is faster than sorting.
@@ -64,7 +65,7 @@ def count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return distinct, counts[distinct]
 
 
-def label_map(values: np.ndarray, meaning: Callable[[int], Meaning], info: catalog.DatasetInfo,
+def label_map(values: np.ndarray, meaning: Callable[[int], Meaning], info: DatasetInfo,
               where: Callable[[int], str], treat_crowd_as_ignore: bool = False,
               report: Callable[[str], None] = sources.stop) -> np.ndarray:
   """Translates a label image into a panoptic map.

@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, structures
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
-    catalog,
-    errors,
-    image_files,
-    orientation,
-    panoptic_format,
-    sources,
-    tfrecord,
+  errors,
+  image_files,
+  orientation,
+  panoptic_format,
+  sources,
+  tfrecord,
 )
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
@@ -35,7 +35,7 @@ class LabeledFile(NamedTuple):
   read_label: Optional[Callable[[], np.ndarray]] = None
 
 
-def from_panoptic_json(paths: Sequence[str], content: dict, info: catalog.DatasetInfo,
+def from_panoptic_json(paths: Sequence[str], content: dict, info: DatasetInfo,
                        options: sources.BuildOptions, check_area: bool = True) -> list[LabeledFile]:
   """Returns the images of a panoptic JSON, sorted by file name.
 
@@ -130,7 +130,7 @@ def _example(file):
 # --- Without records --------------------------------------------------------------------------
 
 
-def raw_data(module: types.ModuleType, options, info: catalog.DatasetInfo) -> sources.DirectSource:
+def raw_data(module: types.ModuleType, options, info: DatasetInfo) -> sources.DirectSource:
   """Returns the images that DatasetOptions.raw_data names.
 
   Args:
@@ -152,7 +152,7 @@ def raw_data(module: types.ModuleType, options, info: catalog.DatasetInfo) -> so
   return direct(found, info, options.decode_groundtruth_label)
 
 
-def direct(files: Sequence[LabeledFile], info: catalog.DatasetInfo,
+def direct(files: Sequence[LabeledFile], info: DatasetInfo,
            with_label: bool) -> sources.DirectSource:
   """Returns images that are read when they are needed.
 

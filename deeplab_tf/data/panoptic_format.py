@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 
 from deeplab_tf import file_names, image_limits
-from deeplab_tf.data import catalog, orientation, sources
+from deeplab_tf.classes import Category, DatasetInfo
+from deeplab_tf.data import orientation, sources
 from deeplab_tf.metrics import coco_fields, coco_panoptic_io
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
@@ -156,7 +157,7 @@ def _existing(folder, names, what, options):
 # --- Label maps -------------------------------------------------------------------------------
 
 
-def read_label(image: AnnotatedImage, info: catalog.DatasetInfo, treat_crowd_as_ignore: bool,
+def read_label(image: AnnotatedImage, info: DatasetInfo, treat_crowd_as_ignore: bool,
                check_area: bool = True,
                options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """Reads a panoptic PNG and returns the label map, int32 [height, width].
@@ -181,7 +182,7 @@ def read_label(image: AnnotatedImage, info: catalog.DatasetInfo, treat_crowd_as_
   return label_from_ids(ids, image, info, treat_crowd_as_ignore, check_area, options)
 
 
-def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: catalog.DatasetInfo,
+def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: DatasetInfo,
                    treat_crowd_as_ignore: bool, check_area: bool = True,
                    options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """As `read_label`, for a PNG that is read already.
@@ -235,7 +236,7 @@ def read_segment_ids(path: str) -> np.ndarray:
 class _Segment(NamedTuple):
   """A segment of an image, with what its pixels become; category is None where it is unknown."""
   id: int
-  category: Optional[catalog.Category]
+  category: Optional[Category]
   value: int
   area: Optional[int]
 

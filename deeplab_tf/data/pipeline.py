@@ -15,14 +15,14 @@ from typing import Callable, NamedTuple, Optional
 import tensorflow as tf
 
 from deeplab_tf import structures
+from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
 from deeplab_tf.data import (
-    augmentation,
-    catalog,
-    class_images,
-    damage,
-    readers,
-    targets,
-    transforms,
+  augmentation,
+  class_images,
+  damage,
+  readers,
+  targets,
+  transforms,
 )
 from deeplab_tf.data import recipe as recipe_lib
 from deeplab_tf.layers.shapes import scaled_size
@@ -33,7 +33,7 @@ denormalize = transforms.denormalize
 count_examples = readers.count_examples
 
 
-def train_dataset(config, dataset_info: catalog.AnyInfo, targets: str, seed: int,
+def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
                   start_step: int = 0,
                   input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
   """Returns the endless data set of training batches.
@@ -90,7 +90,7 @@ def train_dataset(config, dataset_info: catalog.AnyInfo, targets: str, seed: int
   return batches.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 
-def eval_dataset(config, dataset_info: catalog.AnyInfo, workers: int = 1, worker: int = 0,
+def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 0,
                  ratio: float = 1.0) -> tf.data.Dataset:
   """Returns the evaluation images once, in the order of the files.
 
@@ -170,7 +170,7 @@ def _loader(source, options, field, info):
     return lambda *payload: damage.Loaded(source.load(*payload), tf.constant(True))
 
   def blank():
-    size, one_class = list(options.crop_size), isinstance(info, catalog.ImageClasses)
+    size, one_class = list(options.crop_size), isinstance(info, ImageClasses)
     label = tf.constant(0) if one_class else tf.fill(size, info.void_label)
     return structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label, tf.constant(''))
 
@@ -248,7 +248,7 @@ def _sample_function(options, info, kind) -> tuple[Callable, bool]:
 
 def _evaluation_function(options, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:
   """A function from a LabeledImage to an evaluation sample; the sample's shapes and padding."""
-  if isinstance(info, catalog.ImageClasses):
+  if isinstance(info, ImageClasses):
     recipe = class_images.build_recipe(options, 'eval_dataset_options')
     shapes = structures.ClassEvaluationBatch([*recipe.crop_size, 3], [], [])
     return (lambda example: class_images.evaluation_sample(example, recipe), shapes,
@@ -266,7 +266,7 @@ def _evaluation_function(options, info, ratio) -> tuple[Callable, NamedTuple, Na
   return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
 
 
-def target_function(options, info: catalog.DatasetInfo, kind: str) -> Callable:
+def target_function(options, info: DatasetInfo, kind: str) -> Callable:
   """Returns a function from a label map and its image's name to what a model is trained on.
 
   Args:

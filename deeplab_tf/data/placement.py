@@ -8,9 +8,10 @@ from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
-from deeplab_tf.data import catalog, transforms
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import recipe as recipe_lib
 from deeplab_tf.data import segments as segments_lib
+from deeplab_tf.data import transforms
 
 # How often a crop is drawn in the search of one where no class covers too much.
 _ATTEMPTS = 10
@@ -37,7 +38,7 @@ class Placement(NamedTuple):
   flip: tf.Tensor
 
 
-def draw(label: tf.Tensor, recipe: recipe_lib.Recipe, info: catalog.DatasetInfo,
+def draw(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
          seeds: Sequence[tf.Tensor]) -> Placement:
   """Draws a placement.
 
@@ -177,7 +178,7 @@ def _is_diverse(label, recipe, info):
   def check(placement):
     window = take_label(label, placement, recipe.is_mask2former)
     classes = tf.reshape(segments_lib.class_map(window, info), [-1])
-    size = max(max(info.class_ids), info.ignore_label) + 1
+    size = info.table_size
     counts = tf.math.bincount(classes, minlength=size, maxlength=size)
     counts *= tf.constant([int(i != info.ignore_label) for i in range(size)])
     most, all_of_it = tf.reduce_max(counts), tf.reduce_sum(counts)

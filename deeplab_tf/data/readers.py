@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import image_limits, modules, structures
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, errors, labeled_files, record_files, sources, tfrecord
 from deeplab_tf.user_errors import DataError, UserError
 
@@ -29,7 +30,7 @@ class RecordSource:
     with_label: Whether labels are decoded.
   """
 
-  def __init__(self, files: Sequence[str], info: catalog.DatasetInfo, with_label: bool):
+  def __init__(self, files: Sequence[str], info: DatasetInfo, with_label: bool):
     self._files = list(files)
     self._info = info
     self._with_label = with_label
@@ -102,7 +103,7 @@ class AddressedRecordSource(RecordSource):
   """
   is_upright = False
 
-  def __init__(self, files: Sequence[str], info: catalog.DatasetInfo, with_label: bool):
+  def __init__(self, files: Sequence[str], info: DatasetInfo, with_label: bool):
     self._addresses: dict[str, np.ndarray] = {}
     super().__init__(files, info, with_label)
 
@@ -201,7 +202,7 @@ class IndexSource:
     return None
 
 
-def open_source(options, info: catalog.DatasetInfo,
+def open_source(options, info: DatasetInfo,
                 field: str) -> Union[RecordSource, IndexSource]:
   """Returns the RecordSource or IndexSource that DatasetOptions name.
 

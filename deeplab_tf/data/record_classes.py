@@ -8,15 +8,15 @@ whose images have one class each state the names alone. DeepLab2's parsers pass 
 import json
 from typing import Optional
 
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import AnyInfo, ImageClasses
 
 FEATURE = 'image/classes'
 _KINDS = ('stuff', 'a thing')
 
 
-def describe(info: catalog.AnyInfo) -> bytes:
+def describe(info: AnyInfo) -> bytes:
   """Returns what records of a data set state; nothing where there are no classes."""
-  if isinstance(info, catalog.ImageClasses):
+  if isinstance(info, ImageClasses):
     content = {'names': list(info.class_names)}
   elif info.categories:
     content = {'classes': [[c.class_id, c.name, int(c.isthing)] for c in info.categories],
@@ -26,7 +26,7 @@ def describe(info: catalog.AnyInfo) -> bytes:
   return json.dumps(content, separators=(',', ':'), ensure_ascii=False).encode()
 
 
-def difference(stated: bytes, info: catalog.AnyInfo) -> Optional[str]:
+def difference(stated: bytes, info: AnyInfo) -> Optional[str]:
   """Compares the classes that a record states with those of a data set.
 
   Args:
@@ -40,7 +40,7 @@ def difference(stated: bytes, info: catalog.AnyInfo) -> Optional[str]:
     return None
   try:
     content = json.loads(stated)
-    if isinstance(info, catalog.ImageClasses):
+    if isinstance(info, ImageClasses):
       return _of_names(content['names'], info)
     classes = {int(class_id): (str(name), bool(thing))
                for class_id, name, thing in content['classes']}

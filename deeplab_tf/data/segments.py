@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import DatasetInfo
 
 # Tables of up to so many entries are indexed by the label itself.
 _TABLE_ENTRIES = 2**21
@@ -39,7 +39,7 @@ class Segments(NamedTuple):
   table_size: tf.Tensor
 
 
-def find(label: tf.Tensor, info: catalog.DatasetInfo) -> Segments:
+def find(label: tf.Tensor, info: DatasetInfo) -> Segments:
   """Finds the segments of a panoptic map, int32 [height, width]."""
   width = tf.shape(label)[1]
   starts = _run_starts(label)
@@ -83,14 +83,14 @@ def spread(values: tf.Tensor, segments: Segments) -> tf.Tensor:
   return tf.ensure_shape(pixels, [*segments.place.shape, *values.shape[1:]])
 
 
-def class_table(info: catalog.DatasetInfo, class_ids: list[int]) -> tf.Tensor:
+def class_table(info: DatasetInfo, class_ids: list[int]) -> tf.Tensor:
   """Returns bool [largest class id + 1], true for the given class ids."""
-  table = np.zeros(max(max(info.class_ids), info.ignore_label) + 1, bool)
+  table = np.zeros(info.table_size, bool)
   table[list(class_ids)] = True
   return tf.constant(table)
 
 
-def class_map(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
+def class_map(label: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
   """Returns the class ids of a panoptic map, int32 of its shape."""
   divisor = info.label_divisor
   if divisor & (divisor - 1):
@@ -99,7 +99,7 @@ def class_map(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
 
 
 def _largest_label(info):
-  return (max(max(info.class_ids), info.ignore_label) + 1) * info.label_divisor - 1
+  return info.table_size * info.label_divisor - 1
 
 
 def _run_starts(label):

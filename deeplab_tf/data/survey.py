@@ -12,7 +12,8 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from deeplab_tf.data import catalog, label_images, orientation, sources, threads
+from deeplab_tf.classes import AnyInfo, Category, DatasetInfo
+from deeplab_tf.data import label_images, orientation, sources, threads
 from deeplab_tf.user_errors import UserError
 
 # Problems that are listed, absent classes that are named, and letters of a name.
@@ -33,7 +34,7 @@ class Survey:
     problems: One line each.
     notes: Findings that are worth a line, but are no problem.
   """
-  info: catalog.AnyInfo
+  info: AnyInfo
   sizes: list = dataclasses.field(default_factory=list)
   segments: list = dataclasses.field(default_factory=list)
   class_segments: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -45,7 +46,7 @@ class Survey:
   problems: list = dataclasses.field(default_factory=list)
   notes: sources.Notes = dataclasses.field(default_factory=sources.Notes)
 
-  def crowd_only(self) -> list[catalog.Category]:
+  def crowd_only(self) -> list[Category]:
     """Returns the things of which there are only crowd regions."""
     return [c for c in self.info.categories
             if self.class_crowds[c.class_id] and not self.class_segments[c.class_id]]
@@ -79,7 +80,7 @@ class _Found(NamedTuple):
   label: object
 
 
-def take(make_examples: Callable[[sources.BuildOptions], list], info: catalog.AnyInfo,
+def take(make_examples: Callable[[sources.BuildOptions], list], info: AnyInfo,
          options: sources.BuildOptions, max_images: Optional[int] = None,
          num_workers: Optional[int] = None) -> Survey:
   """Reads a data set.
@@ -111,7 +112,7 @@ def take(make_examples: Callable[[sources.BuildOptions], list], info: catalog.An
   return _filled(survey, read, examples, num_workers)
 
 
-def take_configured(options, info: catalog.AnyInfo, field: str, max_images: Optional[int] = None,
+def take_configured(options, info: AnyInfo, field: str, max_images: Optional[int] = None,
                     num_workers: Optional[int] = None) -> Survey:
   """Reads the images that a config names: records, or files as they are.
 
@@ -147,7 +148,7 @@ def take_configured(options, info: catalog.AnyInfo, field: str, max_images: Opti
                   label_images.count_values(label) if label.ndim else int(label) + 1)
 
   _filled(survey, read, addresses, num_workers)
-  if isinstance(info, catalog.DatasetInfo):
+  if isinstance(info, DatasetInfo):
     survey.problems += [
         f'class {c.class_id} "{c.name}" is a thing, but all {survey.class_crowds[c.class_id]} of '
         'its regions are crowd, instance number 0: nothing of it can be trained. Was it stuff when '

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import structures
-from deeplab_tf.data import catalog, errors
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import errors
 from deeplab_tf.data import segments as segments_lib
 
 
@@ -25,7 +26,7 @@ _NO_WEIGHTS = SmallInstances()
 _NOWHERE = -1e9
 
 
-def mask_targets(label: tf.Tensor, info: catalog.DatasetInfo, max_things: int,
+def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
                  small: SmallInstances = _NO_WEIGHTS,
                  name: tf.Tensor = None) -> structures.MaskTargets:
   """Makes the targets of mask models.
@@ -63,7 +64,7 @@ def mask_targets(label: tf.Tensor, info: catalog.DatasetInfo, max_things: int,
       mask_isthing=tf.constant(isthing))
 
 
-def center_targets(label: tf.Tensor, info: catalog.DatasetInfo, sigma: float,
+def center_targets(label: tf.Tensor, info: DatasetInfo, sigma: float,
                    small: SmallInstances = _NO_WEIGHTS) -> structures.CenterTargets:
   """Makes the targets of centre models.
 
@@ -90,7 +91,7 @@ def center_targets(label: tf.Tensor, info: catalog.DatasetInfo, sigma: float,
       offset_weights=is_instance)
 
 
-def is_crowd(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
+def is_crowd(label: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
   """Returns bool, the shape of the label: pixels of a thing class with instance number 0."""
   table = segments_lib.class_table(info, info.thing_class_ids)
   things = tf.gather(table, segments_lib.class_map(label, info))
@@ -102,7 +103,7 @@ def is_crowd(label: tf.Tensor, info: catalog.DatasetInfo) -> tf.Tensor:
 
 def _class_tables(info, max_things):
   """By class id: the class index (-1: none) and the row of a stuff class (-1: no stuff)."""
-  size = max(max(info.class_ids), info.ignore_label) + 1
+  size = info.table_size
   index, row = np.full(size, -1, np.int32), np.full(size, -1, np.int32)
   for class_id, position in info.class_index.items():
     index[class_id] = position

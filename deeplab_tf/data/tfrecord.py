@@ -9,14 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import cli, structures
+from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
 from deeplab_tf.data import (
-    catalog,
-    encoded_images,
-    errors,
-    record_classes,
-    record_files,
-    segments,
-    sources,
+  encoded_images,
+  errors,
+  record_classes,
+  record_files,
+  segments,
+  sources,
 )
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
@@ -100,7 +100,7 @@ def encoded_image(record: bytes) -> bytes:
 # --- Decoding ---------------------------------------------------------------------------------
 
 
-def parse(record: tf.Tensor, file: tf.Tensor, info: catalog.AnyInfo,
+def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
           with_label: bool = True) -> structures.LabeledImage:
   """Decodes a record.
 
@@ -111,7 +111,7 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: catalog.AnyInfo,
       (or void).
     with_label: Without it a label map is void everywhere.
   """
-  if isinstance(info, catalog.ImageClasses):
+  if isinstance(info, ImageClasses):
     return _parse_class(record, file, info)
   fields = tf.io.parse_single_example(record, _FEATURES)
   name = fields['image/filename']
@@ -206,7 +206,7 @@ def _decode_label(fields, shape, where):
   return tf.reshape(label, [height, width])
 
 
-def checked_label(label: tf.Tensor, info: catalog.DatasetInfo, where: Sequence) -> tf.Tensor:
+def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Tensor:
   """Returns the label; stops where it holds a class that the data set does not have.
 
   Args:
@@ -214,7 +214,7 @@ def checked_label(label: tf.Tensor, info: catalog.DatasetInfo, where: Sequence) 
     info: The data set.
     where: What the error begins with: strings and string scalars.
   """
-  known = np.zeros(max(max(info.class_ids), info.ignore_label) + 2, bool)
+  known = np.zeros(info.table_size + 1, bool)
   known[[*info.class_ids, info.ignore_label]] = True
   # Classes beyond the table count as its last entry, false; without a sign negative ones are there.
   class_id = tf.bitcast(segments.class_map(label, info), tf.uint32)
@@ -268,7 +268,7 @@ def _listed(patterns):
   return ', '.join(f'"{p}"' for p in patterns)
 
 
-def check_classes(files: Sequence[str], info: catalog.AnyInfo) -> bool:
+def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
   """Compares the classes that the first record of each file states with those of the config.
 
   Returns:
@@ -324,7 +324,7 @@ def _record_problem(data):
 # --- What is wrong ----------------------------------------------------------------------------
 
 
-def diagnose(files: Sequence[str], info: catalog.DatasetInfo) -> Optional[str]:
+def diagnose(files: Sequence[str], info: DatasetInfo) -> Optional[str]:
   """Searches files for what TensorFlow stumbled over: damage, then images that do not decode.
 
   Returns:
@@ -355,7 +355,7 @@ def _diagnose_content(file, info):
   return None
 
 
-def diagnose_record(file: str, number: int, offset: int, info: catalog.DatasetInfo,
+def diagnose_record(file: str, number: int, offset: int, info: DatasetInfo,
                     with_label: bool) -> Optional[str]:
   """Says what is wrong with one record.
 

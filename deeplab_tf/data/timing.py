@@ -6,7 +6,8 @@ from typing import Callable, Sequence
 
 import tensorflow as tf
 
-from deeplab_tf.data import augmentation, catalog, copy_paste, pipeline, readers, transforms
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import augmentation, copy_paste, pipeline, readers, transforms
 from deeplab_tf.data import recipe as recipe_lib
 
 
@@ -30,7 +31,7 @@ def unaugmented(options):
   return plain
 
 
-def stage_seconds(options, info: catalog.DatasetInfo, kind: str, images: int,
+def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
                   seed: int = 0) -> dict[str, float]:
   """Measures the stages of training samples.
 

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from deeplab_tf import listing, whole_file
 from deeplab_tf.checkpoints import files, literal_paths
-from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
 from deeplab_tf.user_errors import HostError, UsageError
 

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import file_names, image_limits, whole_file
-from deeplab_tf.data import catalog, category_entries
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import category_entries
 from deeplab_tf.metrics import coco_fields
 from deeplab_tf.user_errors import DataError, MissingFileError
 
@@ -264,7 +265,7 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
 
 
 def from_label_map(label: np.ndarray,
-                   dataset_info: catalog.DatasetInfo) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+                   dataset_info: DatasetInfo) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
   """Turns a panoptic map into what the COCO panoptic format stores.
 
   Args:
@@ -311,7 +312,7 @@ def _fill_boxes(ids: np.ndarray, segments: List[Dict[str, Any]]) -> None:
     segment['bbox'] = [x, y, right - x + 1, bottom - y + 1]
 
 
-def label_segment(label: int, dataset_info: catalog.DatasetInfo, what: str) -> Optional[Segment]:
+def label_segment(label: int, dataset_info: DatasetInfo, what: str) -> Optional[Segment]:
   """Names the segment of a panoptic label.
 
   Args:

@@ -8,13 +8,11 @@ DeepLab2 cannot tell apart, and usually gives slightly more:
 - Areas are counted in the maps; what the ground truth states is not read.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping
+from typing import Any, Dict, Iterable, Mapping
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.metrics import overlap, panoptic_quality
 from deeplab_tf.metrics.panoptic_quality import Matching, Segment
-
-if TYPE_CHECKING:
-  from deeplab_tf.data.catalog import DatasetInfo
 
 _VOID = 0
 
@@ -41,7 +39,7 @@ class DeepLab2PanopticQuality(panoptic_quality.PanopticQuality):
                              if classes else None)
     return result
 
-  def _id(self, label: int, known: Mapping[int, Segment], dataset_info: 'DatasetInfo') -> int:
+  def _id(self, label: int, known: Mapping[int, Segment], dataset_info: DatasetInfo) -> int:
     # Pixels of the ignored class with another instance number are not void but belong to nothing.
     return _VOID if label == dataset_info.void_label else label + 1
 

@@ -7,27 +7,24 @@ its detections and what they matched, but no masks, so memory does not grow with
 import contextlib
 import io
 from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
+  Any,
+  Dict,
+  Iterable,
+  List,
+  Mapping,
+  NamedTuple,
+  Optional,
+  Sequence,
+  Tuple,
+  Union,
 )
 
 import numpy as np
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.metrics import accumulator, image_names, instance_matching, overlap
 from deeplab_tf.metrics.instance_matching import Detection, Truth
 from deeplab_tf.user_errors import DataError
-
-if TYPE_CHECKING:
-  from deeplab_tf.data.catalog import DatasetInfo
 
 NAMES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
 IOU_TYPES = ('segm', 'boundary', 'bbox')
@@ -117,7 +114,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
 
   def update_from_label_maps(self, image_id: Union[int, str], ground_truth: np.ndarray,
                              prediction: np.ndarray, segment_scores: Mapping[int, float],
-                             dataset_info: 'DatasetInfo') -> None:
+                             dataset_info: DatasetInfo) -> None:
     """Counts the things of one image given as panoptic maps.
 
     So does DeepLab2's PanopticInstanceAveragePrecision: an instance is a label of a thing class,

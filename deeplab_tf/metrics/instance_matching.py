@@ -4,15 +4,13 @@ The rules are COCOeval's. With boundaries the IoU is the smaller of mask IoU and
 (Cheng et al., Boundary IoU, Sec. 5), and the mask IoU alone where the annotation is a crowd.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.metrics import coco_panoptic_io, overlap
 from deeplab_tf.user_errors import DataError
-
-if TYPE_CHECKING:
-  from deeplab_tf.data.catalog import DatasetInfo
 
 Segmentation = Union[Dict[str, Any], List[List[float]]]
 # No threshold of COCO's is lower, so boundaries matter only where the mask IoU reaches it.
@@ -223,7 +221,7 @@ def _boundary(runs: Dict[str, Any], distance: int) -> _Crop:
 
 
 def things(overlaps: overlap.Overlaps, side: int,
-           dataset_info: 'DatasetInfo') -> List[Dict[str, Any]]:
+           dataset_info: DatasetInfo) -> List[Dict[str, Any]]:
   """Lists the things of a panoptic map in ascending order of their labels.
 
   Args:

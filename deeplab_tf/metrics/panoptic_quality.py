@@ -12,25 +12,22 @@ The same class scores files (`coco_panoptic.panoptic_score`) and the evaluation 
 import functools
 import math
 from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
+  Any,
+  Callable,
+  Dict,
+  Iterable,
+  Mapping,
+  NamedTuple,
+  Optional,
+  Sequence,
+  Tuple,
 )
 
 import numpy as np
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.metrics import accumulator, coco_panoptic_io, overlap
 from deeplab_tf.user_errors import DataError
-
-if TYPE_CHECKING:
-  from deeplab_tf.data.catalog import DatasetInfo
 
 Segment = coco_panoptic_io.Segment
 DILATION_RATIO = overlap.DILATION_RATIO
@@ -211,7 +208,7 @@ class PanopticQuality(accumulator.Accumulator):
     return wrong_areas(ground_truth_segments, matching.ground_truth_pixels)
 
   def update_from_label_maps(self, ground_truth: np.ndarray, prediction: np.ndarray,
-                             dataset_info: 'DatasetInfo') -> None:
+                             dataset_info: DatasetInfo) -> None:
     """Counts one image given as panoptic maps.
 
     Args:
@@ -284,7 +281,7 @@ class PanopticQuality(accumulator.Accumulator):
     }
     return result
 
-  def _id(self, label: int, known: Mapping[int, Segment], dataset_info: 'DatasetInfo') -> int:
+  def _id(self, label: int, known: Mapping[int, Segment], dataset_info: DatasetInfo) -> int:
     """Returns the id of a label's segment: label + 1, since 0 may be the label of a class."""
     del dataset_info
     return label + 1 if label + 1 in known else _VOID
@@ -391,7 +388,7 @@ def _boundary_iou(overlaps: overlap.Overlaps) -> Callable[[int, int], float]:
   return iou
 
 
-def _label_segments(labels: overlap.Overlaps, side: int, dataset_info: 'DatasetInfo',
+def _label_segments(labels: overlap.Overlaps, side: int, dataset_info: DatasetInfo,
                     what: str) -> Dict[int, Segment]:
   values = sorted({pair[side] for pair in labels.pixels})
   segments = (coco_panoptic_io.label_segment(label, dataset_info, what) for label in values)

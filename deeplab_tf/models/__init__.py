@@ -9,7 +9,7 @@ A module NAME has, where NAME is the field set in `model_options.meta_architectu
       'class'; static_shapes for XLA. That of a mask model may also have with_queries(outputs,
       output_size) -> (PanopticPrediction, QueryMaps), which evaluation/analyze.py uses.
   TARGETS: 'mask', 'center' or 'class', the form of its ground truth (deeplab_tf.structures); with
-      'class' the dataset_info is a catalog.ImageClasses, else a catalog.DatasetInfo.
+      'class' the dataset_info is a ImageClasses, else a DatasetInfo.
   MASKS_COMPETE: of mask models, whether the queries of a pixel share a softmax (MaX-DeepLab), or
       each mask is a sigmoid of its own.
   backbone_variables(model), inference_variables(model): what pre-training gives, and what

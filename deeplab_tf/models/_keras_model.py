@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 from deeplab_tf import models, whole_file
 from deeplab_tf.checkpoints import paths
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
 from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import UsageError
 
@@ -31,7 +31,7 @@ class KerasModel(tf.keras.Model):
   _described_by = ''
   _is_folded = False
 
-  def describe_by(self, config, dataset_info: catalog.AnyInfo) -> None:
+  def describe_by(self, config, dataset_info: AnyInfo) -> None:
     """Takes in what the model was built from, which a file of the whole model has to hold.
 
     Also names each variable by its path in the model, as checkpoints do.
@@ -119,14 +119,14 @@ def _is_one_file(path: str, save_format: Optional[str]) -> bool:
   return path.endswith(_ONE_FILE) or save_format in _HDF5
 
 
-def _encode_classes(dataset_info: catalog.AnyInfo) -> dict:
-  if isinstance(dataset_info, catalog.ImageClasses):
+def _encode_classes(dataset_info: AnyInfo) -> dict:
+  if isinstance(dataset_info, ImageClasses):
     return {'image_classes': json.dumps(dataclasses.asdict(dataset_info))}
   return {'dataset': dataset_info.to_json()}
 
 
-def _decode_classes(config: dict) -> catalog.AnyInfo:
+def _decode_classes(config: dict) -> AnyInfo:
   if 'dataset' in config:
-    return catalog.DatasetInfo.from_json(config['dataset'])
+    return DatasetInfo.from_json(config['dataset'])
   values = json.loads(config['image_classes'])
-  return catalog.ImageClasses(**{**values, 'class_names': tuple(values['class_names'])})
+  return ImageClasses(**{**values, 'class_names': tuple(values['class_names'])})

@@ -9,6 +9,7 @@ from typing import NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing import maskwise
 from deeplab_tf.postprocessing.query_maps import QueryMaps, pixelwise
@@ -30,25 +31,10 @@ class PixelwiseOptions(NamedTuple):
   stuff_area_limit: int = 0
 
 
-class DatasetClasses(NamedTuple):
-  """What the read-out has to know of a data set.
-
-  Attributes:
-    class_ids: Class id of each channel of class_logits but the last.
-    is_thing: Whether it is a thing class.
-    ignore_label: Class id of void.
-    label_divisor: Factor of the class id in a panoptic map.
-  """
-  class_ids: tuple[int, ...]
-  is_thing: tuple[bool, ...]
-  ignore_label: int
-  label_divisor: int
-
-
 class MaskTransformerPostprocessor:
   """Callable from raw outputs to a PanopticPrediction."""
 
-  def __init__(self, classes: DatasetClasses, options: PixelwiseOptions,
+  def __init__(self, classes: DatasetInfo, options: PixelwiseOptions,
                maskwise_options: Optional[maskwise.MaskwiseOptions] = None,
                static_shapes: bool = False):
     """Keeps the options.
@@ -124,12 +110,12 @@ class MaskTransformerPostprocessor:
                      stuff_areas >= max(1, options.stuff_area_limit))
     class_ids = tf.gather(tf.constant(classes.class_ids, tf.int32), maps.query_class)
     ids = class_ids * classes.label_divisor + tf.where(is_thing, maps.query_instance, 0)
-    return tf.where(large, ids, classes.ignore_label * classes.label_divisor)
+    return tf.where(large, ids, classes.void_label)
 
   def _panoptic_map(self, maps, segment_ids):
     """Paints the segments, int32 [batch, height, width]."""
     batch, height, width = dimensions(maps.query_map)
-    void = self.classes.ignore_label * self.classes.label_divisor
+    void = self.classes.void_label
     painted = tf.gather(segment_ids, tf.reshape(maps.query_map, [batch, -1]), batch_dims=1)
     painted = tf.reshape(painted, [batch, height, width])
     return tf.where(maps.confident, painted, void)
@@ -137,7 +123,7 @@ class MaskTransformerPostprocessor:
   def _prediction(self, panoptic, ids, maps):
     """Lists the segments of the map, one per thing and one per stuff class."""
     divisor = self.classes.label_divisor
-    void = self.classes.ignore_label * divisor
+    void = self.classes.void_label
     # Of queries that share a stuff class, the most confident one stands for the segment.
     same = ids[:, :, None] == ids[:, None, :]
     numbers = tf.range(dimensions(ids)[1])
@@ -157,11 +143,6 @@ class MaskTransformerPostprocessor:
 def build(evaluator_options, dataset_info,
           static_shapes: bool = False) -> MaskTransformerPostprocessor:
   """Builds the read-out that EvaluatorOptions describe; static_shapes is for XLA."""
-  things = set(dataset_info.thing_class_ids)
-  classes = DatasetClasses(
-      class_ids=tuple(dataset_info.class_ids),
-      is_thing=tuple(i in things for i in dataset_info.class_ids),
-      ignore_label=dataset_info.ignore_label, label_divisor=dataset_info.label_divisor)
   options = PixelwiseOptions(
       class_threshold=evaluator_options.transformer_class_confidence_threshold,
       pixel_threshold=evaluator_options.pixel_confidence_threshold,
@@ -176,4 +157,4 @@ def build(evaluator_options, dataset_info,
         overlap_threshold=fields.overlapping_threshold,
         class_exponent=fields.reorder_class_weight,
         mask_exponent=fields.reorder_mask_weight)
-  return MaskTransformerPostprocessor(classes, options, pasting, static_shapes)
+  return MaskTransformerPostprocessor(dataset_info, options, pasting, static_shapes)

@@ -5,8 +5,8 @@ from typing import Callable, Union
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import pipeline
-from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.structures import CenterTargets, MaskTargets
 from deeplab_tf.training import summaries
 from deeplab_tf.training.evaluator import Sample

@@ -4,8 +4,8 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import pipeline
-from deeplab_tf.data.catalog import ImageClasses
 from deeplab_tf.metrics import top_k
 from deeplab_tf.structures import ClassEvaluationBatch, ClassPrediction
 from deeplab_tf.training import pictures

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import models
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import catalog
 from deeplab_tf.layers import recomputation
 from deeplab_tf.structures import ClassTargets, MaskTargets
@@ -218,7 +219,7 @@ def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
 
 
 def class_lines(examples: Iterable[tuple[tf.Tensor, ClassTargets]],
-                dataset_info: catalog.ImageClasses) -> list[str]:
+                dataset_info: ImageClasses) -> list[str]:
   """Returns what the first batches of an image classification hold.
 
   Args:

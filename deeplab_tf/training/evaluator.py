@@ -7,8 +7,8 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import pipeline
-from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.metrics.accumulator import Accumulator, Group
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
 from deeplab_tf.postprocessing import query_scores, resize_back

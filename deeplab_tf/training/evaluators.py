@@ -5,14 +5,14 @@ from typing import Any, Callable
 import tensorflow as tf
 
 from deeplab_tf import models
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import AnyInfo
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
 from deeplab_tf.training import extra_scores, monitor, summaries
 from deeplab_tf.training.class_evaluator import ClassEvaluator
 from deeplab_tf.training.evaluator import BatchEvaluator, Evaluator
 
 
-def build(config, architecture, dataset_info: catalog.AnyInfo, *, writer: summaries.Writer,
+def build(config, architecture, dataset_info: AnyInfo, *, writer: summaries.Writer,
           model_dir: str, global_step: tf.Variable, shows_images: bool,
           **loop: Any) -> BatchEvaluator:
   """Builds the evaluator.
@@ -42,7 +42,7 @@ def build(config, architecture, dataset_info: catalog.AnyInfo, *, writer: summar
                    num_images=samples.num_images if samples else None, **loop)
 
 
-def build_read_out(config, dataset_info: catalog.AnyInfo, static_shapes: bool) -> Callable:
+def build_read_out(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:
   """Returns what an evaluation makes of the network's outputs.
 
   Args:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.metrics import average_precision, image_names, panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision

@@ -5,10 +5,10 @@ from typing import Optional
 
 import tensorflow as tf
 
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import AnyInfo
 
 
-def describe_data(dataset_info: catalog.AnyInfo, counts: dict[str, Optional[int]]) -> str:
+def describe_data(dataset_info: AnyInfo, counts: dict[str, Optional[int]]) -> str:
   """Returns a line about the data.
 
   Args:

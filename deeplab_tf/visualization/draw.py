@@ -7,6 +7,7 @@ from typing import List, Mapping, Optional, Tuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.visualization import palette
 
 # What error_map paints, in the order of a legend.
@@ -23,7 +24,7 @@ _OUTLINE_WHITE = 0.78
 _Box = Tuple[float, float, float, float]
 
 
-def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: palette.Classes,
+def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetInfo,
             alpha: float = 0.55, names: bool = True,
             captions: Optional[Mapping[int, str]] = None) -> np.ndarray:
   """Paints the segments over the image, with outlines and class names.
@@ -52,7 +53,7 @@ def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: palette.C
   return _draw_names(picture, found, _texts(found, dataset_info, captions or {}))
 
 
-def panoptic_to_rgb(panoptic_map: np.ndarray, dataset_info: palette.Classes) -> np.ndarray:
+def panoptic_to_rgb(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
   """Paints every segment in its plain colour and void in black.
 
   Args:
@@ -66,7 +67,7 @@ def panoptic_to_rgb(panoptic_map: np.ndarray, dataset_info: palette.Classes) -> 
   return found.colors[found.positions]
 
 
-def error_map(ground_truth: np.ndarray, prediction: np.ndarray, dataset_info: palette.Classes,
+def error_map(ground_truth: np.ndarray, prediction: np.ndarray, dataset_info: DatasetInfo,
               image: Optional[np.ndarray] = None) -> np.ndarray:
   """Paints what is right and what is wrong about a prediction, in ERROR_COLORS.
 
@@ -169,7 +170,7 @@ def _draw_outlines(picture: np.ndarray, found: palette.LabelColors) -> None:
   picture[edges] = light[found.positions[edges]]
 
 
-def _texts(found: palette.LabelColors, dataset_info: palette.Classes,
+def _texts(found: palette.LabelColors, dataset_info: DatasetInfo,
            captions: Mapping[int, str]) -> List[str]:
   texts = []
   for label, void, crowd in zip(found.labels.tolist(), found.isvoid, found.iscrowd):
@@ -252,7 +253,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _error_kinds(ground_truth: np.ndarray, prediction: np.ndarray,
-                 dataset_info: palette.Classes) -> np.ndarray:
+                 dataset_info: DatasetInfo) -> np.ndarray:
   """Returns for each pixel its row in ERROR_COLORS."""
   correct, wrong_class, wrong_instance, missed, not_labelled = range(len(ERROR_COLORS))
   labels, truth_rows, truth_areas = np.unique(ground_truth, return_inverse=True,

@@ -5,9 +5,11 @@ Colours are compared and changed in OKLab (Ottosson 2020), where equal distances
 
 import functools
 import math
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
+
+from deeplab_tf.classes import DatasetInfo
 
 Color = Tuple[int, int, int]
 
@@ -27,22 +29,6 @@ _LMS_TO_LAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468],
                         [0.0259040371, 0.7827717662, -0.8086757660]])
 _LMS_TO_RGB = np.linalg.inv(_RGB_TO_LMS)
 _LAB_TO_LMS = np.linalg.inv(_LMS_TO_LAB)
-
-
-class Classes(Protocol):
-  """What is read of a data set's description; data.catalog.DatasetInfo is one.
-
-  Attributes:
-    ignore_label: Class id of unlabelled pixels.
-    label_divisor: A panoptic label is class id * label_divisor + instance number.
-    by_class_id: Class id -> an object with name, isthing and color.
-  """
-  ignore_label: int
-  label_divisor: int
-
-  @property
-  def by_class_id(self) -> Mapping[int, Any]:
-    ...
 
 
 class LabelColors(NamedTuple):
@@ -71,7 +57,7 @@ def generated_color(number: int) -> Color:
   return _from_lab((lightness, chroma * math.cos(hue), chroma * math.sin(hue)))
 
 
-def class_colors(classes: Classes) -> Dict[int, Color]:
+def class_colors(classes: DatasetInfo) -> Dict[int, Color]:
   """Returns a colour per class id.
 
   The data set's own colour, made lighter where it is too dark to be seen on a photograph;
@@ -105,7 +91,7 @@ def instance_color(class_color: Color, instance: int) -> Color:
   return _from_lab((lightness, cosine * a - sine * b, sine * a + cosine * b))
 
 
-def label_colors(panoptic_map: np.ndarray, classes: Classes) -> LabelColors:
+def label_colors(panoptic_map: np.ndarray, classes: DatasetInfo) -> LabelColors:
   """Finds the labels of a panoptic map and their colours.
 
   Args:

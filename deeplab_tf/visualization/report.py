@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import whole_file
-from deeplab_tf.visualization import draw, palette, report_style
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.visualization import draw, report_style
 
 Series = Sequence[Tuple[int, float]]
 _PICTURES = (('image', 'Input'), ('ground_truth', 'Ground truth'), ('prediction', 'Prediction'),
@@ -68,7 +69,7 @@ def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> 
 
 
 def gallery_item(name: str, image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray,
-                 dataset_info: palette.Classes, score: Optional[float] = None) -> Dict[str, Any]:
+                 dataset_info: DatasetInfo, score: Optional[float] = None) -> Dict[str, Any]:
   """Makes the pictures of one image; small ones are enlarged so that names can be read.
 
   Args:

@@ -6,7 +6,6 @@ import tensorflow as tf
 from deeplab_tf.analysis import network
 from deeplab_tf.data import catalog
 from deeplab_tf.postprocessing.mask_transformer import (
-  DatasetClasses,
   MaskTransformerPostprocessor,
   PixelwiseOptions,
 )
@@ -25,9 +24,7 @@ def _outputs(info, queries=12):
 def test_likely_queries_are_those_of_the_read_out():
   info = catalog.built_in('shapes')
   outputs = _outputs(info)
-  classes = DatasetClasses(info.class_ids, tuple(c.isthing for c in info.categories),
-                           info.ignore_label, info.label_divisor)
-  postprocess = MaskTransformerPostprocessor(classes, PixelwiseOptions(0.3, 0.3))
+  postprocess = MaskTransformerPostprocessor(info, PixelwiseOptions(0.3, 0.3))
   prediction, maps = postprocess.with_queries(outputs, SIZE)
   np.testing.assert_array_equal(prediction.panoptic_map, postprocess(outputs, SIZE).panoptic_map)
   labelled = prediction.panoptic_map.numpy() != info.void_label

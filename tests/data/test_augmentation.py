@@ -6,11 +6,12 @@ import tensorflow as tf
 from hypothesis import strategies
 
 from deeplab_tf import structures
-from deeplab_tf.data import augmentation, catalog, color_jitter, copy_paste, recipe, targets
+from deeplab_tf.classes import Category, DatasetInfo
+from deeplab_tf.data import augmentation, color_jitter, copy_paste, recipe, targets
 
 # Classes 1 and 3 are things, 2 and 4 stuff; 0 is unlabelled.
-INFO = catalog.DatasetInfo('small', tuple(
-    catalog.Category(i, 10 * i, f'class {i}', i % 2 == 1, (i, i, i)) for i in range(1, 5)),
+INFO = DatasetInfo('small', tuple(
+    Category(i, 10 * i, f'class {i}', i % 2 == 1, (i, i, i)) for i in range(1, 5)),
                            5, 0, 64)
 CROWD = 64
 # Things, stuff, a crowd, void.

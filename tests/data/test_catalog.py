@@ -6,6 +6,7 @@ import pytest
 import shared
 
 from deeplab_tf import config as config_lib
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 
 # name: classes, things, num_classes, ignore label, divisor
@@ -40,7 +41,7 @@ def test_things_of_coco_and_cityscapes_are_those_of_deeplab2():
 @pytest.mark.parametrize('name', TABLE)
 def test_json_round_trip(name):
   info = catalog.built_in(name)
-  assert catalog.DatasetInfo.from_json(info.to_json()) == info
+  assert DatasetInfo.from_json(info.to_json()) == info
 
 
 def test_unknown_data_set_names_the_nearest(experiment):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.data import catalog, copy_paste, targets
+from deeplab_tf.classes import Category, DatasetInfo
+from deeplab_tf.data import copy_paste, targets
 
 # Class 1 and 3 are things, 2 is stuff, 0 is unlabelled.
-INFO = catalog.DatasetInfo('small', tuple(
-    catalog.Category(i, i, str(i), i % 2 == 1, (i, i, i)) for i in (1, 2, 3)), 4, 0, 10)
+INFO = DatasetInfo('small', tuple(
+    Category(i, i, str(i), i % 2 == 1, (i, i, i)) for i in (1, 2, 3)), 4, 0, 10)
 PADDING = copy_paste.padding_label(INFO)
 # Two instances, an instance of the other class, a crowd, stuff, void, padding.
 OTHER = np.array([[11, 12, 31, 10], [20, 0, PADDING, 11]], np.int32)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from training_batches import assert_equal, batches
 
 from deeplab_tf import config as config_lib
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import build, catalog, pipeline, sources, timing
 from deeplab_tf.data.sources import shapes as shapes_source
 
@@ -126,7 +127,7 @@ def test_a_recipe_of_its_own_sizes_takes_no_others(experiment):
 def test_images_of_one_class_take_no_augmentation_of_masks(experiment):
   config = experiment('dataset: "imagenet" crop_size: [9, 9] augmentations { color_jitter {} }')
   with pytest.raises(config_lib.ConfigError, match='color_jitter is for images with masks'):
-    pipeline.train_dataset(config, catalog.ImageClasses('imagenet', ('a',)), 'class', 1)
+    pipeline.train_dataset(config, ImageClasses('imagenet', ('a',)), 'class', 1)
 
 
 # --- Times ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import cli
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import build, catalog, errors, readers, record_classes, record_files, tfrecord
 from deeplab_tf.user_errors import DataError, HostError, MissingFileError
 
@@ -86,11 +87,11 @@ def test_records_that_state_nothing_are_read_with_one_note(records, capsys):
 
 
 def test_classes_of_whole_images_are_counted():
-  stated = record_classes.describe(catalog.ImageClasses('image_folders', ('cat', 'dog')))
-  numbers = catalog.ImageClasses('imagenet', ('1', '2', '3'))
+  stated = record_classes.describe(ImageClasses('image_folders', ('cat', 'dog')))
+  numbers = ImageClasses('imagenet', ('1', '2', '3'))
   assert record_classes.difference(stated, numbers) == (
       'the records are of 2 classes, "cat" to "dog", and data set "imagenet" has 3')
-  assert record_classes.difference(stated, catalog.ImageClasses('imagenet', ('1', '2'))) is None
+  assert record_classes.difference(stated, ImageClasses('imagenet', ('1', '2'))) is None
   assert 'not stated' in record_classes.difference(b'{"classes": 3}', INFO)
 
 

@@ -6,13 +6,14 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog, errors, shapes, targets
 
-INFO = catalog.DatasetInfo('small', (
-    catalog.Category(1, 10, 'cat', True, (1, 1, 1)),
-    catalog.Category(2, 20, 'grass', False, (2, 2, 2)),
-    catalog.Category(3, 30, 'dog', True, (3, 3, 3)),
-    catalog.Category(4, 40, 'sky', False, (4, 4, 4))), 5, 0, 10)
+INFO = DatasetInfo('small', (
+    Category(1, 10, 'cat', True, (1, 1, 1)),
+    Category(2, 20, 'grass', False, (2, 2, 2)),
+    Category(3, 30, 'dog', True, (3, 3, 3)),
+    Category(4, 40, 'sky', False, (4, 4, 4))), 5, 0, 10)
 # Sky, a dog, two cats, a crowd of cats, void.
 LABEL = np.array([[40, 40, 31, 31],
                   [12, 12, 11, 31],

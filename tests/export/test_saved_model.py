@@ -11,6 +11,7 @@ import tensorflow as tf
 import tiny
 
 import deeplab_tf
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
 
@@ -176,7 +177,7 @@ def test_batch_norms_are_folded_into_the_exported_weights(tmp_path):
 def test_the_export_tells_classes_and_config(exported):
   config, info, _, _, directory = exported
   extra = pathlib.Path(directory) / 'assets.extra'
-  assert catalog.DatasetInfo.from_json((extra / 'dataset.json').read_text()) == info
+  assert DatasetInfo.from_json((extra / 'dataset.json').read_text()) == info
   again = deeplab_tf.load_config(extra / 'config.textproto')
   assert again == config
   assert json.loads((extra / 'dataset.json').read_text())['name'] == 'shapes'

@@ -7,6 +7,7 @@ import tiny
 import tiny_centers
 
 import deeplab_tf
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module, tflite
 
@@ -33,7 +34,7 @@ def test_the_interpreter_gives_the_same_maps_without_extra_operations(tmp_path):
   assert np.mean(actual['panoptic_map'] != expected['panoptic_map'].numpy()) < 1e-3
   np.testing.assert_array_equal(actual['segment_classes'], expected['segment_classes'])
   np.testing.assert_allclose(actual['segment_scores'], expected['segment_scores'], atol=1e-4)
-  assert catalog.DatasetInfo.from_json((tmp_path / 'lite' / 'dataset.json').read_text()) == info
+  assert DatasetInfo.from_json((tmp_path / 'lite' / 'dataset.json').read_text()) == info
 
 
 def test_without_a_crop_size_there_is_no_fixed_input(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import shared
 from PIL import Image
 
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.metrics import coco_panoptic, panoptic_quality
 from deeplab_tf.metrics.deeplab2_panoptic_quality import DeepLab2PanopticQuality
 
@@ -52,8 +52,8 @@ def _testdata():
 
 
 def _info(num_classes, divisor, ignore_label, stuff=()):
-  return catalog.DatasetInfo(
-      'made_up', tuple(catalog.Category(index, index, str(index), index not in stuff, (0, 0, 0))
+  return DatasetInfo(
+      'made_up', tuple(Category(index, index, str(index), index not in stuff, (0, 0, 0))
                        for index in range(num_classes) if index != ignore_label),
       num_classes=num_classes, ignore_label=ignore_label, label_divisor=divisor)
 

@@ -8,14 +8,14 @@ import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 
-INFO = catalog.DatasetInfo(
+INFO = DatasetInfo(
     'made_up',
-    (catalog.Category(0, 40, 'ground', False, (90, 90, 90)),
-     catalog.Category(1, 3, 'box', True, (200, 40, 40)),
-     catalog.Category(2, 8, 'ball', True, (40, 40, 200))),
+    (Category(0, 40, 'ground', False, (90, 90, 90)),
+     Category(1, 3, 'box', True, (200, 40, 40)),
+     Category(2, 8, 'ball', True, (40, 40, 200))),
     num_classes=3, ignore_label=255, label_divisor=1000)
 THINGS = (3, 8)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import shared
 
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, panoptic_quality
 from deeplab_tf.metrics.coco_panoptic_io import Segment
@@ -14,11 +15,11 @@ SETS = ('cityscapes_style', 'empty_predictions', 'fuzz_tiny', 'half_iou', 'many_
         'real_identity', 'real_mild', 'real_strong', 'split_stuff', 'synth_480x640',
         'things_only', 'void_crowd', 'wrong_classes')
 THING, STUFF, OTHER_THING = 7, 11, 20
-INFO = catalog.DatasetInfo(
+INFO = DatasetInfo(
     'made_up',
-    (catalog.Category(0, STUFF, 'ground', False, (90, 90, 90)),
-     catalog.Category(1, THING, 'box', True, (200, 40, 40)),
-     catalog.Category(2, OTHER_THING, 'ball', True, (40, 40, 200))),
+    (Category(0, STUFF, 'ground', False, (90, 90, 90)),
+     Category(1, THING, 'box', True, (200, 40, 40)),
+     Category(2, OTHER_THING, 'ball', True, (40, 40, 200))),
     num_classes=3, ignore_label=255, label_divisor=1000)
 
 

@@ -7,13 +7,13 @@ import signal
 import numpy as np
 import pytest
 
-from deeplab_tf.data import catalog
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.metrics import workers
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.user_errors import UsageError, UserError
 
-INFO = catalog.DatasetInfo(
-    'made_up', tuple(catalog.Category(index, index, str(index), True, (0, 0, 0))
+INFO = DatasetInfo(
+    'made_up', tuple(Category(index, index, str(index), True, (0, 0, 0))
                      for index in range(3)), num_classes=3, ignore_label=255, label_divisor=10)
 
 

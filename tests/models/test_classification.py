@@ -12,6 +12,7 @@ import tiny_classification
 import deeplab_tf
 from deeplab_tf import models
 from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import catalog
 from deeplab_tf.layers import randomness
 from deeplab_tf.training import precision
@@ -73,7 +74,7 @@ def test_the_logits_are_float32_whatever_the_precision(config):
 def test_the_read_out_lists_the_most_probable_classes(config):
   architecture = models.architecture(config)
   logits = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
-  info = catalog.ImageClasses('x', tuple('abcdefghi'))
+  info = ImageClasses('x', tuple('abcdefghi'))
   for static in (False, True):
     read_out = architecture.build_postprocessor(config, info, static)
     prediction = read_out({'class_logits': tf.constant(logits)}, (33, 33))

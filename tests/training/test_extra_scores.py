@@ -11,6 +11,7 @@ import training_runs
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.metrics import coco_panoptic_io
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
@@ -32,8 +33,8 @@ class Recorded:
     order = json.loads((self.folder / 'classes.json').read_text())['dataset_ids']
     by_id = {c.category_id: c for c in self.truth.categories}
     # Class indices are positions in that order.
-    self.info = catalog.DatasetInfo('recorded', tuple(
-        catalog.Category(index, c, by_id[c].name, by_id[c].isthing, (0, 0, 0))
+    self.info = DatasetInfo('recorded', tuple(
+        Category(index, c, by_id[c].name, by_id[c].isthing, (0, 0, 0))
         for index, c in enumerate(order)), len(order), 255, DIVISOR)
     self._class_of = {c: index for index, c in enumerate(order)}
     self._outputs = np.load(self.folder / 'model_outputs.npz')

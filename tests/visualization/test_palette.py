@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.visualization import palette
 
@@ -34,18 +35,18 @@ def test_bright_official_colours_are_kept():
 
 
 def test_missing_and_equal_colours_are_replaced():
-  info = catalog.DatasetInfo(
-      'x', (catalog.Category(1, 1, 'a', True, (140, 140, 140)),
-            catalog.Category(2, 2, 'b', True, (140, 140, 140)),
-            catalog.Category(3, 3, 'c', True, None)), 4, 0, 256)
+  info = DatasetInfo(
+      'x', (Category(1, 1, 'a', True, (140, 140, 140)),
+            Category(2, 2, 'b', True, (140, 140, 140)),
+            Category(3, 3, 'c', True, None)), 4, 0, 256)
   colors = palette.class_colors(info)
   assert colors[1] == (140, 140, 140)
   assert _smallest_difference(colors.values()) > 0.05
 
 
 def test_any_number_of_classes_has_colours():
-  info = catalog.DatasetInfo(
-      'x', tuple(catalog.Category(k, k, str(k), True, None) for k in range(1, 601)), 601, 0, 256)
+  info = DatasetInfo(
+      'x', tuple(Category(k, k, str(k), True, None) for k in range(1, 601)), 601, 0, 256)
   assert len(set(palette.class_colors(info).values())) > 590
 
 

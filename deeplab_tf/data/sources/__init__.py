@@ -1,6 +1,6 @@
 """Raw data sets. The module NAME serves data set NAME, and one named NAME/..., and has some of:
 
-  classes(options: BuildOptions) -> catalog.DatasetInfo or ImageClasses
+  classes(options: BuildOptions) -> DatasetInfo or ImageClasses
     The classes of its labels.
   files(options: BuildOptions) -> list of labeled_files.LabeledFile
     Image files with what reads their labels: enough for both of the following.

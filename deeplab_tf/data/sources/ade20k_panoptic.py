@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
     catalog,
     image_files,
@@ -20,7 +21,7 @@ _FOLDERS = {'train': 'training', 'val': 'validation'}
 _FIRST_INSTANCE = 256
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   del options
   return catalog.built_in('ade20k_panoptic')

@@ -5,6 +5,7 @@ import functools
 import os
 
 from deeplab_tf import listing
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, label_images, labeled_files, panoptic_format, sources
 from deeplab_tf.user_errors import MissingFileError
 
@@ -15,7 +16,7 @@ _FIRST_INSTANCE = 1000
 _NUM_LABELS = 34
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   del options
   return catalog.built_in('cityscapes_panoptic')

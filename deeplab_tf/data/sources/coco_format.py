@@ -4,14 +4,15 @@ import os
 from typing import Optional
 
 from deeplab_tf import config as config_lib
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
 from deeplab_tf.user_errors import MissingFileError
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes of the panoptic JSON; see the package."""
   if options.split == 'test' and not options.annotation_file:
-    return catalog.DatasetInfo('coco_format', (), 1, 0, options.label_divisor)  # It has no JSON.
+    return DatasetInfo('coco_format', (), 1, 0, options.label_divisor)  # It has no JSON.
   return catalog.from_annotation_file(_json_file(options), options.label_divisor)
 
 
@@ -52,7 +53,7 @@ def _first_existing(root, candidates, flag):
 # --- Without records --------------------------------------------------------------------------
 
 
-def direct(options, info: catalog.DatasetInfo) -> Optional[sources.DirectSource]:
+def direct(options, info: DatasetInfo) -> Optional[sources.DirectSource]:
   """Returns the images that DatasetOptions.coco_format names; None if it names no folders."""
   fields = options.coco_format
   if not fields.image_dir and not fields.annotation_dir:

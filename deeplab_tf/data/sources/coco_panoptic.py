@@ -2,6 +2,7 @@
 
 import os
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
 from deeplab_tf.metrics import coco_panoptic_io
 from deeplab_tf.user_errors import DataError
@@ -11,7 +12,7 @@ from deeplab_tf.user_errors import DataError
 _TEST_LISTS = ('image_info_test-dev2017.json', 'image_info_test2017.json')
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   del options
   return catalog.built_in('coco_panoptic')

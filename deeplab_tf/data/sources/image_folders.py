@@ -8,13 +8,14 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, structures
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import catalog, image_files, sources, tfrecord
 from deeplab_tf.user_errors import MissingFileError
 
 
-def classes(options: sources.BuildOptions) -> catalog.ImageClasses:
+def classes(options: sources.BuildOptions) -> ImageClasses:
   """Returns the classes; see the package."""
-  return catalog.ImageClasses('image_folders', tuple(catalog.class_folders(options.root)))
+  return ImageClasses('image_folders', tuple(catalog.class_folders(options.root)))
 
 
 def examples(options: sources.BuildOptions) -> list:
@@ -32,7 +33,7 @@ def _example(path, class_index):
   return image_files.example(path, None)._replace(label=1 + class_index)
 
 
-def direct(options, info: catalog.ImageClasses) -> sources.DirectSource:
+def direct(options, info: ImageClasses) -> sources.DirectSource:
   """Returns the images of DatasetOptions.image_folders."""
   folder = config_lib.require_value(options.image_folders.image_dir, 'image_folders.image_dir')
   paths, class_indices = _find(folder, info.class_names)

@@ -8,6 +8,7 @@ import numpy as np
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, listing
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_files, label_images, labeled_files, sources
 from deeplab_tf.user_errors import DataError
 
@@ -15,7 +16,7 @@ from deeplab_tf.user_errors import DataError
 _INSTANCES = {'TWO_CHANNEL': 2**8, 'THREE_CHANNEL': 2**16, 'SEMANTIC': 1}
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   return catalog.from_label_folders(options.label_folders)
 
@@ -31,7 +32,7 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
                               read, options.max_missing)
 
 
-def direct(options, info: catalog.DatasetInfo) -> Optional[sources.DirectSource]:
+def direct(options, info: DatasetInfo) -> Optional[sources.DirectSource]:
   """Returns the images that DatasetOptions.label_folders names; None if it names no folders."""
   fields = options.label_folders
   if not fields.image_dir and not fields.label_dir:

@@ -3,6 +3,7 @@
 import functools
 import os
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
     catalog,
     image_files,
@@ -18,7 +19,7 @@ FOLDERS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
 _INSTANCES = 256
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   del options
   return catalog.built_in('mapillary_vistas')

@@ -6,6 +6,7 @@ as dataset "coco_format".
 
 import os
 
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
 from deeplab_tf.data.sources import mapillary_vistas
 
@@ -19,10 +20,10 @@ def json_file(options: sources.BuildOptions) -> str:
   return os.path.join(options.root, folder, 'v2.0', 'panoptic', 'panoptic_2020.json')
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   if options.split == 'test':  # Which has no JSON.
-    return catalog.DatasetInfo('mapillary_vistas_v2', (), 1, 0, LABEL_DIVISOR)
+    return DatasetInfo('mapillary_vistas_v2', (), 1, 0, LABEL_DIVISOR)
   return catalog.from_annotation_file(json_file(options), LABEL_DIVISOR)
 
 

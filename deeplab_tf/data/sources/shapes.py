@@ -7,11 +7,12 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import structures
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, shapes, sources, tfrecord
 from deeplab_tf.user_errors import DataError
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   del options
   return catalog.built_in('shapes')
@@ -39,7 +40,7 @@ def _prefix(split, seed):
   return f'shapes_{split}_{seed}_'
 
 
-def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
+def direct(options, info: DatasetInfo) -> sources.DirectSource:
   """Returns the images of DatasetOptions.shapes, drawn when they are needed."""
   del info
   split, seed = options.shapes.split, options.shapes.seed

@@ -19,15 +19,16 @@ from PIL import Image
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import image_limits, structures
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
-    catalog,
-    errors,
-    image_files,
-    labeled_files,
-    panoptic_format,
-    record_files,
-    sources,
-    tfrecord,
+  catalog,
+  errors,
+  image_files,
+  labeled_files,
+  panoptic_format,
+  record_files,
+  sources,
+  tfrecord,
 )
 from deeplab_tf.metrics import coco_panoptic_io
 from deeplab_tf.user_errors import DataError, UserError
@@ -42,7 +43,7 @@ class _Prepared(NamedTuple):
   fetch: Callable[[int], dict[str, Any]]
 
 
-def classes(options: sources.BuildOptions) -> catalog.DatasetInfo:
+def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
   return catalog.built_in(catalog.TFDS[options.dataset])
 
@@ -68,7 +69,7 @@ def _example(prepared, info, options, index):
                                 label)._replace(name=name)
 
 
-def direct(options, info: catalog.DatasetInfo) -> sources.DirectSource:
+def direct(options, info: DatasetInfo) -> sources.DirectSource:
   """Returns the images that DatasetOptions.tfds names."""
   fields = options.tfds
   prepared = _open(options.dataset, fields.split,
