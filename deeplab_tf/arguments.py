@@ -5,7 +5,7 @@ import os
 import re
 from typing import NoReturn
 
-from deeplab_tf import whole_file
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.user_errors import UsageError
 
 
@@ -62,7 +62,7 @@ def check_output_dir(path: str) -> None:
   """Refuses an --output_dir that is a file or cannot be written to."""
   if os.path.isfile(path):
     raise UsageError(f'--output_dir={path} is a file; give a folder')
-  reason = whole_file.why_not_writable(path)
+  reason = atomic_file.why_not_writable(path)
   if reason:
     raise UsageError(f'--output_dir={path} cannot be written to: {reason}; give another folder')
 

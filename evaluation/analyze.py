@@ -112,11 +112,11 @@ def _model_dir(args, checkpoint: str) -> Optional[str]:
 
 def _read_images(paths: Sequence[str]) -> list[tuple]:
   """Name and pixels of image files."""
-  from deeplab_tf.data import photographs
+  from deeplab_tf.formats import rgb_images
   for path in paths:
     if not os.path.isfile(path):
       raise MissingFileError(f'--images: {path}: no such file')
-  return [(os.path.splitext(os.path.basename(path))[0], photographs.read(path)) for path in paths]
+  return [(os.path.splitext(os.path.basename(path))[0], rgb_images.read(path)) for path in paths]
 
 
 def _survey(network, config, args, num_pictures: int):

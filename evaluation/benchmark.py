@@ -359,7 +359,7 @@ def _evaluation(args) -> dict[str, dict[str, float]]:
   import tempfile
 
   from deeplab_tf.data import made_up_maps
-  from deeplab_tf.metrics import coco_panoptic
+  from deeplab_tf.scoring import panoptic_files
   args.input_size = args.input_size or (1024, 2048)
   args.batch_size = 1
   args.repeats = max(args.repeats, 20)
@@ -370,7 +370,7 @@ def _evaluation(args) -> dict[str, dict[str, float]]:
       seconds = []
       for _ in range(3):
         start = time.perf_counter()
-        coco_panoptic.panoptic_score(*files, definition=definition)
+        panoptic_files.panoptic_score(*files, definition=definition)
         seconds.append((time.perf_counter() - start) / args.repeats)
       median = statistics.median(seconds)
       results[name] = {'first_s': seconds[0], 'median_s': median, 'images_per_s': 1 / median}

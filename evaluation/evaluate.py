@@ -10,7 +10,8 @@ import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from deeplab_tf import arguments, cli
-from deeplab_tf.metrics import coco_panoptic_io, left_out, workers
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.scoring import left_out, workers
 from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _FORMATS = """\
@@ -42,7 +43,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   result, text = score(args)
   print(text)
   if args.output:
-    coco_panoptic_io.write_json(args.output, result)
+    coco_panoptic.write_json(args.output, result)
     print(f'written to {args.output}')
 
 
@@ -116,7 +117,8 @@ def _check_output(path: str) -> None:
 
 
 def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
-  from deeplab_tf.metrics import coco_panoptic, panoptic_quality
+  from deeplab_tf.metrics import panoptic_quality
+  from deeplab_tf.scoring import panoptic_files
   files = _panoptic_files(args)
   page = None
   with _progress() as bar:
@@ -126,7 +128,7 @@ def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
           args.report, *files, args.images, bar.update, num_workers=args.workers,
           dilation_ratio=panoptic_quality.DILATION_RATIO if args.boundary else None)
     else:
-      score = coco_panoptic.panoptic_score(*files, bar.update, args.workers,
+      score = panoptic_files.panoptic_score(*files, bar.update, args.workers,
                                            'boundary' if args.boundary else args.definition)
   _warn(score.warnings)
   result = score.metric.result()
@@ -137,12 +139,13 @@ def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
 
 
 def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
-  from deeplab_tf.metrics import coco_panoptic, label_pngs, mean_iou
+  from deeplab_tf.metrics import mean_iou
+  from deeplab_tf.scoring import panoptic_files, semantic_files
   with _progress() as bar:
     if args.num_classes is None:
-      score = coco_panoptic.semantic_score(*_panoptic_files(args), bar.update, args.workers)
+      score = panoptic_files.semantic_score(*_panoptic_files(args), bar.update, args.workers)
     else:
-      score = label_pngs.label_png_score(
+      score = semantic_files.label_png_score(
           args.ground_truth, args.predictions, args.num_classes,
           255 if args.ignore_label is None else args.ignore_label, bar.update, args.workers)
   _warn(score.warnings)
@@ -161,17 +164,17 @@ def _text(table: str, missing: left_out.LeftOut) -> str:
 
 
 def _panoptic_files(args: argparse.Namespace) -> Tuple[Any, ...]:
-  return (args.ground_truth, coco_panoptic_io.predictions_json(args.predictions),
+  return (args.ground_truth, coco_panoptic.predictions_json(args.predictions),
           args.ground_truth_dir, args.predictions_dir)
 
 
 def _instance(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
-  from deeplab_tf.metrics import average_precision
+  from deeplab_tf.scoring import instance_files
   with _progress() as bar:
-    score = average_precision.instance_score(
-        args.ground_truth, coco_panoptic_io.predictions_json(args.predictions),
+    score = instance_files.instance_score(
+        args.ground_truth, coco_panoptic.predictions_json(args.predictions),
         'boundary' if args.boundary else 'segm', bar.update, args.workers)
-  text = average_precision.format_result(score, args.per_class)
+  text = instance_files.format_result(score, args.per_class)
   return left_out.with_figures(score.figures, score.omitted), _text(text, score.omitted)
 
 

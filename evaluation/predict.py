@@ -36,19 +36,18 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   _check(args)
   config = _config(args)
-  from deeplab_tf.metrics import predicted_images
+  from deeplab_tf.scoring import predicted_images
   inputs = predicted_images.name(predicted_images.find(args.images, args.output_dir),
                                  args.output_dir, args.ground_truth)
   segmenter = _segmenter(args, config)
   import tqdm
 
-  from deeplab_tf.data import photographs
-  from deeplab_tf.metrics import coco_panoptic_io
+  from deeplab_tf.formats import coco_panoptic, rgb_images
   arguments.make_output_dir(args.output_dir)
   images, annotations, unreadable = [], [], []
   for entry in tqdm.tqdm(inputs, unit=' images', disable=None):
     try:
-      pixels = photographs.read(entry.path)
+      pixels = rgb_images.read(entry.path)
     except DataError as error:
       unreadable.append(str(error))
       continue
@@ -59,7 +58,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   categories = [{'id': c.category_id, 'name': c.name, 'isthing': int(c.isthing),
                  'color': list(c.color)} for c in segmenter.dataset_info.categories]
   path = os.path.join(args.output_dir, predicted_images.PREDICTIONS)
-  coco_panoptic_io.write_json(path, {'images': images, 'annotations': annotations,
+  coco_panoptic.write_json(path, {'images': images, 'annotations': annotations,
                                      'categories': categories})
   print(f'{len(images)} images segmented, written to {args.output_dir}')
   if unreadable:
@@ -153,9 +152,9 @@ def _write(result, entry, output_dir: str) -> dict[str, Any]:
   import numpy as np
   from PIL import Image
 
-  from deeplab_tf.metrics import coco_panoptic_io
+  from deeplab_tf.formats import coco_panoptic
   info = result.dataset_info
-  ids, segments_info = coco_panoptic_io.from_label_map(result.panoptic_map, info)
+  ids, segments_info = coco_panoptic.from_label_map(result.panoptic_map, info)
   # One entry per label but void, in ascending order of the labels.
   labels = [label for label in np.unique(result.panoptic_map).tolist()
             if label // info.label_divisor != info.ignore_label]
@@ -166,7 +165,7 @@ def _write(result, entry, output_dir: str) -> dict[str, Any]:
   file_name = f'{entry.output}.png'
   path = os.path.join(output_dir, entry.output)
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  coco_panoptic_io.write_panoptic_png(f'{path}.png', ids)
+  coco_panoptic.write_panoptic_png(f'{path}.png', ids)
   Image.fromarray(result.overlay()).save(f'{path}_overlay.png')
   return {'image_id': entry.image_id, 'file_name': file_name, 'segments_info': segments_info}
 

@@ -20,10 +20,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(argv: Optional[Sequence[str]] = None) -> None:
-  from deeplab_tf.metrics import coco_panoptic_io, submission
+  from deeplab_tf.formats import coco_panoptic
+  from deeplab_tf.scoring import submission
   args = _parser(submission.BENCHMARKS).parse_args(argv)
   import tqdm
-  predictions = coco_panoptic_io.predictions_json(args.predictions)
+  predictions = coco_panoptic.predictions_json(args.predictions)
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
     raise MissingFileError(f'--output={args.output}: its folder does not exist; make it first')
   with tqdm.tqdm(unit=' images', disable=None, leave=False) as bar:

@@ -92,7 +92,7 @@ def _draw_unseen(folder: pathlib.Path) -> dict:
   from PIL import Image
 
   from deeplab_tf.data import catalog, shapes
-  from deeplab_tf.metrics import coco_panoptic_io
+  from deeplab_tf.formats import coco_panoptic
   info = catalog.built_in('shapes')
   images, annotations, labels = [], [], {}
   for part in ('images', 'panoptic'):
@@ -101,15 +101,15 @@ def _draw_unseen(folder: pathlib.Path) -> dict:
     name = f'unseen_{index:03d}'
     image, label = shapes.generate('val', FIRST_UNSEEN + index)
     Image.fromarray(image).save(folder / 'images' / f'{name}.png')
-    ids, segments = coco_panoptic_io.from_label_map(label, info)
-    coco_panoptic_io.write_panoptic_png(folder / 'panoptic' / f'{name}.png', ids)
+    ids, segments = coco_panoptic.from_label_map(label, info)
+    coco_panoptic.write_panoptic_png(folder / 'panoptic' / f'{name}.png', ids)
     images.append({'id': name, 'file_name': f'{name}.png', 'height': image.shape[0],
                    'width': image.shape[1]})
     annotations.append({'image_id': name, 'file_name': f'{name}.png', 'segments_info': segments})
     labels[name] = label
   categories = [{'id': c.category_id, 'name': c.name, 'isthing': int(c.isthing),
                  'color': list(c.color)} for c in info.categories]
-  coco_panoptic_io.write_json(folder / 'panoptic.json', {
+  coco_panoptic.write_json(folder / 'panoptic.json', {
       'images': images, 'annotations': annotations, 'categories': categories})
   return labels
 

@@ -13,9 +13,10 @@ from typing import Any, Iterable, Optional
 import numpy as np
 from pycocotools import mask as mask_lib
 
-from deeplab_tf.metrics import average_precision, coco_panoptic, coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 from deeplab_tf.metrics.mean_iou import MeanIoU
+from deeplab_tf.scoring import instance_files, panoptic_files
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def panoptic(folder: pathlib.Path) -> Iterable[str]:
     cells, largest = [], 0.0
     for key, definition in (('panopticapi', 'panopticapi'), ('boundary_pq', 'boundary'),
                             ('deeplab2', 'deeplab2')):
-      own = coco_panoptic.panoptic_score(
+      own = panoptic_files.panoptic_score(
           path / 'gt.json', path / 'pred.json', definition=definition).metric.result()['All']['pq']
       result = expected[key]['result'] if key == 'deeplab2' else expected[key]['All']
       if key != 'deeplab2':  # It counts in float32.
@@ -53,7 +54,7 @@ def instances(folder: pathlib.Path) -> Iterable[str]:
   for path, expected in _sets(folder):
     cells, largest = [], 0.0
     for kind in ('segm', 'boundary'):
-      own = average_precision.instance_score(path / 'gt.json', path / 'results.json', kind).figures
+      own = instance_files.instance_score(path / 'gt.json', path / 'results.json', kind).figures
       reference = expected[kind]['stats']
       largest = max([largest, *(_difference(own[name], reference[name]) for name in own)])
       cells += [_per_cent(own['AP']), _per_cent(reference['AP'])]
@@ -85,12 +86,12 @@ def queries(folder: pathlib.Path) -> Iterable[str]:
   ids, is_thing = classes['dataset_ids'], [bool(thing) for thing in classes['isthing']]
   miou = MeanIoU(ids, ignore_label=-1)
   ap = InstanceAveragePrecision(c['id'] for c in truth['categories'])
-  for image_id, file_name, segments in coco_panoptic_io.load_ground_truth(
+  for image_id, file_name, segments in coco_panoptic.load_ground_truth(
       folder / 'panoptic_gt.json').annotations:
     class_logits = outputs[f'class_logits_{image_id}']
     mask_logits = outputs[f'mask_logits_x8_{image_id}'].astype(np.float32).transpose(1, 2, 0) / 8
     found = query_scores.query_masks(class_logits, mask_logits, masks_compete=False)
-    segment_ids = coco_panoptic_io.read_panoptic_png(folder / 'panoptic_gt' / file_name)
+    segment_ids = coco_panoptic.read_panoptic_png(folder / 'panoptic_gt' / file_name)
     truth_map = np.full(segment_ids.shape, -1)
     for segment in segments:
       truth_map[segment_ids == segment.id] = segment.category_id

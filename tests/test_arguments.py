@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from deeplab_tf import arguments, whole_file
+from deeplab_tf import arguments
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.user_errors import UsageError
 
 
@@ -36,14 +37,14 @@ def test_what_is_no_path_is_refused():
 
 
 def test_an_output_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(whole_file.os, 'access', lambda path, mode: False)
+  monkeypatch.setattr(atomic_file.os, 'access', lambda path, mode: False)
   with pytest.raises(UsageError, match=f'/out cannot be written to: no permission to write to '
                      f'{tmp_path},'):
     arguments.check_output_dir(str(tmp_path / 'out'))
 
 
 def test_where_a_new_file_would_be_made_counts(tmp_path):
-  assert whole_file.why_not_writable(tmp_path / 'a' / 'b') is None
+  assert atomic_file.why_not_writable(tmp_path / 'a' / 'b') is None
   (tmp_path / 'file').touch()
-  assert whole_file.why_not_writable(tmp_path / 'file') is None
-  assert whole_file.why_not_writable(tmp_path / 'file' / 'b') == f'{tmp_path}/file is no folder'
+  assert atomic_file.why_not_writable(tmp_path / 'file') is None
+  assert atomic_file.why_not_writable(tmp_path / 'file' / 'b') == f'{tmp_path}/file is no folder'

@@ -14,7 +14,8 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from deeplab_tf import arguments, cli, whole_file
+from deeplab_tf import arguments, cli
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.user_errors import UsageError
 
 SOURCES = ('deeplab2', 'mask2former', 'huggingface', 'axial_deeplab')
@@ -29,7 +30,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
-  reason = whole_file.why_not_writable(os.path.dirname(os.path.abspath(args.output)))
+  reason = atomic_file.why_not_writable(os.path.dirname(os.path.abspath(args.output)))
   if reason:
     raise UsageError(f'--output={args.output} cannot be written: {reason}; give another prefix')
   from deeplab_tf import models

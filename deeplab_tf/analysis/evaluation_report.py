@@ -10,17 +10,11 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import listing, whole_file
-from deeplab_tf.data import catalog, photographs
-from deeplab_tf.metrics import (
-    coco_panoptic,
-    coco_panoptic_io,
-    image_names,
-    left_out,
-    panoptic_quality,
-    segment_survey,
-    workers,
-)
+from deeplab_tf import image_names, listing
+from deeplab_tf.data import catalog
+from deeplab_tf.formats import atomic_file, coco_panoptic, rgb_images
+from deeplab_tf.metrics import panoptic_quality, segment_survey
+from deeplab_tf.scoring import left_out, panoptic_files, workers
 from deeplab_tf.user_errors import DataError, MissingFileError
 from deeplab_tf.visualization import draw, evaluation_page, report
 
@@ -32,7 +26,7 @@ _MOST_NAMES = 6
 _LARGEST_SIDE = 1920  # Pixels; pictures of larger images are drawn smaller.
 _GREY = 150  # Stands in for a photograph that is not there.
 # Class id * divisor + segment id must fit into an int64.
-_DIVISOR = coco_panoptic_io.MAX_ID + 1
+_DIVISOR = coco_panoptic.MAX_ID + 1
 
 
 class Report(NamedTuple):
@@ -43,21 +37,21 @@ class Report(NamedTuple):
     score: The panoptic quality, counted on the way.
   """
   page: str
-  score: coco_panoptic.FileScore
+  score: panoptic_files.FileScore
 
 
-def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.PathLike,
-          predictions: coco_panoptic_io.PathLike,
-          ground_truth_dir: Optional[coco_panoptic_io.PathLike] = None,
-          predictions_dir: Optional[coco_panoptic_io.PathLike] = None,
-          images: Optional[coco_panoptic_io.PathLike] = None,
+def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLike,
+          predictions: coco_panoptic.PathLike,
+          ground_truth_dir: Optional[coco_panoptic.PathLike] = None,
+          predictions_dir: Optional[coco_panoptic.PathLike] = None,
+          images: Optional[coco_panoptic.PathLike] = None,
           progress: Optional[workers.Progress] = None, count: int = 6, num_workers: int = 1,
           dilation_ratio: Optional[float] = None) -> Report:
   """Compares predictions with a ground truth, and writes index.html and images.csv.
 
   Args:
     directory: Where to write; made if it is missing.
-    ground_truth: As for coco_panoptic.panoptic_score, like the next three.
+    ground_truth: As for panoptic_files.panoptic_score, like the next three.
     predictions: Its JSON.
     ground_truth_dir: Folder of its PNGs.
     predictions_dir: Folder of its PNGs.
@@ -74,15 +68,15 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
     FileNotFoundError: A file or folder is missing, or `images` has no image of the ground truth.
     ValueError: As panoptic_score.
   """
-  files = coco_panoptic.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
+  files = panoptic_files.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
   found, ambiguous = photograph_paths(images, files.images) if images else ({}, {})
   pictures = _Pictures(files, found, dilation_ratio)
   os.makedirs(directory, exist_ok=True)
   survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
   update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
   counts = workers.count(survey, update, files.images, num_workers, progress)
-  score = coco_panoptic.file_score(survey.panoptic_quality(), files, counts)
-  with whole_file.writing(os.path.join(directory, TABLE)) as file:
+  score = panoptic_files.file_score(survey.panoptic_quality(), files, counts)
+  with atomic_file.writing(os.path.join(directory, TABLE)) as file:
     _write_table(file, survey, files)
   worst, best = chosen_images(survey, count)
   page = os.path.join(directory, PAGE)
@@ -105,7 +99,7 @@ def write(directory: coco_panoptic_io.PathLike, ground_truth: coco_panoptic_io.P
   return Report(page, score)
 
 
-def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair, path: str,
+def _update(survey: segment_survey.SegmentSurvey, image: panoptic_files.ImagePair, path: str,
             dilation_ratio: Optional[float]) -> left_out.ImageCounts:
   segments = image.ground_truth.segments
   truth, guess = image.read_maps()
@@ -121,7 +115,7 @@ def _update(survey: segment_survey.SegmentSurvey, image: coco_panoptic.ImagePair
 
 
 def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],
-             images: Sequence[coco_panoptic.ImagePair]) -> List[str]:
+             images: Sequence[panoptic_files.ImagePair]) -> List[str]:
   """Returns lines about images that cannot be shown."""
   lines = []
   absent = len(images) - len(found) - len(ambiguous)
@@ -137,7 +131,8 @@ def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequ
   return lines
 
 
-def _facts(files: coco_panoptic.ImagePairs, survey: segment_survey.SegmentSurvey) -> Dict[str, Any]:
+def _facts(files: panoptic_files.ImagePairs,
+           survey: segment_survey.SegmentSurvey) -> Dict[str, Any]:
   found, in_vain, missed = (sum(counts) for counts in (
       survey.image_true_positives, survey.image_false_positives, survey.image_false_negatives))
   return {
@@ -155,7 +150,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _write_table(file: Any, survey: segment_survey.SegmentSurvey,
-                 files: coco_panoptic.ImagePairs) -> None:
+                 files: panoptic_files.ImagePairs) -> None:
   writer = csv.writer(file, lineterminator='\n')
   writer.writerow(('image_id', 'file_name', 'pq', 'tp', 'fp', 'fn'))
   columns = (survey.image_pq, survey.image_true_positives, survey.image_false_positives,
@@ -198,7 +193,7 @@ def chosen_images(survey: segment_survey.SegmentSurvey,
 # --- Pictures ---------------------------------------------------------------------------------
 
 
-def photograph_paths(folder: coco_panoptic_io.PathLike, images: Sequence[coco_panoptic.ImagePair]
+def photograph_paths(folder: coco_panoptic.PathLike, images: Sequence[panoptic_files.ImagePair]
                      ) -> Tuple[Dict[Any, str], Dict[Any, Tuple[str, ...]]]:
   """Finds the images of a ground truth by their names: the whole path first, its end last.
 
@@ -233,14 +228,14 @@ def photograph_paths(folder: coco_panoptic_io.PathLike, images: Sequence[coco_pa
   return found, ambiguous
 
 
-def _file_name(image: coco_panoptic.ImagePair) -> str:
+def _file_name(image: panoptic_files.ImagePair) -> str:
   return image.image_file or image.ground_truth.file_name
 
 
 class _Pictures:
   """Makes the entries of the galleries, reading one image at a time."""
 
-  def __init__(self, files: coco_panoptic.ImagePairs, photographs_found: Mapping[Any, str],
+  def __init__(self, files: panoptic_files.ImagePairs, photographs_found: Mapping[Any, str],
                dilation_ratio: Optional[float]):
     self._files = files
     self._photographs = photographs_found
@@ -254,7 +249,7 @@ class _Pictures:
     for position in positions:
       yield self._entry(self._files.images[position], survey.image_pq[position])
 
-  def _entry(self, image: coco_panoptic.ImagePair, pq: float) -> Dict[str, Any]:
+  def _entry(self, image: panoptic_files.ImagePair, pq: float) -> Dict[str, Any]:
     truth, guess = image.read_maps()
     comparison = segment_survey.compare(truth, image.ground_truth.segments, guess,
                                         image.prediction.segments, self._dilation_ratio)
@@ -269,7 +264,7 @@ class _Pictures:
     return {**entry, 'note': describe(comparison, self.names) + problem}
 
   def _label_map(self, ids: np.ndarray,
-                 segments: Sequence[coco_panoptic_io.Segment]) -> np.ndarray:
+                 segments: Sequence[coco_panoptic.Segment]) -> np.ndarray:
     """Turns segment ids into a panoptic map; things are numbered 1, 2, ... in each class."""
     numbers: Dict[int, int] = collections.defaultdict(int)
     labels = {}
@@ -285,14 +280,14 @@ class _Pictures:
                      np.int64)
     return table[inverse].reshape(ids.shape)
 
-  def _photograph(self, image: coco_panoptic.ImagePair,
+  def _photograph(self, image: panoptic_files.ImagePair,
                   shape: Tuple[int, ...]) -> Tuple[Optional[np.ndarray], str]:
     """Returns the photograph in that size, or None, and a line if it is there but damaged."""
     path = self._photographs.get(image.image_id)
     if path is None:
       return None, ''
     try:
-      pixels = photographs.read(path)
+      pixels = rgb_images.read(path)
     except DataError as error:
       # All images are counted by now: a page without one photograph is worth more than none.
       return None, f'\nWithout its photograph: {error}'

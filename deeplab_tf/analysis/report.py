@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from deeplab_tf import whole_file
 from deeplab_tf.analysis import chapters
 from deeplab_tf.analysis.survey import Survey
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.visualization import analysis_page
 
 # What an analysis may write; it does not write all of it.
@@ -70,7 +70,7 @@ def write(folder: str, survey: Survey, info: DatasetInfo, experiment: Experiment
       chapters.training_curves(folder, experiment.model_dir, numbers),
   ]
   numbers['notices'] = {s.title: list(s.notices) for s in sections if s.notices}
-  with whole_file.writing(os.path.join(folder, 'analysis.json')) as file:
+  with atomic_file.writing(os.path.join(folder, 'analysis.json')) as file:
     json.dump(numbers, file, default=_plain)
   page = os.path.join(folder, 'analysis.html')
   name = experiment.name or facts['config']

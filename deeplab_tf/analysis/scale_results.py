@@ -6,8 +6,7 @@ import math
 import os
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
-from deeplab_tf import whole_file
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import atomic_file, coco_panoptic
 from deeplab_tf.user_errors import DataError
 
 GROUPS = ('All', 'Things', 'Stuff')
@@ -170,7 +169,7 @@ def write(path: str, test: StressTest) -> None:
                   'seconds_per_image': each.seconds_per_image, **each.scores}
                  for each in test.measurements],
   }
-  with whole_file.writing(path) as file:
+  with atomic_file.writing(path) as file:
     json.dump(content, file, indent=1)
     file.write('\n')
 
@@ -187,7 +186,7 @@ def read(path: str) -> StressTest:
   """
   if os.path.isdir(path):
     path = os.path.join(path, FILE)
-  content = coco_panoptic_io.read_json(path, _EXPECTED)
+  content = coco_panoptic.read_json(path, _EXPECTED)
   try:
     identity = Identity(str(content['checkpoint_digest']), str(content['config_digest']),
                         content['num_images'])

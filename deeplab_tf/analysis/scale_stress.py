@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import image_limits, models
+from deeplab_tf import models
 from deeplab_tf.analysis import scale_results
 from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.data import catalog, pipeline, recipe
 from deeplab_tf.export import serving_module
+from deeplab_tf.formats import image_limits
 from deeplab_tf.layers.aspp import scaled_pooling
 from deeplab_tf.layers.shapes import scaled_size
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality

@@ -12,7 +12,8 @@ from typing import Collection, Mapping, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.checkpoints import paths, restore
+from deeplab_tf.checkpoints import restore
+from deeplab_tf.layers import variable_paths
 
 # Names that the table lists of each part of a model.
 _LISTED = 3
@@ -60,7 +61,7 @@ def restore_matching(model: tf.keras.Model, prefix: str,
   Args:
     model: A model whose variables exist.
     prefix: Of a checkpoint of this library; it may be another model's.
-    skip: Paths of variables to leave as they are; see paths.paths_of.
+    skip: Paths of variables to leave as they are; see variable_paths.paths_of.
 
   Returns:
     Lines for the user: a table of what was restored and what was not.
@@ -69,11 +70,11 @@ def restore_matching(model: tf.keras.Model, prefix: str,
     NothingMatches: No variable is set; the message tells why.
     ValueError: It is no checkpoint, or damaged; no variable has changed.
   """
-  variables = paths.variables_by_path(model)
+  variables = variable_paths.variables_by_path(model)
   table = _compare(variables, restore.shapes_in_checkpoint(prefix), skip)
   read = [path for path, entry in table.items() if entry.fate in (_RESTORED, _OTHER_SHAPE)]
   values = restore.read_variables(prefix, read)
-  owners = paths.owners_by_path(model)
+  owners = variable_paths.owners_by_path(model)
   for path in [path for path in read if table[path].fate == _OTHER_SHAPE]:
     fitted = _fit(owners[path], variables[path], values.pop(path))
     if fitted is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import modules
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.user_errors import CheckpointError
 
 _MOST_NAMES = 10

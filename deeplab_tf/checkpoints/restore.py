@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf import listing, modules
 from deeplab_tf.checkpoints import files, literal_paths
-from deeplab_tf.checkpoints.paths import escape, variables_by_path
+from deeplab_tf.layers.variable_paths import escape, variables_by_path
 from deeplab_tf.user_errors import CheckpointError, MissingFileError
 
 # The items of a checkpoint.

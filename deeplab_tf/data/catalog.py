@@ -15,9 +15,9 @@ import pathlib
 from typing import Any, Mapping
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import image_limits, listing, modules
+from deeplab_tf import listing, modules
 from deeplab_tf.classes import AnyInfo, Category, DatasetInfo, ImageClasses
-from deeplab_tf.data import category_entries
+from deeplab_tf.formats import coco_categories, image_limits
 from deeplab_tf.user_errors import UserError
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
@@ -184,16 +184,16 @@ def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 
   if not isinstance(entries, list) or not entries:
     raise config_lib.ConfigError(f'{path}: has no list "categories"; a panoptic JSON of the COCO '
                                  'format is expected')
-  problem = category_entries.isthing_problem(content)
+  problem = coco_categories.isthing_problem(content)
   if problem:
     raise config_lib.ConfigError(f'{path}: {problem}')
   found = {}
   for entry in entries:
-    problem = category_entries.problem(entry, found)
+    problem = coco_categories.problem(entry, found)
     if problem:
       raise config_lib.ConfigError(f'{path}: {problem}')
     found[entry['id']] = entry
-  colors = category_entries.distinct_colors([found[i].get('color') for i in sorted(found)])
+  colors = coco_categories.distinct_colors([found[i].get('color') for i in sorted(found)])
   categories = tuple(
       Category(class_id, category_id, str(found[category_id]['name']),
                bool(found[category_id]['isthing']), colors[class_id - 1])

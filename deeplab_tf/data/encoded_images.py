@@ -1,13 +1,13 @@
 """Decodes JPEG and PNG inside TensorFlow, after a look at the size that the first bytes state.
 
-The pixels are those that data.photographs reads, by its rules; of JPEGs they differ in the last
+The pixels are those that formats.rgb_images reads, by its rules; of JPEGs they differ in the last
 digits.
 """
 
 import tensorflow as tf
 
-from deeplab_tf import image_limits
 from deeplab_tf.data import encoded_orientation
+from deeplab_tf.formats import image_limits
 
 _JPEG = b'\xff\xd8\xff'
 # The signature, and the header's length and kind: the header has to be the first chunk.

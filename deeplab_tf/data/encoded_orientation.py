@@ -1,8 +1,8 @@
-"""data.orientation inside TensorFlow: the EXIF orientation of encoded images, and their turning."""
+"""EXIF orientation of encoded images inside TensorFlow; see formats.orientation."""
 
 import tensorflow as tf
 
-from deeplab_tf.data import orientation
+from deeplab_tf.formats import orientation
 
 _JPEG, _PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
 _EXIF = b'Exif\0\0'
@@ -14,7 +14,7 @@ _LOOK = 3184
 
 
 def stated(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns the orientation that an image file states; as data.orientation.stated.
+  """Returns the orientation that an image file states; as formats.orientation.stated.
 
   Args:
     encoded: string [], the bytes of a file.
@@ -47,7 +47,7 @@ def is_plain(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def upright(image: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-  """Turns an image upright; as data.orientation.upright.
+  """Turns an image upright; as formats.orientation.upright.
 
   Args:
     image: uint8 [height, width, channels], as it is stored.

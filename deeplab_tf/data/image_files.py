@@ -7,8 +7,9 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import file_names, image_limits, listing
-from deeplab_tf.data import orientation, photographs, tfrecord
+from deeplab_tf import file_names, listing
+from deeplab_tf.data import tfrecord
+from deeplab_tf.formats import image_limits, orientation, rgb_images
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Pillow calls the JPEG of several pictures that cameras write MPO; the first is used.
@@ -19,7 +20,7 @@ _COMPRESSION = 3
 
 
 def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
-  """Reads an image by the rules of data.photographs.
+  """Reads an image by the rules of formats.rgb_images.
 
   The bytes of an RGB file that stands upright are kept. Any other is stored as a PNG of what was
   read, so that every reader of records finds the same pixels.
@@ -29,7 +30,7 @@ def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
     label: int32 [height, width] panoptic map, or None.
 
   Raises:
-    ValueError: It is no image, or larger than deeplab_tf.image_limits, or the label has another
+    ValueError: It is no image, or larger than formats.image_limits, or the label has another
       size.
   """
   return from_bytes(image_limits.read_bytes(path), path, label)
@@ -46,7 +47,7 @@ def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfreco
   turned = orientation.stated(encoded)
   height, width, kind = image.height, image.width, _FORMATS[image.format]
   if image.mode != 'RGB' or turned != 1:
-    pixels = orientation.upright(photographs.to_rgb(image), turned)
+    pixels = orientation.upright(rgb_images.to_rgb(image), turned)
     height, width, kind = *pixels.shape[:2], 'png'
     encoded = _as_png(pixels)
   if label is not None and label.shape != (height, width):

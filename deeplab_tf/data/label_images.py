@@ -8,10 +8,8 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from deeplab_tf import image_limits
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import sources
-from deeplab_tf.metrics import label_pngs
 
 # Up to this number a table is faster than sorting.
 _TABLE_SIZE = 2**20
@@ -26,30 +24,6 @@ class Meaning(NamedTuple):
   """
   category_id: Optional[int]
   is_crowd: bool = False
-
-
-def read(path: str, channels: int) -> np.ndarray:
-  """Reads a label PNG; of one with a palette the indices, not the colours.
-
-  Args:
-    path: Of the PNG.
-    channels: 1 or 3.
-
-  Returns:
-    int32 [height, width], or uint8 [height, width, 3].
-
-  Raises:
-    ValueError: It is no such image, or larger than deeplab_tf.image_limits.
-  """
-  if channels == 1:
-    return label_pngs.read_label_png(path)
-
-  def problem(image):
-    sixteen_bit = bool(image.tile) and '16' in str(image.tile[0][3])
-    return None if image.mode == 'RGB' and not sixteen_bit else (
-        f'has color mode {image.mode}{" with 16 bits" * sixteen_bit}; 8-bit RGB is expected')
-
-  return np.asarray(image_limits.load(path, path, ('PNG',), problem))
 
 
 def count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

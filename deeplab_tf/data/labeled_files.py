@@ -11,14 +11,8 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, structures
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import (
-  errors,
-  image_files,
-  orientation,
-  panoptic_format,
-  sources,
-  tfrecord,
-)
+from deeplab_tf.data import errors, image_files, panoptic_format, sources, tfrecord
+from deeplab_tf.formats import orientation
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 

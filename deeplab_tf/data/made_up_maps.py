@@ -6,7 +6,7 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 
 _CATEGORIES = 40
 _THINGS = 20
@@ -18,7 +18,7 @@ class Files(NamedTuple):
   predictions: pathlib.Path
 
 
-def write(folder: coco_panoptic_io.PathLike, images: int, size: Tuple[int, int],
+def write(folder: coco_panoptic.PathLike, images: int, size: Tuple[int, int],
           segments: int = 60, seed: int = 0) -> Files:
   """Writes a ground truth and predictions that resemble it, in the COCO panoptic format.
 
@@ -41,7 +41,7 @@ def write(folder: coco_panoptic_io.PathLike, images: int, size: Tuple[int, int],
     classes = rng.integers(1, _CATEGORIES + 1, segments)
     for path, entries, ids in zip(paths, annotations, draw_pair(rng, size, segments)):
       name = f'{image_id:06d}.png'
-      coco_panoptic_io.write_panoptic_png(path.with_suffix('') / name, ids)
+      coco_panoptic.write_panoptic_png(path.with_suffix('') / name, ids)
       areas = np.bincount(ids.ravel(), minlength=segments + 1)[1:]
       entries.append({'image_id': image_id, 'file_name': name, 'segments_info': [
           {'id': index + 1, 'category_id': int(classes[index]), 'area': int(area), 'iscrowd': 0}
@@ -49,7 +49,7 @@ def write(folder: coco_panoptic_io.PathLike, images: int, size: Tuple[int, int],
       # The prediction takes every tenth segment for another class.
       classes = np.where(rng.random(segments) < 0.1, rng.permutation(classes), classes)
   for path, entries in zip(paths, annotations):
-    coco_panoptic_io.write_json(path, {'images': [], 'categories': categories,
+    coco_panoptic.write_json(path, {'images': [], 'categories': categories,
                                        'annotations': entries})
   return paths
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
-from deeplab_tf import file_names, image_limits
+from deeplab_tf import file_names
 from deeplab_tf.classes import Category, DatasetInfo
-from deeplab_tf.data import orientation, sources
-from deeplab_tf.metrics import coco_fields, coco_panoptic_io
+from deeplab_tf.data import sources
+from deeplab_tf.formats import coco_fields, coco_panoptic, image_limits, orientation
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 _EXPECTED = 'a panoptic JSON of the COCO format'
@@ -50,7 +50,7 @@ def read_json(path: Union[str, os.PathLike]) -> dict[str, Any]:
     FileNotFoundError: There is no such file.
     ValueError: It is no panoptic JSON.
   """
-  content = coco_panoptic_io.read_json(path, _EXPECTED)
+  content = coco_panoptic.read_json(path, _EXPECTED)
   for key in ('images', 'annotations', 'categories'):
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
       raise DataError(f'{path}: has no list "{key}"; expected {_EXPECTED}')
@@ -228,7 +228,7 @@ def _exif_reason(image, label_size):
 def read_segment_ids(path: str) -> np.ndarray:
   """Reads a panoptic PNG: int32 [height, width], R + 256 G + 65536 B."""
   try:
-    return coco_panoptic_io.read_panoptic_png(path)
+    return coco_panoptic.read_panoptic_png(path)
   except FileNotFoundError as error:  # Damage as any other, since images are listed beforehand.
     raise DataError(str(error)) from None
 

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import image_limits, modules, structures
+from deeplab_tf import modules, structures
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, errors, labeled_files, record_files, sources, tfrecord
+from deeplab_tf.formats import image_limits
 from deeplab_tf.user_errors import DataError, UserError
 
 _INTERLEAVED_FILES = 16

@@ -13,7 +13,8 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from deeplab_tf.classes import AnyInfo, Category, DatasetInfo
-from deeplab_tf.data import label_images, orientation, sources, threads
+from deeplab_tf.data import label_images, sources, threads
+from deeplab_tf.formats import orientation
 from deeplab_tf.user_errors import UserError
 
 # Problems that are listed, absent classes that are named, and letters of a name.

@@ -151,7 +151,7 @@ def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
   """Decodes the bytes of a record's JPEG or PNG file to uint8 [height, width, 3], RGB.
 
   Not turned by EXIF data: the builder stores images upright, and other builders have made the label
-  for the image as it is stored. An image beyond deeplab_tf.image_limits is refused before its
+  for the image as it is stored. An image beyond formats.image_limits is refused before its
   pixels take memory.
 
   Args:

@@ -9,10 +9,11 @@ from typing import Iterator
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf import listing, whole_file
+from deeplab_tf import listing
 from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.export.serving_module import ServingModule
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.user_errors import HostError, UsageError
 
 EXTRA_FOLDER = 'assets.extra'
@@ -88,8 +89,8 @@ def check_target(target: str, main_file: str) -> None:
   if os.path.isfile(target):
     raise UsageError(f'{target} is a file; the export is a folder, give another name')
   real = os.path.realpath(target)
-  reason = (whole_file.why_not_writable(os.path.dirname(real))
-            or whole_file.why_not_writable(real))
+  reason = (atomic_file.why_not_writable(os.path.dirname(real))
+            or atomic_file.why_not_writable(real))
   if reason:
     raise UsageError(f'{target} cannot be written to: {reason}; give another folder')
   names = os.listdir(target) if os.path.isdir(target) else []

@@ -66,7 +66,7 @@ class ServingModule(tf.Module):
   def predict_encoded(self, encoded_images: tf.Tensor) -> dict[str, tf.Tensor]:
     """As `predict`, for JPEG or PNG files, string [batch], whose images have one size.
 
-    An image beyond deeplab_tf.image_limits is refused before its pixels take memory.
+    An image beyond deeplab_tf.formats.image_limits is refused before its pixels take memory.
 
     Raises:
       tf.errors.InvalidArgumentError: When it runs, on files that are no images or of several

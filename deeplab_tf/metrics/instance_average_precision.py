@@ -21,8 +21,9 @@ from typing import (
 
 import numpy as np
 
+from deeplab_tf import image_names
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.metrics import accumulator, image_names, instance_matching, overlap
+from deeplab_tf.metrics import accumulator, instance_matching, overlap
 from deeplab_tf.metrics.instance_matching import Detection, Truth
 from deeplab_tf.user_errors import DataError
 

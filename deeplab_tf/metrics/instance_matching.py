@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.metrics import coco_panoptic_io, overlap
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.metrics import overlap
 from deeplab_tf.user_errors import DataError
 
 Segmentation = Union[Dict[str, Any], List[List[float]]]
@@ -239,7 +240,7 @@ def things(overlaps: overlap.Overlaps, side: int,
   found = []
   for label in sorted(pixels):
     what = ('ground truth', 'prediction')[side]
-    segment = coco_panoptic_io.label_segment(label, dataset_info, what)
+    segment = coco_panoptic.label_segment(label, dataset_info, what)
     class_id = label // dataset_info.label_divisor
     if segment is not None and dataset_info.by_class_id[class_id].isthing:
       found.append({'label': label, 'category_id': segment.category_id, 'area': pixels[label],

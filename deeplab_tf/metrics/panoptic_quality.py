@@ -26,10 +26,11 @@ from typing import (
 import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.metrics import accumulator, coco_panoptic_io, overlap
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.metrics import accumulator, overlap
 from deeplab_tf.user_errors import DataError
 
-Segment = coco_panoptic_io.Segment
+Segment = coco_panoptic.Segment
 DILATION_RATIO = overlap.DILATION_RATIO
 _VOID = 0
 _COUNTS = ('iou_sum', 'true_positives', 'false_positives', 'false_negatives')
@@ -391,5 +392,5 @@ def _boundary_iou(overlaps: overlap.Overlaps) -> Callable[[int, int], float]:
 def _label_segments(labels: overlap.Overlaps, side: int, dataset_info: DatasetInfo,
                     what: str) -> Dict[int, Segment]:
   values = sorted({pair[side] for pair in labels.pixels})
-  segments = (coco_panoptic_io.label_segment(label, dataset_info, what) for label in values)
+  segments = (coco_panoptic.label_segment(label, dataset_info, what) for label in values)
   return {segment.id: segment for segment in segments if segment is not None}

@@ -8,9 +8,10 @@ from typing import Any, Optional
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf import models, whole_file
-from deeplab_tf.checkpoints import paths
+from deeplab_tf import models
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
+from deeplab_tf.formats import atomic_file
+from deeplab_tf.layers import variable_paths
 from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import UsageError
 
@@ -73,7 +74,7 @@ class KerasModel(tf.keras.Model):
     if not _is_one_file(path, save_format) or (not overwrite and os.path.exists(path)):
       super().save_weights(path, overwrite, save_format, options)
       return
-    with whole_file.replacing(path) as temporary:
+    with atomic_file.replacing(path) as temporary:
       super().save_weights(temporary, True, save_format, options)
 
   def save(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
@@ -94,13 +95,13 @@ class KerasModel(tf.keras.Model):
     if not is_file or (not overwrite and os.path.exists(path)):
       super().save(path, overwrite, save_format, **kwargs)
       return
-    with whole_file.replacing(path) as temporary:
+    with atomic_file.replacing(path) as temporary:
       super().save(temporary, True, save_format, **kwargs)
 
 
 def name_variables(model: tf.keras.Model) -> None:
   """Gives each variable of a model its path as name, which is unique in the model."""
-  for path, variable in paths.variables_by_path(model).items():
+  for path, variable in variable_paths.variables_by_path(model).items():
     for i, part in enumerate(_parts(variable)):
       name = f'{path}/replica_{i}:0' if i else f'{path}:0'
       part._handle_name = name  # TensorFlow has no other way to name a variable that exists.

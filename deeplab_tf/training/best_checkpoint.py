@@ -6,8 +6,9 @@ import pathlib
 import sys
 from typing import Mapping, Optional, Sequence
 
-from deeplab_tf import modules, whole_file
+from deeplab_tf import modules
 from deeplab_tf.checkpoints import files
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.user_errors import CheckpointError, ConfigError
 
 FOLDER = 'best_checkpoint'
@@ -72,7 +73,7 @@ class BestCheckpoint:
       return None
     copy = files.copy_checkpoint(prefix, str(self._folder))
     # After the copy: a run that is killed in between compares again.
-    with whole_file.writing(self._folder / _SCORE_FILE) as file:
+    with atomic_file.writing(self._folder / _SCORE_FILE) as file:
       json.dump(float(score), file)
     self.score = float(score)
     return copy

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
-from deeplab_tf.checkpoints import files, initial, literal_paths, paths, restore
+from deeplab_tf.checkpoints import files, initial, literal_paths, restore
+from deeplab_tf.layers import variable_paths
 from deeplab_tf.user_errors import CheckpointError, HostError
 
 _CLEAR = '--override=\'model_options { initial_checkpoint: "" }\''
@@ -140,7 +141,7 @@ def left_out(config, model: tf.keras.Model,
   options = config.model_options
   restored = {'semantic': options.restore_semantic_last_layer_from_initial_checkpoint,
               'instance': options.restore_instance_last_layer_from_initial_checkpoint}
-  return paths.paths_of(model, [layer for kind, layers in last_layers.items()
+  return variable_paths.paths_of(model, [layer for kind, layers in last_layers.items()
                                 if not restored[kind] for layer in layers])
 
 

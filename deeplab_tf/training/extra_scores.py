@@ -9,14 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
+from deeplab_tf import image_names
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.metrics import average_precision, image_names, panoptic_quality
+from deeplab_tf.metrics import panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 from deeplab_tf.metrics.mean_iou import MeanIoU
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.postprocessing import query_scores
 from deeplab_tf.protos.evaluator_pb2 import EvaluatorOptions
+from deeplab_tf.scoring import instance_files
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
 from deeplab_tf.user_errors import DataError
 
@@ -134,7 +136,7 @@ class InstanceAnnotations:
 
   def __init__(self, path: str, dataset_info: DatasetInfo):
     self._path = path
-    content = average_precision.load_ground_truth(path)
+    content = instance_files.load_ground_truth(path)
     for entry in content['categories']:
       own = dataset_info.by_category_id.get(entry['id'])
       name = str(entry.get('name', own.name if own else ''))

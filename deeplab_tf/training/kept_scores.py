@@ -6,7 +6,7 @@ from typing import Callable, Mapping, Optional
 
 import tensorflow as tf
 
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.training import run_log, summaries
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
 from deeplab_tf.training.evaluator import BatchEvaluator
@@ -73,7 +73,7 @@ class KeptScores:
     try:
       self._writer.scalars(scalars, step)
       self._log.write('eval', step, **scalars)
-      coco_panoptic_io.write_json(self.path, {'step': step, **result})
+      coco_panoptic.write_json(self.path, {'step': step, **result})
     except (OSError, tf.errors.OpError, HostError) as error:
       return error
     return None
@@ -88,7 +88,7 @@ class KeptScores:
     """Returns the step of the last scores that were written; None without any."""
     if not self.path.exists():
       return None
-    return coco_panoptic_io.read_json(self.path, 'the scores of a training').get('step')
+    return coco_panoptic.read_json(self.path, 'the scores of a training').get('step')
 
 
 def warn(line: str) -> None:

@@ -13,8 +13,8 @@ import socket
 import weakref
 from typing import Optional
 
-from deeplab_tf import whole_file
 from deeplab_tf.checkpoints import files
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.user_errors import HostError, UsageError
 
 CONFIG_FILE = 'config.textproto'
@@ -59,7 +59,7 @@ class ModelFolder:
   def why_not_writable(self) -> Optional[str]:
     """Returns what keeps this process from writing to the folder, or None; changes nothing."""
     for path in (self.path, *(os.path.join(self.path, name) for name in _WRITTEN_IN_PLACE)):
-      reason = whole_file.why_not_writable(path)
+      reason = atomic_file.why_not_writable(path)
       if reason is not None:
         return reason
     return None
@@ -79,7 +79,7 @@ class ModelFolder:
     reason = self.why_not_writable()
     if options.save_predictions or options.save_raw_predictions:
       elsewhere = options.override_save_dir
-      problem = whole_file.why_not_writable(elsewhere) if elsewhere else reason
+      problem = atomic_file.why_not_writable(elsewhere) if elsewhere else reason
       if problem:
         raise HostError(f'predictions cannot be saved: {problem}; set '
                         'evaluator_options.override_save_dir to another folder, or clear '
@@ -117,7 +117,7 @@ class ModelFolder:
       raise HostError(f'another training has written checkpoints to --model_dir={self.path} since '
                       'this one was started; start again to go on from them')
     self._lock.sign()
-    with whole_file.writing(os.path.join(self.path, CONFIG_FILE)) as file:
+    with atomic_file.writing(os.path.join(self.path, CONFIG_FILE)) as file:
       file.write(config_text)
 
   def release(self) -> None:

@@ -5,7 +5,7 @@ from typing import Iterator
 
 import tensorflow as tf
 
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 
 class WeightAverage:

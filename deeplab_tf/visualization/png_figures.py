@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any, Iterator, Tuple
 
-from deeplab_tf import whole_file
+from deeplab_tf.formats import atomic_file
 
 INK = '#1c2128'
 MUTED = '#5b6470'
@@ -27,7 +27,7 @@ def figure(path: str, size: Tuple[float, float], layout: str = 'constrained') ->
   with matplotlib.rc_context(_STYLE):
     drawn = figure_lib.Figure(figsize=size, layout=layout)
     yield drawn
-    with whole_file.replacing(path) as temporary:
+    with atomic_file.replacing(path) as temporary:
       drawn.savefig(temporary, format='png', dpi=_DOTS_PER_INCH, metadata={'Software': None})
 
 

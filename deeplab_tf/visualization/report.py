@@ -11,8 +11,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import whole_file
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.formats import atomic_file
 from deeplab_tf.visualization import draw, report_style
 
 Series = Sequence[Tuple[int, float]]
@@ -64,7 +64,7 @@ def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> 
   page = report_style.PAGE.format(title=html.escape(title), style=report_style.CSS + style,
                                   body='\n'.join(part for part in parts if part),
                                   footer=f'Written by deeplab_tf, {html.escape(now)}')
-  with whole_file.writing(path) as file:
+  with atomic_file.writing(path) as file:
     file.write(page)
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.analysis import evaluation_report
-from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, panoptic_quality, segment_survey
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.metrics import panoptic_quality, segment_survey
+from deeplab_tf.scoring import panoptic_files
 
 CATEGORIES = [{'id': 3, 'name': 'disc', 'isthing': 1}, {'id': 5, 'name': 'box', 'isthing': 1},
               {'id': 9, 'name': 'sky-other-merged', 'isthing': 0}]
@@ -30,14 +32,14 @@ def _write_set(folder, pairs, categories=None):
   for number, maps in enumerate(pairs):
     for (side, annotations), ids in zip(sides.items(), maps):
       (folder / side).mkdir(parents=True, exist_ok=True)
-      coco_panoptic_io.write_panoptic_png(folder / side / f'i{number}.png', ids)
+      coco_panoptic.write_panoptic_png(folder / side / f'i{number}.png', ids)
       annotations.append({'image_id': number, 'file_name': f'i{number}.png',
                           'segments_info': _segments(ids, categories)})
   images = [{'id': number, 'file_name': f'i{number}.jpg', 'height': 1, 'width': 1}
             for number in range(len(pairs))]
-  coco_panoptic_io.write_json(folder / 'gt.json', {
+  coco_panoptic.write_json(folder / 'gt.json', {
       'images': images, 'annotations': sides['gt'], 'categories': CATEGORIES})
-  coco_panoptic_io.write_json(folder / 'pred.json', {'annotations': sides['pred']})
+  coco_panoptic.write_json(folder / 'pred.json', {'annotations': sides['pred']})
   return folder / 'gt.json', folder / 'pred.json'
 
 
@@ -55,7 +57,7 @@ def test_page_table_and_score_are_written(tmp_path):
   assert sorted(path.name for path in (tmp_path / 'new' / 'report').iterdir()) == [
       'images.csv', 'index.html']
   assert sum(steps) == 3 and report.score.warnings == ()
-  expected = coco_panoptic.panoptic_score(tmp_path / 'gt.json', tmp_path / 'pred.json')
+  expected = panoptic_files.panoptic_score(tmp_path / 'gt.json', tmp_path / 'pred.json')
   for name, values in expected.metric.state().items():
     np.testing.assert_allclose(report.score.metric.state()[name], values, atol=1e-12)
   with open(tmp_path / 'new' / 'report' / 'images.csv', encoding='utf-8') as file:
@@ -129,15 +131,15 @@ def test_a_folder_without_the_images_is_refused_before_the_work(tmp_path):
 
 def test_cityscapes_photographs_are_found_by_the_names_that_they_have(tmp_path):
   Image.new('RGB', (2, 2)).save(tmp_path / 'a_000000_000001_leftImg8bit.png')
-  image = coco_panoptic.ImagePair(
-      coco_panoptic_io.Annotation('a_000000_000001', 'a_000000_000001_gtFine_panoptic.png', ()),
+  image = panoptic_files.ImagePair(
+      coco_panoptic.Annotation('a_000000_000001', 'a_000000_000001_gtFine_panoptic.png', ()),
       None, None, None, 'a_000000_000001_gtFine_leftImg8bit.png')
   assert evaluation_report.photograph_paths(tmp_path, [image])[0] == {
       'a_000000_000001': str(tmp_path / 'a_000000_000001_leftImg8bit.png')}
 
 
 def _named(image_id, name):
-  return coco_panoptic.ImagePair(coco_panoptic_io.Annotation(image_id, 'x.png', ()), None, None,
+  return panoptic_files.ImagePair(coco_panoptic.Annotation(image_id, 'x.png', ()), None, None,
                                  None, name)
 
 
@@ -168,7 +170,7 @@ def test_an_ambiguous_photograph_is_a_notice(tmp_path):
 
 def test_a_bad_prediction_names_its_image_and_leaves_no_page(tmp_path):
   files = _write_set(tmp_path, [_maps(0), _maps(1)])
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'pred' / 'i1.png', np.full((24, 30), 7))
+  coco_panoptic.write_panoptic_png(tmp_path / 'pred' / 'i1.png', np.full((24, 30), 7))
   with pytest.raises(ValueError, match=r'pred\.json: image 1 .*segment 7'):
     evaluation_report.write(tmp_path / 'report', *files)
   assert list((tmp_path / 'report').iterdir()) == []

@@ -12,7 +12,7 @@ import torch_files
 import deeplab_tf
 from deeplab_tf import backbones
 from deeplab_tf.checkpoints import convert, reference
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'imagenet'
 

@@ -11,7 +11,7 @@ import tiny_classification
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert, from_deeplab2, restore
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 
 @pytest.mark.parity

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tiny
 
 import deeplab_tf
-from deeplab_tf.checkpoints import initial, paths, restore
+from deeplab_tf.checkpoints import initial, restore
+from deeplab_tf.layers import variable_paths
 from deeplab_tf.layers.axial_attention import RelativePositions
 
 
@@ -56,17 +57,18 @@ def test_another_number_of_classes_lists_both_shapes(tmp_path):
   prefix = _save(source, tmp_path)
   config.train_dataset_options.dataset = config.eval_dataset_options.dataset = 'coco_panoptic'
   model = deeplab_tf.build_model(config)
-  before = {path: v.numpy() for path, v in paths.variables_by_path(model).items()}
+  before = {path: v.numpy() for path, v in variable_paths.variables_by_path(model).items()}
   lines = initial.restore_matching(model, prefix)
   classes = len(source.dataset_info.class_ids) + 1
   others = len(model.dataset_info.class_ids) + 1
   assert f'      mask_head/class_projection/bias: [{classes}] there, [{others}] here' in lines
-  own = paths.variables_by_path(model)
-  for path, expected in paths.variables_by_path(source).items():
+  own = variable_paths.variables_by_path(model)
+  for path, expected in variable_paths.variables_by_path(source).items():
     if expected.shape != own[path].shape:
       expected = before[path]
     np.testing.assert_array_equal(own[path], expected)
-  changed = [path for path in own if own[path].shape != paths.variables_by_path(source)[path].shape]
+  theirs = variable_paths.variables_by_path(source)
+  changed = [path for path in own if own[path].shape != theirs[path].shape]
   assert all(path.split('/')[-2] in ('class_projection', 'last') for path in changed)
   assert lines[0] == (f'initial checkpoint: {len(own) - len(changed)} of {len(own)} variables '
                       f'from {prefix}')
@@ -107,12 +109,12 @@ def test_a_table_that_cannot_be_fitted_stays(tmp_path):
 def test_a_layer_of_the_real_network_fits_its_tables(tmp_path):
   override = 'model_options { max_deeplab { pixel_to_pixel_attention: AXIAL } }'
   model = deeplab_tf.build_model(deeplab_tf.load_config(tiny.write_config(tmp_path), [override]))
-  owners = paths.owners_by_path(model)
+  owners = variable_paths.owners_by_path(model)
   tables = [path for path in owners if path.endswith('_positions/embeddings')]
   assert tables
   for path in tables:
     assert isinstance(owners[path], RelativePositions)
-  variable = paths.variables_by_path(model)[tables[0]]
+  variable = variable_paths.variables_by_path(model)[tables[0]]
   fitted = owners[tables[0]].fit_saved_value(variable, variable.numpy()[4:-4])
   np.testing.assert_array_equal(fitted[4:-4], variable.numpy()[4:-4])
   assert fitted.shape == variable.shape
@@ -161,18 +163,18 @@ def test_paths_can_be_left_out(tmp_path):
   prefix = _save(source, tmp_path)
   model = Network(backbone=Layer(3), head=Layer(3, 5))
   before = model.head.kernels[0].numpy()
-  skip = paths.paths_of(model, [model.head.kernels[0], model.head])
+  skip = variable_paths.paths_of(model, [model.head.kernels[0], model.head])
   assert skip == ['head/kernel0', 'head/kernel1']
   lines = initial.restore_matching(model, prefix, skip)
   np.testing.assert_array_equal(model.head.kernels[0], before)
   assert _section(lines, 'left out on request')[0].endswith('2 variables, 16 parameters')
   with pytest.raises(initial.NothingMatches):
-    initial.restore_matching(model, prefix, list(paths.variables_by_path(model)))
+    initial.restore_matching(model, prefix, list(variable_paths.variables_by_path(model)))
 
 
 def test_averages_are_taken_and_told(tmp_path):
   source = Network(backbone=Layer(3, tables=(9,)), head=Layer(3))
-  own = paths.variables_by_path(source)
+  own = variable_paths.variables_by_path(source)
   averages = {path: tf.Variable(own[path] + 1.0) for path in own if path.startswith('backbone')}
   prefix = _save(source, tmp_path, **{restore.AVERAGED: averages})
   model = Network(backbone=Layer(3, tables=(5,)), head=Layer(3))
@@ -204,5 +206,5 @@ def test_layers_are_found_under_mixed_precision_too():
     model = Network(backbone=Layer(3), head=Layer(3, 4))
   finally:
     tf.keras.mixed_precision.set_global_policy('float32')
-  assert paths.paths_of(model, [model.head]) == ['head/kernel0', 'head/kernel1']
-  assert paths.owners_by_path(model)['head/kernel1'] is model.head
+  assert variable_paths.paths_of(model, [model.head]) == ['head/kernel0', 'head/kernel1']
+  assert variable_paths.owners_by_path(model)['head/kernel1'] is model.head

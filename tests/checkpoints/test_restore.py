@@ -7,9 +7,9 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert, restore
-from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 
 def _config(folder, override=''):

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deeplab_tf.data import (
-    catalog,
-    damage,
-    errors,
-    image_files,
-    panoptic_format,
-    photographs,
-    pipeline,
-    readers,
-    record_files,
-    tfrecord,
+  catalog,
+  damage,
+  errors,
+  image_files,
+  panoptic_format,
+  pipeline,
+  readers,
+  record_files,
+  tfrecord,
 )
+from deeplab_tf.formats import rgb_images
 from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import UserError
 
@@ -318,7 +318,7 @@ def test_tensorflow_decodes_or_names(decoded, content):
 def test_pillow_reads_or_names(tmp_path_factory, content):
   path = tmp_path_factory.getbasetemp() / 'image'
   path.write_bytes(content)
-  for read in (photographs.read, lambda file: image_files.example(file, None),
+  for read in (rgb_images.read, lambda file: image_files.example(file, None),
                panoptic_format.read_segment_ids):
     try:
       read(str(path))

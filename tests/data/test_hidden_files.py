@@ -6,7 +6,7 @@ from PIL import Image
 
 from deeplab_tf import cli
 from deeplab_tf.data import build
-from deeplab_tf.metrics import label_pngs
+from deeplab_tf.scoring import semantic_files
 
 HIDDEN = ('._a.png', '._a.jpg', '.DS_Store', 'Thumbs.db', 'desktop.ini', '._a_leftImg8bit.png',
           '._b_gtFine_instanceIds.png')
@@ -95,5 +95,5 @@ def test_semantic_scores_pass_over_them(tmp_path):
   save(tmp_path / 'guesses' / 'city' / 'b.PNG', np.ones((6, 8), np.uint8))
   save(tmp_path / 'truth' / 'city' / 'b.png', np.ones((6, 8), np.uint8))
   litter(tmp_path / 'truth')
-  score = label_pngs.label_png_score(tmp_path / 'truth', tmp_path / 'guesses', 3)
+  score = semantic_files.label_png_score(tmp_path / 'truth', tmp_path / 'guesses', 3)
   assert score.metric.result()['miou_union'] == 1

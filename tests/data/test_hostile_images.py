@@ -9,17 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf import cli, image_limits
-from deeplab_tf.data import (
-    encoded_images,
-    errors,
-    image_files,
-    panoptic_format,
-    photographs,
-    tfrecord,
-)
+from deeplab_tf import cli
+from deeplab_tf.data import encoded_images, errors, image_files, panoptic_format, tfrecord
 from deeplab_tf.export import serving_module
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic, image_limits, rgb_images
 from deeplab_tf.user_errors import UserError
 
 TOO_LARGE = hostile_images.TOO_LARGE
@@ -27,11 +20,11 @@ PNGS = [name for name in TOO_LARGE if name.startswith('png')]
 
 
 def _by_pillow(name):
-  readers = {'photographs': photographs.read,
+  readers = {'photographs': rgb_images.read,
              'records': lambda path: image_files.example(path, None)}
   if name.startswith('png'):
     readers['labels'] = panoptic_format.read_segment_ids
-    readers['scores'] = coco_panoptic_io.read_panoptic_png
+    readers['scores'] = coco_panoptic.read_panoptic_png
   return readers
 
 
@@ -131,7 +124,7 @@ def test_large_photographs_are_read_without_a_warning(tmp_path, monkeypatch):
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
     cli.quiet_tensorflow()
-    assert photographs.read(str(tmp_path / 'x.png')).shape == (10, 12, 3)
+    assert rgb_images.read(str(tmp_path / 'x.png')).shape == (10, 12, 3)
   assert not caught
 
 
@@ -194,7 +187,7 @@ def test_the_header_must_be_the_first_chunk(decoded):
 def test_usual_photographs_are_read(tmp_path, decoded, kind):
   path = tmp_path / 'x.img'
   path.write_bytes(hostile_images.sound(kind))
-  assert photographs.read(str(path)).shape == (10, 12, 3)
+  assert rgb_images.read(str(path)).shape == (10, 12, 3)
   if kind in ('jpeg', 'png', 'mpo'):
     example = image_files.example(str(path), None)
     assert (example.height, example.width) == (10, 12)
@@ -209,4 +202,4 @@ def test_photographs_stand_upright_whatever_their_exif_data_are(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, 'png', exif=exif.tobytes())
     (tmp_path / 'x.png').write_bytes(stream.getvalue())
-    assert photographs.read(str(tmp_path / 'x.png')).shape == shape
+    assert rgb_images.read(str(tmp_path / 'x.png')).shape == shape

@@ -8,16 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.data import (
-    catalog,
-    encoded_images,
-    image_files,
-    labeled_files,
-    orientation,
-    photographs,
-    tfrecord,
-)
+from deeplab_tf.data import catalog, encoded_images, image_files, labeled_files, tfrecord
 from deeplab_tf.export import serving_module
+from deeplab_tf.formats import orientation, rgb_images
 from deeplab_tf.user_errors import HostError, MissingFileError, UserError
 
 FILES = {**image_battery.turned_files(), **image_battery.colored_files()}
@@ -40,7 +33,7 @@ def test_every_reader_finds_the_same_pixels(tmp_path, decoders, name):
   path.write_bytes(content)
   example = image_files.example(str(path), None)
   raw = labeled_files.direct(labeled_files.unlabeled([str(path)]), INFO, with_label=False)
-  found = {'predict': photographs.read(str(path)), 'raw': raw.load(tf.constant(0)).image,
+  found = {'predict': rgb_images.read(str(path)), 'raw': raw.load(tf.constant(0)).image,
            'served': decoders['served'](content), 'decoded': decoders['decoded'](content),
            'record': decoders['record'](example.encoded)}
   is_jpeg = content.startswith(b'\xff\xd8')
@@ -123,13 +116,13 @@ def test_a_label_of_the_stored_image_is_explained_by_exif(tmp_path):
 
 def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatch):
   with pytest.raises(MissingFileError, match='gone.png: No such file'):
-    photographs.read(str(tmp_path / 'gone.png'))
+    rgb_images.read(str(tmp_path / 'gone.png'))
 
   def refuse(*args, **kwargs):
     raise PermissionError(13, 'Permission denied', 'x.png')
 
   monkeypatch.setattr('builtins.open', refuse)
-  for read in (photographs.read, lambda path: image_files.example(path, None)):
+  for read in (rgb_images.read, lambda path: image_files.example(path, None)):
     with pytest.raises(HostError, match='^x.png: cannot be opened: Permission denied$'):
       read('x.png')
 
@@ -140,5 +133,5 @@ def test_an_opened_file_is_read_as_its_path(tmp_path):
   exif[0x0112] = 6
   Image.fromarray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3)).save(path, exif=exif)
   with open(path, 'rb') as file:
-    np.testing.assert_array_equal(photographs.read(file), photographs.read(path))
-  assert photographs.read(io.BytesIO(path.read_bytes())).shape == (4, 3, 3)
+    np.testing.assert_array_equal(rgb_images.read(file), rgb_images.read(path))
+  assert rgb_images.read(io.BytesIO(path.read_bytes())).shape == (4, 3, 3)

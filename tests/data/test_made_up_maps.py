@@ -3,12 +3,12 @@
 import numpy as np
 
 from deeplab_tf.data import made_up_maps
-from deeplab_tf.metrics import coco_panoptic
+from deeplab_tf.scoring import panoptic_files
 
 
 def test_files_can_be_scored_and_predictions_resemble_the_truth(tmp_path):
   files = made_up_maps.write(tmp_path, 3, (128, 256), segments=20)
-  score = coco_panoptic.panoptic_score(*files)
+  score = panoptic_files.panoptic_score(*files)
   # Segments of random classes: some are of one class of stuff.
   assert all('in several segments' in warning for warning in score.warnings)
   assert 0.2 < score.metric.result()['All']['pq'] < 0.95

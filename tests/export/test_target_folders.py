@@ -30,7 +30,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
-  monkeypatch.setattr(saved_model.whole_file.os, 'access', lambda path, mode: False)
+  monkeypatch.setattr(saved_model.atomic_file.os, 'access', lambda path, mode: False)
   with pytest.raises(UsageError, match='/out cannot be written to: no permission to write to '):
     saved_model.check_target(str(tmp_path / 'out'), 'main')
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.recomputation import recompute
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 _OPTIONS = BlockGroupOptions(output_stride=16, axial_beyond_stride=16, transformer_beyond_stride=16,
                              drop_path_keep_prob=0.5, attention_expansion=(1, 2))

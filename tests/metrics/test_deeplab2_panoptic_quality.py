@@ -12,8 +12,9 @@ import shared
 from PIL import Image
 
 from deeplab_tf.classes import Category, DatasetInfo
-from deeplab_tf.metrics import coco_panoptic, panoptic_quality
+from deeplab_tf.metrics import panoptic_quality
 from deeplab_tf.metrics.deeplab2_panoptic_quality import DeepLab2PanopticQuality
+from deeplab_tf.scoring import panoptic_files
 
 SETS = ('cityscapes_style', 'empty_predictions', 'fuzz_tiny', 'half_iou', 'many_60',
         'real_identity', 'real_mild', 'real_strong', 'split_stuff', 'synth_480x640',
@@ -31,7 +32,7 @@ def _check_result(metric, expected):
 def test_equals_deeplab2_on_panoptic_files(name):
   folder = shared.path('parity', 'evaluation', 'pq', name)
   expected = json.loads((folder / 'expected.json').read_text())['deeplab2']
-  metric = coco_panoptic.panoptic_score(folder / 'gt.json', folder / 'pred.json',
+  metric = panoptic_files.panoptic_score(folder / 'gt.json', folder / 'pred.json',
                                         definition='deeplab2').metric
   _check_result(metric, expected['result'])
   # Class ids count the categories: from 0 where nothing precedes them, else from 1.

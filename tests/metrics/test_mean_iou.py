@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import shared
 
-from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, mean_iou
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.metrics import mean_iou
+from deeplab_tf.scoring import panoptic_files
 
 SETS = ('ade20k_150', 'all_ignored', 'cityscapes_19', 'cityscapes_19_void_predictions',
         'coco_134_ignore0', 'perfect')
@@ -44,12 +46,12 @@ def test_panoptic_files_merged_by_category_equal_the_recorded_numbers(variant, t
   maps = np.load(folder / 'reference_maps.npz')
   segments = json.loads(str(maps[variant.replace('panoptic', 'segments')]))
   for annotation in segments:
-    coco_panoptic_io.write_panoptic_png(tmp_path / annotation['file_name'],
+    coco_panoptic.write_panoptic_png(tmp_path / annotation['file_name'],
                                         maps[f'{variant}_{annotation["image_id"]}'])
-  coco_panoptic_io.write_json(tmp_path / 'predictions.json', {'annotations': segments})
+  coco_panoptic.write_json(tmp_path / 'predictions.json', {'annotations': segments})
   files = (folder / 'panoptic_gt.json', tmp_path / 'predictions.json')
-  semantic = coco_panoptic.semantic_score(*files).metric.result()
-  panoptic = coco_panoptic.panoptic_score(*files).metric.result()
+  semantic = panoptic_files.semantic_score(*files).metric.result()
+  panoptic = panoptic_files.panoptic_score(*files).metric.result()
   reference = expected[variant]
   for group in ('All', 'Things', 'Stuff'):
     assert panoptic[group] == pytest.approx(reference['pq'][group], abs=1e-9)

@@ -8,8 +8,10 @@ import shared
 
 from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, panoptic_quality
-from deeplab_tf.metrics.coco_panoptic_io import Segment
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.formats.coco_panoptic import Segment
+from deeplab_tf.metrics import panoptic_quality
+from deeplab_tf.scoring import panoptic_files
 
 SETS = ('cityscapes_style', 'empty_predictions', 'fuzz_tiny', 'half_iou', 'many_60',
         'real_identity', 'real_mild', 'real_strong', 'split_stuff', 'synth_480x640',
@@ -28,7 +30,7 @@ def _folder(name):
 
 
 def _score(folder):
-  return coco_panoptic.panoptic_score(folder / 'gt.json', folder / 'pred.json')
+  return panoptic_files.panoptic_score(folder / 'gt.json', folder / 'pred.json')
 
 
 def _counts(metric, category_id):
@@ -55,7 +57,7 @@ def _update(truth, truth_segments, prediction, prediction_segments):
 def test_equals_the_reference(name, definition, key):
   folder = _folder(name)
   expected = json.loads((folder / 'expected.json').read_text())[key]
-  metric = coco_panoptic.panoptic_score(folder / 'gt.json', folder / 'pred.json',
+  metric = panoptic_files.panoptic_score(folder / 'gt.json', folder / 'pred.json',
                                         definition=definition).metric
   result = metric.result()
   for group in ('All', 'Things', 'Stuff'):
@@ -102,8 +104,8 @@ def test_names_the_missing_folder_of_pngs():
 def test_label_maps_give_the_score_of_files():
   # In this set no image has two crowd segments of one class, which a label map cannot hold.
   folder = _folder('synth_480x640')
-  truth = coco_panoptic_io.load_ground_truth(folder / 'gt.json')
-  guesses = {a.image_id: a for a in coco_panoptic_io.load_predictions(
+  truth = coco_panoptic.load_ground_truth(folder / 'gt.json')
+  guesses = {a.image_id: a for a in coco_panoptic.load_predictions(
       folder / 'pred.json').annotations}
   info = catalog.built_in('coco_panoptic')
   metric = panoptic_quality.PanopticQuality(info.categories)
@@ -120,7 +122,7 @@ def test_label_maps_give_the_score_of_files():
 
 
 def _label_map(png, segments, info):
-  ids = coco_panoptic_io.read_panoptic_png(png)
+  ids = coco_panoptic.read_panoptic_png(png)
   class_of = {category.category_id: category for category in info.categories}
   label = np.full(ids.shape, info.void_label, np.int32)
   seen = {}
@@ -289,7 +291,7 @@ def _ring(ids):
 @pytest.mark.parity
 def test_pairs_are_read_image_by_image():
   folder = _folder('real_mild')
-  files = coco_panoptic.pairs(folder / 'gt.json', folder / 'pred.json')
+  files = panoptic_files.pairs(folder / 'gt.json', folder / 'pred.json')
   assert len(files.images) == 2 and files.class_names[1] == 'person'
   listed = json.loads((folder / 'gt.json').read_text())['images']
   assert [image.image_id for image in files.images] == [entry['id'] for entry in listed]
@@ -302,4 +304,4 @@ def test_pairs_are_read_image_by_image():
 
 def test_an_unknown_definition_is_refused():
   with pytest.raises(ValueError, match='allowed are panopticapi, boundary, deeplab2'):
-    coco_panoptic.panoptic_score('gt.json', 'pred.json', definition='pq')
+    panoptic_files.panoptic_score('gt.json', 'pred.json', definition='pq')

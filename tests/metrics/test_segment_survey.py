@@ -9,12 +9,14 @@ import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, panoptic_quality, segment_survey
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.metrics import panoptic_quality, segment_survey
+from deeplab_tf.scoring import panoptic_files
 
 Segment = panoptic_quality.Segment
-CATEGORIES = (coco_panoptic_io.FileCategory(3, 'disc', True),
-              coco_panoptic_io.FileCategory(5, 'box', True),
-              coco_panoptic_io.FileCategory(9, 'sky', False))
+CATEGORIES = (coco_panoptic.FileCategory(3, 'disc', True),
+              coco_panoptic.FileCategory(5, 'box', True),
+              coco_panoptic.FileCategory(9, 'sky', False))
 
 
 def _survey(*images):
@@ -178,7 +180,7 @@ def test_unknown_categories_are_refused_and_nothing_is_counted():
                                   'split_stuff', 'things_only', 'wrong_classes'])
 def test_scores_equal_the_references(name):
   folder = shared.path('parity', 'evaluation', 'pq', name)
-  files = coco_panoptic.pairs(folder / 'gt.json', folder / 'pred.json')
+  files = panoptic_files.pairs(folder / 'gt.json', folder / 'pred.json')
   survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
   for image in files.images:
     truth, guess = image.read_maps()

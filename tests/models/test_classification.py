@@ -11,10 +11,10 @@ import tiny_classification
 
 import deeplab_tf
 from deeplab_tf import models
-from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import catalog
 from deeplab_tf.layers import randomness
+from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.training import precision
 
 IMAGES = tf.random.stateless_normal([3, 33, 49, 3], [0, 1])

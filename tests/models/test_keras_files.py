@@ -12,10 +12,9 @@ import tiny_centers
 import tiny_classification
 
 import deeplab_tf
-from deeplab_tf.checkpoints import paths
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
-from deeplab_tf.layers import folding
+from deeplab_tf.layers import folding, variable_paths
 from deeplab_tf.training import optimizers
 from deeplab_tf.user_errors import UsageError
 
@@ -52,7 +51,7 @@ def _assert_same(model, other):
 def test_variables_are_named_by_their_paths(kind, configs):
   model = _build(configs, kind)
   assert len(model.variables) > 100
-  for path, variable in paths.variables_by_path(model).items():
+  for path, variable in variable_paths.variables_by_path(model).items():
     assert variable.name == f'{path}:0'
   assert len({variable.name for variable in model.variables}) == len(model.variables)
   kernels = [v for v in model.trainable_variables if optimizers.is_kernel(v)]
@@ -150,7 +149,7 @@ strategy = tf.distribute.MirroredStrategy(['/cpu:0', '/cpu:1'])
 config = deeplab_tf.load_config(sys.argv[1], ['trainer_options { precision: BFLOAT16 }'])
 arguments = config, catalog.from_config(config), models.architecture(config), strategy
 model, other = (state.build_model(*arguments)[0] for _ in range(2))
-for path, variable in paths.variables_by_path(model).items():
+for path, variable in variable_paths.variables_by_path(model).items():
   names = [value.name for value in strategy.experimental_local_results(variable)]
   assert [variable.name, *names] == [f'{path}:0', f'{path}:0', f'{path}/replica_1:0'], names
 for name in ('a.h5', 'a.weights.h5', 'a'):

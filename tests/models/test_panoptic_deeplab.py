@@ -8,11 +8,11 @@ import tensorflow as tf
 import tiny_centers
 
 from deeplab_tf import models
-from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.config import load_config
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.layers import randomness
+from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.models import panoptic_deeplab
 from deeplab_tf.training import precision
 

@@ -11,7 +11,7 @@ import pytest
 import shared
 from PIL import Image
 
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 
 PROGRAM = pathlib.Path(__file__).resolve().parents[2] / 'evaluation' / 'evaluate.py'
 
@@ -37,16 +37,16 @@ def files(tmp_path):
   guess = np.where(np.arange(16) < 10, 5, 6)[None].repeat(6, axis=0)
   (tmp_path / 'gt').mkdir()
   (tmp_path / 'out').mkdir()
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'gt' / 'a.png', truth)
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'out' / 'a.png', guess)
-  coco_panoptic_io.write_json(tmp_path / 'gt.json', {
+  coco_panoptic.write_panoptic_png(tmp_path / 'gt' / 'a.png', truth)
+  coco_panoptic.write_panoptic_png(tmp_path / 'out' / 'a.png', guess)
+  coco_panoptic.write_json(tmp_path / 'gt.json', {
       'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 6, 'width': 16}],
       'categories': [{'id': 3, 'name': 'box', 'isthing': 1}, {'id': 4, 'name': 'ball',
                                                              'isthing': 1}],
       'annotations': [{'image_id': 1, 'file_name': 'a.png', 'segments_info': [
           {'id': 1, 'category_id': 3, 'area': 48, 'iscrowd': 0},
           {'id': 2, 'category_id': 4, 'area': 48, 'iscrowd': 0}]}]})
-  coco_panoptic_io.write_json(tmp_path / 'out' / 'predictions.json', {
+  coco_panoptic.write_json(tmp_path / 'out' / 'predictions.json', {
       'annotations': [{'image_id': 1, 'file_name': 'a.png', 'segments_info': [
           {'id': 5, 'category_id': 3}, {'id': 6, 'category_id': 4}]}]})
   return tmp_path
@@ -130,9 +130,9 @@ def test_what_is_left_out_is_said(files):
   content['annotations'].append({**content['annotations'][0], 'image_id': 2})
   (files / 'out' / 'predictions.json').write_text(json.dumps(content))
   for path, columns in ((files / 'gt' / 'a.png', 2), (files / 'out' / 'a.png', 1)):
-    ids = coco_panoptic_io.read_panoptic_png(path).copy()
+    ids = coco_panoptic.read_panoptic_png(path).copy()
     ids[:, :columns] = 0
-    coco_panoptic_io.write_panoptic_png(path, ids)
+    coco_panoptic.write_panoptic_png(path, ids)
   flags = (f'--ground_truth={files / "gt.json"}', f'--predictions={files / "out"}',
            f'--output={files / "scores.json"}')
   run = _run('--task=panoptic', *flags)
@@ -253,7 +253,7 @@ def many(files):
   for name, folder in (('gt.json', 'gt'), ('out/predictions.json', 'out')):
     content = json.loads((files / name).read_text())
     first = content['annotations'][0]
-    ids = coco_panoptic_io.read_panoptic_png(files / folder / 'a.png')
+    ids = coco_panoptic.read_panoptic_png(files / folder / 'a.png')
     content['annotations'] = []
     for index in range(13):
       segments = [{'id': entry['id'], 'category_id': entry['category_id']}
@@ -262,8 +262,8 @@ def many(files):
                                      'segments_info': segments})
       wide = np.repeat(ids, index + 1, axis=1)
       wide = wide[:, index:] if folder == 'gt' else wide[:, :wide.shape[1] - index]
-      coco_panoptic_io.write_panoptic_png(files / folder / f'{index}.png', wide)
-    coco_panoptic_io.write_json(files / name, content)
+      coco_panoptic.write_panoptic_png(files / folder / f'{index}.png', wide)
+    coco_panoptic.write_json(files / name, content)
   return files
 
 
@@ -318,6 +318,6 @@ def test_help_and_no_tensorflow(files):
   code = (f'import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import evaluate; '
           f'evaluate.main(["--task=panoptic", "--ground_truth={files / "gt.json"}", '
           f'"--predictions={files / "out"}"]); '
-          'from deeplab_tf.metrics import average_precision, label_pngs; '
+          'from deeplab_tf.scoring import instance_files, semantic_files; '
           'assert "tensorflow" not in sys.modules')
   assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

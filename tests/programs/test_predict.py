@@ -14,7 +14,7 @@ import deeplab_tf
 from deeplab_tf.checkpoints import convert
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 
 PROGRAM = 'evaluation/predict.py'
 
@@ -41,7 +41,7 @@ def _pixels(height=60, width=80, seed=0):
 def _check_annotation(annotation, image, segmenter, output, pixels):
   """The files of one image say what the segmenter says."""
   result = segmenter(pixels)
-  ids = coco_panoptic_io.read_panoptic_png(output / annotation['file_name'])
+  ids = coco_panoptic.read_panoptic_png(output / annotation['file_name'])
   assert ids.shape == pixels.shape[:2] == (image['height'], image['width'])
   info = segmenter.dataset_info
   assert {s['id'] for s in annotation['segments_info']} == set(np.unique(ids)) - {0}

@@ -12,8 +12,8 @@ import training_runs
 
 import deeplab_tf
 from deeplab_tf.checkpoints import restore
-from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.layers.dual_path_attention import DualPathLayer
+from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.training import dry_run, runs
 
 

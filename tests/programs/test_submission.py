@@ -7,13 +7,13 @@ import numpy as np
 import programs
 import pytest
 
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 
 
 @pytest.fixture
 def predictions(tmp_path):
   """A folder as evaluation/predict.py leaves it."""
-  coco_panoptic_io.write_panoptic_png(tmp_path / '000000000042.png', np.full((4, 6), 1))
+  coco_panoptic.write_panoptic_png(tmp_path / '000000000042.png', np.full((4, 6), 1))
   (tmp_path / 'predictions.json').write_text(json.dumps({'annotations': [
       {'image_id': 42, 'file_name': '000000000042.png',
        'segments_info': [{'id': 1, 'category_id': 187, 'score': 0.9}]}]}))

@@ -95,7 +95,7 @@ def sound(kind: str = 'png', size: tuple = (12, 10)) -> bytes:
   return stream.getvalue()
 
 
-# Makers of images beyond the limit of deeplab_tf.image_limits, by name.
+# Makers of images beyond the limit of deeplab_tf.formats.image_limits, by name.
 TOO_LARGE = {
     'png_header': lambda: png(*HUGE),
     'png_grey_one_bit': lambda: png(*HUGE, bits=1, colour=0),

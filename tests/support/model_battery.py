@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import models
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 
 def check_sizes_unknown_while_tracing(model, size) -> None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf.checkpoints import from_deeplab2
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 
 
 def recipe_weights(description: dict) -> dict[str, np.ndarray]:

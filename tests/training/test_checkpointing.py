@@ -9,7 +9,7 @@ import tiny_runs
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
-from deeplab_tf.checkpoints.paths import variables_by_path
+from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.training import checkpointing, optimizers, runs
 
 

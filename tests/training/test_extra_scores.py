@@ -13,7 +13,7 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
 from deeplab_tf.training import extra_scores
@@ -29,7 +29,7 @@ class Recorded:
   def __init__(self):
     self.folder = shared.path('parity', 'evaluation', 'panoptic_model')
     self.expected = json.loads((self.folder / 'expected.json').read_text())
-    self.truth = coco_panoptic_io.load_ground_truth(self.folder / 'panoptic_gt.json')
+    self.truth = coco_panoptic.load_ground_truth(self.folder / 'panoptic_gt.json')
     order = json.loads((self.folder / 'classes.json').read_text())['dataset_ids']
     by_id = {c.category_id: c for c in self.truth.categories}
     # Class indices are positions in that order.
@@ -46,7 +46,7 @@ class Recorded:
                 for entry in json.loads(str(self._maps[f'segments_{kind}']))}
     for annotation in self.truth.annotations:
       image_id = annotation.image_id
-      png = coco_panoptic_io.read_panoptic_png(
+      png = coco_panoptic.read_panoptic_png(
           self.folder / 'panoptic_gt' / annotation.file_name)
       truth = self._label_map(png, [(s.id, s.category_id, s.iscrowd) for s in annotation.segments])
       guess = self._label_map(self._maps[f'panoptic_{kind}_{image_id}'], [

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import matching
-from deeplab_tf.checkpoints.paths import variables_by_path
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.normalization import BatchNorm
+from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.losses.criterion import CriterionResult, are_finite
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.training import optimizers, precision

@@ -7,13 +7,14 @@ import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
-    catalog,
-    image_files,
-    label_images,
-    labeled_files,
-    panoptic_format,
-    sources,
+  catalog,
+  image_files,
+  label_images,
+  labeled_files,
+  panoptic_format,
+  sources,
 )
+from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
 _FOLDERS = {'train': 'training', 'val': 'validation'}
@@ -61,8 +62,8 @@ def _read_pair(semantic_file, instance_file, info, report):
   The semantic PNG holds class ids (0 is unlabelled), the instance PNG the place of a class among
   the things in R, from 1 on, and the number of the instance in the image in G.
   """
-  semantic = label_images.read(semantic_file, channels=1)
-  instances = label_images.read(instance_file, channels=3).astype(np.int32)
+  semantic = label_png.read(semantic_file)
+  instances = label_png.read_rgb(instance_file).astype(np.int32)
   if semantic.shape != instances.shape[:2]:
     raise DataError(f'{instance_file}: is {instances.shape[0]}x{instances.shape[1]}, but '
                     f'{semantic_file} is {semantic.shape[0]}x{semantic.shape[1]}')

@@ -7,6 +7,7 @@ import os
 from deeplab_tf import listing
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, label_images, labeled_files, panoptic_format, sources
+from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import MissingFileError
 
 _IMAGE = '_leftImg8bit.png'
@@ -76,7 +77,7 @@ def _read_instance_ids(path, info, options):
     return label_images.Meaning(label_id, is_thing and value < _FIRST_INSTANCE)
 
   return label_images.label_map(
-      label_images.read(path, channels=1), meaning, info, lambda value: f'{path}: value {value}',
+      label_png.read(path), meaning, info, lambda value: f'{path}: value {value}',
       options.treat_crowd_as_ignore, options.report)
 
 

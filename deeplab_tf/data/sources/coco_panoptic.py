@@ -4,7 +4,7 @@ import os
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.user_errors import DataError
 
 # What lists the images of the test split, the first that is there: the server scores test-dev,
@@ -57,7 +57,7 @@ def _test_files(options, folder, image_dir):
 
 def _listed(path):
   """File names of the images of a JSON, sorted."""
-  content = coco_panoptic_io.read_json(path, 'a JSON with a list "images"')
+  content = coco_panoptic.read_json(path, 'a JSON with a list "images"')
   try:
     return sorted({str(image['file_name']) for image in content['images']})
   except (KeyError, TypeError):

@@ -10,6 +10,7 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, listing
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_files, label_images, labeled_files, sources
+from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
 # In a pixel's number the instance number has so many values.
@@ -92,8 +93,8 @@ def _read(path, fields, info, options):
 def _values(path, encoding):
   """Category id x number of instance numbers + instance number, int32 [height, width]."""
   if encoding == 'SEMANTIC':
-    return label_images.read(path, channels=1)
-  red, green, blue = np.moveaxis(label_images.read(path, channels=3).astype(np.int32), -1, 0)
+    return label_png.read(path)
+  red, green, blue = np.moveaxis(label_png.read_rgb(path).astype(np.int32), -1, 0)
   if encoding == 'THREE_CHANNEL':
     return red * 2**16 + green * 2**8 + blue
   if blue.any():

@@ -5,13 +5,14 @@ import os
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
-    catalog,
-    image_files,
-    label_images,
-    labeled_files,
-    panoptic_format,
-    sources,
+  catalog,
+  image_files,
+  label_images,
+  labeled_files,
+  panoptic_format,
+  sources,
 )
+from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import MissingFileError
 
 FOLDERS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
@@ -64,5 +65,5 @@ def _read_instances(path, options):
     label = value // _INSTANCES  # The class id; category ids are one more.
     return label_images.Meaning(None if label == info.ignore_label else label + 1)
 
-  return label_images.label_map(label_images.read(path, channels=1), meaning, info,
+  return label_images.label_map(label_png.read(path), meaning, info,
                                 lambda value: f'{path}: value {value}', report=options.report)

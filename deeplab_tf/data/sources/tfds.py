@@ -18,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import image_limits, structures
+from deeplab_tf import structures
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import (
   catalog,
@@ -30,7 +30,7 @@ from deeplab_tf.data import (
   sources,
   tfrecord,
 )
-from deeplab_tf.metrics import coco_panoptic_io
+from deeplab_tf.formats import coco_panoptic, image_limits
 from deeplab_tf.user_errors import DataError, UserError
 
 _SPLITS = {'train': 'train', 'val': 'validation'}
@@ -122,7 +122,7 @@ def _label(features, prepared, info, treat_crowd_as_ignore, options=sources.STRI
        'iscrowd': int(objects['is_crowd'][i]),
        'category_id': info.categories[place].category_id} for i, place in enumerate(places)]
   image = image_limits.load(io.BytesIO(_encoded(features['panoptic_image'])), where, ('PNG',))
-  ids = coco_panoptic_io.rgb_to_id(np.asarray(image.convert('RGB')))
+  ids = coco_panoptic.rgb_to_id(np.asarray(image.convert('RGB')))
   annotated = panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
   return panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore,
                                         options=options)

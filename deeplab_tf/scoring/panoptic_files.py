@@ -6,17 +6,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from deeplab_tf.metrics import (
-    category_names,
-    deeplab2_panoptic_quality,
-    image_pairs,
-    left_out,
-    mean_iou,
-    overlap,
-    panoptic_quality,
-    workers,
-)
-from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
+from deeplab_tf.formats import coco_panoptic as panoptic_io
+from deeplab_tf.metrics import deeplab2_panoptic_quality, mean_iou, overlap, panoptic_quality
+from deeplab_tf.scoring import category_names, image_pairs, left_out, workers
 from deeplab_tf.user_errors import DataError
 
 # Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as DeepLab2's own

@@ -4,7 +4,7 @@ import collections
 import re
 from typing import Any, Optional, Sequence, Tuple
 
-from deeplab_tf.metrics import image_names
+from deeplab_tf import image_names
 from deeplab_tf.user_errors import DataError
 
 

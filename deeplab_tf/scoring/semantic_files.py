@@ -4,18 +4,12 @@ import pathlib
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from PIL import Image
 
-from deeplab_tf import image_limits, listing
-from deeplab_tf.metrics import (
-    coco_panoptic_io,
-    image_names,
-    left_out,
-    mean_iou,
-    overlap,
-    workers,
-)
-from deeplab_tf.metrics.coco_panoptic import FileScore
+from deeplab_tf import image_names, listing
+from deeplab_tf.formats import coco_panoptic, label_png
+from deeplab_tf.metrics import mean_iou, overlap
+from deeplab_tf.scoring import left_out, workers
+from deeplab_tf.scoring.panoptic_files import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Pixels without a prediction; no grey value is as large.
@@ -48,8 +42,8 @@ class _Predictions(NamedTuple):
   category_of: Sequence[Optional[Dict[int, int]]]
 
 
-def label_png_score(ground_truth: coco_panoptic_io.PathLike,
-                    predictions: coco_panoptic_io.PathLike, num_classes: int,
+def label_png_score(ground_truth: coco_panoptic.PathLike,
+                    predictions: coco_panoptic.PathLike, num_classes: int,
                     ignore_label: int = 255, progress: Optional[workers.Progress] = None,
                     num_workers: int = 1) -> FileScore:
   """Computes mean IoU and accuracy of semantic maps.
@@ -99,32 +93,12 @@ def _value_warnings(metric: mean_iou.MeanIoU, ignore_label: int, strays: Set[int
   return warnings
 
 
-def read_label_png(path: coco_panoptic_io.PathLike) -> np.ndarray:
-  """Reads a semantic map.
-
-  Returns:
-    int32 [height, width], grey values; with a palette its indices.
-
-  Raises:
-    ValueError: The file is no PNG, too large, or has several channels.
-  """
-  image = image_limits.load(path, str(path), ('PNG',), _mode_problem)
-  return np.asarray(image).astype(np.int32)
-
-
-def _mode_problem(image: Image.Image) -> Optional[str]:
-  if image.mode in ('1', 'L', 'P', 'I') or image.mode.startswith('I;16'):
-    return None
-  return (f'the picture is of mode {image.mode}; a semantic map has one channel of class ids, grey '
-          'of 8 or 16 bits or with a palette')
-
-
 def _others(metric: mean_iou.MeanIoU, class_id: int) -> str:
   others = [other for other in metric.class_ids if other != class_id]
   return f'one of {others[0]} to {others[-1]}' if len(others) > 1 else str(others[0])
 
 
-def _pairs(ground_truth: coco_panoptic_io.PathLike, predictions: coco_panoptic_io.PathLike
+def _pairs(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike
            ) -> Tuple[List[_Pair], int, List[str]]:
   """Returns the images to score, how many predictions are not, and warnings."""
   folder = pathlib.Path(ground_truth)
@@ -154,20 +128,20 @@ def _check_folder(path: pathlib.Path) -> None:
     raise MissingFileError(f'{path}: there is no such folder; it should hold PNGs of class ids')
 
 
-def _predictions(path: coco_panoptic_io.PathLike) -> _Predictions:
+def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
   """Lists maps of classes in a folder, or the maps of segments of panoptic predictions."""
   folder = pathlib.Path(path)
   if folder.suffix.lower() != '.json' and not (folder / 'predictions.json').is_file():
     _check_folder(folder)
     names = listing.files_below(folder, ('.png',))
     return _Predictions(names, [folder / name for name in names], [None] * len(names))
-  json_path = coco_panoptic_io.predictions_json(path)
-  content = coco_panoptic_io.load_predictions(json_path)
+  json_path = coco_panoptic.predictions_json(path)
+  content = coco_panoptic.load_predictions(json_path)
   annotations = content.annotations
   names = [content.image_files.get(each.image_id, each.file_name) for each in annotations]
-  folder = coco_panoptic_io.png_folder(json_path)
+  folder = coco_panoptic.png_folder(json_path)
   return _Predictions(
-      names, coco_panoptic_io.find_pngs(folder, annotations, 'prediction'),
+      names, coco_panoptic.find_pngs(folder, annotations, 'prediction'),
       [{segment.id: segment.category_id for segment in each.segments} for each in annotations])
 
 
@@ -190,7 +164,7 @@ def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: ima
 
 def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
   """Counts an image; returns the scored values of the prediction that are no class."""
-  maps = [read_label_png(pair.ground_truth), _predicted_map(pair)]
+  maps = [label_png.read(pair.ground_truth), _predicted_map(pair)]
   if maps[0].shape != maps[1].shape:
     sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
     raise DataError(f'{pair.ground_truth} and {pair.prediction} are {sizes} pixels (height x '
@@ -207,8 +181,8 @@ def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
 
 def _predicted_map(pair: _Pair) -> np.ndarray:
   if pair.category_of is None:
-    return read_label_png(pair.prediction)
-  ids = coco_panoptic_io.read_panoptic_png(pair.prediction)
+    return label_png.read(pair.prediction)
+  ids = coco_panoptic.read_panoptic_png(pair.prediction)
   values, inverse = np.unique(ids, return_inverse=True)
   classes = [pair.category_of.get(value, _NO_CLASS) for value in values.tolist()]
   table = np.array([each if 0 <= each < _NO_CLASS else _NO_CLASS for each in classes], np.int32)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, predicted_images, submission
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.scoring import panoptic_files, predicted_images, submission
 
 # Layout: folder that predict.py is given, images below it with id and file_name as the ground
 # truth lists them, data set, and benchmark if there is one.
@@ -48,7 +49,7 @@ def _write(folder, images, ids, info):
     category = info.categories[-1 - index]
     png = f'{os.path.splitext(name)[0]}.png'
     (folder / png).parent.mkdir(parents=True, exist_ok=True)
-    coco_panoptic_io.write_panoptic_png(folder / png, np.full((3, 4), 1))
+    coco_panoptic.write_panoptic_png(folder / png, np.full((3, 4), 1))
     content['images'].append({'id': image_id, 'file_name': file_name, 'height': 3, 'width': 4})
     content['annotations'].append({'image_id': image_id, 'file_name': png, 'segments_info': [
         {'id': 1, 'category_id': category.category_id, 'score': 0.5}]})
@@ -68,7 +69,7 @@ def test_predictions_are_paired_with_their_images(tmp_path, layout, with_ground_
     (path.parent / f'._{path.name}').touch()
   content = _write(tmp_path / 'gt', names, [images[name] for name in names], info)
   truth = tmp_path / 'gt.json'
-  coco_panoptic_io.write_json(truth, content)
+  coco_panoptic.write_json(truth, content)
 
   out = str(tmp_path / 'out')
   found = predicted_images.name(predicted_images.find([str(tmp_path / folder)], out), out,
@@ -76,10 +77,10 @@ def test_predictions_are_paired_with_their_images(tmp_path, layout, with_ground_
   assert [image.file_name for image in found] == names
   content = _write(tmp_path / 'out', names,
                    [(image.image_id, image.file_name) for image in found], info)
-  coco_panoptic_io.write_json(tmp_path / 'out' / 'predictions.json', content)
+  coco_panoptic.write_json(tmp_path / 'out' / 'predictions.json', content)
 
   predictions = tmp_path / 'out' / 'predictions.json'
-  score = coco_panoptic.panoptic_score(truth, predictions)
+  score = panoptic_files.panoptic_score(truth, predictions)
   assert score.metric.result()['All'] == {'pq': 1.0, 'sq': 1.0, 'rq': 1.0, 'n': len(names)}
   if with_ground_truth or layout in ('coco', 'cityscapes', 'ade20k'):
     assert score.warnings == ()

@@ -5,8 +5,9 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from deeplab_tf.metrics import image_names, mean_iou
-from deeplab_tf.metrics.coco_panoptic_io import Annotation, PanopticJson
+from deeplab_tf import image_names
+from deeplab_tf.formats.coco_panoptic import Annotation, PanopticJson
+from deeplab_tf.metrics import mean_iou
 
 _TITLE = 'left out of the score'
 

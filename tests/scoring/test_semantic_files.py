@@ -5,7 +5,8 @@ import pytest
 import shared
 from PIL import Image
 
-from deeplab_tf.metrics import coco_panoptic_io, label_pngs
+from deeplab_tf.formats import coco_panoptic, label_png
+from deeplab_tf.scoring import semantic_files
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def folders(tmp_path):
 
 
 def _score(folder, **options):
-  return label_pngs.label_png_score(folder / 'gt', folder / 'pred', 2, **options).metric
+  return semantic_files.label_png_score(folder / 'gt', folder / 'pred', 2, **options).metric
 
 
 def test_folders_are_paired_by_name(folders):
@@ -39,7 +40,7 @@ def test_values_are_read_as_they_are(tmp_path, mode):
     image = Image.fromarray(values)
     assert image.mode == mode
   image.save(tmp_path / 'x.png')
-  found = label_pngs.read_label_png(tmp_path / 'x.png')
+  found = label_png.read(tmp_path / 'x.png')
   np.testing.assert_array_equal(found, values)
   assert found.dtype == np.int32
 
@@ -58,10 +59,10 @@ def test_bad_input_is_named(folders):
   with pytest.raises(FileNotFoundError, match='a.png: there is no such file'):
     _score(folders)
   with pytest.raises(FileNotFoundError, match='none: there is no such folder'):
-    label_pngs.label_png_score(folders / 'none', folders / 'pred', 2)
+    semantic_files.label_png_score(folders / 'none', folders / 'pred', 2)
   (folders / 'empty').mkdir()
   with pytest.raises(FileNotFoundError, match='there is no PNG'):
-    label_pngs.label_png_score(folders / 'empty', folders / 'pred', 2)
+    semantic_files.label_png_score(folders / 'empty', folders / 'pred', 2)
 
 
 def test_folders_come_before_names_and_hidden_files_are_none(tmp_path):
@@ -72,14 +73,14 @@ def test_folders_come_before_names_and_hidden_files_are_none(tmp_path):
       Image.fromarray(np.full((2, 3), value, np.uint8)).save(path)
       path.with_name(f'._{path.name}').write_bytes(b'of macOS')
   Image.new('L', (1, 1)).save(tmp_path / 'pred' / 'other.png')
-  score = label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+  score = semantic_files.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
   assert score.metric.confusion.tolist() == [[6, 0, 0], [0, 6, 0]]
   assert score.omitted.figures['predictions_not_scored'] == 1
   assert 'cam1/1.PNG with cam1/1.png' in score.warnings[0]
   (tmp_path / 'pred' / 'cam1' / '1.png').rename(tmp_path / 'pred' / '1.png')
   with pytest.raises(FileNotFoundError, match='cam1/1.PNG: there is no such file'):
     (tmp_path / 'pred' / '1.png').rename(tmp_path / 'pred' / '2.png')
-    label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+    semantic_files.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
 
 
 def test_an_ambiguous_name_is_no_guess(tmp_path):
@@ -87,9 +88,9 @@ def test_an_ambiguous_name_is_no_guess(tmp_path):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     Image.new('L', (3, 2)).save(tmp_path / name)
   with pytest.raises(ValueError, match='ambiguous: .* may be cam0/1.png, cam1/1.png'):
-    label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
+    semantic_files.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 2)
   with pytest.raises(ValueError, match='1.png: the name is ambiguous: it may be .* cam0/1.png, c'):
-    label_pngs.label_png_score(tmp_path / 'pred', tmp_path / 'gt', 2)
+    semantic_files.label_png_score(tmp_path / 'pred', tmp_path / 'gt', 2)
 
 
 def test_panoptic_predictions_are_merged_by_category(tmp_path):
@@ -97,19 +98,19 @@ def test_panoptic_predictions_are_merged_by_category(tmp_path):
   (tmp_path / 'labels' / 'sub').mkdir(parents=True)
   (tmp_path / 'out' / 'sub').mkdir(parents=True)
   Image.fromarray(np.array([[0, 1, 1, 2, 255]], np.uint8)).save(tmp_path / 'labels/sub/a.png')
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'out/sub/a.png', np.array([[7, 7, 8, 0, 9]]))
+  coco_panoptic.write_panoptic_png(tmp_path / 'out/sub/a.png', np.array([[7, 7, 8, 0, 9]]))
   (tmp_path / 'out' / 'sub' / 'a_overlay.png').write_bytes(b'no map')
-  coco_panoptic_io.write_json(tmp_path / 'out' / 'predictions.json', {
+  coco_panoptic.write_json(tmp_path / 'out' / 'predictions.json', {
       'images': [{'id': 'a', 'file_name': 'sub/a.jpg'}],
       'annotations': [{'image_id': 'a', 'file_name': 'sub/a.png', 'segments_info': [
           {'id': 7, 'category_id': 0}, {'id': 8, 'category_id': 1}, {'id': 9, 'category_id': 2}]}]})
   for predictions in ('out', 'out/predictions.json'):
-    score = label_pngs.label_png_score(tmp_path / 'labels', tmp_path / predictions, 3)
+    score = semantic_files.label_png_score(tmp_path / 'labels', tmp_path / predictions, 3)
     assert score.metric.confusion.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]
     assert score.warnings == () and score.omitted.figures['no_class_pixels'] == 1
   (tmp_path / 'out' / 'sub' / 'a.png').unlink()
   with pytest.raises(FileNotFoundError, match='image a is missing'):
-    label_pngs.label_png_score(tmp_path / 'labels', tmp_path / 'out', 3)
+    semantic_files.label_png_score(tmp_path / 'labels', tmp_path / 'out', 3)
 
 
 @pytest.mark.parity
@@ -121,5 +122,5 @@ def test_pngs_of_recorded_maps_give_their_confusion(tmp_path):
     for index in range(4):
       Image.fromarray(data[f'{side}_{index}'].astype(np.uint8)).save(
           tmp_path / side / f'{index}.png')
-  metric = label_pngs.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 19).metric
+  metric = semantic_files.label_png_score(tmp_path / 'gt', tmp_path / 'pred', 19).metric
   np.testing.assert_array_equal(metric.confusion, data['confusion'])

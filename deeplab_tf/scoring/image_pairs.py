@@ -7,8 +7,8 @@ guessed.
 
 from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from deeplab_tf.metrics import image_names
-from deeplab_tf.metrics.image_names import ImageId
+from deeplab_tf import image_names
+from deeplab_tf.image_names import ImageId
 from deeplab_tf.user_errors import DataError
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from deeplab_tf.metrics import category_names
-from deeplab_tf.metrics.coco_panoptic_io import FileCategory
+from deeplab_tf.formats.coco_panoptic import FileCategory
+from deeplab_tf.scoring import category_names
 from deeplab_tf.user_errors import DataError
 
 TRUTH = [FileCategory(3, 'car', True), FileCategory(5, 'Traffic Light', True),

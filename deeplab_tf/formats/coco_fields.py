@@ -5,7 +5,7 @@ Whatever stands in a file, the error is one line with the file, the entry and wh
 
 from typing import Any, Callable, Dict, Mapping, NamedTuple
 
-from deeplab_tf import image_limits
+from deeplab_tf.formats import image_limits
 from deeplab_tf.user_errors import DataError
 
 # Bytes: names of files are no longer on usual file systems.

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import coco_panoptic_io, submission
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.scoring import submission
 from deeplab_tf.user_errors import UserError
 
 # Segment ids 1 (ground), 2 and 3 (things); 0 is void.
@@ -22,7 +23,7 @@ def _predictions(folder, dataset, image_ids, **changes):
   """Writes predictions as predict.py does, and returns their JSON."""
   annotations = []
   for number, image_id in enumerate(image_ids):
-    coco_panoptic_io.write_panoptic_png(folder / f'image_{number}.png', IDS)
+    coco_panoptic.write_panoptic_png(folder / f'image_{number}.png', IDS)
     segments = [{'id': 1 + index, 'category_id': category, 'score': 0.25 * (1 + index)}
                 for index, category in enumerate(CATEGORIES[dataset])]
     annotations.append({'image_id': image_id, 'file_name': f'image_{number}.png',
@@ -52,11 +53,11 @@ def test_cocos_zip_is_one_json_and_a_folder_of_the_same_name(tmp_path):
   assert (annotation['image_id'], annotation['file_name']) == (439180, '000000439180.png')
   assert [s['category_id'] for s in annotation['segments_info']] == [200, 1, 90]
   (tmp_path / 'back.png').write_bytes(files[f'{stem}/000000439180.png'])
-  np.testing.assert_array_equal(coco_panoptic_io.read_panoptic_png(tmp_path / 'back.png'), IDS)
+  np.testing.assert_array_equal(coco_panoptic.read_panoptic_png(tmp_path / 'back.png'), IDS)
 
 
 def test_what_was_written_scores_as_the_predictions_do(tmp_path):
-  from deeplab_tf.metrics import coco_panoptic
+  from deeplab_tf.scoring import panoptic_files
   with zipfile.ZipFile(tmp_path / 'out.zip', 'w'):
     pass  # An older file is replaced.
   predictions = _predictions(tmp_path, 'coco_panoptic', [7])
@@ -68,7 +69,7 @@ def test_what_was_written_scores_as_the_predictions_do(tmp_path):
   submission.write(tmp_path / 'out.zip', 'coco_panoptic', predictions)
   with zipfile.ZipFile(tmp_path / 'out.zip') as archive:
     archive.extractall(tmp_path / 'unpacked')
-  score = coco_panoptic.panoptic_score(
+  score = panoptic_files.panoptic_score(
       tmp_path / 'gt.json', tmp_path / 'unpacked/panoptic_test-dev2017_deeplab_tf_results.json',
       tmp_path)
   assert score.metric.result()['All'] == {'pq': 1.0, 'sq': 1.0, 'rq': 1.0, 'n': 3}
@@ -146,7 +147,7 @@ def test_a_category_of_another_data_set_is_refused(tmp_path):
 
 def test_a_png_that_contradicts_the_json_leaves_nothing_behind(tmp_path):
   path = _predictions(tmp_path, 'coco_panoptic', [1, 2])
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'image_1.png', IDS + 1)
+  coco_panoptic.write_panoptic_png(tmp_path / 'image_1.png', IDS + 1)
   with pytest.raises(ValueError, match='image_1.png: segment 4 is drawn'):
     submission.write(tmp_path / 'out.zip', 'coco_panoptic', path)
   assert not list(tmp_path.glob('out.zip*'))

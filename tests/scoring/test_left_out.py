@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from deeplab_tf.metrics import left_out, mean_iou
-from deeplab_tf.metrics.coco_panoptic_io import Annotation, FileCategory, PanopticJson, Segment
+from deeplab_tf.formats.coco_panoptic import Annotation, FileCategory, PanopticJson, Segment
+from deeplab_tf.metrics import mean_iou
+from deeplab_tf.scoring import left_out
 
 TRUTH = PanopticJson('gt.json', (FileCategory(1, 'box', True), FileCategory(2, 'sky', False),
                                  FileCategory(3, 'sea', False)), ())

@@ -11,14 +11,8 @@ from PIL import Image
 
 from deeplab_tf import cli
 from deeplab_tf.data import catalog, panoptic_format
-from deeplab_tf.metrics import (
-    average_precision,
-    coco_panoptic,
-    coco_panoptic_io,
-    mask_fields,
-    predicted_images,
-    submission,
-)
+from deeplab_tf.formats import coco_masks, coco_panoptic
+from deeplab_tf.scoring import instance_files, panoptic_files, predicted_images, submission
 from deeplab_tf.user_errors import UserError
 
 _SEGMENTS = [{'id': 1, 'category_id': 3, 'area': 12, 'bbox': [0, 0, 3, 4], 'iscrowd': 0},
@@ -83,7 +77,8 @@ def _changed(draw, content):
     elif action == 'double' and isinstance(parent, list):
       parent.append(copy.deepcopy(parent[key]))
     else:
-      parent[key] = draw(_VALUES)
+      # A copy, since a later change may go into it.
+      parent[key] = copy.deepcopy(draw(_VALUES))
   text = json.dumps(content)
   position = draw(st.integers(0, len(text)))
   return {
@@ -101,7 +96,7 @@ def fixture_folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('json')
   ids = np.repeat([[1, 70000]], 4, axis=0).repeat(3, axis=1)
   for name in 'ab':
-    coco_panoptic_io.write_panoptic_png(folder / f'{name}.png', ids)
+    coco_panoptic.write_panoptic_png(folder / f'{name}.png', ids)
   for name, content in (('panoptic', PANOPTIC), ('instances', INSTANCES), ('results', RESULTS)):
     (folder / f'{name}.json').write_text(json.dumps(content))
   return folder
@@ -144,8 +139,8 @@ def test_panoptic_scores(folder, content, is_truth):
 
   def score(path):
     truth, guesses = (path, sound) if is_truth else (sound, path)
-    coco_panoptic.panoptic_score(truth, guesses, folder, folder)
-    coco_panoptic.semantic_score(truth, guesses, folder, folder)
+    panoptic_files.panoptic_score(truth, guesses, folder, folder)
+    panoptic_files.semantic_score(truth, guesses, folder, folder)
 
   _assert_read_or_refused(folder, content, score)
 
@@ -153,14 +148,14 @@ def test_panoptic_scores(folder, content, is_truth):
 @_FUZZ
 @given(content=_changed(INSTANCES))
 def test_instance_ground_truth(folder, content):
-  _assert_read_or_refused(folder, content, lambda path: average_precision.instance_score(
+  _assert_read_or_refused(folder, content, lambda path: instance_files.instance_score(
       path, folder / 'results.json'))
 
 
 @_FUZZ
 @given(content=_changed(RESULTS))
 def test_instance_results(folder, content):
-  _assert_read_or_refused(folder, content, lambda path: average_precision.instance_score(
+  _assert_read_or_refused(folder, content, lambda path: instance_files.instance_score(
       folder / 'instances.json', path))
 
 
@@ -199,9 +194,9 @@ def test_sound_files_are_read(folder):
   # With the mark that some editors put in front, too.
   for mark in (b'', b'\xef\xbb\xbf'):
     for content, read in ((PANOPTIC, _read_for_training),
-                          (INSTANCES, average_precision.load_ground_truth)):
+                          (INSTANCES, instance_files.load_ground_truth)):
       assert _assert_read_or_refused(folder, mark + json.dumps(content).encode(), read)
-  score = average_precision.instance_score(folder / 'instances.json', folder / 'results.json')
+  score = instance_files.instance_score(folder / 'instances.json', folder / 'results.json')
   assert score.figures['AP'] > 0
 
 
@@ -224,7 +219,7 @@ def test_both_readers_say_the_same(folder, change, words):
   content = copy.deepcopy(PANOPTIC)
   change(content)
   lines = set()
-  for read in (panoptic_format.read_json, coco_panoptic_io.load_ground_truth):
+  for read in (panoptic_format.read_json, coco_panoptic.load_ground_truth):
     (folder / 'changed.json').write_text(json.dumps(content))
     with pytest.raises(ValueError) as error:
       read(folder / 'changed.json')
@@ -260,7 +255,7 @@ def test_a_name_may_lead_out_of_the_folder(folder):
     ([[1e9] * 6], 'a corner'), ([[0, 0, 1e5, 0, 0, 0] * 50], 'pixels long'),
 ])
 def test_masks_that_pycocotools_must_not_see(mask, words):
-  assert words in mask_fields.problem(mask, (8, 8))
+  assert words in coco_masks.problem(mask, (8, 8))
 
 
 @settings(deadline=None, max_examples=100, derandomize=True, database=None)
@@ -273,11 +268,11 @@ def test_what_pycocotools_packs_is_sound(data):
   pixels = np.asfortranarray(random.random((height, width)) < share, np.uint8)
   runs = mask.encode(pixels)
   counts = runs['counts'].decode()
-  assert mask_fields.problem({'size': runs['size'], 'counts': counts}, (height, width)) is None
-  assert mask_fields._unpacked(counts)[1::2].sum() == pixels.sum()
+  assert coco_masks.problem({'size': runs['size'], 'counts': counts}, (height, width)) is None
+  assert coco_masks._unpacked(counts)[1::2].sum() == pixels.sum()
 
 
 def test_a_picture_that_is_no_panoptic_png(folder):
   Image.new('RGB', (6, 4)).save(folder / 'x.bmp')
   with pytest.raises(ValueError, match='x.bmp: is no image, or damaged'):
-    coco_panoptic_io.read_panoptic_png(folder / 'x.bmp')
+    coco_panoptic.read_panoptic_png(folder / 'x.bmp')

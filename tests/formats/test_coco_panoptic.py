@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import coco_panoptic, coco_panoptic_io, panoptic_quality
+from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.metrics import panoptic_quality
+from deeplab_tf.scoring import panoptic_files
 
 TRUTH = {
     'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 4, 'width': 6}],
@@ -28,13 +30,13 @@ def files(tmp_path):
   ids = np.repeat([[1, 70000]], 4, axis=0).repeat(3, axis=1)
   for name in ('gt', 'pred'):
     (tmp_path / name).mkdir()
-    coco_panoptic_io.write_panoptic_png(tmp_path / name / 'a.png', ids)
-    coco_panoptic_io.write_json(tmp_path / f'{name}.json', TRUTH)
+    coco_panoptic.write_panoptic_png(tmp_path / name / 'a.png', ids)
+    coco_panoptic.write_json(tmp_path / f'{name}.json', TRUTH)
   return tmp_path
 
 
 def _score(folder):
-  return coco_panoptic.panoptic_score(folder / 'gt.json', folder / 'pred.json')
+  return panoptic_files.panoptic_score(folder / 'gt.json', folder / 'pred.json')
 
 
 def _edit(path, change):
@@ -46,19 +48,19 @@ def _edit(path, change):
 def test_png_round_trip(tmp_path):
   ids = np.random.default_rng(0).integers(0, 256**3, (13, 17))
   ids[0, :4] = [0, 255, 65536, 256**3 - 1]
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'x.png', ids)
-  read = coco_panoptic_io.read_panoptic_png(tmp_path / 'x.png')
+  coco_panoptic.write_panoptic_png(tmp_path / 'x.png', ids)
+  read = coco_panoptic.read_panoptic_png(tmp_path / 'x.png')
   assert read.dtype == np.int32
   np.testing.assert_array_equal(read, ids)
   np.testing.assert_array_equal(
-      coco_panoptic_io.rgb_to_id(np.asarray(Image.open(tmp_path / 'x.png'))), ids)
+      coco_panoptic.rgb_to_id(np.asarray(Image.open(tmp_path / 'x.png'))), ids)
   assert [path.name for path in tmp_path.iterdir()] == ['x.png']
 
 
 def test_alpha_is_not_read(tmp_path):
-  rgba = np.dstack([coco_panoptic_io.id_to_rgb(np.array([[5, 70000]])), [[7, 200]]])
+  rgba = np.dstack([coco_panoptic.id_to_rgb(np.array([[5, 70000]])), [[7, 200]]])
   Image.fromarray(rgba.astype(np.uint8)).save(tmp_path / 'x.png')
-  assert coco_panoptic_io.read_panoptic_png(tmp_path / 'x.png').tolist() == [[5, 70000]]
+  assert coco_panoptic.read_panoptic_png(tmp_path / 'x.png').tolist() == [[5, 70000]]
 
 
 @pytest.mark.parametrize('picture, word', [
@@ -67,7 +69,7 @@ def test_alpha_is_not_read(tmp_path):
 def test_other_pngs_are_refused(tmp_path, picture, word):
   picture.save(tmp_path / 'x.png')
   with pytest.raises(ValueError, match=f'x.png: the picture is of {word}; a panoptic PNG is RGB'):
-    coco_panoptic_io.read_panoptic_png(tmp_path / 'x.png')
+    coco_panoptic.read_panoptic_png(tmp_path / 'x.png')
 
 
 def test_sixteen_bits_per_channel_are_refused(tmp_path):
@@ -80,24 +82,24 @@ def test_sixteen_bits_per_channel_are_refused(tmp_path):
       b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
       + chunk(b'IDAT', zlib.compress(bytes(13))) + chunk(b'IEND', b''))
   with pytest.raises(ValueError, match='mode RGB with 16 bits'):
-    coco_panoptic_io.read_panoptic_png(tmp_path / 'x.png')
+    coco_panoptic.read_panoptic_png(tmp_path / 'x.png')
 
 
 def test_no_image_and_half_an_image_are_refused(tmp_path):
   (tmp_path / 'x.png').write_text('no picture')
   with pytest.raises(ValueError, match='x.png: is no image, or damaged'):
-    coco_panoptic_io.read_panoptic_png(tmp_path / 'x.png')
+    coco_panoptic.read_panoptic_png(tmp_path / 'x.png')
   noise = np.random.default_rng(0).integers(0, 256**3, (40, 40))
-  coco_panoptic_io.write_panoptic_png(tmp_path / 'y.png', noise)
+  coco_panoptic.write_panoptic_png(tmp_path / 'y.png', noise)
   (tmp_path / 'y.png').write_bytes((tmp_path / 'y.png').read_bytes()[:2000])
   with pytest.raises(ValueError, match='y.png: is no image, or damaged'):
-    coco_panoptic_io.read_panoptic_png(tmp_path / 'y.png')
+    coco_panoptic.read_panoptic_png(tmp_path / 'y.png')
 
 
 @pytest.mark.parametrize('stray', [-1, 256**3])
 def test_ids_that_do_not_fit_are_refused(tmp_path, stray):
   with pytest.raises(ValueError, match='segment ids'):
-    coco_panoptic_io.write_panoptic_png(tmp_path / 'x.png', np.array([[1, stray]]))
+    coco_panoptic.write_panoptic_png(tmp_path / 'x.png', np.array([[1, stray]]))
   assert list(tmp_path.iterdir()) == []
 
 
@@ -105,24 +107,24 @@ def test_label_map_to_files_and_back_to_the_same_score(tmp_path):
   info = catalog.built_in('cityscapes_panoptic')
   label = np.full((12, 20), info.void_label, np.int32)
   label[:4], label[4:8, :5], label[4:8, 5:9], label[8:, :7] = 0, 11001, 11002, 13000
-  ids, segments = coco_panoptic_io.from_label_map(label, info)
+  ids, segments = coco_panoptic.from_label_map(label, info)
   assert [segment['id'] for segment in segments] == [1, 2, 3, 4]
   assert [segment['category_id'] for segment in segments] == [7, 24, 24, 26]
   assert [segment['iscrowd'] for segment in segments] == [0, 0, 0, 1]
   assert segments[2]['bbox'] == [5, 4, 4, 4] and segments[2]['area'] == 16
   np.testing.assert_array_equal(ids == 0, label == info.void_label)
   metric = panoptic_quality.PanopticQuality(info.categories)
-  parsed = [coco_panoptic_io.Segment(s['id'], s['category_id'], bool(s['iscrowd']), s['area'])
+  parsed = [coco_panoptic.Segment(s['id'], s['category_id'], bool(s['iscrowd']), s['area'])
             for s in segments]
   assert metric.update(ids, parsed, ids, parsed) == ()
   assert metric.result()['All']['pq'] == 1.0
 
 
 def test_numpy_numbers_can_be_written(tmp_path):
-  coco_panoptic_io.write_json(tmp_path / 'x.json', {'a': np.int64(3), 'b': np.float32(0.5)})
+  coco_panoptic.write_json(tmp_path / 'x.json', {'a': np.int64(3), 'b': np.float32(0.5)})
   assert json.loads((tmp_path / 'x.json').read_text()) == {'a': 3, 'b': 0.5}
   with pytest.raises(TypeError):
-    coco_panoptic_io.write_json(tmp_path / 'y.json', {'a': object()})
+    coco_panoptic.write_json(tmp_path / 'y.json', {'a': object()})
   assert [path.name for path in tmp_path.iterdir()] == ['x.json']
 
 
@@ -138,7 +140,7 @@ def test_equal_files_have_no_warnings(files):
   score = _score(files)
   assert score.warnings == () and score.metric.result()['All'] == {
       'pq': 1.0, 'sq': 1.0, 'rq': 1.0, 'n': 2}
-  semantic = coco_panoptic.semantic_score(files / 'gt.json', files / 'pred.json').metric.result()
+  semantic = panoptic_files.semantic_score(files / 'gt.json', files / 'pred.json').metric.result()
   assert semantic['miou'] == 1.0 and semantic['per_class'] == {3: 1.0, 9: 1.0}
 
 
@@ -186,15 +188,15 @@ def test_names_decide_which_image_an_id_is(tmp_path):
     content = {'images': [], 'annotations': [], 'categories': [
         {'id': index, 'name': f'class {index}', 'isthing': 0} for index in range(3)]}
     for index, image_id in enumerate(image_ids):
-      coco_panoptic_io.write_panoptic_png(tmp_path / side / f'{index}.png', np.full((2, 3), 1))
+      coco_panoptic.write_panoptic_png(tmp_path / side / f'{index}.png', np.full((2, 3), 1))
       content['images'].append({'id': image_id, 'file_name': f'{index}.jpg'})
       content['annotations'].append({'image_id': image_id, 'file_name': f'{index}.png',
                                      'segments_info': [{'id': 1, 'category_id': index}]})
-    coco_panoptic_io.write_json(tmp_path / f'{side}.json', content)
+    coco_panoptic.write_json(tmp_path / f'{side}.json', content)
   score = _score(tmp_path)
   assert score.metric.result()['All']['pq'] == 1.0
   assert len(score.warnings) == 1 and 'paired by file name' in score.warnings[0]
-  semantic = coco_panoptic.semantic_score(tmp_path / 'gt.json', tmp_path / 'pred.json')
+  semantic = panoptic_files.semantic_score(tmp_path / 'gt.json', tmp_path / 'pred.json')
   assert semantic.metric.result()['miou'] == 1.0 and semantic.warnings == score.warnings
 
 
@@ -224,11 +226,11 @@ def test_other_files_than_expected(files):
   with pytest.raises(ValueError, match='pred.json: not valid JSON'):
     _score(files)
   with pytest.raises(FileNotFoundError, match='none.json'):
-    coco_panoptic.panoptic_score(files / 'none.json', files / 'pred.json')
+    panoptic_files.panoptic_score(files / 'none.json', files / 'pred.json')
 
 
 def test_a_missing_or_resized_png_is_named(files):
-  coco_panoptic_io.write_panoptic_png(files / 'pred' / 'a.png', np.full((3, 3), 1))
+  coco_panoptic.write_panoptic_png(files / 'pred' / 'a.png', np.full((3, 3), 1))
   with pytest.raises(ValueError, match='a.png are 4 x 6 and 3 x 3 pixels'):
     _score(files)
   (files / 'pred' / 'a.png').unlink()

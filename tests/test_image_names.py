@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from deeplab_tf.metrics import image_names
+from deeplab_tf import image_names
 
 CAMERAS = ('cam0/000001.jpg', 'cam1/000001.jpg')
 

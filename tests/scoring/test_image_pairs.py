@@ -2,8 +2,8 @@
 
 import pytest
 
-from deeplab_tf.metrics import image_pairs
-from deeplab_tf.metrics.image_pairs import ListedImage
+from deeplab_tf.scoring import image_pairs
+from deeplab_tf.scoring.image_pairs import ListedImage
 from deeplab_tf.user_errors import DataError
 
 

@@ -5,7 +5,7 @@ run, prediction with Pillow, and the exported model with TensorFlow (data.encode
 
   what the file holds           what is read: uint8 [height, width, 3], RGB
   ---------------------------   ----------------------------------------------------------------
-  EXIF orientation 1 to 8       turned upright; data.orientation says where it may stand
+  EXIF orientation 1 to 8       turned upright; formats.orientation says where it may stand
   gray, 1 bit, palette          the three equal channels, or the palette's colors
   16 bits, gray or RGB          the high byte of each number
   alpha, transparent colors     left out: a pixel has the color that is stored, however transparent
@@ -27,8 +27,7 @@ from typing import IO, Union
 import numpy as np
 from PIL import Image, ImageOps
 
-from deeplab_tf import image_limits
-from deeplab_tf.data import orientation
+from deeplab_tf.formats import image_limits, orientation
 
 # Some that are not here run programs, or unpack more than their first bytes state.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM')
@@ -47,7 +46,7 @@ def read(file: Union[str, os.PathLike, IO[bytes]]) -> np.ndarray:
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: It cannot be opened, is no image, corrupt, or larger than deeplab_tf.image_limits.
+    ValueError: It cannot be opened, is no image, corrupt, or larger than formats.image_limits.
   """
   is_path = isinstance(file, (str, os.PathLike))
   encoded = image_limits.read_bytes(file) if is_path else file.read()

@@ -13,10 +13,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import file_names, image_limits, whole_file
+from deeplab_tf import file_names
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import category_entries
-from deeplab_tf.metrics import coco_fields
+from deeplab_tf.formats import atomic_file, coco_categories, coco_fields, image_limits
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 PathLike = Union[str, os.PathLike]
@@ -110,7 +109,7 @@ def read_panoptic_png(path: PathLike) -> np.ndarray:
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: The file is no PNG, larger than deeplab_tf.image_limits, or not RGB(A) with 8 bits.
+    ValueError: The file is no PNG, larger than formats.image_limits, or not RGB(A) with 8 bits.
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
@@ -139,13 +138,13 @@ def write_panoptic_png(path: PathLike, ids: np.ndarray) -> None:
     path: The file to write.
     ids: int [height, width] in [0, 256**3).
   """
-  with whole_file.replacing(path) as temporary:
+  with atomic_file.replacing(path) as temporary:
     Image.fromarray(id_to_rgb(ids)).save(temporary, format='PNG')
 
 
 def write_json(path: PathLike, content: Any) -> None:
   """Writes JSON, whole or not at all; numpy numbers become plain ones."""
-  with whole_file.writing(path) as file:
+  with atomic_file.writing(path) as file:
     json.dump(content, file, indent=1, default=_plain)
     file.write('\n')
 
@@ -185,7 +184,7 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
   """
   content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
   entries = content.get('categories') or []
-  problem = category_entries.isthing_problem(content)
+  problem = coco_categories.isthing_problem(content)
   if problem:
     raise DataError(f'{path}: {problem}')
   coco_fields.check(entries, coco_fields.CATEGORY, path, 'a category (of a panoptic JSON)')

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deeplab_tf.classes import Category, DatasetInfo
-from deeplab_tf.metrics import workers
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
+from deeplab_tf.scoring import workers
 from deeplab_tf.user_errors import UsageError, UserError
 
 INFO = DatasetInfo(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deeplab_tf.metrics import predicted_images
+from deeplab_tf.scoring import predicted_images
 from deeplab_tf.user_errors import MissingFileError, UsageError
 
 

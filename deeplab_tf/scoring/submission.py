@@ -15,11 +15,12 @@ from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import listing, whole_file
+from deeplab_tf import image_names, listing
 from deeplab_tf.data import catalog
-from deeplab_tf.metrics import category_names, coco_fields, image_names, image_pairs
-from deeplab_tf.metrics import coco_panoptic_io as panoptic_io
-from deeplab_tf.metrics.image_names import ImageId
+from deeplab_tf.formats import atomic_file, coco_fields
+from deeplab_tf.formats import coco_panoptic as panoptic_io
+from deeplab_tf.image_names import ImageId
+from deeplab_tf.scoring import category_names, image_pairs
 from deeplab_tf.user_errors import DataError
 
 _OPTIONAL_SIZE = coco_fields.SIZE._replace(optional=True)
@@ -89,7 +90,7 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
       out.
     method: Name of the method; letters, digits and . _ -
     progress: Called with 1 after each image.
-    predictions_dir: Folder of the PNGs; see coco_panoptic_io.png_folder.
+    predictions_dir: Folder of the PNGs; see coco_panoptic.png_folder.
 
   Raises:
     FileNotFoundError: A file is missing.
@@ -204,7 +205,7 @@ def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iter
 
 
 def _write_zip(path: panoptic_io.PathLike, fill: Callable[[zipfile.ZipFile], None]) -> None:
-  with whole_file.replacing(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+  with atomic_file.replacing(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
     fill(archive)
 
 

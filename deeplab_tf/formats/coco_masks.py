@@ -8,8 +8,7 @@ from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from deeplab_tf import image_limits
-from deeplab_tf.metrics import coco_fields
+from deeplab_tf.formats import coco_fields, image_limits
 
 # Pixels: polygons may leave their image, and be so long in all.
 _FARTHEST = 2 * image_limits.MAX_SIDE

@@ -4,16 +4,11 @@ import functools
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf.metrics import (
-    coco_fields,
-    coco_panoptic_io,
-    image_names,
-    instance_matching,
-    left_out,
-    mask_fields,
-    workers,
-)
+from deeplab_tf import image_names
+from deeplab_tf.formats import coco_fields, coco_masks, coco_panoptic
+from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
+from deeplab_tf.scoring import left_out, workers
 from deeplab_tf.user_errors import DataError
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
@@ -51,7 +46,7 @@ class _ImageInstances(NamedTuple):
   results: List[Dict[str, Any]]
 
 
-def instance_score(ground_truth: coco_panoptic_io.PathLike, predictions: coco_panoptic_io.PathLike,
+def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike,
                    iou_type: str = 'segm', progress: Optional[workers.Progress] = None,
                    num_workers: int = 1) -> AveragePrecision:
   """Computes the average precision of instances.
@@ -114,7 +109,7 @@ def _per_cent(value: Optional[float]) -> str:
   return '   n/a' if value is None else f'{100 * value:6.1f}'
 
 
-def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -> Dict[str, Any]:
+def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> Dict[str, Any]:
   """Reads COCO instance JSON and checks it.
 
   Args:
@@ -129,7 +124,7 @@ def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -
     ValueError: One line naming the file, and the image or annotation.
   """
   expected = 'an instance ground truth (images, annotations with segmentation, categories)'
-  content = coco_panoptic_io.read_json(path, expected)
+  content = coco_panoptic.read_json(path, expected)
   missing = [key for key in ('images', 'annotations', 'categories')
              if not isinstance(content, dict) or not isinstance(content.get(key), list)]
   if missing:
@@ -154,10 +149,10 @@ def load_ground_truth(path: coco_panoptic_io.PathLike, iou_type: str = 'segm') -
   return content
 
 
-def _load_results(path: coco_panoptic_io.PathLike, truth: Dict[str, Any],
-                  truth_path: coco_panoptic_io.PathLike,
+def _load_results(path: coco_panoptic.PathLike, truth: Dict[str, Any],
+                  truth_path: coco_panoptic.PathLike,
                   iou_type: str) -> Sequence[Dict[str, Any]]:
-  results = coco_panoptic_io.read_json(path, _RESULT)
+  results = coco_panoptic.read_json(path, _RESULT)
   if not isinstance(results, list):
     raise DataError(f'{path}: the JSON is no list; expected {_RESULT}')
   known = _known(truth)
@@ -181,7 +176,7 @@ def _require(entry: Any, keys: Set[str], where: str, expected: str) -> None:
 def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, Any]],
                 where: str) -> None:
   if shape == 'segmentation':
-    problem = mask_fields.problem(entry['segmentation'], known['image_id'][entry['image_id']])
+    problem = coco_masks.problem(entry['segmentation'], known['image_id'][entry['image_id']])
     if problem:
       raise DataError(f'{where}: the mask {problem}')
 
@@ -193,7 +188,7 @@ def _known(truth: Dict[str, Any]) -> Dict[str, Dict[Any, Any]]:
 
 
 def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where: str,
-                 truth_path: coco_panoptic_io.PathLike) -> None:
+                 truth_path: coco_panoptic.PathLike) -> None:
   for key, values in known.items():
     if entry[key] not in values:
       raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list'

@@ -8,9 +8,9 @@ import os
 import posixpath
 from typing import List, NamedTuple, Optional, Sequence
 
-from deeplab_tf import listing
-from deeplab_tf.metrics import coco_fields, coco_panoptic_io, image_names
-from deeplab_tf.metrics.image_names import ImageId
+from deeplab_tf import image_names, listing
+from deeplab_tf.formats import coco_fields, coco_panoptic
+from deeplab_tf.image_names import ImageId
 from deeplab_tf.user_errors import MissingFileError, UsageError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
@@ -187,7 +187,7 @@ def id_of(file_name: str) -> ImageId:
 
 def _ground_truth_ids(paths: Sequence[str], ground_truth: str) -> List[ImageId]:
   """Returns the ids that a JSON has of images, by their names."""
-  content = coco_panoptic_io.read_json(ground_truth, 'a COCO ground truth')
+  content = coco_panoptic.read_json(ground_truth, 'a COCO ground truth')
   listed = coco_fields.image_file_names(content, ground_truth) if isinstance(content, dict) else {}
   if not listed:
     raise UsageError(f'--ground_truth={ground_truth}: has no list "images" with id and file_name; '

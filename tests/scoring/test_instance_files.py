@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shared
 
-from deeplab_tf.metrics import average_precision
+from deeplab_tf.scoring import instance_files
 
 TRUTH = {
     'images': [{'id': 4, 'height': 8, 'width': 8}],
@@ -24,8 +24,8 @@ RESULT = {'image_id': 4, 'category_id': 1, 'score': 0.5}
 def test_equals_cocoeval(name, iou_type):
   folder = shared.path('parity', 'evaluation', 'instance_ap', name)
   expected = json.loads((folder / 'expected.json').read_text())[iou_type]
-  score = average_precision.instance_score(folder / 'gt.json', folder / 'results.json', iou_type)
-  assert list(score.figures) == list(average_precision.NAMES)
+  score = instance_files.instance_score(folder / 'gt.json', folder / 'results.json', iou_type)
+  assert list(score.figures) == list(instance_files.NAMES)
   assert score.figures == pytest.approx(expected['stats'], abs=1e-6)
   assert {str(category): value for category, value in score.per_class.items()} == pytest.approx(
       expected['ap_per_category'], abs=1e-6)
@@ -48,7 +48,7 @@ def _result(**changes):
 
 
 def _score(folder):
-  return average_precision.instance_score(folder / 'gt.json', folder / 'results.json')
+  return instance_files.instance_score(folder / 'gt.json', folder / 'results.json')
 
 
 def test_a_perfect_result(files):
@@ -56,7 +56,7 @@ def test_a_perfect_result(files):
   assert score.figures['AP'] == pytest.approx(1.0)
   assert score.figures['APl'] == -1
   assert score.per_class == {1: pytest.approx(1.0), 2: None}
-  text = average_precision.format_result(score, per_class=True)
+  text = instance_files.format_result(score, per_class=True)
   assert 'box' in text and '100.0' in text and 'n/a' in text
 
 
