@@ -19,7 +19,7 @@ output:
   attention_N.png      what four masks attend to, per head            (A.6)
   memory_share.png     how much attention goes to the memory, per head
   features.png         pixel features as colours                      (5, A.5)
-  training_curves.png  PQ, class confidence, dice, pixel accuracies   (4)
+  event_curves.png  PQ, class confidence, dice, pixel accuracies   (4)
   analysis.json, average_masks.npz, attention.npz, features.npz       the numbers
 What the model or the run does not have is left out, and the page says so.
 """
@@ -36,10 +36,10 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   _check(args)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
-  from deeplab_tf.analysis import report
-  from deeplab_tf.analysis.network import AnalyzedNetwork
-  from deeplab_tf.analysis.survey import Picture
   from deeplab_tf.checkpoints.restore import find_checkpoint
+  from deeplab_tf.reports.queries import query_report
+  from deeplab_tf.reports.queries.analyzed_network import AnalyzedNetwork
+  from deeplab_tf.reports.queries.query_survey import Picture
   checkpoint = find_checkpoint(args.checkpoint)
   arguments.make_output_dir(args.output_dir)
   network = AnalyzedNetwork(config, checkpoint)
@@ -47,9 +47,9 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   photos = _read_images(args.images)
   found = _survey(network, config, args, 0 if photos else _PICTURES)
   pictures = found.pictures + [Picture(name, network(pixels)) for name, pixels in photos]
-  report.write(args.output_dir, found._replace(pictures=pictures), network.dataset_info,
-               report.Experiment(config.experiment_name, args.config_file, checkpoint,
-                                 _model_dir(args, checkpoint), args.queries))
+  query_report.write(args.output_dir, found._replace(pictures=pictures), network.dataset_info,
+                     query_report.Experiment(config.experiment_name, args.config_file, checkpoint,
+                                             _model_dir(args, checkpoint), args.queries))
   firing = int((found.statistics.firings > 0).sum())
   print(f'{found.statistics.images} images, {firing} of {network.num_queries} queries fire')
   if found.memory_share is not None:
@@ -102,9 +102,9 @@ def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:
 
 def _model_dir(args, checkpoint: str) -> Optional[str]:
   """The folder with event files, or None."""
-  from deeplab_tf.analysis import curves
+  from deeplab_tf.reports.queries import event_curves
   folder = args.model_dir or os.path.dirname(checkpoint) or '.'
-  return folder if curves.has_events(folder) else None
+  return folder if event_curves.has_events(folder) else None
 
 
 # --- Images -----------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def _survey(network, config, args, num_pictures: int):
   """Goes through the evaluation data set."""
   import tqdm
 
-  from deeplab_tf.analysis.survey import survey
   from deeplab_tf.data import pipeline
+  from deeplab_tf.reports.queries.query_survey import survey
   options = config.eval_dataset_options
   options.batch_size = 1
   samples = pipeline.eval_dataset(config, network.dataset_info)

@@ -189,7 +189,8 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
   import tensorflow as tf
 
   from deeplab_tf import models
-  from deeplab_tf.data import catalog, made_up_batches
+  from deeplab_tf.benchmark import synthetic_batches
+  from deeplab_tf.data import catalog
   from deeplab_tf.export import serving_module
   images = np.random.default_rng(0).integers(0, 256, (args.batch_size, *args.input_size, 3),
                                              dtype=np.uint8)
@@ -206,10 +207,10 @@ def _inference(config, args) -> dict[str, dict[str, float]]:
     if 'class_logits' in outputs:
       shape = outputs['class_logits'].shape[1:]
       outputs = {**outputs, 'class_logits': outputs['class_logits'] +
-                 made_up_batches.confidence(*shape)}
+                 synthetic_batches.confidence(*shape)}
     if 'center_heatmap' in outputs:
       size = outputs['center_heatmap'].shape[1:3]
-      outputs = {**outputs, 'center_heatmap': made_up_batches.centers(args.batch_size, size)}
+      outputs = {**outputs, 'center_heatmap': synthetic_batches.centers(args.batch_size, size)}
     return outputs
 
   module = serving_module.build(config, dataset_info, model, confident)
@@ -224,15 +225,16 @@ def _train_step(config, args) -> dict[str, dict[str, float]]:
   import itertools
 
   from deeplab_tf import models
-  from deeplab_tf.data import catalog, made_up_batches
+  from deeplab_tf.benchmark import synthetic_batches
+  from deeplab_tf.data import catalog
   from deeplab_tf.training import distribution, state, trainer
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
   config.trainer_options.jit_compile |= args.jit_compile
   strategy = distribution.build()
   distribution.check(config, strategy)
-  batch = made_up_batches.training_batch(config, dataset_info, architecture.TARGETS,
-                                         args.batch_size, args.input_size)
+  batch = synthetic_batches.training_batch(config, dataset_info, architecture.TARGETS,
+                                           args.batch_size, args.input_size)
   start = time.perf_counter()
   model, global_step = state.build_model(config, dataset_info, architecture, strategy)
   built = time.perf_counter()
@@ -247,11 +249,12 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
   import tensorflow as tf
 
   from deeplab_tf import models
-  from deeplab_tf.data import catalog, made_up_batches
+  from deeplab_tf.benchmark import synthetic_batches
+  from deeplab_tf.data import catalog
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
-  make = {'mask': made_up_batches.mask_outputs,
-          'center': made_up_batches.center_outputs}[architecture.TARGETS]
+  make = {'mask': synthetic_batches.mask_outputs,
+          'center': synthetic_batches.center_outputs}[architecture.TARGETS]
   tf.random.set_seed(0)
   height, width = args.input_size
   inputs = make(config, dataset_info, args.batch_size, (-(-height // 4), -(-width // 4)))
@@ -263,8 +266,8 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
 
 
 def _attention(config, args) -> dict[str, dict[str, float]]:
-  from deeplab_tf.analysis import attention_layers
-  forms = attention_layers.find(config, args.input_size)
+  from deeplab_tf.benchmark import attention
+  forms = attention.find(config, args.input_size)
   if not forms:
     raise UsageError('the network of the config has no axial or local attention')
   precision = config.trainer_options.Precision.Name(config.trainer_options.precision)
@@ -294,13 +297,13 @@ def _in_a_process(name: str, *arguments_of_layer) -> dict[str, float]:
 def _attention_layer(form, in_training: bool, precision: str, args) -> dict[str, float]:
   import tensorflow as tf
 
-  from deeplab_tf.analysis import attention_layers
+  from deeplab_tf.benchmark import attention
   from deeplab_tf.layers import folding
   from deeplab_tf.training import precision as precision_lib
   start = time.perf_counter()
   with precision_lib.scope(precision):
     layer = form.make()
-  run = attention_layers.train if in_training else attention_layers.infer
+  run = attention.train if in_training else attention.infer
   if not in_training:
     folding.fold_norms(layer)
   x = tf.random.stateless_normal([args.batch_size * form.shape[0], *form.shape[1:]], [0, 0])
@@ -329,15 +332,16 @@ def _matching(config, args) -> dict[str, dict[str, float]]:
 
 def _input_pipeline(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf import models
-  from deeplab_tf.data import catalog, timing
+  from deeplab_tf.benchmark import input_pipeline
+  from deeplab_tf.data import catalog
   dataset_info = catalog.from_config(config)
   kind = models.architecture(config).TARGETS
   results = {'input_pipeline': _batches(config, dataset_info, kind, args)}
   if kind != 'class':
     options = config.train_dataset_options
-    results['input_pipeline']['stages_s'] = timing.stage_seconds(
+    results['input_pipeline']['stages_s'] = input_pipeline.stage_seconds(
         options, dataset_info, kind, max(_STAGE_IMAGES, args.repeats))
-    options.CopyFrom(timing.unaugmented(options))
+    options.CopyFrom(input_pipeline.unaugmented(options))
     results['unaugmented'] = _batches(config, dataset_info, kind, args)
   return results
 
@@ -358,14 +362,14 @@ def _batches(config, dataset_info, kind: str, args) -> dict[str, float]:
 def _evaluation(args) -> dict[str, dict[str, float]]:
   import tempfile
 
-  from deeplab_tf.data import made_up_maps
+  from deeplab_tf.benchmark import synthetic_maps
   from deeplab_tf.scoring import panoptic_files
   args.input_size = args.input_size or (1024, 2048)
   args.batch_size = 1
   args.repeats = max(args.repeats, 20)
   results = {}
   with tempfile.TemporaryDirectory() as folder:
-    files = made_up_maps.write(folder, args.repeats, args.input_size)
+    files = synthetic_maps.write(folder, args.repeats, args.input_size)
     for name, definition in (('pq', 'panopticapi'), ('boundary_pq', 'boundary')):
       seconds = []
       for _ in range(3):

@@ -123,13 +123,13 @@ def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
   page = None
   with _progress() as bar:
     if args.report:
-      from deeplab_tf.analysis import evaluation_report
+      from deeplab_tf.reports.evaluation import evaluation_report
       page, score = evaluation_report.write(
           args.report, *files, args.images, bar.update, num_workers=args.workers,
           dilation_ratio=panoptic_quality.DILATION_RATIO if args.boundary else None)
     else:
       score = panoptic_files.panoptic_score(*files, bar.update, args.workers,
-                                           'boundary' if args.boundary else args.definition)
+                                            'boundary' if args.boundary else args.definition)
   _warn(score.warnings)
   result = score.metric.result()
   names = score.class_names if args.per_class else None

@@ -59,7 +59,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
                  'color': list(c.color)} for c in segmenter.dataset_info.categories]
   path = os.path.join(args.output_dir, predicted_images.PREDICTIONS)
   coco_panoptic.write_json(path, {'images': images, 'annotations': annotations,
-                                     'categories': categories})
+                                  'categories': categories})
   print(f'{len(images)} images segmented, written to {args.output_dir}')
   if unreadable:
     more = len(unreadable) - _LISTED

@@ -39,8 +39,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   _check(args)
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
-  from deeplab_tf.analysis import scale_results, scale_stress
   from deeplab_tf.checkpoints.restore import find_checkpoint
+  from deeplab_tf.reports.scale_stress import scale_results, scale_stress
   others = [scale_results.read(path) for path in args.compare]
   name = os.path.splitext(os.path.basename(args.config_file))[0]
   stress = scale_stress.ScaleStress(config, name, find_checkpoint(args.checkpoint),
@@ -97,7 +97,7 @@ def _ratios(text: str) -> list[float]:
 
 
 def _check(args) -> None:
-  from deeplab_tf.visualization import scale_figure
+  from deeplab_tf.reports.scale_stress import scale_figure
   arguments.check_output_dir(args.output_dir)
   if len(args.compare) >= scale_figure.MOST_MODELS:
     raise UsageError(f'--compare: {len(args.compare)} are given; at most '
@@ -115,8 +115,7 @@ def _bar(samples: Iterable, total: Optional[int], ratio: float, size: Sequence[i
 
 def _draw(path: str, tests: Sequence, names: Sequence[str]) -> None:
   """Draws the figure of a test and those that it is compared with."""
-  from deeplab_tf.analysis import scale_results
-  from deeplab_tf.visualization import scale_figure
+  from deeplab_tf.reports.scale_stress import scale_figure, scale_results
   groups = scale_results.GROUPS
   quality = [scale_figure.Curves(name, {group: test.pq(group) for group in groups})
              for name, test in zip(names, tests)]

@@ -91,7 +91,8 @@ def _draw_unseen(folder: pathlib.Path) -> dict:
   """Writes images and their annotation in COCO's panoptic format; returns the labels by name."""
   from PIL import Image
 
-  from deeplab_tf.data import catalog, shapes
+  from deeplab_tf.data import catalog
+  from deeplab_tf.data.sources import _shape_scenes
   from deeplab_tf.formats import coco_panoptic
   info = catalog.built_in('shapes')
   images, annotations, labels = [], [], {}
@@ -99,7 +100,7 @@ def _draw_unseen(folder: pathlib.Path) -> dict:
     (folder / part).mkdir(parents=True)
   for index in range(NUM_UNSEEN):
     name = f'unseen_{index:03d}'
-    image, label = shapes.generate('val', FIRST_UNSEEN + index)
+    image, label = _shape_scenes.generate('val', FIRST_UNSEEN + index)
     Image.fromarray(image).save(folder / 'images' / f'{name}.png')
     ids, segments = coco_panoptic.from_label_map(label, info)
     coco_panoptic.write_panoptic_png(folder / 'panoptic' / f'{name}.png', ids)
@@ -121,7 +122,7 @@ def _write_report(output: pathlib.Path, labels: dict, seconds: float) -> None:
 
   from deeplab_tf import segmenter as segmenter_lib
   from deeplab_tf.metrics import panoptic_quality
-  from deeplab_tf.visualization import report
+  from deeplab_tf.reports import page, training_report
   segmenter = segmenter_lib.Segmenter.from_saved_model(str(output / 'saved_model'))
   info = segmenter.dataset_info
   gallery = []
@@ -131,12 +132,12 @@ def _write_report(output: pathlib.Path, labels: dict, seconds: float) -> None:
     quality = panoptic_quality.PanopticQuality(info.categories)
     quality.update_from_label_maps(label, prediction, info)
     score = quality.result()['All']['pq']
-    gallery.append(report.gallery_item(name, image, label, prediction, info, score))
+    gallery.append(page.gallery_item(name, image, label, prediction, info, score))
   scores = json.loads((output / 'metrics.json').read_text())
   # JSON has no integer keys.
   scores['per_class'] = {int(k): v for k, v in scores['per_class'].items()}
   unseen = json.loads((output / 'unseen_metrics.json').read_text())
-  report.write_report(
+  training_report.write(
       str(output / 'report.html'), 'MaX-DeepLab on shapes',
       {
           'training steps': scores.pop('step'),

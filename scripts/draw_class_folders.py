@@ -19,7 +19,7 @@ import tqdm
 from PIL import Image
 
 from deeplab_tf import arguments, cli
-from deeplab_tf.data import shapes
+from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.user_errors import UsageError
 
 # Of an image; objects are resized to it.
@@ -48,7 +48,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   with _whole_folder(args.output_dir) as folder:
     for split, count in (('train', args.train_images), ('val', args.val_images)):
       _draw_split(os.path.join(folder, split), split, count)
-  print(f'{len(shapes.THINGS)} classes, {args.train_images} images of each to train and '
+  print(f'{len(_shape_scenes.THINGS)} classes, {args.train_images} images of each to train and '
         f'{args.val_images} to evaluate, written to {args.output_dir}')
 
 
@@ -74,8 +74,8 @@ def _whole_folder(path: str) -> Iterator[str]:
 
 def _draw_split(folder: str, split: str, count: int) -> None:
   """Draws `count` images of each class."""
-  drawn = dict.fromkeys(shapes.THINGS, 0)
-  for name in shapes.THINGS:
+  drawn = dict.fromkeys(_shape_scenes.THINGS, 0)
+  for name in _shape_scenes.THINGS:
     os.makedirs(os.path.join(folder, name))
   with tqdm.tqdm(total=count * len(drawn), desc=split, unit=' images', disable=None) as progress:
     for name, image in _objects(split):
@@ -91,12 +91,12 @@ def _objects(split: str) -> Iterator[tuple[str, Image.Image]]:
   """Yields classes and pictures of the objects of one drawing after the other, without end."""
   index = 0
   while True:
-    pixels, label = shapes.generate(split, index)
+    pixels, label = _shape_scenes.generate(split, index)
     index += 1
     for value in np.unique(label):
-      kind, instance = divmod(int(value), shapes.LABEL_DIVISOR)
-      if 1 <= kind <= len(shapes.THINGS) and instance:  # Instance 0 is a crowd.
-        yield shapes.THINGS[kind - 1], _cut_out(pixels, label == value)
+      kind, instance = divmod(int(value), _shape_scenes.LABEL_DIVISOR)
+      if 1 <= kind <= len(_shape_scenes.THINGS) and instance:  # Instance 0 is a crowd.
+        yield _shape_scenes.THINGS[kind - 1], _cut_out(pixels, label == value)
 
 
 def _cut_out(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:

@@ -1,11 +1,12 @@
-"""Packages import only what lies below them, and no two of them import each other.
+"""Packages import only what lies below them, and there is no circle of packages.
 
-A unit is a package inside of `deeplab_tf` or a package inside of a package (`data.sources`), or a
-module that stands alone. Arrows are the imports between units, those inside of functions too.
+Inside of a package that holds others (`data`), each of them is a package of its own, and so is
+each module beside them. Imports inside of functions count as well.
 """
 
 import ast
 import collections
+import graphlib
 import pathlib
 
 import pytest
@@ -21,7 +22,8 @@ ROWS = (
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),
     ('models',),
-    ('checkpoints', 'profiling', 'export', 'segmenter', 'scoring', 'training', 'analysis'),
+    ('checkpoints', 'profiling', 'export', 'segmenter', 'scoring', 'training', 'reports',
+     'benchmark'),
     ('trainer', 'evaluation'),
 )
 PLACES = {name: (row, column) for row, names in enumerate(ROWS)
@@ -60,10 +62,12 @@ def _imports(path):
         yield node.lineno, name
 
 
-def _package(module: str) -> str:
-  """Returns the package that a module lies in, or itself where it lies in none."""
-  is_package = any(other.startswith(f'{module}.') for other in MODULES)
-  return module if is_package or '.' not in module else module.rpartition('.')[0]
+def _unit(module: str) -> str:
+  """Returns the package that a module lies in; itself where that package has others inside."""
+  parent = module.rpartition('.')[0]
+  has_packages = any(other.startswith(f'{parent}.') and other.count('.') > parent.count('.') + 1
+                     for other in MODULES)
+  return parent if parent and not has_packages else module
 
 
 @pytest.mark.parametrize('path,module', SOURCES, ids=lambda v: str(v)[-60:])
@@ -76,16 +80,18 @@ def test_a_module_imports_only_what_lies_below_it(path, module):
       assert PLACES[other] < PLACES[own], f'{path}:{line}: {own} must not import {other}'
 
 
-def test_no_two_packages_import_each_other():
-  arrows = collections.defaultdict(list)
+def test_no_circle_of_packages():
+  arrows = collections.defaultdict(dict)
   for path, module in SOURCES:
     for line, imported in _imports(path):
-      pair = _package(module), _package(imported)
-      if module and pair[0] != pair[1]:
-        arrows[pair].append(f'{path.relative_to(ROOT)}:{line}')
-  both = [pair for pair in arrows if pair[::-1] in arrows and pair[0] < pair[1]]
-  assert not both, '\n'.join(f'{pair}: {arrows[pair][:3]}, {arrows[pair[::-1]][:3]}'
-                             for pair in both)
+      if module and _unit(module) != _unit(imported):
+        arrows[_unit(module)][_unit(imported)] = f'{path.relative_to(ROOT)}:{line}'
+  try:
+    tuple(graphlib.TopologicalSorter(arrows).static_order())
+  except graphlib.CycleError as error:
+    circle = error.args[1][::-1]
+    pytest.fail('\n'.join(f'{first} imports {second}: {arrows[first][second]}'
+                          for first, second in zip(circle, circle[1:])), pytrace=False)
 
 
 def test_no_library_module_imports_the_programs():

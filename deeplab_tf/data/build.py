@@ -23,7 +23,7 @@ from typing import Callable, Optional, Sequence
 from deeplab_tf import arguments, cli, modules
 from deeplab_tf import config as config_lib
 from deeplab_tf.classes import AnyInfo
-from deeplab_tf.data import catalog, sources, threads
+from deeplab_tf.data import catalog, records, sources, threads
 from deeplab_tf.user_errors import UsageError
 
 _IMAGES_PER_SHARD = 128
@@ -73,13 +73,13 @@ def build(examples: Sequence[Callable], output_dir: str, split: str,
 
 
 def _temporary(path):
-  return path + sources.INCOMPLETE
+  return path + records.INCOMPLETE
 
 
 def _serializer(notes, info):
   """From a function that returns a SourceExample to its record."""
-  from deeplab_tf.data import record_classes, tfrecord
-  classes = record_classes.describe(info) if info else b''
+  from deeplab_tf.data.records import classes, tfrecord
+  classes = classes.describe(info) if info else b''
 
   def serialized(make):
     example = make()
@@ -188,8 +188,8 @@ def _dataset_options(args):
 def _examples(module, options):
   if hasattr(module, 'examples'):
     return module.examples(options)
-  from deeplab_tf.data import labeled_files
-  return labeled_files.examples(module.files(options))
+  from deeplab_tf.data.sources import _labeled_files
+  return _labeled_files.examples(module.files(options))
 
 
 def _survey(module, options, args):

@@ -3,7 +3,7 @@
   records, images or drawings -> decode -> place of the crop -> resize -> colours -> crop, flip
   and pad -> paste -> targets -> normalise -> batch
 
-Images with one class each are cropped by data.class_images.
+Images with one class each are cropped by data.augmentation.classification.
 
 The order of the samples and every random choice are functions of the seed and of a running number
 of the record, so a resumed run goes on with the very sample at which it was stopped. Segments that
@@ -16,15 +16,9 @@ import tensorflow as tf
 
 from deeplab_tf import structures
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
-from deeplab_tf.data import (
-  augmentation,
-  class_images,
-  damage,
-  readers,
-  targets,
-  transforms,
-)
-from deeplab_tf.data import recipe as recipe_lib
+from deeplab_tf.data import corrupt, readers, targets
+from deeplab_tf.data.augmentation import classification, panoptic, transforms
+from deeplab_tf.data.augmentation import options as recipe_lib
 from deeplab_tf.layers.shapes import scaled_size
 
 Recipe = recipe_lib.Recipe
@@ -121,7 +115,7 @@ def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 
 
   payloads = source.in_order().shard(workers, worker)
   if options.max_damaged_images:
-    payloads = damage.alone(payloads)
+    payloads = corrupt.alone(payloads)
   samples = payloads.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   if options.max_damaged_images:
     samples = samples.filter(lambda _, is_intact: is_intact)
@@ -136,14 +130,14 @@ def _endless(source, seed, start, options):
   Epochs are shuffled one by one, so that those before `start` need not be read.
   """
   # What may replace the first images must be known too.
-  begin = max(start - damage.EARLIER, 0) if options.max_damaged_images else start
+  begin = max(start - corrupt.EARLIER, 0) if options.max_damaged_images else start
   first_epoch, rest = divmod(begin, source.count_exactly()) if begin else (0, 0)
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
   payloads = epochs.flat_map(
       lambda epoch: source.shuffled(seed, epoch, options.shuffle_buffer_size))
   numbered = payloads.skip(rest).enumerate(begin)
   if options.max_damaged_images:
-    numbered = damage.with_earlier(numbered).skip(start - begin)
+    numbered = corrupt.with_earlier(numbered).skip(start - begin)
   return numbered
 
 
@@ -165,16 +159,16 @@ def _with_next(decoded):
 
 
 def _loader(source, options, field, info):
-  """A function from a payload to damage.Loaded."""
+  """A function from a payload to corrupt.Loaded."""
   if not options.max_damaged_images:
-    return lambda *payload: damage.Loaded(source.load(*payload), tf.constant(True))
+    return lambda *payload: corrupt.Loaded(source.load(*payload), tf.constant(True))
 
   def blank():
     size, one_class = list(options.crop_size), isinstance(info, ImageClasses)
     label = tf.constant(0) if one_class else tf.fill(size, info.void_label)
     return structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label, tf.constant(''))
 
-  return damage.Guard(source, damage.log_of(options, field), blank).load
+  return corrupt.Guard(source, corrupt.log_of(options, field), blank).load
 
 
 def _options():
@@ -229,18 +223,18 @@ def _sample_function(options, info, kind) -> tuple[Callable, bool]:
   field = 'train_dataset_options'
   if kind == 'class':
     recipe_lib.require_masks(options, field)
-    one_class = class_images.build_recipe(options, field)
-    return lambda example, seed: class_images.training_sample(example, one_class, seed), False
+    one_class = classification.build_recipe(options, field)
+    return lambda example, seed: classification.training_sample(example, one_class, seed), False
   recipe = recipe_lib.build(options, field)
   make_targets = target_function(options, info, kind)
 
   def sample(example, *other_and_seed):
     if recipe.paste:
       other, seed = other_and_seed
-      image, label = augmentation.augment_and_paste(
+      image, label = panoptic.augment_and_paste(
           example, other, recipe, info, options.max_thing_id, seed)
     else:
-      image, label = augmentation.augment(example, recipe, info, *other_and_seed)
+      image, label = panoptic.augment(example, recipe, info, *other_and_seed)
     return image, make_targets(label, example.name)
 
   return sample, recipe.paste is not None
@@ -249,9 +243,9 @@ def _sample_function(options, info, kind) -> tuple[Callable, bool]:
 def _evaluation_function(options, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:
   """A function from a LabeledImage to an evaluation sample; the sample's shapes and padding."""
   if isinstance(info, ImageClasses):
-    recipe = class_images.build_recipe(options, 'eval_dataset_options')
+    recipe = classification.build_recipe(options, 'eval_dataset_options')
     shapes = structures.ClassEvaluationBatch([*recipe.crop_size, 3], [], [])
-    return (lambda example: class_images.evaluation_sample(example, recipe), shapes,
+    return (lambda example: classification.evaluation_sample(example, recipe), shapes,
             structures.ClassEvaluationBatch(0.0, 0, ''))
   recipe = recipe_lib.build(options, 'eval_dataset_options')
 

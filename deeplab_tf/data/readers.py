@@ -9,7 +9,9 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import modules, structures
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, errors, labeled_files, record_files, sources, tfrecord
+from deeplab_tf.data import catalog, errors, sources
+from deeplab_tf.data.records import files, tfrecord
+from deeplab_tf.data.sources import _labeled_files
 from deeplab_tf.formats import image_limits
 from deeplab_tf.user_errors import DataError, UserError
 
@@ -37,7 +39,7 @@ class RecordSource:
     self._with_label = with_label
     self._count: Optional[int] = None
     self._sound: set[bytes] = set()
-    if sum(record_files.size(file) for file in files) <= _CHECKED_BYTES:
+    if sum(files.size(file) for file in files) <= _CHECKED_BYTES:
       self.count_exactly()
 
   def count(self) -> Optional[int]:
@@ -75,7 +77,7 @@ class RecordSource:
     return tfrecord.parse(record, file, self._info, self._with_label)
 
   def _count_file(self, file):
-    return record_files.count_records(file)
+    return files.count_records(file)
 
   def _open(self, file):
     # Counting has looked at all files. A length that is no record's crashes TensorFlow.
@@ -87,7 +89,7 @@ class RecordSource:
     """Returns the path of a file after a look at the lengths of its records, once."""
     if file not in self._sound:
       try:
-        problem = record_files.index_records(file.decode()).problem
+        problem = files.index_records(file.decode()).problem
       except UserError as error:
         problem = str(error)
       if problem:
@@ -111,12 +113,12 @@ class AddressedRecordSource(RecordSource):
   def load(self, address: tf.Tensor) -> structures.LabeledImage:
     """Reads and decodes a record."""
     file = tf.constant(self._files)[address[0]]
-    record = record_files.record_at(file, address[2])
+    record = files.record_at(file, address[2])
     return tfrecord.parse(record, file, self._info, self._with_label)
 
   def encoded(self, address: np.ndarray) -> bytes:
     """Returns the image file in a record."""
-    record = record_files.record_at(
+    record = files.record_at(
         tf.constant(self._files[address[0]]), tf.constant(address[2])).numpy()
     return tfrecord.encoded_image(record)
 
@@ -144,7 +146,7 @@ class AddressedRecordSource(RecordSource):
   def _find(self, file):
     """int64 [records, 3]; the file is read once."""
     if file not in self._addresses:
-      index = record_files.index_records(file)
+      index = files.index_records(file)
       offsets = [*index.offsets, index.end] if index.problem else index.offsets
       number = np.arange(len(offsets))
       self._addresses[file] = np.stack(
@@ -269,7 +271,7 @@ def _direct(options, info, only):
       raise config_lib.ConfigError(f'raw_data is for {", ".join(_KNOWN_LAYOUTS)}; dataset "{name}" '
                                    'has options of its own')
     return module.direct(options, info)
-  return labeled_files.raw_data(module, options, info) if options.raw_data.root else None
+  return _labeled_files.raw_data(module, options, info) if options.raw_data.root else None
 
 
 def count_examples(options) -> Optional[int]:

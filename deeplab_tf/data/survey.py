@@ -13,7 +13,8 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from deeplab_tf.classes import AnyInfo, Category, DatasetInfo
-from deeplab_tf.data import label_images, sources, threads
+from deeplab_tf.data import sources, threads
+from deeplab_tf.data.sources import _label_images
 from deeplab_tf.formats import orientation
 from deeplab_tf.user_errors import UserError
 
@@ -146,7 +147,7 @@ def take_configured(options, info: AnyInfo, field: str, max_images: Optional[int
     label = label.numpy()
     _note_orientation(source, address.numpy(), survey.notes)
     return _Found(tuple(image.shape[:2]),
-                  label_images.count_values(label) if label.ndim else int(label) + 1)
+                  _label_images.count_values(label) if label.ndim else int(label) + 1)
 
   _filled(survey, read, addresses, num_workers)
   if isinstance(info, DatasetInfo):
@@ -188,7 +189,7 @@ def _read(make, survey):
     survey.notes.add(sources.TURNED, f'{example.name}: {example.turned}')
   label = example.label
   if isinstance(label, np.ndarray):
-    label = label_images.count_values(label)
+    label = _label_images.count_values(label)
   return _Found((example.height, example.width), label)
 
 

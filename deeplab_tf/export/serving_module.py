@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
-from deeplab_tf.data import encoded_images, pipeline, transforms
+from deeplab_tf.data import pipeline
+from deeplab_tf.data.augmentation import transforms
+from deeplab_tf.data.records import encoded_images
 from deeplab_tf.layers import folding
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import resize_back

@@ -5,7 +5,7 @@ import os
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import transforms
+from deeplab_tf.data.augmentation import transforms
 from deeplab_tf.export.saved_model import whole_folder, write_description
 from deeplab_tf.export.serving_module import ServingModule, compact_segments
 from deeplab_tf.user_errors import ConfigError

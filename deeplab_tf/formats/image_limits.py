@@ -1,7 +1,7 @@
 """How large an image may be, and how files are opened so that a larger one takes no memory.
 
 The size stands in the first bytes of a file, and a file of a few bytes can state any: it is read
-before the pixels are. What TensorFlow decodes is checked by data.encoded_images.
+before the pixels are. What TensorFlow decodes is checked by data.records.encoded_images.
 """
 
 import os

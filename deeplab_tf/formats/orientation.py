@@ -2,7 +2,8 @@
 
 Exif data count where they belong: in a JPEG in the first APP1 segment "Exif" of the APPn and COM
 segments that begin the file, in a PNG in a chunk eXIf in front of the pixels. Damaged Exif data say
-nothing, as XMP and text chunks do. data.encoded_orientation does the same inside TensorFlow.
+nothing, as XMP and text chunks do. data.records.encoded_orientation does the same in
+TensorFlow.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """Image files as users have them, without a label; and the rules by which any image is read.
 
 Whoever reads an image gets the same pixels: the builder of records, files read as they are, a dry
-run, prediction with Pillow, and the exported model with TensorFlow (data.encoded_images).
+run, prediction with Pillow, and the exported model with TensorFlow (data.records.encoded_images).
 
   what the file holds           what is read: uint8 [height, width, 3], RGB
   ---------------------------   ----------------------------------------------------------------

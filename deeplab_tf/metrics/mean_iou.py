@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 import numpy as np
 
 from deeplab_tf.metrics import accumulator
+from deeplab_tf.metrics.percent import percent
 from deeplab_tf.user_errors import DataError
 
 # What result() returns besides 'per_class', with a title for people.
@@ -156,10 +157,10 @@ def format_result(result: Mapping[str, Any],
     result: What MeanIoU.result() returns.
     class_names: Class id -> name; given, there is a line per class.
   """
-  lines = [f'{title:<24}{_per_cent(result[name])}' for name, title in SCORES.items()]
+  lines = [f'{title:<24}{percent(result[name], 6)}' for name, title in SCORES.items()]
   if class_names is not None:
     lines += ['', 'IoU per class']
-    lines += [f'{class_names.get(class_id, str(class_id))[:23]:<24}{_per_cent(value)}'
+    lines += [f'{class_names.get(class_id, str(class_id))[:23]:<24}{percent(value, 6)}'
               for class_id, value in result['per_class'].items()]
   return '\n'.join(lines)
 
@@ -167,7 +168,3 @@ def format_result(result: Mapping[str, Any],
 def _mean(values: np.ndarray, weights: np.ndarray) -> Optional[float]:
   """Returns the weighted mean, or None where all weights are zero."""
   return float(np.average(values, weights=weights)) if np.any(weights) else None
-
-
-def _per_cent(value: Optional[float]) -> str:
-  return '   n/a' if value is None else f'{100 * value:6.1f}'

@@ -28,6 +28,7 @@ import numpy as np
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics import accumulator, overlap
+from deeplab_tf.metrics.percent import percent
 from deeplab_tf.user_errors import DataError
 
 Segment = coco_panoptic.Segment
@@ -321,20 +322,19 @@ def format_result(result: Mapping[str, Any],
   lines = [f'{title}     n']
   for group in ('All', 'Things', 'Stuff'):
     scores = result[group]
-    lines.append(f'{group:<24}{_per_cent(scores)}{scores["n"]:6d}'
+    lines.append(f'{group:<24}{_qualities(scores)}{scores["n"]:6d}'
                  + ('   not available: no class to average over' if not scores['n'] else ''))
   if class_names is not None:
     lines += ['', f'{title}     TP     FP     FN']
     for category, scores in result['per_class'].items():
       name = class_names.get(category, str(category))
       counts = ''.join(f'{scores[key]:7d}' for key in ('tp', 'fp', 'fn'))
-      lines.append(f'{name[:23]:<24}{_per_cent(scores)}{counts}')
+      lines.append(f'{name[:23]:<24}{_qualities(scores)}{counts}')
   return '\n'.join(lines)
 
 
-def _per_cent(scores: Mapping[str, Any]) -> str:
-  values = (scores[name] for name in ('pq', 'sq', 'rq'))
-  return ' '.join('   n/a' if value is None else f'{100 * value:6.1f}' for value in values)
+def _qualities(scores: Mapping[str, Any]) -> str:
+  return ' '.join(percent(scores[name], 6) for name in ('pq', 'sq', 'rq'))
 
 
 def _segments_by_id(

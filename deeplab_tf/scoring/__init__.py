@@ -1,0 +1,1 @@
+"""From files to scores, and files for test servers."""

@@ -8,6 +8,7 @@ from deeplab_tf import image_names
 from deeplab_tf.formats import coco_fields, coco_masks, coco_panoptic
 from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
+from deeplab_tf.metrics.percent import percent
 from deeplab_tf.scoring import left_out, workers
 from deeplab_tf.user_errors import DataError
 
@@ -96,17 +97,13 @@ def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[
 
 def format_result(score: AveragePrecision, per_class: bool = False) -> str:
   """Lays out the figures in per cent; -1 is shown as n/a."""
-  lines = [f'{name:<24}{_per_cent(value if value >= 0 else None)}'
+  lines = [f'{name:<24}{percent(value if value >= 0 else None, 6)}'
            for name, value in score.figures.items()]
   if per_class:
     lines += ['', 'AP per class']
-    lines += [f'{score.class_names[category][:23]:<24}{_per_cent(value)}'
+    lines += [f'{score.class_names[category][:23]:<24}{percent(value, 6)}'
               for category, value in score.per_class.items()]
   return '\n'.join(lines)
-
-
-def _per_cent(value: Optional[float]) -> str:
-  return '   n/a' if value is None else f'{100 * value:6.1f}'
 
 
 def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> Dict[str, Any]:

@@ -142,7 +142,7 @@ def left_out(config, model: tf.keras.Model,
   restored = {'semantic': options.restore_semantic_last_layer_from_initial_checkpoint,
               'instance': options.restore_instance_last_layer_from_initial_checkpoint}
   return variable_paths.paths_of(model, [layer for kind, layers in last_layers.items()
-                                if not restored[kind] for layer in layers])
+                                         if not restored[kind] for layer in layers])
 
 
 def latest(model_dir: str) -> Optional[str]:

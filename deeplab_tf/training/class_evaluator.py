@@ -8,8 +8,8 @@ from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import pipeline
 from deeplab_tf.metrics import top_k
 from deeplab_tf.structures import ClassEvaluationBatch, ClassPrediction
-from deeplab_tf.training import pictures
 from deeplab_tf.training.evaluator import BatchEvaluator
+from deeplab_tf.training.reporting import pictures
 
 
 class ClassEvaluator(BatchEvaluator):

@@ -7,9 +7,10 @@ import tensorflow as tf
 from deeplab_tf import models
 from deeplab_tf.classes import AnyInfo
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
-from deeplab_tf.training import extra_scores, monitor, summaries
+from deeplab_tf.training import extra_scores
 from deeplab_tf.training.class_evaluator import ClassEvaluator
 from deeplab_tf.training.evaluator import BatchEvaluator, Evaluator
+from deeplab_tf.training.reporting import monitor, summaries
 
 
 def build(config, architecture, dataset_info: AnyInfo, *, writer: summaries.Writer,

@@ -7,9 +7,9 @@ from typing import Callable, Mapping, Optional
 import tensorflow as tf
 
 from deeplab_tf.formats import coco_panoptic
-from deeplab_tf.training import run_log, summaries
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
 from deeplab_tf.training.evaluator import BatchEvaluator
+from deeplab_tf.training.reporting import run_log, summaries
 from deeplab_tf.user_errors import HostError
 
 METRICS_FILE = 'metrics.json'

@@ -17,24 +17,20 @@ from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.training import (
-    batches,
-    checkpointing,
-    distribution,
-    evaluators,
-    first_lines,
-    monitor,
-    optimizers,
-    progress,
-    run_log,
-    state,
-    summaries,
-    trainer,
+  batches,
+  checkpointing,
+  distribution,
+  evaluators,
+  optimizers,
+  state,
+  trainer,
 )
-from deeplab_tf.training.batch_pictures import BatchPictures
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
 from deeplab_tf.training.kept_scores import KeptScores, warn
 from deeplab_tf.training.model_folder import ModelFolder
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction, sum_over_workers
+from deeplab_tf.training.reporting import first_lines, monitor, progress, run_log, summaries
+from deeplab_tf.training.reporting.batch_pictures import BatchPictures
 from deeplab_tf.training.signals import Stopped, StopRequest
 from deeplab_tf.training.waiting import new_checkpoints
 from deeplab_tf.user_errors import CheckpointError, UsageError

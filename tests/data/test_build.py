@@ -14,7 +14,9 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import cli
-from deeplab_tf.data import build, catalog, shapes, sources, targets, tfrecord
+from deeplab_tf.data import build, catalog, sources, targets
+from deeplab_tf.data.records import tfrecord
+from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.data.sources import shapes as shapes_source
 
 
@@ -134,7 +136,7 @@ def test_shapes_records_hold_the_drawings(tmp_path):
              '--num_shards=2', '--seed=3') == 0
   examples = list(read(tmp_path / 'val-*').values())
   assert len(examples) == 5
-  image, label = shapes.generate('val', 4, 3)
+  image, label = _shape_scenes.generate('val', 4, 3)
   np.testing.assert_array_equal(label_of(examples[4]), label)
   encoded = examples[4].features.feature['image/encoded'].bytes_list.value[0]
   np.testing.assert_array_equal(tf.io.decode_png(encoded), image)

@@ -14,17 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deeplab_tf.data import (
-  catalog,
-  damage,
-  errors,
-  image_files,
-  panoptic_format,
-  pipeline,
-  readers,
-  record_files,
-  tfrecord,
-)
+from deeplab_tf.data import catalog, corrupt, errors, pipeline, readers
+from deeplab_tf.data.records import files, tfrecord
+from deeplab_tf.data.sources import _image_files, _panoptic_format
 from deeplab_tf.formats import rgb_images
 from deeplab_tf.protos import config_pb2
 from deeplab_tf.user_errors import UserError
@@ -135,7 +127,7 @@ def is_one_line(line):
     (CLASS_OPTIONS, {**HOSTILE_IMAGES, **HOSTILE_CLASSES}),
 ], ids=['panoptic', 'classes'])
 def test_all_that_is_wrong_is_skipped_and_counted(tmp_path, experiment, capsys, options, hostile):
-  damage._logs.clear()
+  corrupt._logs.clear()
   records = {name: record(fields) for name, fields in hostile.items()} | NO_RECORDS
   sound = [features(image_filename=b'sound%d' % i) for i in range(3)]
   path = tmp_path / 'a'
@@ -183,8 +175,8 @@ def container(*records):
   stream = b''
   for content in records:
     length = struct.pack('<Q', len(content))
-    stream += (length + record_files._checksum(length) + content
-               + record_files._checksum(content))
+    stream += (length + files._checksum(length) + content
+               + files._checksum(content))
   return stream
 
 
@@ -218,29 +210,29 @@ def test_containers_are_indexed_or_refused(tmp_path_factory, content):
   path = tmp_path_factory.getbasetemp() / 'container'
   path.write_bytes(content)
   file = str(path)
-  for read in (lambda: tfrecord.matching_files([file]), lambda: record_files.count_records(file),
+  for read in (lambda: tfrecord.matching_files([file]), lambda: files.count_records(file),
                lambda: tfrecord.matching_files([file], allow_damaged=True),
-               lambda: record_files.read_record(file, 3, min(9, len(content)))):
+               lambda: files.read_record(file, 3, min(9, len(content)))):
     try:
       read()
     except ValueError as error:
       assert file in str(error) and '\n' not in str(error) and isinstance(error, UserError)
-  index = record_files.index_records(file)
+  index = files.index_records(file)
   assert len(index.offsets) <= len(content) // 16 and index.end == len(content)
   for number, offset in enumerate([*index.offsets, index.end]):
     line = tfrecord.diagnose_record(file, number, offset, INFO, True)
     assert line.startswith(f'{file}: ') and is_one_line(line)
     with contextlib.suppress(tf.errors.OpError):
-      record_files.record_at(tf.constant(file), tf.constant(offset, tf.int64))
+      files.record_at(tf.constant(file), tf.constant(offset, tf.int64))
 
 
 @pytest.mark.parametrize('length', [2**31, 2**31 + 1, 2**40, 2**63, 2**64 - 1, 2**64 - 17])
 def test_a_length_with_a_right_checksum_takes_no_memory(tmp_path, experiment, capsys, length):
   # TensorFlow dies of the larger ones.
-  damage._logs.clear()
+  corrupt._logs.clear()
   header = struct.pack('<Q', length)
   (tmp_path / 'a').write_bytes(container(record(features())) + header
-                               + record_files._checksum(header) + b'some bytes')
+                               + files._checksum(header) + b'some bytes')
   for options in ('', 'max_damaged_images: 1'):
     config = experiment('', f'{OPTIONS} file_pattern: "{tmp_path}/a" {options}')
     if not options:
@@ -263,7 +255,7 @@ def test_files_too_large_to_be_counted_are_looked_at_when_they_are_opened(
   monkeypatch.setattr(readers, '_CHECKED_BYTES', 0)
   header = struct.pack('<Q', 2**40)
   sound = container(record(features()))
-  (tmp_path / 'a').write_bytes(sound + header + record_files._checksum(header) + b'some bytes')
+  (tmp_path / 'a').write_bytes(sound + header + files._checksum(header) + b'some bytes')
   (tmp_path / 'b').write_bytes(sound)
   options = experiment('', f'{OPTIONS} file_pattern: "{tmp_path}/b"').eval_dataset_options
   assert len(list(readers.open_source(options, INFO, 'eval').in_order())) == 1
@@ -318,8 +310,8 @@ def test_tensorflow_decodes_or_names(decoded, content):
 def test_pillow_reads_or_names(tmp_path_factory, content):
   path = tmp_path_factory.getbasetemp() / 'image'
   path.write_bytes(content)
-  for read in (rgb_images.read, lambda file: image_files.example(file, None),
-               panoptic_format.read_segment_ids):
+  for read in (rgb_images.read, lambda file: _image_files.example(file, None),
+               _panoptic_format.read_segment_ids):
     try:
       read(str(path))
     except ValueError as error:

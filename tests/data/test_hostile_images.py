@@ -10,7 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import cli
-from deeplab_tf.data import encoded_images, errors, image_files, panoptic_format, tfrecord
+from deeplab_tf.data import errors
+from deeplab_tf.data.records import encoded_images, tfrecord
+from deeplab_tf.data.sources import _image_files, _panoptic_format
 from deeplab_tf.export import serving_module
 from deeplab_tf.formats import coco_panoptic, image_limits, rgb_images
 from deeplab_tf.user_errors import UserError
@@ -21,9 +23,9 @@ PNGS = [name for name in TOO_LARGE if name.startswith('png')]
 
 def _by_pillow(name):
   readers = {'photographs': rgb_images.read,
-             'records': lambda path: image_files.example(path, None)}
+             'records': lambda path: _image_files.example(path, None)}
   if name.startswith('png'):
-    readers['labels'] = panoptic_format.read_segment_ids
+    readers['labels'] = _panoptic_format.read_segment_ids
     readers['scores'] = coco_panoptic.read_panoptic_png
   return readers
 
@@ -189,7 +191,7 @@ def test_usual_photographs_are_read(tmp_path, decoded, kind):
   path.write_bytes(hostile_images.sound(kind))
   assert rgb_images.read(str(path)).shape == (10, 12, 3)
   if kind in ('jpeg', 'png', 'mpo'):
-    example = image_files.example(str(path), None)
+    example = _image_files.example(str(path), None)
     assert (example.height, example.width) == (10, 12)
     assert decoded(tf.constant(example.encoded)).shape == (10, 12, 3)
 

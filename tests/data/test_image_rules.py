@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.data import catalog, encoded_images, image_files, labeled_files, tfrecord
+from deeplab_tf.data import catalog
+from deeplab_tf.data.records import encoded_images, tfrecord
+from deeplab_tf.data.sources import _image_files, _labeled_files
 from deeplab_tf.export import serving_module
 from deeplab_tf.formats import orientation, rgb_images
 from deeplab_tf.user_errors import HostError, MissingFileError, UserError
@@ -31,8 +33,8 @@ def test_every_reader_finds_the_same_pixels(tmp_path, decoders, name):
   content, expected = FILES[name]
   path = tmp_path / 'x.img'
   path.write_bytes(content)
-  example = image_files.example(str(path), None)
-  raw = labeled_files.direct(labeled_files.unlabeled([str(path)]), INFO, with_label=False)
+  example = _image_files.example(str(path), None)
+  raw = _labeled_files.direct(_labeled_files.unlabeled([str(path)]), INFO, with_label=False)
   found = {'predict': rgb_images.read(str(path)), 'raw': raw.load(tf.constant(0)).image,
            'served': decoders['served'](content), 'decoded': decoders['decoded'](content),
            'record': decoders['record'](example.encoded)}
@@ -50,7 +52,7 @@ def test_every_reader_finds_the_same_pixels(tmp_path, decoders, name):
 @pytest.mark.parametrize('name', FILES)
 def test_records_can_be_read_by_any_program(name):
   content, expected = FILES[name]
-  example = image_files.from_bytes(content, 'x', None)
+  example = _image_files.from_bytes(content, 'x', None)
   with Image.open(io.BytesIO(example.encoded)) as image:
     assert image.mode == 'RGB' and orientation.stated(example.encoded) == 1
     assert image.format == example.format.upper()
@@ -60,12 +62,12 @@ def test_records_can_be_read_by_any_program(name):
 def test_bytes_of_usual_files_are_kept():
   for name in ('RGB', 'JPEG', 'progressive JPEG', '3 x 16 bits', 'XMP alone', 'jpeg 1<'):
     content, _ = FILES[name]
-    assert image_files.from_bytes(content, 'x', None).encoded == content
+    assert _image_files.from_bytes(content, 'x', None).encoded == content
 
 
 def test_gray_of_16_bits_keeps_its_mean():
   values = np.full((4, 4, 1), 140 * 256 + 7, np.uint16)
-  example = image_files.from_bytes(image_battery.png16(values), 'x', None)
+  example = _image_files.from_bytes(image_battery.png16(values), 'x', None)
   assert tf.reduce_mean(tf.cast(tf.io.decode_png(example.encoded), tf.float32)) == 140
 
 
@@ -78,7 +80,7 @@ def test_corrupted_exif_data_say_the_same_to_both_readers(decoders):
       for _ in range(generator.integers(1, 4)):
         content[place + generator.integers(4, 34)] = generator.integers(0, 256)
       try:
-        expected = image_files.from_bytes(bytes(content), 'x', None)
+        expected = _image_files.from_bytes(bytes(content), 'x', None)
       except UserError:  # A PNG's checksum.
         continue
       assert decoders['decoded'](bytes(content)).shape[:2] == (expected.height, expected.width)
@@ -92,9 +94,9 @@ def test_sizes_are_compared_after_turning(tmp_path):
   path = tmp_path / 'x.jpg'
   path.write_bytes(content)
   label = np.full(pixels.shape[:2], INFO.void_label, np.int32)
-  assert image_files.example(str(path), label).height == 20
-  loaded = labeled_files.direct([labeled_files.LabeledFile('x', str(path), lambda: label)], INFO,
-                                with_label=True).load(tf.constant(0))
+  assert _image_files.example(str(path), label).height == 20
+  loaded = _labeled_files.direct([_labeled_files.LabeledFile('x', str(path), lambda: label)], INFO,
+                                 with_label=True).load(tf.constant(0))
   assert loaded.image.shape == (20, 12, 3)
 
 
@@ -105,10 +107,10 @@ def test_a_label_of_the_stored_image_is_explained_by_exif(tmp_path):
   label = np.full(pixels.shape[1::-1], INFO.void_label, np.int32)
   reason = 'EXIF orientation 6.*label fits the image as it is stored'
   with pytest.raises(UserError, match=f'is 20x12, but its panoptic PNG is 12x20.*{reason}'):
-    image_files.example(str(path), label)
-  file = labeled_files.LabeledFile('x', str(path), lambda: label)
+    _image_files.example(str(path), label)
+  file = _labeled_files.LabeledFile('x', str(path), lambda: label)
   with pytest.raises(tf.errors.InvalidArgumentError, match=reason):
-    labeled_files.direct([file], INFO, with_label=True).load(tf.constant(0))
+    _labeled_files.direct([file], INFO, with_label=True).load(tf.constant(0))
 
 
 # --- Files that cannot be opened --------------------------------------------------------------
@@ -122,7 +124,7 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
     raise PermissionError(13, 'Permission denied', 'x.png')
 
   monkeypatch.setattr('builtins.open', refuse)
-  for read in (rgb_images.read, lambda path: image_files.example(path, None)):
+  for read in (rgb_images.read, lambda path: _image_files.example(path, None)):
     with pytest.raises(HostError, match='^x.png: cannot be opened: Permission denied$'):
       read('x.png')
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 from training_batches import assert_equal, batches
 
 from deeplab_tf import config as config_lib
-from deeplab_tf.data import build, catalog, pipeline, readers, shapes, sources
+from deeplab_tf.data import build, catalog, pipeline, readers, sources
+from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.data.sources import shapes as shapes_source
 
 COUNT = 13
@@ -119,7 +120,7 @@ def test_without_augmentation_the_image_comes_through(experiment):
   config = experiment('dataset: "shapes" crop_size: [128, 160] batch_size: 1 max_thing_id: 10 '
                       'augmentations { random_flip: false } shapes { num_images: 1 seed: 5 }')
   ((images, targets),) = batches(config, 1)
-  image, label = shapes.generate('train', 0, 5)
+  image, label = _shape_scenes.generate('train', 0, 5)
   np.testing.assert_allclose(pipeline.denormalize(images[0]), image, atol=1e-4)
   np.testing.assert_array_equal(targets.semantic_map[0], label // 256)
 
@@ -140,7 +141,7 @@ def test_evaluation_goes_once_through_the_files_in_order(records, experiment):
   assert [len(b.name) for b in found] == [5, 5, 3]
   names = [name.decode() for b in found for name in b.name.numpy()]
   assert names == [f'shapes_train_0_{i:06d}' for i in range(COUNT)]
-  image, label = shapes.generate('train', 0)
+  image, label = _shape_scenes.generate('train', 0)
   np.testing.assert_array_equal(found[0].label[0], label)
   np.testing.assert_allclose(
       pipeline.denormalize(found[0].images[0, :128, :160]), image, atol=1e-4)

@@ -6,8 +6,9 @@ import tensorflow as tf
 from training_batches import assert_equal, batches
 
 from deeplab_tf import config as config_lib
+from deeplab_tf.benchmark import input_pipeline
 from deeplab_tf.classes import ImageClasses
-from deeplab_tf.data import build, catalog, pipeline, sources, timing
+from deeplab_tf.data import build, catalog, pipeline, sources
 from deeplab_tf.data.sources import shapes as shapes_source
 
 INFO = catalog.built_in('shapes')
@@ -135,7 +136,7 @@ def test_images_of_one_class_take_no_augmentation_of_masks(experiment):
 
 def test_every_stage_is_measured(text, experiment):
   options = experiment(text).train_dataset_options
-  seconds = timing.stage_seconds(options, INFO, 'mask', 3)
+  seconds = input_pipeline.stage_seconds(options, INFO, 'mask', 3)
   stages = ['decode', 'resize', 'colors', 'crop', 'targets', 'normalize']
   if 'panoptic_copy_paste' in text:
     stages.insert(4, 'paste')
@@ -144,7 +145,7 @@ def test_every_stage_is_measured(text, experiment):
 
 def test_without_augmentation_nothing_is_random(text, experiment):
   config = experiment(text)
-  config.train_dataset_options.CopyFrom(timing.unaugmented(config.train_dataset_options))
+  config.train_dataset_options.CopyFrom(input_pipeline.unaugmented(config.train_dataset_options))
   config.train_dataset_options.crop_size[:] = [200, 400]
   config.train_dataset_options.shapes.num_images = 1
   found = batches(config, 1)[0][0]

@@ -7,7 +7,8 @@ import pytest
 import shared
 import tensorflow as tf
 
-from deeplab_tf.data import catalog, targets, transforms
+from deeplab_tf.data import catalog, targets
+from deeplab_tf.data.augmentation import transforms
 
 pytestmark = pytest.mark.parity
 CASES = ('coco_max_eval', 'coco_max_eval_pad', 'cityscapes_panoptic_eval',

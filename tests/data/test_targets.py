@@ -7,7 +7,8 @@ import tensorflow as tf
 from hypothesis import strategies
 
 from deeplab_tf.classes import Category, DatasetInfo
-from deeplab_tf.data import catalog, errors, shapes, targets
+from deeplab_tf.data import catalog, errors, targets
+from deeplab_tf.data.sources import _shape_scenes
 
 INFO = DatasetInfo('small', (
     Category(1, 10, 'cat', True, (1, 1, 1)),
@@ -84,7 +85,7 @@ def test_static_shapes():
 @hypothesis.given(strategies.integers(0, 10**6))
 def test_masks_say_the_same_as_the_label(index):
   info = catalog.built_in('shapes')
-  label = shapes.generate('train', index)[1]
+  label = _shape_scenes.generate('train', index)[1]
   result = [value.numpy() for value in targets.mask_targets(tf.constant(label), info, 16)]
   semantic, _, ids, classes, isthing = result
   inside = ids >= 0

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deeplab_tf import cli
-from deeplab_tf.data import catalog, panoptic_format
+from deeplab_tf.data import catalog
+from deeplab_tf.data.sources import _panoptic_format
 from deeplab_tf.formats import coco_masks, coco_panoptic
 from deeplab_tf.scoring import instance_files, panoptic_files, predicted_images, submission
 from deeplab_tf.user_errors import UserError
@@ -119,11 +120,11 @@ def _assert_read_or_refused(folder, content, read):
 
 
 def _read_for_training(path):
-  content = panoptic_format.read_json(path)
+  content = _panoptic_format.read_json(path)
   info = catalog.from_categories(content, str(path))
   folder = str(path.parent)
-  for image in panoptic_format.annotated_images(str(path), content, folder, folder):
-    panoptic_format.read_label(image, info, treat_crowd_as_ignore=False)
+  for image in _panoptic_format.annotated_images(str(path), content, folder, folder):
+    _panoptic_format.read_label(image, info, treat_crowd_as_ignore=False)
 
 
 @_FUZZ
@@ -219,7 +220,7 @@ def test_both_readers_say_the_same(folder, change, words):
   content = copy.deepcopy(PANOPTIC)
   change(content)
   lines = set()
-  for read in (panoptic_format.read_json, coco_panoptic.load_ground_truth):
+  for read in (_panoptic_format.read_json, coco_panoptic.load_ground_truth):
     (folder / 'changed.json').write_text(json.dumps(content))
     with pytest.raises(ValueError) as error:
       read(folder / 'changed.json')

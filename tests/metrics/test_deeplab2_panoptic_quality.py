@@ -33,7 +33,7 @@ def test_equals_deeplab2_on_panoptic_files(name):
   folder = shared.path('parity', 'evaluation', 'pq', name)
   expected = json.loads((folder / 'expected.json').read_text())['deeplab2']
   metric = panoptic_files.panoptic_score(folder / 'gt.json', folder / 'pred.json',
-                                        definition='deeplab2').metric
+                                         definition='deeplab2').metric
   _check_result(metric, expected['result'])
   # Class ids count the categories: from 0 where nothing precedes them, else from 1.
   first = expected['num_classes'] - len(metric.category_ids)

@@ -47,7 +47,7 @@ def test_panoptic_files_merged_by_category_equal_the_recorded_numbers(variant, t
   segments = json.loads(str(maps[variant.replace('panoptic', 'segments')]))
   for annotation in segments:
     coco_panoptic.write_panoptic_png(tmp_path / annotation['file_name'],
-                                        maps[f'{variant}_{annotation["image_id"]}'])
+                                     maps[f'{variant}_{annotation["image_id"]}'])
   coco_panoptic.write_json(tmp_path / 'predictions.json', {'annotations': segments})
   files = (folder / 'panoptic_gt.json', tmp_path / 'predictions.json')
   semantic = panoptic_files.semantic_score(*files).metric.result()

@@ -58,7 +58,7 @@ def test_equals_the_reference(name, definition, key):
   folder = _folder(name)
   expected = json.loads((folder / 'expected.json').read_text())[key]
   metric = panoptic_files.panoptic_score(folder / 'gt.json', folder / 'pred.json',
-                                        definition=definition).metric
+                                         definition=definition).metric
   result = metric.result()
   for group in ('All', 'Things', 'Stuff'):
     reference = expected.get(group) or {'pq': None, 'sq': None, 'rq': None, 'n': 0}

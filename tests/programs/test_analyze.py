@@ -13,11 +13,11 @@ import tiny_classification
 from PIL import Image
 
 import deeplab_tf
-from deeplab_tf.analysis import network as network_lib
-from deeplab_tf.analysis import survey
 from deeplab_tf.checkpoints import convert
 from deeplab_tf.data import catalog
-from deeplab_tf.training import summaries
+from deeplab_tf.reports.queries import analyzed_network as network_lib
+from deeplab_tf.reports.queries import query_survey
+from deeplab_tf.training.reporting import summaries
 
 _PATH = pathlib.Path(__file__).resolve().parents[2] / 'evaluation' / 'analyze.py'
 _SPEC = importlib.util.spec_from_file_location('analyze', _PATH)
@@ -98,7 +98,7 @@ def test_own_images_and_chosen_queries_are_shown(untrained, tmp_path):
 def test_an_empty_data_set_is_refused():
   network = types.SimpleNamespace(num_queries=4, dataset_info=catalog.built_in('shapes'))
   with pytest.raises(ValueError, match='holds no image'):
-    survey.survey(network, [], 3)
+    query_survey.survey(network, [], 3)
 
 
 def test_a_model_without_masks_is_refused(tmp_path):

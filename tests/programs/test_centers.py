@@ -13,7 +13,7 @@ import training_runs
 from PIL import Image
 
 import deeplab_tf
-from deeplab_tf.data import shapes
+from deeplab_tf.data.sources import _shape_scenes
 
 
 @pytest.fixture(scope='module', name='config_file')
@@ -54,7 +54,7 @@ def test_an_evaluation_averages_over_scales_and_mirrored_images(config_file, mod
 def test_the_exported_model_predicts_what_the_checkpoint_predicts(config_file, model_dir, tmp_path):
   programs.run('trainer/export.py', f'--config_file={config_file}', f'--checkpoint={model_dir}',
                f'--export_dir={tmp_path / "exported"}')
-  image = shapes.generate('val', 3)[0][:90, :101]
+  image = _shape_scenes.generate('val', 3)[0][:90, :101]
   Image.fromarray(image).save(tmp_path / 'photo.png')
   programs.run('evaluation/predict.py', f'--saved_model={tmp_path / "exported"}',
                f'--output_dir={tmp_path / "out"}', tmp_path / 'photo.png')

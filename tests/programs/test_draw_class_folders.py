@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import deeplab_tf
-from deeplab_tf.data import catalog, shapes
+from deeplab_tf.data import catalog
+from deeplab_tf.data.sources import _shape_scenes
 
 PROGRAM = 'scripts/draw_class_folders.py'
 _SPEC = importlib.util.spec_from_file_location('draw_class_folders', programs.ROOT / PROGRAM)
@@ -26,7 +27,7 @@ def test_folders_are_a_data_set_of_images_with_classes(tmp_path):
           f'train_dataset_options {{ image_folders {{ image_dir: "{folder}/train" }} }}'
           f'eval_dataset_options {{ image_folders {{ image_dir: "{folder}/val" }} }}'])
   for options in (config.train_dataset_options, config.eval_dataset_options):
-    assert catalog.from_options(options).class_names == tuple(sorted(shapes.THINGS))
+    assert catalog.from_options(options).class_names == tuple(sorted(_shape_scenes.THINGS))
   images = [np.asarray(Image.open(path)) for path in sorted(folder.glob('*/*/*.png'))]
   assert len(images) == 24 and {image.shape for image in images} == {(64, 64, 3)}
   assert len({image.tobytes() for image in images}) == 24

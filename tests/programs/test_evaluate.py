@@ -42,7 +42,7 @@ def files(tmp_path):
   coco_panoptic.write_json(tmp_path / 'gt.json', {
       'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 6, 'width': 16}],
       'categories': [{'id': 3, 'name': 'box', 'isthing': 1}, {'id': 4, 'name': 'ball',
-                                                             'isthing': 1}],
+                                                              'isthing': 1}],
       'annotations': [{'image_id': 1, 'file_name': 'a.png', 'segments_info': [
           {'id': 1, 'category_id': 3, 'area': 48, 'iscrowd': 0},
           {'id': 2, 'category_id': 4, 'area': 48, 'iscrowd': 0}]}]})

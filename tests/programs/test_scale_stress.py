@@ -12,10 +12,9 @@ import training_runs
 from PIL import Image
 
 import deeplab_tf
-from deeplab_tf.analysis import scale_results
-from deeplab_tf.analysis import scale_stress as stress_lib
 from deeplab_tf.checkpoints import convert
-from deeplab_tf.visualization import scale_figure
+from deeplab_tf.reports.scale_stress import scale_figure, scale_results
+from deeplab_tf.reports.scale_stress import scale_stress as stress_lib
 
 _PATH = pathlib.Path(__file__).resolve().parents[2] / 'evaluation' / 'scale_stress.py'
 _SPEC = importlib.util.spec_from_file_location('scale_stress', _PATH)

@@ -64,7 +64,7 @@ def test_progress_has_step_loss_rate_speed_and_time_left(trained):
 def test_checkpoints_config_and_scores_are_written(trained):
   model_dir, done = trained
   assert sorted(p.name for p in model_dir.glob('ckpt-*.index')) == ['ckpt-2.index',
-                                                                   'ckpt-4.index']
+                                                                    'ckpt-4.index']
   assert 'num_queries: 16' in (model_dir / 'config.textproto').read_text()
   metrics = json.loads((model_dir / 'metrics.json').read_text())
   assert metrics['step'] == 4

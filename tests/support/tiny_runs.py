@@ -54,9 +54,9 @@ def read_scalars(folder: pathlib.Path) -> dict:
   import tensorflow as tf
   from tensorflow.core.util import event_pb2
 
-  from deeplab_tf.analysis import curves
+  from deeplab_tf.reports.queries import event_curves
   found = {}
-  for path in curves.event_files(pathlib.Path(folder)):
+  for path in event_curves.event_files(pathlib.Path(folder)):
     for record in tf.data.TFRecordDataset(str(path)):
       event = event_pb2.Event.FromString(record.numpy())
       for value in event.summary.value:

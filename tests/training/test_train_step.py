@@ -11,7 +11,8 @@ import tiny_classification
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models, modules
-from deeplab_tf.data import catalog, made_up_batches
+from deeplab_tf.benchmark import synthetic_batches
+from deeplab_tf.data import catalog
 from deeplab_tf.training import state, trainer
 
 _CONFIGS = {
@@ -28,8 +29,8 @@ def _step(config):
   """Trains for a step on made-up data; returns its loss and whether each variable changed."""
   info, architecture = catalog.from_config(config), models.architecture(config)
   options = config.train_dataset_options
-  batch = made_up_batches.training_batch(config, info, architecture.TARGETS, options.batch_size,
-                                         tuple(options.crop_size))
+  batch = synthetic_batches.training_batch(config, info, architecture.TARGETS, options.batch_size,
+                                           tuple(options.crop_size))
   strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
   tf.keras.utils.set_random_seed(0)
   model, step = state.build_model(config, info, architecture, strategy)

@@ -30,8 +30,6 @@ STORED = ('images in records whose EXIF orientation is not applied, as in DeepLa
           'labels are drawn upright, build the records again')
 # So many of one kind are named.
 LISTED = 3
-# Ends the names of record files while they are written.
-INCOMPLETE = '.incomplete'
 
 
 def stop(problem: str) -> NoReturn:

@@ -6,14 +6,8 @@ import os
 import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import (
-  catalog,
-  image_files,
-  label_images,
-  labeled_files,
-  panoptic_format,
-  sources,
-)
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _image_files, _label_images, _labeled_files, _panoptic_format
 from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
@@ -28,7 +22,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.built_in('ade20k_panoptic')
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
   Labels come from ade20k_panoptic_SPLIT.json and its PNGs where they are, else from the two
@@ -43,14 +37,14 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
   if os.path.isfile(json_file):
     options.say(f'labels: {json_file}')
     # Areas were counted before later segments were painted over earlier ones.
-    return labeled_files.from_panoptic_json(
-        (json_file, image_dir, stem), panoptic_format.read_json(json_file), info, options,
+    return _labeled_files.from_panoptic_json(
+        (json_file, image_dir, stem), _panoptic_format.read_json(json_file), info, options,
         check_area=False)
   label_dirs = [os.path.join(options.root, name, folder)
                 for name in ('annotations', 'annotations_instance')]
   options.say(f'labels: {" and ".join(label_dirs)}')
-  images = labeled_files.unlabeled(image_files.in_folder(image_dir))
-  return labeled_files.paired(
+  images = _labeled_files.unlabeled(_image_files.in_folder(image_dir))
+  return _labeled_files.paired(
       images, lambda image: [os.path.join(label_dir, f'{image.name}.png')
                              for label_dir in label_dirs],
       functools.partial(_read_pair, info=info, report=options.report), options.max_missing)
@@ -75,14 +69,14 @@ def _read_pair(semantic_file, instance_file, info, report):
     if value < _FIRST_INSTANCE:
       category = info.by_class_id.get(value)
       is_void = value == info.ignore_label or (category and category.isthing)
-      return label_images.Meaning(None if is_void else value - 1)
+      return _label_images.Meaning(None if is_void else value - 1)
     place = value // _FIRST_INSTANCE
     # A place beyond the things gets an id that no class has.
-    return label_images.Meaning(things[place - 1] - 1 if place <= len(things) else place + 999)
+    return _label_images.Meaning(things[place - 1] - 1 if place <= len(things) else place + 999)
 
   def where(value):
     if value < _FIRST_INSTANCE:
       return f'{semantic_file}: value {value}'
     return f'{instance_file}: (R, G) = ({value // _FIRST_INSTANCE}, {value % _FIRST_INSTANCE})'
 
-  return label_images.label_map(values, meaning, info, where, report=report)
+  return _label_images.label_map(values, meaning, info, where, report=report)

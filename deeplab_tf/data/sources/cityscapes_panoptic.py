@@ -6,7 +6,8 @@ import os
 
 from deeplab_tf import listing
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, label_images, labeled_files, panoptic_format, sources
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _label_images, _labeled_files, _panoptic_format
 from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import MissingFileError
 
@@ -23,7 +24,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.built_in('cityscapes_panoptic')
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images, named CITY_SEQUENCE_FRAME; see the package.
 
   Labels come from the panoptic files in train ids, else from those in evaluation ids, else from
@@ -49,18 +50,18 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
 def _from_json(stem, image_dir, info, options):
   json_file = f'{stem}.json'
   options.say(f'labels: {json_file}')
-  content = panoptic_format.read_json(json_file)
+  content = _panoptic_format.read_json(json_file)
   # The JSON's file_name ends in _gtFine_leftImg8bit.png, which no file does, and lacks the city.
   content['images'] = [{**image, 'file_name': _image_file(str(image['id']))}
                        for image in content['images']]
-  found = labeled_files.from_panoptic_json((json_file, image_dir, stem), content, info, options)
+  found = _labeled_files.from_panoptic_json((json_file, image_dir, stem), content, info, options)
   return [file._replace(name=_name(file.image_file)) for file in found]
 
 
 def _from_instance_ids(image_dir, info, options):
   label_dir = os.path.join(options.root, 'gtFine', options.split)
   options.say(f'labels: {os.path.join(label_dir, "*", "*_gtFine_instanceIds.png")}')
-  return labeled_files.paired(
+  return _labeled_files.paired(
       _images(image_dir), lambda image: [os.path.join(
           label_dir, image.name.split('_')[0], f'{image.name}_gtFine_instanceIds.png')],
       functools.partial(_read_instance_ids, info=info, options=options), options.max_missing)
@@ -72,11 +73,11 @@ def _read_instance_ids(path, info, options):
   def meaning(value):
     label_id = value // _FIRST_INSTANCE if value >= _FIRST_INSTANCE else value
     if label_id < _NUM_LABELS and label_id not in known:
-      return label_images.Meaning(None)
+      return _label_images.Meaning(None)
     is_thing = label_id in known and info.by_category_id[label_id].isthing
-    return label_images.Meaning(label_id, is_thing and value < _FIRST_INSTANCE)
+    return _label_images.Meaning(label_id, is_thing and value < _FIRST_INSTANCE)
 
-  return label_images.label_map(
+  return _label_images.label_map(
       label_png.read(path), meaning, info, lambda value: f'{path}: value {value}',
       options.treat_crowd_as_ignore, options.report)
 
@@ -89,7 +90,7 @@ def _images(folder):
   if not found:
     raise MissingFileError(f'{folder}: holds no CITY/*{_IMAGE}; the images of Cityscapes are '
                            'expected there')
-  return [labeled_files.LabeledFile(_name(path), path)
+  return [_labeled_files.LabeledFile(_name(path), path)
           for path in sorted(found, key=os.path.basename)]
 
 

@@ -5,7 +5,8 @@ from typing import Optional
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _image_files, _labeled_files, _panoptic_format
 from deeplab_tf.user_errors import MissingFileError
 
 
@@ -16,7 +17,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.from_annotation_file(_json_file(options), options.label_divisor)
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
   Without annotation_file and image_dir the usual places below the root are searched:
@@ -27,12 +28,13 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
       root, [f'{split}', f'images/{split}', f'{split}2017', 'images'], '--image_dir')
   image_dir = os.path.join(root, image_dir)
   if split == 'test' and not options.annotation_file:
-    return labeled_files.unlabeled(image_files.in_folder(image_dir))
+    return _labeled_files.unlabeled(_image_files.in_folder(image_dir))
   json_file = _json_file(options)
   label_dir = os.path.join(root, options.annotation_dir or os.path.splitext(json_file)[0])
-  content = panoptic_format.read_json(json_file)
+  content = _panoptic_format.read_json(json_file)
   info = catalog.from_categories(content, json_file, options.label_divisor)
-  return labeled_files.from_panoptic_json((json_file, image_dir, label_dir), content, info, options)
+  return _labeled_files.from_panoptic_json((json_file, image_dir, label_dir), content, info,
+                                           options)
 
 
 def _json_file(options):
@@ -63,7 +65,7 @@ def direct(options, info: DatasetInfo) -> Optional[sources.DirectSource]:
   found = files(sources.BuildOptions(
       **named, treat_crowd_as_ignore=fields.treat_crowd_as_ignore,
       label_divisor=fields.label_divisor, max_missing=options.max_damaged_images))
-  return labeled_files.direct(found, info, options.decode_groundtruth_label)
+  return _labeled_files.direct(found, info, options.decode_groundtruth_label)
 
 
 def _required(fields, name):

@@ -3,7 +3,8 @@
 import os
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _image_files, _labeled_files, _panoptic_format
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.user_errors import DataError
 
@@ -18,7 +19,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.built_in('coco_panoptic')
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
   As in DeepLab2, crowd regions become unlabelled unless the options say otherwise. The test split
@@ -34,8 +35,8 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
   if not os.path.isdir(label_dir):  # Where detectron2 has them.
     label_dir = os.path.join(options.root, stem)
   options = options._replace(treat_crowd_as_ignore=options.treat_crowd_as_ignore is not False)
-  return labeled_files.from_panoptic_json(
-      (json_file, image_dir, label_dir), panoptic_format.read_json(json_file), classes(options),
+  return _labeled_files.from_panoptic_json(
+      (json_file, image_dir, label_dir), _panoptic_format.read_json(json_file), classes(options),
       options)
 
 
@@ -46,13 +47,13 @@ def _test_files(options, folder, image_dir):
     found = os.path.join(options.root, options.annotation_file)
   if found is None:
     options.say(f'images: all of {image_dir}')
-    return labeled_files.unlabeled(image_files.in_folder(image_dir))
+    return _labeled_files.unlabeled(_image_files.in_folder(image_dir))
   options.say(f'images: those of {found}')
   wanted = [os.path.join(image_dir, name) for name in _listed(found)]
-  on_disk = labeled_files.found_files(wanted)
-  labeled_files.check_missing([f'{path}: no such file; {found} names it' for path in wanted
-                               if on_disk[path] is None], options.max_missing)
-  return labeled_files.unlabeled([on_disk[path] or path for path in wanted])
+  on_disk = _labeled_files.found_files(wanted)
+  _labeled_files.check_missing([f'{path}: no such file; {found} names it' for path in wanted
+                                if on_disk[path] is None], options.max_missing)
+  return _labeled_files.unlabeled([on_disk[path] or path for path in wanted])
 
 
 def _listed(path):

@@ -9,7 +9,9 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, structures
 from deeplab_tf.classes import ImageClasses
-from deeplab_tf.data import catalog, image_files, sources, tfrecord
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.records import tfrecord
+from deeplab_tf.data.sources import _image_files
 from deeplab_tf.user_errors import MissingFileError
 
 
@@ -30,7 +32,7 @@ def examples(options: sources.BuildOptions) -> list:
 
 
 def _example(path, class_index):
-  return image_files.example(path, None)._replace(label=1 + class_index)
+  return _image_files.example(path, None)._replace(label=1 + class_index)
 
 
 def direct(options, info: ImageClasses) -> sources.DirectSource:
@@ -56,7 +58,7 @@ def _find(folder, class_names):
     if not os.path.isdir(own):
       raise MissingFileError(f'{own}: no such folder; the images of class "{name}" are expected '
                              'in it')
-    files = image_files.in_folder(own)
+    files = _image_files.in_folder(own)
     paths += files
     class_indices += [class_index] * len(files)
   return paths, class_indices

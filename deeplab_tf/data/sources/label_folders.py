@@ -9,7 +9,8 @@ import numpy as np
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, listing
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, image_files, label_images, labeled_files, sources
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _image_files, _label_images, _labeled_files
 from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
@@ -22,15 +23,15 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.from_label_folders(options.label_folders)
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package."""
   fields, info = options.label_folders, classes(options)
   image_dir, label_dir = [_required(fields, name) for name in ('image_dir', 'label_dir')]
-  images = labeled_files.unlabeled(image_files.in_folder(image_dir))
+  images = _labeled_files.unlabeled(_image_files.in_folder(image_dir))
   _check_names(images, label_dir, options)
   read = functools.partial(_read, fields=fields, info=info, options=options)
-  return labeled_files.paired(images, lambda image: [os.path.join(label_dir, f'{image.name}.png')],
-                              read, options.max_missing)
+  return _labeled_files.paired(images, lambda image: [os.path.join(label_dir, f'{image.name}.png')],
+                               read, options.max_missing)
 
 
 def direct(options, info: DatasetInfo) -> Optional[sources.DirectSource]:
@@ -39,7 +40,7 @@ def direct(options, info: DatasetInfo) -> Optional[sources.DirectSource]:
   if not fields.image_dir and not fields.label_dir:
     return None
   found = files(sources.BuildOptions(label_folders=fields, max_missing=options.max_damaged_images))
-  return labeled_files.direct(found, info, options.decode_groundtruth_label)
+  return _labeled_files.direct(found, info, options.decode_groundtruth_label)
 
 
 def _required(fields, name):
@@ -78,7 +79,7 @@ def _read(path, fields, info, options):
 
   def meaning(value):
     category_id, number = divmod(value, scale)
-    return label_images.Meaning(None if category_id in ignored else category_id, number == crowd)
+    return _label_images.Meaning(None if category_id in ignored else category_id, number == crowd)
 
   def where(value):
     if scale == 1:
@@ -86,8 +87,8 @@ def _read(path, fields, info, options):
     category_id, number = divmod(value, scale)
     return f'{path}: (category, instance) = ({category_id}, {number})'
 
-  return label_images.label_map(values, meaning, info, where,
-                                bool(options.treat_crowd_as_ignore), options.report)
+  return _label_images.label_map(values, meaning, info, where,
+                                 bool(options.treat_crowd_as_ignore), options.report)
 
 
 def _values(path, encoding):

@@ -4,14 +4,8 @@ import functools
 import os
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import (
-  catalog,
-  image_files,
-  label_images,
-  labeled_files,
-  panoptic_format,
-  sources,
-)
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _image_files, _label_images, _labeled_files, _panoptic_format
 from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import MissingFileError
 
@@ -26,7 +20,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.built_in('mapillary_vistas')
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
   Labels come from panoptic/panoptic_2018.json, else from the PNGs in instances/, which do not say
@@ -36,15 +30,15 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
   folder = os.path.join(options.root, FOLDERS[options.split])
   image_dir = os.path.join(folder, 'images')
   if options.split == 'test':
-    return labeled_files.unlabeled(image_files.in_folder(image_dir))
+    return _labeled_files.unlabeled(_image_files.in_folder(image_dir))
   below = os.path.join(folder, 'v1.2')
   label_dir = below if os.path.isdir(below) else folder
   panoptic_dir, instance_dir = [os.path.join(label_dir, name) for name in ('panoptic', 'instances')]
   json_file = os.path.join(panoptic_dir, 'panoptic_2018.json')
   if os.path.isfile(json_file):
     options.say(f'labels: {json_file}')
-    return labeled_files.from_panoptic_json(
-        (json_file, image_dir, panoptic_dir), panoptic_format.read_json(json_file),
+    return _labeled_files.from_panoptic_json(
+        (json_file, image_dir, panoptic_dir), _panoptic_format.read_json(json_file),
         classes(options), options)
   if not os.path.isdir(instance_dir):
     hint = ('; for the classes of version 2.0, which is there, use --dataset=mapillary_vistas_v2'
@@ -52,8 +46,8 @@ def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
     raise MissingFileError(f'{label_dir}: holds neither panoptic/panoptic_2018.json nor '
                            f'instances/{hint}')
   options.say(f'labels: {instance_dir}; what is a crowd region there becomes an instance')
-  images = labeled_files.unlabeled(image_files.in_folder(image_dir))
-  return labeled_files.paired(
+  images = _labeled_files.unlabeled(_image_files.in_folder(image_dir))
+  return _labeled_files.paired(
       images, lambda image: [os.path.join(instance_dir, f'{image.name}.png')],
       functools.partial(_read_instances, options=options), options.max_missing)
 
@@ -63,7 +57,7 @@ def _read_instances(path, options):
 
   def meaning(value):
     label = value // _INSTANCES  # The class id; category ids are one more.
-    return label_images.Meaning(None if label == info.ignore_label else label + 1)
+    return _label_images.Meaning(None if label == info.ignore_label else label + 1)
 
-  return label_images.label_map(label_png.read(path), meaning, info,
-                                lambda value: f'{path}: value {value}', report=options.report)
+  return _label_images.label_map(label_png.read(path), meaning, info,
+                                 lambda value: f'{path}: value {value}', report=options.report)

@@ -7,8 +7,8 @@ as dataset "coco_format".
 import os
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, image_files, labeled_files, panoptic_format, sources
-from deeplab_tf.data.sources import mapillary_vistas
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _image_files, _labeled_files, _panoptic_format, mapillary_vistas
 
 # An image can hold more than 255 instances of a class.
 LABEL_DIVISOR = 1000
@@ -27,13 +27,13 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
   return catalog.from_annotation_file(json_file(options), LABEL_DIVISOR)
 
 
-def files(options: sources.BuildOptions) -> list[labeled_files.LabeledFile]:
+def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package. Crowd regions are kept by default."""
   image_dir = os.path.join(options.root, mapillary_vistas.FOLDERS[options.split], 'images')
   if options.split == 'test':
-    return labeled_files.unlabeled(image_files.in_folder(image_dir))
+    return _labeled_files.unlabeled(_image_files.in_folder(image_dir))
   path = json_file(options)
-  content = panoptic_format.read_json(path)
-  return labeled_files.from_panoptic_json(
+  content = _panoptic_format.read_json(path)
+  return _labeled_files.from_panoptic_json(
       (path, image_dir, os.path.dirname(path)), content,
       catalog.from_categories(content, path, LABEL_DIVISOR), options)

@@ -8,7 +8,9 @@ from PIL import Image
 
 from deeplab_tf import structures
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, shapes, sources, tfrecord
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.records import tfrecord
+from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.user_errors import DataError
 
 
@@ -20,16 +22,16 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 
 def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each draw one image; see the package."""
-  if options.split not in shapes.SPLITS:
-    raise DataError(f'--split={options.split}: shapes has {" and ".join(shapes.SPLITS)}')
+  if options.split not in _shape_scenes.SPLITS:
+    raise DataError(f'--split={options.split}: shapes has {" and ".join(_shape_scenes.SPLITS)}')
   return [functools.partial(_example, options, index) for index in range(options.num_images)]
 
 
 def _example(options, index):
-  image, label = shapes.generate(options.split, index, options.seed)
+  image, label = _shape_scenes.generate(options.split, index, options.seed)
   if options.treat_crowd_as_ignore:
-    things = (label > 0) & (label // shapes.LABEL_DIVISOR <= len(shapes.THINGS))
-    label[things & (label % shapes.LABEL_DIVISOR == 0)] = 0
+    things = (label > 0) & (label // _shape_scenes.LABEL_DIVISOR <= len(_shape_scenes.THINGS))
+    label[things & (label % _shape_scenes.LABEL_DIVISOR == 0)] = 0
   encoded = io.BytesIO()
   Image.fromarray(image).save(encoded, 'png')
   return tfrecord.SourceExample(f'{_prefix(options.split, options.seed)}{index:06d}',
@@ -47,9 +49,9 @@ def direct(options, info: DatasetInfo) -> sources.DirectSource:
 
   def load(index):
     image, label = tf.numpy_function(
-        lambda i: shapes.generate(split, int(i), seed), [index], [tf.uint8, tf.int32])
-    image = tf.ensure_shape(image, [shapes.HEIGHT, shapes.WIDTH, 3])
-    label = tf.ensure_shape(label, [shapes.HEIGHT, shapes.WIDTH])
+        lambda i: _shape_scenes.generate(split, int(i), seed), [index], [tf.uint8, tf.int32])
+    image = tf.ensure_shape(image, [_shape_scenes.HEIGHT, _shape_scenes.WIDTH, 3])
+    label = tf.ensure_shape(label, [_shape_scenes.HEIGHT, _shape_scenes.WIDTH])
     name = tf.strings.join([_prefix(split, seed), tf.strings.as_string(index, width=6, fill='0')])
     return structures.LabeledImage(image, label, name)
 

@@ -20,16 +20,9 @@ from PIL import Image
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import (
-  catalog,
-  errors,
-  image_files,
-  labeled_files,
-  panoptic_format,
-  record_files,
-  sources,
-  tfrecord,
-)
+from deeplab_tf.data import catalog, errors, sources
+from deeplab_tf.data.records import files, tfrecord
+from deeplab_tf.data.sources import _image_files, _labeled_files, _panoptic_format
 from deeplab_tf.formats import coco_panoptic, image_limits
 from deeplab_tf.user_errors import DataError, UserError
 
@@ -65,8 +58,8 @@ def _example(prepared, info, options, index):
   features = prepared.fetch(index)
   label = _label(features, prepared, info, options.treat_crowd_as_ignore is not False, options)
   name = _name(features)
-  return image_files.from_bytes(_encoded(features['image']), f'{prepared.place}: {name}',
-                                label)._replace(name=name)
+  return _image_files.from_bytes(_encoded(features['image']), f'{prepared.place}: {name}',
+                                 label)._replace(name=name)
 
 
 def direct(options, info: DatasetInfo) -> sources.DirectSource:
@@ -94,7 +87,7 @@ def direct(options, info: DatasetInfo) -> sources.DirectSource:
       label = tf.fill(tf.shape(image)[:2], info.void_label)
     label = tf.ensure_shape(label, [None, None])
     place = tf.strings.join([where, name])
-    label = labeled_files.of_one_size(label, image, place, encoded)
+    label = _labeled_files.of_one_size(label, image, place, encoded)
     return structures.LabeledImage(image, label, name)
 
   return sources.DirectSource(prepared.count, load)
@@ -123,9 +116,9 @@ def _label(features, prepared, info, treat_crowd_as_ignore, options=sources.STRI
        'category_id': info.categories[place].category_id} for i, place in enumerate(places)]
   image = image_limits.load(io.BytesIO(_encoded(features['panoptic_image'])), where, ('PNG',))
   ids = coco_panoptic.rgb_to_id(np.asarray(image.convert('RGB')))
-  annotated = panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
-  return panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore,
-                                        options=options)
+  annotated = _panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
+  return _panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore,
+                                         options=options)
 
 
 def _encoded(image):
@@ -171,7 +164,7 @@ def _tfrecords(place, info, split, decoders):
   records = []
   for part in info.splits[split].file_instructions:
     file = os.fspath(part.filename)
-    index = record_files.index_records(file)
+    index = files.index_records(file)
     if index.problem:
       raise DataError(index.problem)
     stop = None if part.take < 0 else part.skip + part.take
@@ -182,7 +175,7 @@ def _tfrecords(place, info, split, decoders):
     row = bisect.bisect_right(ends, index)
     file, skipped, offsets = records[row]
     number = index - ends[row] + len(offsets)
-    record = record_files.read_record(file, skipped + number, offsets[number])
+    record = files.read_record(file, skipped + number, offsets[number])
     try:
       return info.features.deserialize_example_np(record.data, decoders=decoders)
     except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.

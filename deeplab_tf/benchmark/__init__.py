@@ -1,0 +1,1 @@
+"""Synthetic inputs and parts of the library by themselves, for evaluation/benchmark.py."""

@@ -1,0 +1,100 @@
+"""Where the time of the input pipeline goes: its stages, each run alone on the same images."""
+
+import itertools
+import time
+from typing import Callable, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import pipeline, readers
+from deeplab_tf.data.augmentation import copy_paste, panoptic, transforms
+from deeplab_tf.data.augmentation import options as recipe_lib
+
+
+def unaugmented(options):
+  """Returns a copy of DatasetOptions with the same sizes on average and nothing random.
+
+  Args:
+    options: DatasetOptions of images with masks.
+  """
+  plain = type(options)()
+  plain.CopyFrom(options)
+  old, new = options.augmentations, plain.augmentations
+  new.Clear()
+  new.random_flip = False
+  if old.HasField('large_scale_jitter'):
+    new.large_scale_jitter.min_scale = new.large_scale_jitter.max_scale = 1.0
+  if old.HasField('random_shorter_side'):
+    sides = sorted(recipe_lib.build(options, 'train_dataset_options').shorter_sides)
+    new.random_shorter_side.sides.append(sides[len(sides) // 2])
+    new.random_shorter_side.max_longer_side = old.random_shorter_side.max_longer_side
+  return plain
+
+
+def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
+                  seed: int = 0) -> dict[str, float]:
+  """Measures the stages of training samples.
+
+  Args:
+    options: DatasetOptions of images with masks.
+    info: Their data set.
+    kind: 'mask' or 'center'.
+    images: How many are taken, from the first on.
+    seed: Of the augmentation.
+
+  Returns:
+    Seconds of processor time per image, all cores together, of decode, resize, colors, crop, paste
+    (where there is any; the second image is resized and cropped in it), targets and normalize.
+  """
+  field = 'train_dataset_options'
+  recipe = recipe_lib.build(options, field)
+  source = readers.open_source(options, info, field)
+  payloads = list(itertools.islice(itertools.cycle(source.in_order().take(images)), images))
+  seeds = [tf.constant([seed, number], tf.int64) for number in range(images)]
+  seconds = {}
+
+  def run(name, step, inputs):
+    outputs, seconds[name] = _timed(step, inputs)
+    return outputs
+
+  examples = run('decode', source.load, payloads)
+  resized = run('resize', lambda example, seed: _resize(example, recipe, info, seed),
+                list(zip(examples, seeds)))
+  places = [place for _, place in resized]
+  colored = run('colors', lambda image, seed: panoptic.change_colors(image, recipe, seed),
+                [(image, seed) for (image, _), seed in zip(resized, seeds)])
+  crops = run('crop', lambda image, label, place: panoptic.crop(
+      image, label, place, recipe, info.void_label),
+              [(image, example.label, place)
+               for image, example, place in zip(colored, examples, places)])
+  if recipe.paste:
+    crops = run('paste', lambda onto, other, seed: _paste(
+        onto, other, recipe, info, options.max_thing_id, seed),
+                list(zip(crops, examples[1:] + examples[:1], seeds)))
+  make = pipeline.target_function(options, info, kind)
+  run('targets', make, [(label, example.name)
+                        for (_, label), example in zip(crops, examples)])
+  run('normalize', transforms.normalize, [(image,) for image, _ in crops])
+  return seconds
+
+
+def _resize(example, recipe, info, seed):
+  place = panoptic.draw_placement(example.label, recipe, info, seed)
+  return panoptic.resize(example.image, place, recipe), place
+
+
+def _paste(onto, other, recipe, info, max_things, seed):
+  pasted = panoptic.pasted_crop(other, recipe, info, seed)
+  return copy_paste.paste(onto, pasted, recipe.paste, info, max_things, seed)
+
+
+def _timed(step: Callable, inputs: Sequence) -> tuple[list, float]:
+  """The results for all inputs, and processor seconds per input."""
+  function = tf.function(step, reduce_retracing=True, autograph=False)
+  outputs = [function(*arguments) for arguments in inputs]  # Traces.
+  # Results are not kept this time, so that memory is used again, as it is between batches.
+  begin = time.process_time()
+  for arguments in inputs:
+    function(*arguments)
+  return outputs, (time.process_time() - begin) / len(inputs)

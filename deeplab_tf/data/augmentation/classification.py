@@ -1,0 +1,158 @@
+"""Crops of images that have one class each, as image classification is usually trained.
+
+Training sees a random part of the image, of random area and aspect ratio, and its mirror image;
+evaluation the centre. A crop and its flip are functions of the seed and the image's size.
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from deeplab_tf import config as config_lib
+from deeplab_tf import structures
+from deeplab_tf.data.augmentation import autoaugment, transforms
+
+# Width over height of random crops.
+_ASPECTS = (3 / 4, 4 / 3)
+# Random crops that are tried before the largest one in the centre is taken.
+_ATTEMPTS = 10
+# Evaluation crops have this share of the shorter side: 224 of 256 pixels.
+_EVALUATION_SHARE = 0.875
+
+
+class Recipe(NamedTuple):
+  """What is done to an image.
+
+  Attributes:
+    crop_size: Height and width of the network's input.
+    min_area: Smallest share of an image's area that a random crop has, in (0, 1].
+    policy: Of data.augmentation.autoaugment; empty: none.
+    flip: Whether half of the images are mirrored.
+  """
+  crop_size: tuple
+  min_area: float = 0.08
+  policy: tuple = ()
+  flip: bool = True
+
+
+def build_recipe(options, field: str) -> Recipe:
+  """Translates DatasetOptions.
+
+  Args:
+    options: DatasetOptions.
+    field: Their name in errors.
+
+  Raises:
+    ConfigError: They have no crop size, or name no policy.
+  """
+  if len(options.crop_size) != 2:
+    raise config_lib.ConfigError(f'{field}.crop_size is not set: it takes two values, height and '
+                                 'width')
+  augmentations = options.augmentations
+  return Recipe(tuple(options.crop_size), augmentations.min_crop_area,
+                autoaugment.policy(augmentations.autoaugment_policy_name, field),
+                augmentations.random_flip)
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+def training_sample(example: structures.LabeledImage, recipe: Recipe,
+                    seed: tf.Tensor) -> tuple[tf.Tensor, structures.ClassTargets]:
+  """Makes a training sample, a function of the image and the seed.
+
+  Args:
+    example: A decoded image.
+    recipe: What to do.
+    seed: int64 [2].
+
+  Returns:
+    float32 [*crop_size, 3] in [0, 255], and ClassTargets without a batch dimension.
+  """
+  seeds = [tf.random.experimental.stateless_fold_in(seed, i) for i in range(3)]
+  window = random_window(tf.shape(example.image)[:2], recipe.min_area, seeds[0])
+  image = _resized(_cut(example.image, window), recipe.crop_size)
+  if recipe.flip:
+    image = tf.cond(tf.random.stateless_uniform([], seeds[1]) < 0.5,
+                    lambda: tf.reverse(image, [1]), lambda: image)
+  if recipe.policy:
+    image = autoaugment.distort(tf.cast(image, tf.uint8), recipe.policy, seeds[2])
+  image = tf.ensure_shape(tf.cast(image, tf.float32), [*recipe.crop_size, 3])
+  return image, structures.ClassTargets(example.label)
+
+
+def random_window(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tensor:
+  """Draws a part of an image: area uniform in [min_area, 1], aspect log-uniform in [3/4, 4/3].
+
+  Of ten draws the first that fits into the image is taken; if none does, the largest window in
+  the centre whose aspect ratio is in the range.
+
+  Args:
+    size: int32 [2], height and width of the image.
+    min_area: Smallest share of its area.
+    seed: int64 [2].
+
+  Returns:
+    int32 [4]: top, left, height, width.
+  """
+  sides = tf.cast(size, tf.float32)
+  drawn = tf.random.stateless_uniform([4, _ATTEMPTS], seed)
+  area = (min_area + (1.0 - min_area) * drawn[0]) * sides[0] * sides[1]
+  low, high = (math.log(aspect) for aspect in _ASPECTS)
+  aspect = tf.exp(low + (high - low) * drawn[1])
+  windows = tf.maximum(tf.cast(tf.round(tf.stack(
+      [tf.sqrt(area / aspect), tf.sqrt(area * aspect)], 1)), tf.int32), 1)
+  fits = tf.reduce_all(windows <= size, 1)
+  first = tf.argmax(fits, output_type=tf.int32)  # The first of those that fit.
+  centre = _largest_in_range(sides)
+  window = tf.where(fits[first], windows[first], centre)
+  room = size - window
+  start = tf.cast(drawn[2:, first] * tf.cast(room + 1, tf.float32), tf.int32)
+  start = tf.where(fits[first], tf.minimum(start, room), room // 2)
+  return tf.concat([start, window], 0)
+
+
+def _largest_in_range(sides):
+  """int32 [2], the largest height and width in an image whose aspect is in the range."""
+  height = tf.minimum(sides[0], sides[1] / _ASPECTS[0])
+  width = tf.minimum(sides[1], sides[0] * _ASPECTS[1])
+  return tf.maximum(tf.cast(tf.stack([height, width]), tf.int32), 1)
+
+
+# --- Evaluation -------------------------------------------------------------------------------
+
+
+def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+  """Resizes an image until the crop is 7/8 of its shorter side, and cuts out the centre.
+
+  Args:
+    image: uint8 [height, width, 3].
+    recipe: Its crop size.
+
+  Returns:
+    float32 [*crop_size, 3] in [0, 255].
+  """
+  size = tf.cast(tf.shape(image)[:2], tf.float32)
+  crop = tf.constant(recipe.crop_size, tf.float32)
+  scale = tf.reduce_max(tf.round(crop / _EVALUATION_SHARE) / size)
+  resized = tf.maximum(tf.cast(tf.round(size * scale), tf.int32), list(recipe.crop_size))
+  image = _resized(image, resized)
+  start = (resized - list(recipe.crop_size)) // 2
+  image = _cut(image, tf.concat([start, list(recipe.crop_size)], 0))
+  return tf.ensure_shape(image, [*recipe.crop_size, 3])
+
+
+def evaluation_sample(example: structures.LabeledImage,
+                      recipe: Recipe) -> structures.ClassEvaluationBatch:
+  """Returns a normalised evaluation image with its class, without a batch dimension."""
+  image = transforms.normalize(prepare_for_evaluation(example.image, recipe))
+  return structures.ClassEvaluationBatch(image, example.label, example.name)
+
+
+def _cut(image, window):
+  return tf.slice(image, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0))
+
+
+def _resized(image, size):
+  return tf.image.resize(tf.cast(image, tf.float32), size)

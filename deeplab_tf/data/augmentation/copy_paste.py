@@ -1,0 +1,85 @@
+"""Panoptic copy-paste: segments of one image cover parts of another, as DeepLab2 has it."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import segments as segments_lib
+from deeplab_tf.data.augmentation import transforms
+
+# For each kind of segments: never, some at random, or all.
+OPTIONS = ('none', 'random', 'all')
+
+
+class Choice(NamedTuple):
+  """Which segments are pasted.
+
+  Attributes:
+    scale: Factor on the random scales of the pasted image.
+    thing, stuff, void: One of OPTIONS each; crowds count as things.
+  """
+  scale: float
+  thing: str = 'random'
+  stuff: str = 'random'
+  void: str = 'none'
+
+
+def padding_label(info: DatasetInfo) -> int:
+  """Returns the label of the padding of the pasted image, which tells it from void."""
+  return info.void_label + 1
+
+
+def paste(onto: transforms.Pair, other: transforms.Pair, choice: Choice,
+          info: DatasetInfo, max_things: int, seed: tf.Tensor) -> transforms.Pair:
+  """Pastes random segments; instance i of a class becomes its instance label_divisor - 1 - i.
+
+  Classes, crowds (instance 0) and void stay what they are. So that two instances never become
+  one, an image should have less than label_divisor / 2 of a class.
+
+  Args:
+    onto: float32 [height, width, 3] and int32 [height, width]; segments may be covered.
+    other: The same of the image with the segments; its padding has `padding_label`.
+    choice: Which are pasted.
+    info: The data set.
+    max_things: No instance is pasted that makes more than this in one image.
+    seed: int [2].
+
+  Returns:
+    Image and label.
+  """
+  image, label = onto
+  other_image, other_label = other
+  found = segments_lib.find(other_label, info)
+  is_chosen = _chosen(found, choice, info, seed)
+  present = segments_lib.find(label, info).is_instance
+  room = max_things - tf.reduce_sum(tf.cast(present, tf.int32))
+  pasted_things = tf.cumsum(tf.cast(is_chosen & found.is_instance, tf.int32))
+  is_chosen &= ~found.is_instance | (pasted_things <= room)
+  divisor = info.label_divisor
+  # The highest number would become 0, a crowd; it shares a number with the one below it instead.
+  renamed = found.class_id * divisor + tf.maximum(divisor - 1 - found.label % divisor, 1)
+  values = tf.where(found.is_instance, renamed, found.label)
+  pasted = segments_lib.spread(tf.where(is_chosen, values, -1), found)
+  is_pasted = pasted >= 0
+  share = tf.cast(is_pasted, tf.float32)[..., None]
+  # Exact, as a sum with one term 0; choosing by tf.where takes far longer.
+  return (image * (1.0 - share) + other_image * share, tf.where(is_pasted, pasted, label))
+
+
+def _chosen(found, choice, info, seed):
+  """bool [values]: which segments are pasted."""
+  is_padding = tf.equal(found.label, padding_label(info))
+  uniform = tf.random.stateless_uniform([tf.size(found.label) + 1], seed)
+  real = tf.reduce_sum(tf.cast(~is_padding, tf.int32))
+  # Of how many the random number is, the description of DeepLab2 leaves open: here 0 to all, each
+  # number as probable.
+  count = tf.minimum(tf.cast(uniform[0] * tf.cast(real + 1, tf.float32), tf.int32), real)
+  order = tf.argsort(tf.where(is_padding, 2.0, uniform[1:]))
+  is_random = tf.argsort(order) < count
+  rules = {'none': tf.zeros_like(is_random), 'random': is_random, 'all': tf.ones_like(is_random)}
+  is_thing = tf.gather(segments_lib.class_table(info, info.thing_class_ids), found.class_id)
+  is_stuff = tf.gather(segments_lib.class_table(info, info.stuff_class_ids), found.class_id)
+  chosen = tf.where(is_thing, rules[choice.thing],
+                    tf.where(is_stuff, rules[choice.stuff], rules[choice.void]))
+  return chosen & ~is_padding

@@ -1,0 +1,161 @@
+"""Makes a training crop from an image: resize, colours, crop, and segments of another image."""
+
+import tensorflow as tf
+
+from deeplab_tf import structures
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data.augmentation import (
+  autoaugment,
+  color_jitter,
+  copy_paste,
+  placement,
+  transforms,
+)
+from deeplab_tf.data.augmentation import options as recipe_lib
+
+# The grey that Mask2Former fills images up with.
+_MASK2FORMER_GREY = 128.0
+# An image is resized as a whole, and not only where the crop is, up to so many times the crop.
+_WHOLE = 3
+
+
+def augment(example: structures.LabeledImage, recipe: recipe_lib.Recipe,
+            info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
+  """Makes a training crop, a function of the image and the seed; pastes nothing.
+
+  Args:
+    example: A decoded image.
+    recipe: What to do.
+    info: The data set.
+    seed: int64 [2].
+
+  Returns:
+    float32 [*crop_size, 3] in [0, 255] and int32 [*crop_size].
+  """
+  return _augment(example, recipe, info, seed, info.void_label)
+
+
+def augment_and_paste(example: structures.LabeledImage, other: structures.LabeledImage,
+                      recipe: recipe_lib.Recipe, info: DatasetInfo, max_things: int,
+                      seed: tf.Tensor) -> transforms.Pair:
+  """As `augment`, and pastes segments of another image.
+
+  Args:
+    example: A decoded image.
+    other: Where the segments come from.
+    recipe: What to do; has `paste`.
+    info: The data set.
+    max_things: Most instances in one image.
+    seed: int64 [2].
+  """
+  onto = augment(example, recipe, info, seed)
+  pasted = pasted_crop(other, recipe, info, seed)
+  image, label = copy_paste.paste(onto, pasted, recipe.paste, info, max_things, _fold(seed, 5))
+  return tf.ensure_shape(image, [*recipe.crop_size, 3]), tf.ensure_shape(label, recipe.crop_size)
+
+
+def pasted_crop(other: structures.LabeledImage, recipe: recipe_lib.Recipe,
+                info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
+  """Returns the crop that segments are taken from, of the seed of the crop that they go to."""
+  return _augment(other, recipe.scaled(recipe.paste.scale), info, _fold(seed, 4),
+                  copy_paste.padding_label(info))
+
+
+def _augment(example, recipe, info, seed, padding_label):
+  place = draw_placement(example.label, recipe, info, seed)
+  image = resize(example.image, place, recipe)
+  image = change_colors(image, recipe, seed)
+  return crop(image, example.label, place, recipe, padding_label)
+
+
+# --- The steps --------------------------------------------------------------------------------
+
+
+def draw_placement(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
+                   seed: tf.Tensor) -> placement.Placement:
+  """Draws where the crop comes from, a function of the seed and of the label map."""
+  return placement.draw(label, recipe, info, [_fold(seed, i) for i in (0, 2, 3)])
+
+
+def resize(image: tf.Tensor, place: placement.Placement,
+           recipe: recipe_lib.Recipe) -> tf.Tensor:
+  """Resizes an image.
+
+  DeepLab2's way the whole image is made: TensorFlow's kernel for that takes less time than
+  anything that makes a part of it with the same numbers.
+
+  Args:
+    image: uint8 [height, width, 3].
+    place: Of the crop.
+    recipe: What to do.
+
+  Returns:
+    float32 [*kept, 3], the window; the whole image if `recipe.colors_before_crop`.
+  """
+  values = tf.cast(image, tf.float32)
+  if recipe.is_mask2former:
+    return _resize_like_pillow(values, place)
+  if any(recipe.min_size) or any(recipe.max_size):
+    values, _ = transforms.resize(values, None, place.resized)
+  if recipe.scale[:2] != (1.0, 1.0):
+    values, _ = transforms.resize(values, None, place.scaled)
+  return values if recipe.colors_before_crop else _window(values, place)
+
+
+def _resize_like_pillow(values, place):
+  """Bilinear with antialiasing: a pixel averages those that it covers, rounded."""
+  size = place.scaled
+  enlarges = tf.reduce_all(size >= place.source)
+  is_near = tf.reduce_prod(size) <= _WHOLE * tf.reduce_prod(place.kept)
+  factor = tf.cast(size, tf.float32) / tf.cast(place.source, tf.float32)
+  # The same function of a place, but for rounding: the first is faster where it can be used.
+  resized = tf.cond(
+      enlarges & is_near,
+      lambda: _window(tf.image.resize(values, size), place),
+      lambda: tf.raw_ops.ScaleAndTranslate(
+          images=values[None], size=place.kept, scale=factor, kernel_type='triangle',
+          translation=-tf.cast(place.start, tf.float32), antialias=True)[0])
+  return tf.round(resized)
+
+
+def change_colors(image: tf.Tensor, recipe: recipe_lib.Recipe, seed: tf.Tensor) -> tf.Tensor:
+  """Changes the colours of a float32 image [height, width, 3] in [0, 255]."""
+  seed = _fold(seed, 1)
+  if recipe.policy:
+    image = autoaugment.distort(image, recipe.policy, seed)
+  if recipe.colors:
+    change = color_jitter.draw(recipe.colors, _fold(seed, 1))
+    image = color_jitter.apply(tf.floor(image), change)
+  return image
+
+
+def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
+         recipe: recipe_lib.Recipe, padding_label: int) -> transforms.Pair:
+  """Cuts out the window and puts it, with that of the label, into the crop.
+
+  Args:
+    image: What `resize` returned, with other colours perhaps.
+    label: int32 [height, width], of the image's own size.
+    place: Of the crop.
+    recipe: What to do.
+    padding_label: Fills the label up.
+
+  Returns:
+    float32 [*crop_size, 3] and int32 [*crop_size].
+  """
+  if recipe.colors_before_crop:
+    image = _window(image, place)
+  label = placement.take_label(label, place, recipe.is_mask2former)
+  if recipe.flip:
+    image = tf.cond(place.flip, lambda: tf.reverse(image, [1]), lambda: image)
+  grey = _MASK2FORMER_GREY if recipe.is_mask2former else transforms.MEAN_COLOR
+  image, label = transforms.pad(image, label, recipe.crop_size, padding_label, place.offset, grey)
+  return tf.ensure_shape(image, [*recipe.crop_size, 3]), tf.ensure_shape(label, recipe.crop_size)
+
+
+def _window(image, place):
+  return tf.slice(image, tf.concat([place.start, [0]], 0), tf.concat([place.kept, [3]], 0))
+
+
+def _fold(seed, number):
+  return tf.random.experimental.stateless_fold_in(seed, number)

@@ -1,0 +1,243 @@
+"""Where a training crop comes from: the image's new size, a window of it, and a mirror image.
+
+All that is random about places is drawn here, before a pixel is touched, so that image and label
+need only be resized where the crop will be.
+"""
+
+from typing import NamedTuple, Sequence
+
+import tensorflow as tf
+
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import segments as segments_lib
+from deeplab_tf.data.augmentation import options as recipe_lib
+from deeplab_tf.data.augmentation import transforms
+
+# How often a crop is drawn in the search of one where no class covers too much.
+_ATTEMPTS = 10
+
+
+class Placement(NamedTuple):
+  """A window of a resized image and its place in the crop; int32 [2] are (height, width).
+
+  Attributes:
+    source: int32 [2], the image's own size.
+    resized: int32 [2], its size after a first resizing.
+    scaled: int32 [2], its size after a second one; the window is cut out of this.
+    start: int32 [2], first row and column of the window.
+    kept: int32 [2], size of the window.
+    offset: int32 [2], first row and column of the (mirrored) window in the crop.
+    flip: bool [], whether the window is mirrored.
+  """
+  source: tf.Tensor
+  resized: tf.Tensor
+  scaled: tf.Tensor
+  start: tf.Tensor
+  kept: tf.Tensor
+  offset: tf.Tensor
+  flip: tf.Tensor
+
+
+def draw(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
+         seeds: Sequence[tf.Tensor]) -> Placement:
+  """Draws a placement.
+
+  Args:
+    label: int32 [height, width], panoptic map of the image.
+    recipe: What to do.
+    info: The data set.
+    seeds: int [2] each: of the size, of the crop and of the mirroring.
+  """
+  source = tf.shape(label)
+  flip = tf.constant(False)
+  if recipe.flip:
+    flip = tf.random.stateless_uniform([], seeds[2]) < 0.5
+  if recipe.jitter:
+    return _large_scale_jitter(source, recipe, flip, seeds)
+  placement = _shorter_side if recipe.shorter_sides else _deeplab2
+  return placement(source, recipe, flip, seeds, _is_diverse(label, recipe, info))
+
+
+def _deeplab2(source, recipe, flip, seeds, is_diverse):
+  """Resizing to a range, then a random scale; a smaller image lies anywhere in the crop."""
+  resized = source
+  if any(recipe.min_size) or any(recipe.max_size):
+    resized = transforms.size_in_range(source, recipe.min_size, recipe.max_size,
+                                       recipe.resize_factor)
+  scaled = resized
+  if recipe.scale[:2] != (1.0, 1.0):
+    scaled = transforms.scaled_size(resized, transforms.draw_scale(*recipe.scale, seeds[0]))
+  made = _window(Placement(source, resized, scaled, *[tf.zeros([2], tf.int32)] * 3, flip), recipe,
+                 seeds[1], is_diverse)
+  offset = _random_below(tf.maximum(recipe.crop_size - scaled, 1),
+                         tf.random.experimental.stateless_fold_in(seeds[1], 1))
+  # The whole crop is mirrored, padding and all.
+  mirrored = tf.stack([offset[0], recipe.crop_size[1] - offset[1] - made.kept[1]])
+  return made._replace(offset=tf.where(flip, mirrored, offset))
+
+
+def _shorter_side(source, recipe, flip, seeds, is_diverse):
+  sides = tf.constant(recipe.shorter_sides)
+  number = tf.random.stateless_uniform([], seeds[0], 0, tf.size(sides), tf.int32)
+  scaled = shorter_side_size(source, sides[number], recipe.max_longer_side)
+  return _window(Placement(source, source, scaled, *[tf.zeros([2], tf.int32)] * 3, flip), recipe,
+                 seeds[1], is_diverse)
+
+
+def _large_scale_jitter(source, recipe, flip, seeds):
+  scale = tf.random.stateless_uniform([], seeds[0], *recipe.jitter, dtype=tf.float64)
+  scaled = jittered_size(source, scale, recipe.crop_size)
+  start = jittered_start(scaled, recipe.crop_size,
+                         tf.random.stateless_uniform([], seeds[1], dtype=tf.float64))
+  kept = tf.minimum(scaled, recipe.crop_size)
+  # Mask2Former mirrors first, so the window lies in the mirror image.
+  mirrored = tf.stack([start[0], scaled[1] - kept[1] - start[1]])
+  return Placement(source, source, scaled, tf.where(flip, mirrored, start), kept,
+                   tf.zeros([2], tf.int32), flip)
+
+
+# --- Sizes and windows ------------------------------------------------------------------------
+
+
+def jittered_size(size: tf.Tensor, scale: tf.Tensor, crop_size: Sequence[int]) -> tf.Tensor:
+  """Returns the size of an image fitted into a box of `scale` times the crop, aspect ratio kept.
+
+  Mask2Former's large scale jittering: rounded half to even.
+
+  Args:
+    size: int32 [2].
+    scale: float64 [].
+    crop_size: Height and width.
+
+  Returns:
+    int32 [2], at least 1.
+  """
+  sides = tf.cast(size, tf.float64)
+  factor = tf.reduce_min(tf.constant(crop_size, tf.float64) * scale / sides)
+  return tf.maximum(tf.cast(tf.round(sides * factor), tf.int32), 1)
+
+
+def jittered_start(size: tf.Tensor, crop_size: Sequence[int], uniform: tf.Tensor) -> tf.Tensor:
+  """Returns int32 [2], the first row and column of a crop: one random number for both.
+
+  Args:
+    size: int32 [2].
+    crop_size: Height and width.
+    uniform: float64 [] in [0, 1].
+  """
+  room = tf.maximum(size - crop_size, 0)
+  return tf.cast(tf.round(tf.cast(room, tf.float64) * uniform), tf.int32)
+
+
+def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int) -> tf.Tensor:
+  """Returns the size of an image whose shorter side becomes `shorter`, aspect ratio kept.
+
+  Mask2Former's: it becomes less if the longer side would exceed its maximum; rounded half up.
+
+  Args:
+    size: int32 [2].
+    shorter: int32 [].
+    max_longer: 0: no maximum.
+
+  Returns:
+    int32 [2], at least 1.
+  """
+  sides, shorter = tf.cast(size, tf.float64), tf.cast(shorter, tf.float64)
+  # Not one factor times both sides: the shorter one comes out exact.
+  new = tf.where(sides <= sides[::-1], shorter, shorter / tf.reduce_min(sides) * sides)
+  if max_longer:
+    new *= tf.minimum(max_longer / tf.reduce_max(new), 1.0)
+  return tf.maximum(tf.cast(tf.floor(new + 0.5), tf.int32), 1)
+
+
+def _window(placement, recipe, seed, is_diverse):
+  """Adds a random window, drawn again while a class covers too much of it."""
+  scaled = placement.scaled
+  kept = tf.minimum(scaled, recipe.crop_size)
+  limits = scaled - kept + 1
+  placement = placement._replace(kept=kept)
+  start = _random_below(limits, seed)
+  if recipe.max_category_share < 1:
+    _, start = tf.while_loop(
+        lambda attempt, start: (attempt < _ATTEMPTS) & ~is_diverse(placement._replace(start=start)),
+        lambda attempt, start: (attempt + 1, _random_below(
+            limits, tf.random.experimental.stateless_fold_in(seed, attempt + 1))),
+        (1, start))
+  return placement._replace(start=start)
+
+
+def _random_below(limits, seed):
+  """int32 [2], uniform in [0, limit) each."""
+  uniform = tf.random.stateless_uniform([2], seed, 0, 2**31 - 1, tf.int32)
+  return uniform % limits
+
+
+def _is_diverse(label, recipe, info):
+  """Whether a window has several classes and none covers too much of what is labelled."""
+
+  def check(placement):
+    window = take_label(label, placement, recipe.is_mask2former)
+    classes = tf.reshape(segments_lib.class_map(window, info), [-1])
+    size = info.table_size
+    counts = tf.math.bincount(classes, minlength=size, maxlength=size)
+    counts *= tf.constant([int(i != info.ignore_label) for i in range(size)])
+    most, all_of_it = tf.reduce_max(counts), tf.reduce_sum(counts)
+    share = tf.cast(all_of_it, tf.float32) * recipe.max_category_share
+    return (most < all_of_it) & (tf.cast(most, tf.float32) < share)
+
+  return check
+
+
+# --- Pixels -----------------------------------------------------------------------------------
+
+
+def take_label(label: tf.Tensor, placement: Placement, half_pixel: bool) -> tf.Tensor:
+  """Cuts the window out of the resized label, whose other pixels are never made.
+
+  Args:
+    label: int32 [height, width].
+    placement: Sizes and window.
+    half_pixel: See `nearest`.
+
+  Returns:
+    int32 [*kept], mirrored if the placement says so.
+  """
+  rows, columns = (_source_indices(placement, axis, half_pixel) for axis in (0, 1))
+  columns = tf.cond(placement.flip, lambda: columns[::-1], lambda: columns)
+  # Whole rows are copied, then whole columns as rows of the transpose, not one pixel at a time.
+  # The axis that gives fewer pixels in between comes first.
+  by_column = lambda x: tf.transpose(tf.gather(tf.transpose(x), columns))  # noqa: E731
+  return tf.cond(tf.size(rows) < tf.shape(label)[0],
+                 lambda: by_column(tf.gather(label, rows)),
+                 lambda: tf.gather(by_column(label), rows))
+
+
+def _source_indices(placement, axis, half_pixel):
+  """int32 [kept rows or columns], where each row or column of the window comes from."""
+  index = placement.start[axis] + tf.range(placement.kept[axis])
+  index = nearest(index, placement.resized[axis], placement.scaled[axis], half_pixel)
+  return nearest(index, placement.source[axis], placement.resized[axis], half_pixel)
+
+
+def nearest(index: tf.Tensor, before: tf.Tensor, after: tf.Tensor, half_pixel: bool) -> tf.Tensor:
+  """Returns which of `before` positions each of some positions out of `after` comes from.
+
+  Args:
+    index: int32 [n], positions after resizing.
+    before: int32 [], length before.
+    after: int32 [], length after.
+    half_pixel: Whether pixels are areas, as in Pillow, or points of which the outermost are
+      aligned, as in DeepLab2. The numbers of the latter are float32 and rounded half up, as in
+      TensorFlow.
+
+  Returns:
+    int32 [n].
+  """
+  if half_pixel:
+    index, before, after = (tf.cast(x, tf.int64) for x in (index, before, after))
+    return tf.cast((2 * index + 1) * before // (2 * after), tf.int32)
+  scale = tf.where(after > 1, (before - 1) / tf.maximum(after - 1, 1), before / after)
+  place = tf.cast(index, tf.float32) * tf.cast(scale, tf.float32)
+  below = tf.floor(place)
+  rounded = tf.cast(below, tf.int32) + tf.cast(place - below >= 0.5, tf.int32)
+  return tf.minimum(rounded, before - 1)

@@ -1,0 +1,388 @@
+"""Labelled images to TFRecords and back, with the field names of DeepLab2's records.
+
+Records of images with one class each are those that ImageNet is usually kept in.
+"""
+
+from typing import NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import cli, structures
+from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
+from deeplab_tf.data import errors, records, segments
+from deeplab_tf.data.records import classes, encoded_images, files
+from deeplab_tf.user_errors import DataError, MissingFileError, UserError
+
+_FEATURES = {
+    'image/encoded': tf.io.FixedLenFeature([], tf.string, ''),
+    'image/filename': tf.io.FixedLenFeature([], tf.string, ''),
+    'image/height': tf.io.FixedLenFeature([], tf.int64, 0),
+    'image/width': tf.io.FixedLenFeature([], tf.int64, 0),
+    'image/segmentation/class/encoded': tf.io.FixedLenFeature([], tf.string, ''),
+    'image/segmentation/class/format': tf.io.FixedLenFeature([], tf.string, 'raw'),
+}
+_LABEL = 'image/segmentation/class/encoded'
+_CLASS_LABEL = 'image/class/label'
+_CLASS_FEATURES = {
+    'image/encoded': _FEATURES['image/encoded'],
+    'image/filename': _FEATURES['image/filename'],
+    _CLASS_LABEL: tf.io.VarLenFeature(tf.int64),
+}
+
+
+class SourceExample(NamedTuple):
+  """One image of a raw data set, as it goes into a record.
+
+  Attributes:
+    name: File name without extension.
+    encoded: The bytes of a JPEG or PNG file, RGB.
+    format: 'jpeg' or 'png'.
+    height, width: In pixels.
+    label: int32 [height, width] panoptic map; the number of the class, from 1 on, where images
+      have one each; or None.
+    turned: EXIF orientation by which the image was turned upright; 1 if it was not.
+  """
+  name: str
+  encoded: bytes
+  format: str
+  height: int
+  width: int
+  label: Union[np.ndarray, int, None]
+  turned: int = 1
+
+
+def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
+  """Returns the record of an example.
+
+  Args:
+    example: Content of the record.
+    classes: Result of classes.describe; empty: the record states nothing.
+  """
+  features = {
+      'image/encoded': _bytes(example.encoded),
+      'image/filename': _bytes(example.name.encode()),
+      'image/format': _bytes(example.format.encode()),
+      'image/height': _int64(example.height),
+      'image/width': _int64(example.width),
+      'image/channels': _int64(3),
+  }
+  if isinstance(example.label, int):
+    features[_CLASS_LABEL] = _int64(example.label)
+  elif example.label is not None:
+    features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
+    features['image/segmentation/class/format'] = _bytes(b'raw')
+  if classes and example.label is not None:
+    features[classes.FEATURE] = _bytes(classes)
+  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def _bytes(value):
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int64(value):
+  return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def encoded_image(record: bytes) -> bytes:
+  """Returns the image file in a record; nothing where there is none."""
+  feature = tf.train.Example.FromString(record).features.feature['image/encoded']
+  return b''.join(feature.bytes_list.value)
+
+
+# --- Decoding ---------------------------------------------------------------------------------
+
+
+def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
+          with_label: bool = True) -> structures.LabeledImage:
+  """Decodes a record.
+
+  Args:
+    record: string [].
+    file: string [], the path of the record's file, for errors.
+    info: The data set; every pixel of the label, or the image's class, must be one of its classes
+      (or void).
+    with_label: Without it a label map is void everywhere.
+  """
+  if isinstance(info, ImageClasses):
+    return _parse_class(record, file, info)
+  fields = tf.io.parse_single_example(record, _FEATURES)
+  name = fields['image/filename']
+  where = [file, ': ', name, ': ']
+  present = errors.check(tf.strings.length(fields['image/encoded']) > 0, lambda: [
+      file, ': a record has no image (feature image/encoded): it was not made by '
+      'deeplab_tf.data.build or DeepLab2'])
+  with tf.control_dependencies([present]):
+    image = decode_image(fields['image/encoded'], where)
+  if not with_label:
+    label = tf.fill(tf.shape(image)[:2], info.void_label)
+    return structures.LabeledImage(image, label, name)
+  label = _decode_label(fields, tf.shape(image), where)
+  return structures.LabeledImage(image, checked_label(label, info, where), name)
+
+
+def _parse_class(record, file, info):
+  """As `parse`, of a record whose image has one class."""
+  fields = tf.io.parse_single_example(record, _CLASS_FEATURES)
+  name, labels = fields['image/filename'], fields[_CLASS_LABEL].values
+  where = [file, ': ', name, ': ']
+  first, last = info.label_offset, info.label_offset + info.num_classes - 1
+  single = errors.check(tf.equal(tf.size(labels), 1), lambda: [
+      *where, 'the record has ', tf.size(labels), f' labels (feature {_CLASS_LABEL}); one is '
+      'expected'])
+  with tf.control_dependencies([single]):
+    label = tf.reshape(labels[:1], [])
+  known = errors.check((label >= first) & (label <= last), lambda: [
+      *where, 'the label is ', label, f'; {info.num_classes} classes with labels {first} to {last} '
+      'are expected (imagenet.num_classes, imagenet.label_offset)'])
+  with tf.control_dependencies([known]):
+    image = decode_or_name(fields['image/encoded'], where, upright=False)
+  return structures.LabeledImage(image, tf.cast(label - first, tf.int32), name)
+
+
+def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
+  """Decodes the bytes of a record's JPEG or PNG file to uint8 [height, width, 3], RGB.
+
+  Not turned by EXIF data: the builder stores images upright, and other builders have made the label
+  for the image as it is stored. An image beyond formats.image_limits is refused before its
+  pixels take memory.
+
+  Args:
+    encoded: string [].
+    where: What errors begin with: strings and string scalars.
+  """
+  problem = encoded_images.problem(encoded)
+  with tf.control_dependencies([_check_image(problem, where)]):
+    return encoded_images.decode(encoded, upright=False)
+
+
+def decode_or_name(encoded: tf.Tensor, where: Sequence, upright: bool = True) -> tf.Tensor:
+  """As `decode_image`, of a file; what is damaged further inside ends with a line of ours too.
+
+  Args:
+    encoded, where: As of `decode_image`.
+    upright: Whether the image is turned as its EXIF data say.
+  """
+  def decode(encoded):
+    return encoded_images.decode_or_problem(encoded, upright)
+
+  image, problem = errors.or_say(encoded, decode, lambda: [
+      *where, 'the image is cut off or damaged'])
+  with tf.control_dependencies([_check_image(problem, where)]):
+    return tf.identity(image)
+
+
+def _check_image(problem, where):
+  return errors.check(problem == '', lambda: [*where, problem])
+
+
+def _decode_label(fields, shape, where):
+  height, width = shape[0], shape[1]
+  encoded = fields[_LABEL]
+  present = errors.check(tf.strings.length(encoded) > 0, lambda: [
+      *where, f'the record has no label (feature {_LABEL}); for images without labels set '
+      'decode_groundtruth_label to false'])
+  raw = errors.check(fields['image/segmentation/class/format'] == 'raw', lambda: [
+      *where, 'the label has format "', fields['image/segmentation/class/format'],
+      '", which holds no instances; "raw" panoptic labels are needed'])
+  with tf.control_dependencies([present, raw]):
+    label_height = tf.identity(fields['image/height'])
+    label_width = tf.identity(fields['image/width'])
+  sound = errors.check(
+      (label_height == tf.cast(height, tf.int64)) & (label_width == tf.cast(width, tf.int64))
+      & (tf.strings.length(encoded) == 4 * height * width), lambda: [
+          *where, 'the image is ', height, 'x', width, ', but the record is ', label_height, 'x',
+          label_width, ' with a label of ', tf.strings.length(encoded), ' bytes; height x width '
+          'x 4 is expected'])
+  with tf.control_dependencies([sound]):
+    label = tf.io.decode_raw(encoded, tf.int32)
+  return tf.reshape(label, [height, width])
+
+
+def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Tensor:
+  """Returns the label; stops where it holds a class that the data set does not have.
+
+  Args:
+    label: int32 [height, width], panoptic map.
+    info: The data set.
+    where: What the error begins with: strings and string scalars.
+  """
+  known = np.zeros(info.table_size + 1, bool)
+  known[[*info.class_ids, info.ignore_label]] = True
+  # Classes beyond the table count as its last entry, false; without a sign negative ones are there.
+  class_id = tf.bitcast(segments.class_map(label, info), tf.uint32)
+  row = tf.bitcast(tf.minimum(class_id, tf.constant(len(known) - 1, tf.uint32)), tf.int32)
+  valid = tf.gather(tf.constant(known), row)
+
+  def message():
+    wrong = tf.boolean_mask(label, ~valid)[0]
+    return [*where, 'the label holds ', wrong, ', which is class ', wrong // info.label_divisor,
+            f': data set "{info.name}" has no such class (label = class id x '
+            f'{info.label_divisor} + instance, classes {min(info.class_ids)} to '
+            f'{max(info.class_ids)}, unlabelled {info.ignore_label})']
+
+  with tf.control_dependencies([errors.check(tf.reduce_all(valid), message)]):
+    return tf.identity(label)
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list[str]:
+  """Returns the record files that patterns name, sorted; each must match something.
+
+  Args:
+    patterns: Paths; * and ? stand for any characters. Where a file or a folder has exactly the
+      name that stands there, it is meant, whatever characters the name has.
+    allow_damaged: Whether a file may be truncated or damaged, as long as it is a TFRecord file.
+
+  Raises:
+    FileNotFoundError: A pattern matches no file.
+    ValueError: All files are empty, or one cannot be opened or is no TFRecord file.
+  """
+  files = []
+  for pattern in patterns:
+    found = [f for f in files.matching(pattern) if not f.endswith(records.INCOMPLETE)]
+    if not found:
+      raise MissingFileError(
+          f'file_pattern "{pattern}" matches no file; records are made by python -m '
+          'deeplab_tf.data.build')
+    files.extend(found)
+  files = sorted(set(files))
+  if not any(files.size(file) for file in files):
+    raise DataError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
+                    'empty; there is no record to read')
+  for file in files:
+    _check_start(file, allow_damaged)
+  return files
+
+
+def _listed(patterns):
+  return ', '.join(f'"{p}"' for p in patterns)
+
+
+def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
+  """Compares the classes that the first record of each file states with those of the config.
+
+  Returns:
+    Whether all files that hold a whole record state them; those of earlier versions and of DeepLab2
+    do not.
+
+  Raises:
+    ValueError: They contradict the config; names the file and a class.
+  """
+  stated_by_all = True
+  for file in files:
+    try:
+      raw = files.read_record(file, 0, 0) if files.size(file) else None
+    except DataError:
+      continue
+    if raw is None or not raw.is_whole or _record_problem(raw.data):
+      continue
+    features = tf.train.Example.FromString(raw.data).features.feature
+    stated = b''.join(features[classes.FEATURE].bytes_list.value)
+    problem = classes.difference(stated, info) if stated else None
+    if problem:
+      raise DataError(f'{file}: {problem}: the labels were made for other classes than the config '
+                      'describes. Build the records again, or describe the classes that they have')
+    stated_by_all &= bool(stated)
+  return stated_by_all
+
+
+def _check_start(file, allow_damaged):
+  """Reads the first record of a file and looks for the features of an image."""
+  if not files.size(file):
+    return
+  raw = files.read_record(file, 0, 0)
+  problem = _record_problem(raw.data)
+  if not raw.is_whole or (problem and not raw.has_right_checksum()):
+    if not allow_damaged:
+      raise DataError(files.truncated(file, 0))
+  elif problem:
+    raise DataError(f'{file}: {problem}')
+
+
+def _record_problem(data):
+  try:
+    features = tf.train.Example.FromString(data).features.feature
+  except Exception:  # pylint: disable=broad-except; protobuf raises its own DecodeError
+    features = {}
+  if 'image/encoded' in features:
+    return None
+  names = cli.one_line(', '.join(sorted(features)[:5])) or 'none'
+  return ('its records are not those of deeplab_tf.data.build or DeepLab2: there is no feature '
+          f'image/encoded (features: {names})')
+
+
+# --- What is wrong ----------------------------------------------------------------------------
+
+
+def diagnose(files: Sequence[str], info: DatasetInfo) -> Optional[str]:
+  """Searches files for what TensorFlow stumbled over: damage, then images that do not decode.
+
+  Returns:
+    One line with the file, or None.
+  """
+  for file in files:
+    try:
+      files.count_records(file)
+    except UserError as error:
+      return str(error)
+  for file in files:
+    line = _diagnose_content(file, info)
+    if line:
+      return line
+  return None
+
+
+def _diagnose_content(file, info):
+  number = -1
+  try:
+    for number, record in enumerate(tf.data.TFRecordDataset(file)):
+      # Wrong labels are found where they are read, if they are.
+      problem = _content_problem(record.numpy(), file, number, info, with_label=False)
+      if problem:
+        return problem
+  except tf.errors.DataLossError:
+    return files.truncated(file, number + 1)
+  return None
+
+
+def diagnose_record(file: str, number: int, offset: int, info: DatasetInfo,
+                    with_label: bool) -> Optional[str]:
+  """Says what is wrong with one record.
+
+  Args:
+    file: Its file.
+    number: Its number in it, for the message.
+    offset: Where it begins.
+    info: The data set.
+    with_label: Whether its label must be sound too.
+
+  Returns:
+    One line with the file, or None.
+  """
+  try:
+    raw = files.read_record(file, number, offset)
+  except DataError:
+    raw = None
+  if raw is None or not raw.is_whole:
+    return f'{file}: record {number} and what follows in the file cannot be read'
+  if not raw.has_right_checksum():
+    return f'{file}: record {number}: its checksum is wrong'
+  return _content_problem(raw.data, file, number, info, with_label)
+
+
+def _content_problem(record, file, number, info, with_label):
+  problem = _record_problem(record)
+  if problem:
+    return f'{file}: record {number}: {problem}'
+  try:
+    parse(tf.constant(record), tf.constant(file), info, with_label)
+  except tf.errors.OpError as error:
+    name = tf.train.Example.FromString(record).features.feature['image/filename']
+    name = b''.join(name.bytes_list.value).decode('utf-8', 'replace')
+    return errors.stated(error) or cli.one_line(
+        f'{file}: record {number} ({name}) cannot be decoded: {errors.reason(error)}')
+  return None

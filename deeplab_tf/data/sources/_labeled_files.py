@@ -1,0 +1,212 @@
+"""Image files with what reads their labels: as examples of records, and read without them."""
+
+import functools
+import os
+import types
+from typing import Callable, NamedTuple, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import config as config_lib
+from deeplab_tf import file_names, structures
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import errors, sources
+from deeplab_tf.data.records import tfrecord
+from deeplab_tf.data.sources import _image_files, _panoptic_format
+from deeplab_tf.formats import orientation
+from deeplab_tf.user_errors import DataError, MissingFileError, UserError
+
+
+class LabeledFile(NamedTuple):
+  """An image of a raw data set.
+
+  Attributes:
+    name: What records and predictions call it.
+    image_file: Its path.
+    read_label: Returns its panoptic map, int32 [height, width]; None in a split without labels.
+  """
+  name: str
+  image_file: str
+  read_label: Optional[Callable[[], np.ndarray]] = None
+
+
+def from_panoptic_json(paths: Sequence[str], content: dict, info: DatasetInfo,
+                       options: sources.BuildOptions, check_area: bool = True) -> list[LabeledFile]:
+  """Returns the images of a panoptic JSON, sorted by file name.
+
+  Args:
+    paths: Of the JSON, of its folder of images and of its folder of PNGs.
+    content: Content of the JSON.
+    info: The classes, whose category ids are those of the JSON.
+    options: treat_crowd_as_ignore, max_missing, report and note are used.
+    check_area: As of _panoptic_format.read_label.
+
+  Raises:
+    As _panoptic_format.annotated_images.
+  """
+  json_file, image_dir, label_dir = paths
+  images = _panoptic_format.annotated_images(json_file, content, image_dir, label_dir, options)
+  return [LabeledFile(image.name, image.image_file, functools.partial(
+      _panoptic_format.read_label, image, info, bool(options.treat_crowd_as_ignore), check_area,
+      options)) for image in images]
+
+
+def unlabeled(paths: Sequence[str]) -> list[LabeledFile]:
+  """Returns images without labels, named after their files."""
+  return [LabeledFile(file_names.stem(path), path) for path in paths]
+
+
+def paired(images: Sequence[LabeledFile], label_files: Callable[[LabeledFile], Sequence[str]],
+           read: Callable[..., np.ndarray], max_missing: int = 0) -> list[LabeledFile]:
+  """Gives images their labels, each of one or more files.
+
+  Args:
+    images: Without labels.
+    label_files: From an image to the paths of its label.
+    read: From these paths to the panoptic map.
+    max_missing: So many files may be missing; they fail when they are read.
+
+  Raises:
+    FileNotFoundError: More are missing.
+  """
+  wanted = {image: list(label_files(image)) for image in images}
+  on_disk = found_files([path for paths in wanted.values() for path in paths])
+  missing = [f'{path}: no such file; it is expected to be the label of {image.image_file}'
+             for image, paths in wanted.items() for path in paths if on_disk[path] is None]
+  check_missing(missing, max_missing)
+  return [image._replace(read_label=functools.partial(
+      read, *[on_disk[path] or path for path in paths])) for image, paths in wanted.items()]
+
+
+def found_files(paths: Sequence[str]) -> dict[str, Optional[str]]:
+  """Finds files by paths whose last part may be spelled otherwise; see file_names.resolve.
+
+  Returns:
+    Path -> path on disk; None where there is no such file.
+  """
+  by_folder: dict[str, list[str]] = {}
+  for path in paths:
+    by_folder.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+  found = {}
+  for folder, names in by_folder.items():
+    for name, there in file_names.resolve(folder or '.', names).items():
+      found[os.path.join(folder, name)] = os.path.join(folder, there) if there else None
+  return found
+
+
+def check_missing(lines: Sequence[str], max_missing: int) -> None:
+  """Ends the work if too many files are missing; those allowed fail when they are read.
+
+  Args:
+    lines: One about each missing file.
+    max_missing: So many are allowed.
+
+  Raises:
+    FileNotFoundError: There are more.
+  """
+  if len(lines) > max_missing:
+    more = f' (and {len(lines) - 1} more like it)' if len(lines) > 1 else ''
+    raise MissingFileError(lines[0] + more)
+
+
+# --- For records ------------------------------------------------------------------------------
+
+
+def examples(files: Sequence[LabeledFile]) -> list:
+  """Returns functions that each read one image with its label."""
+  return [functools.partial(_example, file) for file in files]
+
+
+def _example(file):
+  label = file.read_label() if file.read_label else None
+  return _image_files.example(file.image_file, label)._replace(name=file.name)
+
+
+# --- Without records --------------------------------------------------------------------------
+
+
+def raw_data(module: types.ModuleType, options, info: DatasetInfo) -> sources.DirectSource:
+  """Returns the images that DatasetOptions.raw_data names.
+
+  Args:
+    module: One of data.sources that has `files`.
+    options: DatasetOptions.
+    info: Their classes.
+
+  Raises:
+    ConfigError: There is no such split.
+  """
+  fields = options.raw_data
+  root = config_lib.require_value(fields.root, 'raw_data.root')
+  if fields.split not in sources.SPLITS:
+    raise config_lib.ConfigError(f'raw_data.split is "{fields.split}": it must be one of '
+                                 f'{", ".join(sources.SPLITS)}')
+  found = module.files(sources.BuildOptions(
+      root=root, split=fields.split, treat_crowd_as_ignore=fields.treat_crowd_as_ignore,
+      max_missing=options.max_damaged_images))
+  return direct(found, info, options.decode_groundtruth_label)
+
+
+def direct(files: Sequence[LabeledFile], info: DatasetInfo,
+           with_label: bool) -> sources.DirectSource:
+  """Returns images that are read when they are needed.
+
+  Args:
+    files: The images.
+    info: Their classes.
+    with_label: Without it labels are void everywhere.
+
+  Raises:
+    ConfigError: Labels are wanted, and there are none.
+  """
+  if with_label and not all(file.read_label for file in files):
+    raise config_lib.ConfigError(f'data set "{info.name}" has no labels in this split: set '
+                                 'decode_groundtruth_label to false')
+  paths = tf.constant([file.image_file for file in files])
+  names = tf.constant([file.name for file in files])
+
+  def read_label(index):
+    try:
+      return files[int(index)].read_label()
+    except UserError as error:
+      raise DataError(errors.marked(str(error))) from None
+
+  def load(index):
+    path = paths[index]
+    encoded = tf.io.read_file(path)
+    image = tfrecord.decode_or_name(encoded, [path, ': '])
+    if with_label:
+      label = tf.ensure_shape(tf.numpy_function(read_label, [index], tf.int32), [None, None])
+    else:
+      label = tf.fill(tf.shape(image)[:2], info.void_label)
+    return structures.LabeledImage(image, of_one_size(label, image, path, encoded), names[index])
+
+  return sources.DirectSource(len(files), load, [file.image_file for file in files])
+
+
+def of_one_size(label: tf.Tensor, image: tf.Tensor, path: tf.Tensor,
+                encoded: tf.Tensor) -> tf.Tensor:
+  """Returns the label; stops where its size is not that of the image.
+
+  Args:
+    label: int32 [height, width].
+    image: uint8 [height, width, 3].
+    path: string [], the image's, for the error.
+    encoded: string [], its bytes.
+  """
+
+  def message():
+    sizes = [tf.shape(image)[:2], tf.shape(label)[:2]]
+    reason = tf.numpy_function(_exif_reason, [*sizes, encoded], tf.string)
+    return [path, ': the image is ', sizes[0][0], 'x', sizes[0][1], ', but its label is ',
+            sizes[1][0], 'x', sizes[1][1], tf.ensure_shape(reason, [])]
+
+  fits = errors.check(tf.reduce_all(tf.shape(label) == tf.shape(image)[:2]), message)
+  with tf.control_dependencies([fits]):
+    return tf.identity(label)
+
+
+def _exif_reason(image_size, label_size, encoded):
+  return orientation.explanation(tuple(image_size), tuple(label_size),
+                                 orientation.stated(np.asarray(encoded).item())).encode()

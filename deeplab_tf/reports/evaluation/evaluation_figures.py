@@ -1,0 +1,169 @@
+"""The plots of the evaluation page, as inline SVG in the page's colours."""
+
+import math
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from deeplab_tf.reports import page, page_style
+
+# Readable on white and on black. What is right is cool, what is lost is warm.
+THINGS, STUFF = '#2f81f7', '#2da44e'
+IMPRECISE, WRONG_CLASS, MISSED, INVENTED = '#8a94a3', '#e5534b', '#a371f7', '#e0a32e'
+FOUND = '#2a9d8f'
+_PLAIN = '#5b86b8'
+_SIZE = (4.7, 2.9)
+# COCO calls objects of fewer pixels small and medium.
+_COCO_LIMITS = ((32**2, 'small', 'medium'), (96**2, 'medium', 'large'))
+
+
+def size_names(limits: Sequence[float]) -> Tuple[str, ...]:
+  """Names the bins between areas by the side of a square of that area, in pixels.
+
+  Args:
+    limits: Inner limits in pixels of area, ascending.
+
+  Returns:
+    A name per bin, one more than limits, e.g. '<11', '11–18', '>288'.
+  """
+  sides = [round(math.sqrt(limit)) for limit in limits]
+  between = [f'{low}–{high}' for low, high in zip(sides, sides[1:])]
+  return (f'<{sides[0]}', *between, f'>{sides[-1]}')
+
+
+def quality_by_size(limits: Sequence[float],
+                    pq: Mapping[str, Sequence[Optional[float]]]) -> str:
+  """Draws PQ against the size of the segments.
+
+  Args:
+    limits: Inner limits of the bins in pixels of area.
+    pq: 'Things' and 'Stuff' -> PQ in [0, 1] per bin; None for a bin without segments.
+  """
+
+  def paint(figure: Any) -> None:
+    axes = figure.add_subplot()
+    for offset, (name, color) in zip((-0.2, 0.2), (('Things', THINGS), ('Stuff', STUFF))):
+      heights = [(place, 100 * value) for place, value in enumerate(pq[name])
+                 if value is not None]
+      if not heights:
+        continue
+      places, values = zip(*heights)
+      axes.bar(np.array(places) + offset, values, 0.38, color=color, label=name.lower())
+      for place, value in heights:
+        # A bar of no height says that nothing was found; a gap that there was nothing to find.
+        axes.text(place + offset, value + 1.5, f'{value:.0f}', ha='center', va='bottom',
+                  fontsize=7.5, color=page_style.INK)
+    axes.set_ylim(0, 112)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel('PQ')
+    _sizes(axes, limits)
+    if axes.containers:
+      _legend(figure)
+
+  return page.svg_plot('quality by size', _SIZE, paint)
+
+
+def segments_by_size(limits: Sequence[float], found: Sequence[int], missed: Sequence[int],
+                     invented: Sequence[int]) -> str:
+  """Draws the number of segments against their size.
+
+  Args:
+    limits: Inner limits of the bins in pixels of area.
+    found: Matched ground truth segments per bin.
+    missed: The other ground truth segments.
+    invented: Predicted segments without a match.
+  """
+
+  def paint(figure: Any) -> None:
+    axes = figure.add_subplot()
+    places = np.arange(len(found))
+    axes.bar(places - 0.2, found, 0.38, color=FOUND, label='matched (TP)')
+    axes.bar(places - 0.2, missed, 0.38, bottom=found, color=MISSED, label='missed (FN)')
+    axes.bar(places + 0.2, invented, 0.38, color=INVENTED, label='false positives (FP)')
+    axes.set_ylabel('segments')
+    _whole_numbers(axes, max([*np.add(found, missed), *invented, 1]))
+    _sizes(axes, limits)
+    _legend(figure)
+
+  return page.svg_plot('segments by size', _SIZE, paint)
+
+
+def image_histogram(pq: Sequence[float]) -> str:
+  """Draws how the PQ of single images is spread.
+
+  Args:
+    pq: Of each image, in [0, 1]; at least one.
+  """
+  counts, _ = np.histogram(pq, bins=20, range=(0, 1))
+
+  def paint(figure: Any) -> None:
+    axes = _histogram(figure, counts, (0, 100))
+    axes.set_xlabel('PQ of the image')
+    axes.set_ylabel('images')
+    median = 100 * float(np.median(pq))
+    axes.axvline(median, color=page_style.INK, linewidth=1.2, linestyle='--')
+    axes.annotate(f'median {median:.1f}', (median, 1), xycoords=('data', 'axes fraction'),
+                  xytext=(4 if median < 70 else -4, -2), textcoords='offset points', va='top',
+                  ha='left' if median < 70 else 'right', fontsize=9, color=page_style.INK)
+
+  return page.svg_plot('PQ of images', _SIZE, paint)
+
+
+def iou_histogram(counts: Sequence[int]) -> str:
+  """Draws how well the matched segments fit.
+
+  Args:
+    counts: Matches per bin of IoU; the bins divide 0.5 to 1 evenly.
+  """
+
+  def paint(figure: Any) -> None:
+    axes = _histogram(figure, counts, (0.5, 1))
+    axes.set_xlabel('IoU of the match')
+    axes.set_ylabel('matched segments')
+
+  return page.svg_plot('IoU of matches', _SIZE, paint)
+
+
+def _histogram(figure: Any, counts: Sequence[int], span: Tuple[float, float]) -> Any:
+  axes = figure.add_subplot()
+  edges = np.linspace(*span, len(counts) + 1)
+  axes.bar(edges[:-1], counts, 0.92 * (edges[1] - edges[0]), align='edge', color=_PLAIN)
+  axes.set_xlim(*span)
+  _whole_numbers(axes, max([*counts, 1]))
+  page.style_axes(axes, 'y')
+  axes.tick_params(axis='x', pad=6)
+  return axes
+
+
+def _whole_numbers(axes: Any, highest: float) -> None:
+  """Ticks of counts; the room above the highest bar is for words."""
+  from matplotlib import ticker
+  axes.set_ylim(0, 1.15 * highest)
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  axes.yaxis.set_major_formatter(ticker.EngFormatter(sep='') if highest >= 10_000
+                                 else ticker.StrMethodFormatter('{x:,.0f}'))
+
+
+def _sizes(axes: Any, limits: Sequence[float]) -> None:
+  """The axis of sizes, with COCO's small, medium and large."""
+  names = size_names(limits)
+  page.style_axes(axes, 'y')
+  axes.set_xlim(-0.5, len(names) - 0.5)
+  axes.set_xticks(range(len(names)), names)
+  axes.tick_params(axis='x', labelsize=7.5, pad=5)
+  axes.set_xlabel('size of the segment: side of a square of its area, in pixels')
+  starts = [-0.5]
+  for limit, _, _ in _COCO_LIMITS:
+    starts.append(list(limits).index(limit) + 0.5)
+    axes.axvline(starts[-1], color=page_style.INK, linewidth=0.9, linestyle=(0, (3, 3)))
+  ends = [*starts[1:], len(names) - 0.5]
+  words = (_COCO_LIMITS[0][1], *(after for _, _, after in _COCO_LIMITS))
+  for start, end, word in zip(starts, ends, words):
+    axes.annotate(word, ((start + end) / 2, 1), xycoords=('data', 'axes fraction'), ha='center',
+                  va='bottom', fontsize=8.5, color=page_style.INK, xytext=(0, 2),
+                  textcoords='offset points')
+
+
+def _legend(figure: Any) -> None:
+  figure.legend(loc='outside lower center', ncols=3, frameon=False,
+                labelcolor=page_style.INK, fontsize=9, handlelength=1.1, handleheight=0.9)

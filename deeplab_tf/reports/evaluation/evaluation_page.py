@@ -1,0 +1,296 @@
+"""The page about an evaluation: where panoptic quality is lost, and on which images."""
+
+import html
+from typing import Any, Iterable, List, Mapping, NamedTuple, Sequence
+
+from deeplab_tf.metrics.percent import percent
+from deeplab_tf.reports import page
+from deeplab_tf.reports.evaluation import evaluation_figures as figures
+from deeplab_tf.reports.evaluation import evaluation_style
+
+# What is missing to a PQ of 1, in the order of the bars.
+_LOSSES = (('imprecise', 'imprecise mask', figures.IMPRECISE),
+           ('wrong_class', 'wrong class', figures.WRONG_CLASS),
+           ('missed', 'missed', figures.MISSED), ('invented', 'invented', figures.INVENTED))
+_LONGEST_LIST = 20
+
+
+class Content(NamedTuple):
+  """What the page shows.
+
+  Attributes:
+    title: Headline.
+    facts: About the files, by name.
+    result: What SegmentSurvey.result() returns.
+    size_limits: Inner limits of the sizes in pixels of area.
+    class_names: Category id -> name.
+    thing_ids: The category ids of things.
+    confusion: Category ids of the rows, and the shares of each row's pixels: a value per row's
+      class, then of other classes and of no class.
+    image_pq: PQ of the images that have any segment, in [0, 1].
+    iou_histogram: Matches per bin of IoU, from 0.5 to 1.
+    worst: Entries of page.gallery_article, made one by one; may be empty.
+    best: Likewise.
+    table: Name of the file beside the page with all images' scores.
+    notices: Lines for the reader, shown on top.
+  """
+  title: str
+  facts: Mapping[str, Any]
+  result: Mapping[str, Any]
+  size_limits: Sequence[float]
+  class_names: Mapping[int, str]
+  thing_ids: Sequence[int]
+  confusion: Any
+  image_pq: Sequence[float]
+  iou_histogram: Sequence[int]
+  worst: Iterable[Mapping[str, Any]]
+  best: Iterable[Mapping[str, Any]]
+  table: str
+  notices: Sequence[str] = ()
+
+
+def write(path: str, content: Content) -> None:
+  """Writes the page, whole or not at all.
+
+  Args:
+    path: The HTML file.
+    content: What to show.
+  """
+  sections = {'classes': ('Classes', _classes(content)), 'sizes': ('Sizes', _sizes(content)),
+              'confusion': ('Confusion', _confusion(content)),
+              'images': ('Images and masks', _distributions(content)),
+              'pictures': ('Pictures', _galleries(content))}
+  links = ''.join(f'<a href="#{anchor}">{name}</a>'
+                  for anchor, (name, section) in sections.items() if section)
+  parts = [_header(content, links), *(section for _, section in sections.values()),
+           evaluation_style.SORTING]
+  page.write_page(path, content.title, parts, evaluation_style.CSS)
+
+
+def _header(content: Content, links: str) -> str:
+  cards = ''.join(_card(name, content.result) for name in ('All', 'Things', 'Stuff'))
+  notices = ''.join(f'<p class="notice">{html.escape(notice)}</p>' for notice in content.notices)
+  return (f'<header><h1>{html.escape(content.title)}</h1>{notices}'
+          f'<div class="cards">{cards}</div><p class="reading">A full PQ is 100. The bars show '
+          'what was scored and what each kind of mistake costs. <b>Imprecise mask</b>: matched, '
+          'but with an IoU below 1. <b>Wrong class</b>: a miss and a false positive of another '
+          'class in one place. <b>Missed</b> and <b>invented</b>: all other false negatives and '
+          f'false positives.</p>{page.facts(content.facts)}<nav>{links}</nav></header>')
+
+
+def _card(name: str, result: Mapping[str, Any]) -> str:
+  """The tile of a group of classes."""
+  scores = result[name]
+  values = ''.join(
+      f'<span class="{key}" title="{title}"><b>{percent(scores[key])}</b> {key.upper()}</span>'
+      for key, title in (('pq', 'panoptic quality: SQ x RQ of each class, averaged'),
+                         ('sq', 'segmentation quality: mean IoU of the matched segments'),
+                         ('rq', 'recognition quality: F1 score of the segments')))
+  classes = {0: 'no classes', 1: '1 class'}.get(scores['n'], f'{scores["n"]} classes')
+  kinds = {'things': result['Things'], 'stuff': result['Stuff']}
+  # An average over classes is one over things and one over stuff by their numbers.
+  shares = {kind: group['pq'] * group['n'] / scores['n'] for kind, group in kinds.items()
+            if group['n'] and name.lower() in ('all', kind)}
+  bar = '' if scores['pq'] is None else _bar(shares, scores) + _loss_words(scores)
+  return (f'<div class="card"><h2>{name}<small>{classes}</small></h2>'
+          f'<div class="trio">{values}</div>{bar}</div>')
+
+
+def _loss_words(scores: Mapping[str, Any]) -> str:
+  words = ''.join(f'<div><dt>{_key(color)}{name}</dt><dd>{percent(scores["losses"][key])}</dd>'
+                  '</div>' for key, name, color in _LOSSES)
+  return f'<dl class="losses">{words}</dl>'
+
+
+def _legend() -> str:
+  keys = ''.join(f'<li>{_key(color)}{name}</li>'
+                 for name, color in (('PQ of things', figures.THINGS),
+                                     ('PQ of stuff', figures.STUFF),
+                                     *((name, color) for _, name, color in _LOSSES)))
+  return f'<ul class="legend">{keys}</ul>'
+
+
+def _key(color: str) -> str:
+  return f'<span class="key" style="background:{color}"></span>'
+
+
+def _bar(shares: Mapping[str, float], scores: Mapping[str, Any]) -> str:
+  """A bar of PQ, divided by kind of class, and losses, that together are 100."""
+  pieces = [(kind, value, '') for kind, value in shares.items()]
+  pieces += [('', scores['losses'][key], f';background:{color}') for key, _, color in _LOSSES]
+  words = ', '.join([f'PQ {percent(scores["pq"])}', *(
+      f'{name} {percent(scores["losses"][key])}' for key, name, _ in _LOSSES)])
+  inside = ''.join(f'<i class="{css}" style="width:{100 * value:.2f}%{style}"></i>'
+                   for css, value, style in pieces if value > 0)
+  return f'<span class="stack" role="img" aria-label="{words}" title="{words}">{inside}</span>'
+
+
+# --- Classes ----------------------------------------------------------------------------------
+
+
+def _classes(content: Content) -> str:
+  per_class = content.result['per_class']
+  things = set(content.thing_ids)
+  ordered = sorted(per_class, key=lambda category: (-per_class[category]['pq'],
+                                                    content.class_names[category]))
+  rows = []
+  for category in ordered:
+    scores = per_class[category]
+    kind = 'thing' if category in things else 'stuff'
+    cells = ''.join(f'<td>{percent(scores[key])}</td>' for key in ('sq', 'rq'))
+    counts = ''.join(f'<td class="count">{scores[key]:,}</td>' for key in ('tp', 'fp', 'fn'))
+    rows.append(f'<tr><th scope="row">{html.escape(content.class_names[category])}</th>'
+                f'<td class="kind {kind}">{kind}</td><td class="main">{percent(scores["pq"])}'
+                f'</td><td class="wide">{_bar({kind: scores["pq"]}, scores)}</td>'
+                f'{cells}{counts}</tr>')
+  absent = len(content.class_names) - len(per_class)
+  words = '' if not absent else (
+      f' {absent} of the {len(content.class_names)} classes '
+      f'{"is" if absent == 1 else "are"} in neither ground truth nor prediction and left out.')
+  table = _table(('class', 'kind', 'PQ', 'PQ and what is lost', 'SQ', 'RQ',
+                  ('TP', 'matched segments'), ('FP', 'predictions without a match'),
+                  ('FN', 'missed segments')), rows, 'classes', 3)
+  body = (f'<p class="reading">A click on a column’s head sorts.{words} TP: matched segments. FP: '
+          f'predictions without a match. FN: missed segments of the ground truth.</p>{_legend()}'
+          f'{table}') if rows else '<p class="notice">No segment of any class.</p>'
+  return f'<section id="classes"><h2>PQ by class</h2>{body}</section>'
+
+
+def _table(heads: Sequence[Any], rows: Sequence[str], kind: str, unsorted: int = -1) -> str:
+  """A table whose columns can be sorted, but for one."""
+  cells = []
+  for index, head in enumerate(heads):
+    name, title = (head, '') if isinstance(head, str) else head
+    hint = f' title="{title}"' if title else ''
+    inside = name if index == unsorted else f'<button type="button"{hint}>{name}</button>'
+    order = ' aria-sort="descending"' if name == 'PQ' else ''
+    cells.append(f'<th scope="col"{order}>{inside}</th>')
+  return (f'<div class="scroll"><table class="sortable {kind}"><thead><tr>{"".join(cells)}</tr>'
+          f'</thead><tbody>{"".join(rows)}</tbody></table></div>')
+
+
+# --- Sizes ------------------------------------------------------------------------------------
+
+
+def _sizes(content: Content) -> str:
+  sizes, limits = content.result['sizes'], content.size_limits
+  total = sizes['All']
+  if not any(total['tp'] + total['fp'] + total['fn']):
+    return ''
+  plots = (('PQ of all segments of a size',
+            figures.quality_by_size(limits, {name: sizes[name]['pq']
+                                             for name in ('Things', 'Stuff')})),
+           ('Number of segments',
+            figures.segments_by_size(limits, total['tp'], total['fn'], total['fp'])))
+  rows = []
+  for index, name in enumerate(figures.size_names(limits)):
+    scores = [percent(sizes[group][key][index]) for group, key in (
+        ('All', 'pq'), ('All', 'sq'), ('All', 'rq'), ('Things', 'pq'), ('Stuff', 'pq'))]
+    counts = [f'{total[key][index]:,}' for key in ('tp', 'fp', 'fn')]
+    rows.append(f'<tr><th scope="row">{html.escape(name)}</th>'
+                + ''.join(f'<td>{value}</td>' for value in scores)
+                + ''.join(f'<td class="count">{value}</td>' for value in counts) + '</tr>')
+  table = _plain_table(('side, pixels', 'PQ', 'SQ', 'RQ', 'PQ things', 'PQ stuff', 'TP', 'FP',
+                        'FN'), rows)
+  return ('<section id="sizes"><h2>PQ by size of segment</h2><p class="reading">Segments are '
+          'pooled whatever their class, so these PQ are no averages over classes. Matched and '
+          'missed segments stand at the size of the ground truth, false positives at their own; '
+          'a PQ of 0 is a size where none matched. Small, medium and large are COCO’s: areas up '
+          'to 32² and 96² pixels.</p>'
+          f'<div class="plots">{"".join(_plot(*plot) for plot in plots)}</div>'
+          f'<details><summary>The figures as a table</summary>{table}</details></section>')
+
+
+def _plot(caption: str, svg: str) -> str:
+  return f'<figure class="plot"><figcaption>{caption}</figcaption>{svg}</figure>'
+
+
+def _plain_table(heads: Sequence[str], rows: Sequence[str], kind: str = 'plain') -> str:
+  head = ''.join(f'<th scope="col">{name}</th>' for name in heads)
+  return (f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
+          f'<tbody>{"".join(rows)}</tbody></table></div>')
+
+
+# --- Confusion --------------------------------------------------------------------------------
+
+
+def _confusion(content: Content) -> str:
+  body = f'<div class="beside"><div>{_heat_map(content)}</div><div>{_mistaken(content)}</div></div>'
+  return f'<section id="confusion"><h2>Classes taken for others</h2>{body}</section>'
+
+
+def _heat_map(content: Content) -> str:
+  categories, shares = content.confusion
+  if not categories:
+    return '<h3>By pixels</h3><p class="notice">No pixel was given to another class.</p>'
+  names = [html.escape(content.class_names[category]) for category in categories]
+  head = ''.join(f'<th scope="col"><span>{name}</span></th>'
+                 for name in (*names, '<em>other classes</em>', '<em>nothing</em>'))
+  rows = []
+  for index, (name, row) in enumerate(zip(names, shares)):
+    cells = ''.join(_heat_cell(value, index == column) for column, value in enumerate(row))
+    rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+  return ('<h3>By pixels</h3><p class="reading">Each row: what the pixels of a class were '
+          'predicted as, in per cent of the row; blank is below 0.5. Shown are the '
+          f'{len(names)} classes in the most confused pairs. <b>Nothing</b>: pixels without any '
+          'prediction.</p>'
+          '<div class="scroll"><table class="heat"><thead><tr><td class="corner">true class ↓'
+          f'<br>predicted →</td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def _heat_cell(share: float, right: bool) -> str:
+  text = f'{100 * share:.0f}' if share >= 0.005 else ''
+  # The square root lets a confusion of a few per cent be seen.
+  color = f'rgba(var(--{"right" if right else "wrong"}),{0.85 * share ** 0.5:.2f})'
+  return f'<td style="background:{color}">{text}</td>' if text else '<td></td>'
+
+
+def _mistaken(content: Content) -> str:
+  pairs = content.result['mistaken']
+  if not pairs:
+    return ('<h3>By segments</h3><p class="notice">No missed segment has a prediction of another '
+            'class in its place, with an IoU above 0.5.</p>')
+  rows = []
+  for rank, pair in enumerate(pairs[:_LONGEST_LIST], start=1):
+    truth, guess = (html.escape(content.class_names[pair[side]])
+                    for side in ('ground_truth', 'prediction'))
+    rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
+                f'<td class="as">{guess}</td><td>{pair["segments"]:,}</td>'
+                f'<td>{percent(pair["share"])}</td></tr>')
+  total = sum(pair['segments'] for pair in pairs)
+  more = len(pairs) - len(rows)
+  rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
+  verb = 'segment was' if total == 1 else 'segments were'
+  table = _plain_table(('', 'true class', 'taken for', 'segments', 'share, %'), rows, 'mistaken')
+  return (f'<h3>By segments</h3><p class="reading">{total:,} {verb} missed because a prediction of '
+          'another class took the place, with an IoU above 0.5. The share is that of all segments '
+          f'of the true class.</p>{table}{rest}')
+
+
+# --- Images -----------------------------------------------------------------------------------
+
+
+def _distributions(content: Content) -> str:
+  plots: List[str] = []
+  if len(content.image_pq):
+    plots.append(_plot('PQ of single images', figures.image_histogram(content.image_pq)))
+  if any(content.iou_histogram):
+    plots.append(_plot('Fit of the matched masks', figures.iou_histogram(content.iou_histogram)))
+  link = html.escape(content.table)
+  return ('<section id="images"><h2>Images and masks</h2><p class="reading">The PQ of an image is '
+          'averaged over the classes in it, so the mean over images is not the PQ of the data set. '
+          f'All images with their scores: <a href="{link}">{link}</a>.</p>'
+          f'<div class="plots">{"".join(plots)}</div></section>')
+
+
+def _galleries(content: Content) -> str:
+  worst, best = (''.join(page.gallery_article(entry) for entry in entries)
+                 for entries in (content.worst, content.best))
+  parts = []
+  for title, articles in (('Worst images' if best else 'Pictures', worst), ('Best images', best)):
+    anchor = '' if parts else ' id="pictures"'
+    if articles:
+      parts.append(f'<section{anchor}><h2>{title}</h2><p class="reading">By PQ of the image; a '
+                   f'click enlarges a picture. Colours of the errors:</p>{page.error_legend()}'
+                   f'{articles}</section>')
+  return '\n'.join(parts)

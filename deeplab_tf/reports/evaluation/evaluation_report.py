@@ -1,0 +1,340 @@
+"""Writes what an evaluation of panoptic predictions tells: a page, and a table of all images."""
+
+import collections
+import csv
+import functools
+import math
+import os
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf import image_names, listing
+from deeplab_tf.data import catalog
+from deeplab_tf.formats import atomic_file, coco_panoptic, rgb_images
+from deeplab_tf.metrics import panoptic_quality, segment_survey
+from deeplab_tf.reports import page
+from deeplab_tf.reports.evaluation import evaluation_page
+from deeplab_tf.scoring import left_out, panoptic_files, workers
+from deeplab_tf.user_errors import DataError, MissingFileError
+from deeplab_tf.visualization import draw
+
+PAGE, TABLE = 'index.html', 'images.csv'
+# An image of fewer segments says little about a model.
+_LEAST_SEGMENTS = 3
+_CONFUSED_CLASSES = 16
+_MOST_NAMES = 6
+_LARGEST_SIDE = 1920  # Pixels; pictures of larger images are drawn smaller.
+_GREY = 150  # Stands in for a photograph that is not there.
+# Class id * divisor + segment id must fit into an int64.
+_DIVISOR = coco_panoptic.MAX_ID + 1
+
+
+class Report(NamedTuple):
+  """What was written.
+
+  Attributes:
+    page: Path of the page.
+    score: The panoptic quality, counted on the way.
+  """
+  page: str
+  score: panoptic_files.FileScore
+
+
+def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLike,
+          predictions: coco_panoptic.PathLike,
+          ground_truth_dir: Optional[coco_panoptic.PathLike] = None,
+          predictions_dir: Optional[coco_panoptic.PathLike] = None,
+          images: Optional[coco_panoptic.PathLike] = None,
+          progress: Optional[workers.Progress] = None, count: int = 6, num_workers: int = 1,
+          dilation_ratio: Optional[float] = None) -> Report:
+  """Compares predictions with a ground truth, and writes index.html and images.csv.
+
+  Args:
+    directory: Where to write; made if it is missing.
+    ground_truth: As for panoptic_files.panoptic_score, like the next three.
+    predictions: Its JSON.
+    ground_truth_dir: Folder of its PNGs.
+    predictions_dir: Folder of its PNGs.
+    images: Folder of the photographs, with any folders inside; None: segments lie on grey.
+    progress: Called with a number of images whenever they are counted.
+    count: The worst and the best images to show, of each so many.
+    num_workers: Processes; see workers.count.
+    dilation_ratio: As panoptic_quality.match's; given, all is about the boundary PQ.
+
+  Returns:
+    Report.
+
+  Raises:
+    FileNotFoundError: A file or folder is missing, or `images` has no image of the ground truth.
+    ValueError: As panoptic_score.
+  """
+  files = panoptic_files.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
+  found, ambiguous = photograph_paths(images, files.images) if images else ({}, {})
+  pictures = _Pictures(files, found, dilation_ratio)
+  os.makedirs(directory, exist_ok=True)
+  survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
+  update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
+  counts = workers.count(survey, update, files.images, num_workers, progress)
+  score = panoptic_files.file_score(survey.panoptic_quality(), files, counts)
+  with atomic_file.writing(os.path.join(directory, TABLE)) as file:
+    _write_table(file, survey, files)
+  worst, best = chosen_images(survey, count)
+  page = os.path.join(directory, PAGE)
+  evaluation_page.write(page, evaluation_page.Content(
+      title=('Boundary p' if dilation_ratio else 'P') + 'anoptic quality in detail',
+      facts=_facts(files, survey),
+      result=survey.result(),
+      size_limits=segment_survey.SIZE_LIMITS,
+      class_names=pictures.names,
+      thing_ids=[category.category_id for category in files.ground_truth.categories
+                 if category.isthing],
+      confusion=survey.confusion(_CONFUSED_CLASSES),
+      image_pq=[pq for pq in survey.image_pq if not math.isnan(pq)],
+      iou_histogram=survey.iou_histogram.tolist(),
+      worst=pictures.entries(worst, survey),
+      best=pictures.entries(best, survey),
+      table=TABLE,
+      notices=[*score.warnings, *score.omitted.sentences(),
+               *_missing(images, found, ambiguous, files.images)]))
+  return Report(page, score)
+
+
+def _update(survey: segment_survey.SegmentSurvey, image: panoptic_files.ImagePair, path: str,
+            dilation_ratio: Optional[float]) -> left_out.ImageCounts:
+  segments = image.ground_truth.segments
+  truth, guess = image.read_maps()
+  try:
+    comparison = segment_survey.compare(truth, segments, guess, image.prediction.segments,
+                                        dilation_ratio)
+  except DataError as error:
+    raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
+                    f'{error}') from error
+  survey.update(comparison)
+  wrong = panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
+  return left_out.image_counts(truth, guess, wrong)
+
+
+def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],
+             images: Sequence[panoptic_files.ImagePair]) -> List[str]:
+  """Returns lines about images that cannot be shown."""
+  lines = []
+  absent = len(images) - len(found) - len(ambiguous)
+  if folder and absent:
+    lines.append(f'{absent} of the {len(images)} images are not in {folder}; the segments of those '
+                 'lie on grey.')
+  unclear = [image for image in images if image.image_id in ambiguous]
+  if unclear:
+    fitting = image_names.shown(ambiguous[unclear[0].image_id])
+    lines.append(f'The names of {len(unclear)} of the {len(images)} images are ambiguous in '
+                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; the segments of those lie '
+                 'on grey.')
+  return lines
+
+
+def _facts(files: panoptic_files.ImagePairs,
+           survey: segment_survey.SegmentSurvey) -> Dict[str, Any]:
+  found, in_vain, missed = (sum(counts) for counts in (
+      survey.image_true_positives, survey.image_false_positives, survey.image_false_negatives))
+  return {
+      'ground truth': os.path.basename(files.ground_truth.path),
+      'predictions': os.path.basename(files.predictions.path),
+      'images': f'{len(files.images):,}',
+      'segments to find': f'{found + missed:,}',
+      'matched': f'{found:,}' + _share(found, found + missed),
+      'false positives': f'{in_vain:,}' + _share(in_vain, found + in_vain),
+  }
+
+
+def _share(part: int, whole: int) -> str:
+  return f' ({100 * part / whole:.0f} %)' if whole else ''
+
+
+def _write_table(file: Any, survey: segment_survey.SegmentSurvey,
+                 files: panoptic_files.ImagePairs) -> None:
+  writer = csv.writer(file, lineterminator='\n')
+  writer.writerow(('image_id', 'file_name', 'pq', 'tp', 'fp', 'fn'))
+  columns = (survey.image_pq, survey.image_true_positives, survey.image_false_positives,
+             survey.image_false_negatives)
+  for image, pq, *counts in zip(files.images, *columns):
+    score = '' if math.isnan(pq) else f'{pq:.6f}'
+    writer.writerow((image.image_id, _file_name(image), score, *counts))
+
+
+def chosen_images(survey: segment_survey.SegmentSurvey,
+                  count: int) -> Tuple[List[int], List[int]]:
+  """Picks the worst and the best images; no image is both.
+
+  Images with fewer than three segments to find say little, and are taken only where there are
+  not enough others.
+
+  Args:
+    survey: Of all images.
+    count: How many of each.
+
+  Returns:
+    Positions of the worst, the worst first, and of the best, the best first.
+  """
+  scores = [(pq, found + missed, position) for position, (pq, found, missed) in enumerate(zip(
+      survey.image_pq, survey.image_true_positives, survey.image_false_negatives))
+            if not math.isnan(pq)]
+  rich = [entry for entry in scores if entry[1] >= _LEAST_SEGMENTS]
+  if len(rich) < min(2 * count, len(scores)):
+    poor = sorted((entry for entry in scores if entry[1] < _LEAST_SEGMENTS),
+                  key=lambda entry: -entry[1])
+    rich += poor[:2 * count - len(rich)]
+  # Of equal scores the image with the most segments says most.
+  worst = sorted(rich, key=lambda entry: (entry[0], -entry[1]))[:min(count, (len(rich) + 1) // 2)]
+  taken = set(worst)
+  best = sorted((entry for entry in rich if entry not in taken),
+                key=lambda entry: (-entry[0], -entry[1]))[:count]
+  return [position for *_, position in worst], [position for *_, position in best]
+
+
+# --- Pictures ---------------------------------------------------------------------------------
+
+
+def photograph_paths(folder: coco_panoptic.PathLike, images: Sequence[panoptic_files.ImagePair]
+                     ) -> Tuple[Dict[Any, str], Dict[Any, Tuple[str, ...]]]:
+  """Finds the images of a ground truth by their names: the whole path first, its end last.
+
+  Args:
+    folder: Has them, or folders with them.
+    images: Those of the ground truth.
+
+  Returns:
+    Image id -> path, of those that are there; and image id -> paths that fit its name equally
+    well, of those whose name is ambiguous.
+
+  Raises:
+    FileNotFoundError: There is no such folder, or it has none of the images.
+  """
+  if not os.path.isdir(folder):
+    raise MissingFileError(f'{os.fspath(folder)}: there is no such folder; it should hold the '
+                           'images of the ground truth')
+  names = listing.files_below(folder, listing.IMAGE_EXTENSIONS)
+  pairing = image_names.pair([_file_name(image) for image in images], names)
+  found, ambiguous = {}, {}
+  for index, (image, position) in enumerate(zip(images, pairing.found)):
+    if position is not None:
+      found[image.image_id] = os.path.join(folder, names[position])
+    elif index in pairing.ambiguous:
+      ambiguous[image.image_id] = tuple(names[each] for each in pairing.ambiguous[index])
+  for position, wanting in pairing.others.items():
+    ambiguous.update((images[index].image_id, (names[position],)) for index in wanting)
+  if images and not found and not ambiguous:
+    raise MissingFileError(
+        f'{os.fspath(folder)}: none of the {len(images)} images of the ground truth is there, e.g. '
+        f'{_file_name(images[0])}; the folder and those inside hold {len(names)} other images')
+  return found, ambiguous
+
+
+def _file_name(image: panoptic_files.ImagePair) -> str:
+  return image.image_file or image.ground_truth.file_name
+
+
+class _Pictures:
+  """Makes the entries of the galleries, reading one image at a time."""
+
+  def __init__(self, files: panoptic_files.ImagePairs, photographs_found: Mapping[Any, str],
+               dilation_ratio: Optional[float]):
+    self._files = files
+    self._photographs = photographs_found
+    self._dilation_ratio = dilation_ratio
+    self._info = catalog.from_annotation_file(files.ground_truth.path, _DIVISOR)
+    self.names = short_names(files.class_names)
+
+  def entries(self, positions: Sequence[int],
+              survey: segment_survey.SegmentSurvey) -> Iterator[Dict[str, Any]]:
+    """Yields entries of page.gallery_article."""
+    for position in positions:
+      yield self._entry(self._files.images[position], survey.image_pq[position])
+
+  def _entry(self, image: panoptic_files.ImagePair, pq: float) -> Dict[str, Any]:
+    truth, guess = image.read_maps()
+    comparison = segment_survey.compare(truth, image.ground_truth.segments, guess,
+                                        image.prediction.segments, self._dilation_ratio)
+    step = math.ceil(max(truth.shape) / _LARGEST_SIDE)
+    maps = [self._label_map(ids[::step, ::step], segments) for ids, segments in (
+        (truth, image.ground_truth.segments), (guess, image.prediction.segments))]
+    photograph, problem = self._photograph(image, maps[0].shape)
+    ground = np.full((*maps[0].shape, 3), _GREY, np.uint8) if photograph is None else photograph
+    entry = page.gallery_item(_file_name(image), ground, *maps, self._info, pq)
+    if photograph is None:
+      entry['image'] = None
+    return {**entry, 'note': describe(comparison, self.names) + problem}
+
+  def _label_map(self, ids: np.ndarray,
+                 segments: Sequence[coco_panoptic.Segment]) -> np.ndarray:
+    """Turns segment ids into a panoptic map; things are numbered 1, 2, ... in each class."""
+    numbers: Dict[int, int] = collections.defaultdict(int)
+    labels = {}
+    for segment in segments:
+      category = self._info.by_category_id[segment.category_id]
+      number = 0
+      if category.isthing and not segment.iscrowd:
+        numbers[category.class_id] += 1
+        number = numbers[category.class_id]
+      labels[segment.id] = category.class_id * _DIVISOR + number
+    values, inverse = np.unique(ids, return_inverse=True)
+    table = np.array([labels.get(value, self._info.void_label) for value in values.tolist()],
+                     np.int64)
+    return table[inverse].reshape(ids.shape)
+
+  def _photograph(self, image: panoptic_files.ImagePair,
+                  shape: Tuple[int, ...]) -> Tuple[Optional[np.ndarray], str]:
+    """Returns the photograph in that size, or None, and a line if it is there but damaged."""
+    path = self._photographs.get(image.image_id)
+    if path is None:
+      return None, ''
+    try:
+      pixels = rgb_images.read(path)
+    except DataError as error:
+      # All images are counted by now: a page without one photograph is worth more than none.
+      return None, f'\nWithout its photograph: {error}'
+    if pixels.shape[:2] != shape:
+      pixels = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
+    return pixels, ''
+
+
+def short_names(class_names: Mapping[int, str]) -> Dict[int, str]:
+  """Shortens the names of classes as the pictures do, unless two would be one."""
+  short = {category: draw.short_name(name) for category, name in class_names.items()}
+  times = collections.Counter(short.values())
+  return {category: short[category] if times[short[category]] == 1 else name
+          for category, name in class_names.items()}
+
+
+def describe(comparison: segment_survey.Comparison, names: Mapping[int, str]) -> str:
+  """Says in words what was found, taken for something else, missed and invented.
+
+  Args:
+    comparison: Of one image.
+    names: Category id -> name.
+  """
+  matching = comparison.matching
+  to_find = len(matching.matches) + len(matching.unmatched_ground_truth)
+  mistaken = {segment.id for segment, _ in comparison.mistaken}
+  instead = {segment.id for _, segment in comparison.mistaken}
+  missed = [segment for segment in matching.unmatched_ground_truth if segment.id not in mistaken]
+  invented = [segment for segment in matching.unmatched_predictions if segment.id not in instead]
+  swapped = [f'{names[one.category_id]} as {names[other.category_id]}'
+             for one, other in comparison.mistaken]
+  lines = [f'Found {len(matching.matches)} of {to_find} segments']
+  for verb, words in (
+      ('Wrong class', swapped),
+      ('Missed', [names[segment.category_id] for segment in missed]),
+      ('Invented', [names[segment.category_id] for segment in invented])):
+    if words:
+      lines.append(f'{verb}: {_listed(words)}')
+  return '\n'.join(lines)
+
+
+def _listed(words: Sequence[str]) -> str:
+  """Names with how often they occur, the most frequent first, a few of them."""
+  counted = collections.Counter(words).most_common()
+  parts = [name if times == 1 else f'{times}\u00a0×\u00a0{name}'
+           for name, times in counted[:_MOST_NAMES]]
+  rest = sum(times for _, times in counted[_MOST_NAMES:])
+  return ', '.join(parts) + (f' and {rest} more' if rest else '')

@@ -1,0 +1,161 @@
+"""Runs a mask model on one image after another and keeps what the analyses need."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import models
+from deeplab_tf.checkpoints.restore import load_checkpoint
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import catalog, pipeline
+from deeplab_tf.export import serving_module
+from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.postprocessing import query_maps, resize_back
+from deeplab_tf.reports.queries import memory_attention
+from deeplab_tf.user_errors import DataError
+
+
+class AnalyzedImage(NamedTuple):
+  """What a network makes of one image; maps have the size of the image inside the padding.
+
+  Attributes:
+    image: uint8 [height, width, 3].
+    panoptic_map: int32 [height, width], class id * label divisor + instance number.
+    query_map: int32 [height, width], the query of each pixel; -1 where it is unlabelled.
+    query_class: int32 [queries], class index of each query.
+    raw: Outputs of the network in its own resolution, padding included: mask_logits [h, w,
+      queries] and, where the model has them, pixel_features [h, w, channels], attention [heads,
+      queries, h, w] (M2P of the last dual-path layer) and memory_share [heads, queries] (of the
+      attention, what goes to the memory).
+    padded_size: Height and width of the network's input.
+  """
+  image: np.ndarray
+  panoptic_map: np.ndarray
+  query_map: np.ndarray
+  query_class: np.ndarray
+  raw: dict[str, np.ndarray]
+  padded_size: tuple[int, int]
+
+  def resized(self, maps: np.ndarray) -> np.ndarray:
+    """Brings maps of the network's resolution, [h, w, n], to the image, [height, width, n]."""
+    full = resize_bilinear(tf.constant(maps[None], tf.float32), self.padded_size)[0].numpy()
+    return full[:self.image.shape[0], :self.image.shape[1]]
+
+  def cut(self, maps: np.ndarray) -> np.ndarray:
+    """Cuts off what lies on the padding of maps of the network's resolution, [h, w, n]."""
+    # Corners are aligned; a row of the map lies on the row `row * (padded - 1) / (own - 1)`.
+    rows, columns = ((inside - 1) * (own - 1) // max(padded - 1, 1) + 1
+                     for inside, own, padded in zip(
+                         self.image.shape, maps.shape, self.padded_size))
+    return maps[:rows, :columns]
+
+  def resized_inside(self, maps: np.ndarray) -> np.ndarray:
+    """As `resized`, without what the maps have on the padding: the last values are repeated."""
+    cut = self.cut(maps)
+    missing = [(0, maps.shape[axis] - cut.shape[axis]) for axis in (0, 1)]
+    return self.resized(np.pad(cut, [*missing, (0, 0)], mode='edge'))
+
+
+class AnalyzedNetwork:
+  """Callable from images to AnalyzedImage.
+
+  Attributes:
+    dataset_info: The classes.
+    num_queries: Queries of the model.
+  """
+
+  def __init__(self, config, checkpoint: str):
+    """Builds the network that a config describes and reads its weights.
+
+    Args:
+      config: ExperimentOptions.
+      checkpoint: Its prefix, or a folder, which means its latest.
+
+    Raises:
+      FileNotFoundError: There is no checkpoint.
+      ValueError: The model predicts no masks, or the checkpoint is of another one.
+    """
+    architecture = models.architecture(config)
+    if architecture.TARGETS != 'mask':
+      raise DataError('the analyses are about queries and their masks, and '
+                      f'{config.model_options.WhichOneof("meta_architecture")} has none; give '
+                      'the config of a mask model such as max_deeplab')
+    self.dataset_info = catalog.from_config(config)
+    self._model = serving_module.build_network(config, self.dataset_info)
+    load_checkpoint(self._model, checkpoint)
+    self._postprocess = architecture.build_postprocessor(config, self.dataset_info)
+    self._serving = serving_module.build(config, self.dataset_info, self._model)
+    options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
+    self.num_queries = options.num_queries
+    self._run_image = tf.function(self._run, autograph=False)
+
+  def __call__(self, image: np.ndarray) -> AnalyzedImage:
+    """Runs on an image file's pixels, uint8 [height, width, 3], prepared as in evaluation."""
+    inputs, size = self._serving.prepare(tf.constant(image[None]))
+    return self.on_prepared(inputs, size)
+
+  def on_prepared(self, inputs: tf.Tensor, size: tf.Tensor) -> AnalyzedImage:
+    """Runs on the network's own input.
+
+    Args:
+      inputs: float32 [1, height, width, 3], normalised and padded.
+      size: int [2], height and width of the image inside the padding.
+    """
+    rows, columns = (int(n) for n in size)
+    found = {name: value[0].numpy() for name, value in self._run_image(inputs).items()}
+    panoptic_map, query_map = (
+        found.pop(name)[:rows, :columns] for name in ('panoptic_map', 'query_map'))
+    image = pipeline.denormalize(inputs[0, :rows, :columns]).numpy()
+    return AnalyzedImage(np.clip(np.round(image), 0, 255).astype(np.uint8), panoptic_map, query_map,
+                         found.pop('query_class'), found, tuple(inputs.shape[1:3]))
+
+  def _run(self, images):
+    with memory_attention.recorded(self._model) as readings:
+      outputs = self._model(images, training=False)
+    size = dimensions(images)[1:3]
+    if hasattr(self._postprocess, 'with_queries'):
+      prediction, maps = self._postprocess.with_queries(outputs, size)
+      panoptic_map, query_map = prediction.panoptic_map, maps.query_map
+    else:
+      panoptic_map = self._postprocess(outputs, size).panoptic_map
+      query_map = likely_queries(panoptic_map, outputs, self.dataset_info)
+    found = {
+        'panoptic_map': panoptic_map,
+        'query_map': tf.where(panoptic_map == self.dataset_info.void_label, -1, query_map),
+        'query_class': query_maps.classify(outputs['class_logits'])[0],
+        'mask_logits': outputs['mask_logits'],
+    }
+    if 'pixel_features' in outputs:
+      found['pixel_features'] = outputs['pixel_features']
+    if readings:
+      found['attention'] = readings[-1].pixel_weights()
+      found['memory_share'] = readings[-1].memory_share()
+    return {name: tf.cast(value, tf.float32) if value.dtype.is_floating else value
+            for name, value in found.items()}
+
+
+def likely_queries(panoptic_map: tf.Tensor, outputs: dict[str, tf.Tensor],
+                   info: DatasetInfo) -> tf.Tensor:
+  """Finds the query of each pixel for read-outs that do not tell.
+
+  It is, of the queries that predict the pixel's class, the one of the highest mask logit, in the
+  resolution of the mask logits.
+
+  Args:
+    panoptic_map: int32 [1, height, width].
+    outputs: mask_logits [1, h, w, queries] and class_logits [1, queries, classes + 1].
+    info: The classes.
+
+  Returns:
+    int32 [1, height, width].
+  """
+  logits = outputs['mask_logits'][0]
+  classes = tf.gather(tf.constant(info.class_ids, tf.int32),
+                      query_maps.classify(outputs['class_logits'])[0][0])
+  coarse = resize_back.resize_nearest(panoptic_map[0], dimensions(logits)[:2])
+  is_of_class = (coarse // info.label_divisor)[..., None] == classes
+  query_map = tf.argmax(tf.where(is_of_class, logits, logits.dtype.min), axis=-1,
+                        output_type=tf.int32)
+  return resize_back.resize_nearest(query_map, dimensions(panoptic_map)[1:3])[None]

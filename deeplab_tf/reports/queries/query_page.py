@@ -1,0 +1,80 @@
+"""One self-contained HTML page of figures, each with how to read it."""
+
+import base64
+import html
+import io
+import pathlib
+from typing import Any, Mapping, NamedTuple, Sequence, Tuple
+
+from PIL import Image
+
+from deeplab_tf.reports import page
+
+# Pixels of the page for one of a picture: pictures are sharp on fine screens too.
+_SCALE = 0.6
+# Bytes; larger pictures are of photographs, and JPEG on the page.
+_LARGEST_PNG = 600_000
+_STYLE = """
+.sheet { margin: 0; overflow-x: auto; }
+.sheet + .sheet, .notice + .sheet, .sheet + .notice { margin-top: 20px; }
+.sheet img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
+  border-radius: 8px; padding: 8px; }
+.sheet figcaption { color: var(--muted); font-size: .85rem; margin: 0 0 6px; }
+"""
+
+
+class Section(NamedTuple):
+  """One analysis.
+
+  Attributes:
+    title: Headline.
+    reading: How to read the figures, plain text; what stands between two asterisks is bold.
+    sheets: Paths of PNG files with a caption each, which may be empty.
+    notices: What a reader must know, e.g. what was left out and why.
+  """
+  title: str
+  reading: str
+  sheets: Sequence[Tuple[str, str]] = ()
+  notices: Sequence[str] = ()
+
+
+def write(path: str, title: str, facts: Mapping[str, Any], sections: Sequence[Section]) -> None:
+  """Writes the page, whole or not at all.
+
+  Args:
+    path: The HTML file.
+    title: Headline.
+    facts: About the model and the data, by name.
+    sections: In order.
+  """
+  page.write_page(path, title, [page.header(title, facts, {}),
+                                *(_section(section) for section in sections)], _STYLE)
+
+
+def _section(section: Section) -> str:
+  parts = [f'<section><h2>{html.escape(section.title)}</h2>']
+  if section.sheets and section.reading:
+    parts.append(f'<p class="reading">{_bold(section.reading)}</p>')
+  parts += [f'<p class="notice">{html.escape(notice)}</p>' for notice in section.notices]
+  parts += [_sheet(path, caption, section.title) for path, caption in section.sheets]
+  return '\n'.join(parts) + '</section>'
+
+
+def _bold(text: str) -> str:
+  pieces = html.escape(text).split('*')
+  return ''.join(f'<b>{piece}</b>' if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _sheet(path: str, caption: str, title: str) -> str:
+  content, kind = pathlib.Path(path).read_bytes(), 'png'
+  with Image.open(path) as picture:
+    width = round(picture.width * _SCALE)
+    if len(content) > _LARGEST_PNG:
+      buffer, kind = io.BytesIO(), 'jpeg'
+      picture.convert('RGB').save(buffer, kind, quality=92, subsampling=0)
+      content = buffer.getvalue()
+  data = base64.b64encode(content).decode()
+  words = f'<figcaption>{html.escape(caption)}</figcaption>' if caption else ''
+  text = html.escape(caption or title)
+  return (f'<figure class="sheet">{words}<img loading="lazy" width="{width}" alt="{text}" '
+          f'src="data:image/{kind};base64,{data}"></figure>')

@@ -1,0 +1,1 @@
+"""Scores at other input sizes: the scale stress test of the Axial-DeepLab paper."""

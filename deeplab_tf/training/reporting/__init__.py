@@ -1,0 +1,1 @@
+"""What a training says: progress, log, TensorBoard and pictures."""

@@ -1,0 +1,82 @@
+"""Pictures of the batch that is trained on, for runs without evaluation."""
+
+from typing import Callable, Union
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import pipeline
+from deeplab_tf.structures import CenterTargets, MaskTargets
+from deeplab_tf.training.evaluator import Sample
+from deeplab_tf.training.reporting import summaries
+from deeplab_tf.training.reporting.pictures import side_by_side
+
+
+class BatchPictures:
+  """Draws input, ground truth and prediction of a batch into TensorBoard."""
+
+  def __init__(self, predict: Callable, dataset_info: DatasetInfo, writer: summaries.Writer,
+               num_images: int):
+    """Keeps the parts.
+
+    Args:
+      predict: Images of a batch -> PanopticPrediction; see ReplicatedPrediction.
+      dataset_info: The classes.
+      writer: Of the training curves.
+      num_images: At most this many images of the batch.
+    """
+    self._dataset_info = dataset_info
+    self._writer = writer
+    self._num_images = num_images
+    self._predict = predict
+
+  def draw(self, images: tf.Tensor, targets: Union[MaskTargets, CenterTargets],
+           step: int) -> None:
+    """Draws the first images of a batch of one replica.
+
+    Args:
+      images: float32 [batch, height, width, 3], normalised.
+      targets: What they are trained on.
+      step: The steps that are done.
+    """
+    count = min(self._num_images, int(images.shape[0]))
+    if not count:
+      return
+    predictions = self._predict(images[:count]).panoptic_map.numpy()
+    pixels = np.clip(np.round(pipeline.denormalize(images[:count]).numpy()), 0, 255)
+    for i in range(count):
+      truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
+                        self._dataset_info)
+      sample = Sample(f'{i}', pixels[i].astype(np.uint8), truth, predictions[i])
+      self._writer.image(f'pictures/{i:02d}', side_by_side(sample, self._dataset_info), step)
+    self._writer.flush()
+
+
+def label_map(targets: Union[MaskTargets, CenterTargets], info: DatasetInfo) -> np.ndarray:
+  """Returns the panoptic map that targets describe, int32 [height, width]; crowd is void.
+
+  Args:
+    targets: Of one image, numpy arrays without batch dimension.
+    info: The classes.
+  """
+  if isinstance(targets, CenterTargets):
+    return _map_of_centers(targets, info)
+  classes = np.asarray(info.class_ids)[np.maximum(targets.mask_classes, 0)]
+  instances = np.where(targets.mask_isthing, np.arange(len(classes)) + 1, 0)
+  values = np.append(classes * info.label_divisor + instances, info.void_label)
+  # Row -1, no mask, is the last: void.
+  return values[targets.mask_ids].astype(np.int32)
+
+
+def _map_of_centers(targets: CenterTargets, info: DatasetInfo) -> np.ndarray:
+  """Numbers the instances by class and centre: two of one class and centre become one."""
+  is_thing = targets.offset_weights > 0
+  places = np.indices(is_thing.shape).transpose(1, 2, 0) + targets.center_offsets
+  keys = np.concatenate([targets.semantic_map[..., None], np.round(places)], axis=-1)[is_thing]
+  _, numbers = np.unique(keys, axis=0, return_inverse=True)
+  label = targets.semantic_map * info.label_divisor
+  label[is_thing] += 1 + numbers.reshape(-1).astype(np.int32)
+  is_void = (targets.semantic_map == info.ignore_label) | (
+      np.isin(targets.semantic_map, info.thing_class_ids) & ~is_thing)
+  return np.where(is_void, info.void_label, label).astype(np.int32)

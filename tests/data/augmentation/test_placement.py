@@ -1,0 +1,226 @@
+"""Sizes and windows of training crops: Mask2Former's numbers, and equal to resizing the whole."""
+
+import json
+
+import hypothesis
+import numpy as np
+import pytest
+import shared
+import tensorflow as tf
+from hypothesis import strategies
+
+from deeplab_tf.data import catalog
+from deeplab_tf.data.augmentation import options, panoptic, placement, transforms
+
+INFO = catalog.built_in('shapes')
+sizes = strategies.tuples(strategies.integers(1, 40), strategies.integers(1, 40))
+seeds = strategies.integers(0, 2**31 - 1)
+
+
+def numbered(height, width):
+  """An image whose colours tell each pixel's place, and the same as a label from 1 on."""
+  label = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
+  return tf.repeat(tf.cast(label[..., None], tf.float32), 3, -1), tf.constant(label)
+
+
+def crop(size, crop_size, seed, flip=False):
+  """The crop of a numbered image, void being 0."""
+  made = options.Recipe(crop_size, flip=flip)
+  image, label = numbered(*size)
+  place = panoptic.draw_placement(label, made, INFO, tf.constant([seed, 1], tf.int64))
+  resized = panoptic.resize(image, place, made)
+  image, label = panoptic.crop(resized, label, place, made, 0)
+  return image.numpy()[..., 0], label.numpy()
+
+
+# --- Windows ----------------------------------------------------------------------------------
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(sizes, sizes, seeds)
+def test_crop_is_a_window_with_image_and_label_together(size, crop_size, seed):
+  image, label = crop(size, crop_size, seed)
+  assert image.shape == label.shape == crop_size
+  inside = label > 0
+  np.testing.assert_array_equal(image[inside], label[inside])
+  np.testing.assert_array_equal(image[~inside], 127.5)
+  assert inside.sum() == min(size[0], crop_size[0]) * min(size[1], crop_size[1])
+  y, x = np.nonzero(inside)
+  rows, columns = (label[inside] - 1) // size[1], (label[inside] - 1) % size[1]
+  assert len(set(rows - y)) == len(set(columns - x)) == 1
+
+
+def test_crops_reach_every_place_and_small_images_stay_off_the_last_one():
+  tops = {int(np.nonzero(crop((3, 6), (6, 4), seed)[1])[0].min()) for seed in range(60)}
+  # As in DeepLab2 the offset is below crop - size = 3, so the image never touches the bottom.
+  assert tops == {0, 1, 2}
+  assert {int(crop((1, 6), (1, 4), seed)[1][0, 0]) for seed in range(60)} == {1, 2, 3}
+
+
+def test_half_of_the_crops_are_the_mirror_image_of_what_they_would_be():
+  flipped = 0
+  for seed in range(60):
+    plain, mirrored = (crop((3, 5), (4, 7), seed, flip) for flip in (False, True))
+    change = not np.array_equal(plain[1], mirrored[1])
+    flipped += change
+    for one, other in zip(plain, mirrored):
+      np.testing.assert_array_equal(other, one[:, ::-1] if change else one)
+  assert 15 < flipped < 45
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(sizes, sizes, sizes, sizes, strategies.booleans(), seeds)
+def test_a_window_equals_that_of_the_whole_resized_twice(size, first, second, kept, flip, seed):
+  kept = np.minimum(kept, second)
+  start = np.random.default_rng(seed).integers(0, np.array(second) - kept + 1)
+  place = placement.Placement(
+      *(tf.constant(x, tf.int32) for x in (size, first, second, start, kept, (0, 0))),
+      tf.constant(flip))
+  made = options.Recipe(tuple(kept), min_size=(1, 1), scale=(0.5, 2.0, 0.0), flip=True)
+  image, label = numbered(*size)
+  whole = transforms.resize(*transforms.resize(image, label, first), second)
+  expected = [x.numpy()[start[0]:, start[1]:][:kept[0], :kept[1]] for x in whole]
+  if flip:
+    expected = [x[:, ::-1] for x in expected]
+  found = panoptic.crop(
+      panoptic.resize(image, place, made), label, place, made, INFO.void_label)
+  for one, other in zip(found, expected):
+    np.testing.assert_array_equal(one, other)
+
+
+# --- Mask2Former ------------------------------------------------------------------------------
+
+
+def recorded(key):
+  cases = json.loads(shared.path('parity', 'mask2former', 'preprocess.json').read_text())[key]
+  assert cases
+  return cases
+
+
+@pytest.mark.parity
+def test_jittered_sizes_equal_mask2former():
+  for case in recorded('lsj_resize_scale_target_1024'):
+    found = placement.jittered_size(
+        tf.constant(case['in_hw']), tf.constant(case['scale'], tf.float64), (1024, 1024))
+    np.testing.assert_array_equal(found, case['out_hw'], err_msg=str(case))
+
+
+@pytest.mark.parity
+def test_jittered_windows_equal_mask2former():
+  for case in recorded('lsj_fixed_crop_offset'):
+    size = tf.constant(case['in_hw'])
+    found = placement.jittered_start(size, (1024, 1024), tf.constant(case['u'], tf.float64))
+    np.testing.assert_array_equal(found, [case['y0'], case['x0']], err_msg=str(case))
+    padding = np.maximum(1024 - np.array(case['in_hw']), 0)
+    np.testing.assert_array_equal(padding, [case['pad_bottom'], case['pad_right']])
+
+
+@pytest.mark.parity
+def test_sizes_by_the_shorter_side_equal_mask2former():
+  for case in recorded('resize_shortest_edge'):
+    found = placement.shorter_side_size(
+        tf.constant(case['in_hw']), tf.constant(case['short']), case['max'])
+    np.testing.assert_array_equal(found, case['out_hw'], err_msg=str(case))
+
+
+def whole_placement(before, after, start=(0, 0), kept=None):
+  return placement.Placement(
+      *(tf.constant(x, tf.int32) for x in (before, before, after, start, kept or after, (0, 0))),
+      tf.constant(False))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('size', [(24, 34), (60, 86), (37, 80)])
+def test_pixels_equal_pillow(size):
+  arrays = np.load(shared.path('parity', 'mask2former', 'preprocess.npz'))
+  made = options.Recipe(size, jitter=(1.0, 1.0))
+  place = whole_placement(arrays['labels'].shape, size)
+  image = panoptic.resize(tf.constant(arrays['image']), place, made).numpy()
+  name = f'{size[0]}x{size[1]}'
+  # Pillow rounds once more, between the two axes.
+  difference = np.abs(image - arrays[f'image_pil_bilinear_{name}'])
+  assert difference.max() <= 1 and difference.mean() < 0.2
+  label = placement.take_label(tf.constant(arrays['labels'], tf.int32), place, True)
+  np.testing.assert_array_equal(label, arrays[f'labels_pil_nearest_{name}'])
+
+
+@pytest.mark.parametrize('after', [(95, 130), (40, 31), (14, 22)])
+def test_a_window_equals_that_of_the_whole_with_antialiasing(after):
+  image = tf.constant(np.random.default_rng(0).integers(0, 256, (29, 44, 3)), tf.uint8)
+  made = options.Recipe((6, 8), jitter=(1.0, 1.0))
+  expected = tf.round(tf.image.resize(image, after, antialias=True)).numpy()
+  for start in ((0, 0), (3, 11), (after[0] - 6, after[1] - 8)):
+    place = whole_placement((29, 44), after, start, (6, 8))
+    found = panoptic.resize(image, place, made).numpy()
+    difference = np.abs(found - expected[start[0]:, start[1]:][:6, :8])
+    # The same function of a place; places are rounded differently, and then the values.
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.02
+
+
+def test_large_scale_jitter_fits_the_image_and_fills_up_at_the_end():
+  made = options.Recipe((30, 30), jitter=(0.1, 2.0), flip=True)
+  label = tf.ones([20, 40], tf.int32)
+  found = set()
+  for number in range(60):
+    place = panoptic.draw_placement(label, made, INFO, tf.constant([3, number], tf.int64))
+    height, width = place.scaled.numpy()
+    assert 3 <= width <= 60 and abs(height - width / 2) <= 0.5
+    np.testing.assert_array_equal(place.offset, 0)
+    np.testing.assert_array_equal(place.kept, np.minimum(place.scaled, 30))
+    assert np.all(place.start.numpy() + place.kept <= place.scaled)
+    found.add(int(width))
+  assert min(found) < 12 and max(found) > 50 and len(found) > 30
+
+
+def test_shorter_sides_are_drawn_from_the_list_and_limited():
+  made = options.Recipe((30, 30), shorter_sides=(10, 20, 40), max_longer_side=50)
+  found = {tuple(panoptic.draw_placement(
+      tf.ones([12, 24], tf.int32), made, INFO, tf.constant([3, i], tf.int64)).scaled.numpy())
+           for i in range(40)}
+  assert found == {(10, 20), (20, 40), (25, 50)}
+
+
+# --- Crops of several classes -----------------------------------------------------------------
+
+
+def shares(label, limit, number):
+  """The classes and their pixels in a 4x4 crop."""
+  made = options.Recipe((4, 4), max_category_share=limit)
+  place = panoptic.draw_placement(
+      tf.constant(label), made, INFO, tf.constant([5, number], tf.int64))
+  window = placement.take_label(tf.constant(label), place, False).numpy() // 256
+  return np.unique(window[window != INFO.ignore_label], return_counts=True)
+
+
+def test_crops_of_one_class_are_drawn_again():
+  label = np.full((4, 60), 256, np.int32)
+  label[:, 28:34] = 2 * 256
+  plain = [len(shares(label, 1.0, i)[0]) for i in range(30)]
+  picky = [shares(label, 0.8, i) for i in range(30)]
+  assert np.mean(np.array(plain) == 2) < 0.4 < 0.6 < np.mean([len(c) == 2 for c, _ in picky])
+  good = [counts.max() < 0.8 * counts.sum() for c, counts in picky if len(c) == 2]
+  # After ten attempts the last one stands.
+  assert np.mean(good) > 0.7
+
+
+def test_unlabelled_pixels_do_not_count():
+  label = np.full((4, 8), 256, np.int32)
+  label[:3, :4] = INFO.void_label
+  label[3, 2:4] = 2 * 256
+  # In the leftmost crop the two classes have 2 of 4 labelled pixels each, void has 12 of 16; in
+  # all others the first has more than 0.7 of what is labelled.
+  found = [list(shares(label, 0.7, i)[1]) for i in range(20)]
+  assert found.count([2, 2]) > 12
+
+
+# --- Nearest neighbours -----------------------------------------------------------------------
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(strategies.integers(1, 3000), strategies.integers(1, 3000))
+def test_nearest_is_that_of_tensorflow(before, after):
+  row = tf.range(before)[None, :, None, None]
+  expected = tf.compat.v1.image.resize(
+      row, [after, 1], method='nearest', align_corners=True)[0, :, 0, 0]
+  np.testing.assert_array_equal(
+      placement.nearest(tf.range(after), before, after, False), expected)

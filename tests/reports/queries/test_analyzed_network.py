@@ -1,0 +1,47 @@
+"""Queries of pixels, from read-outs that tell and from those that do not."""
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.data import catalog
+from deeplab_tf.postprocessing.mask_transformer import (
+  MaskTransformerPostprocessor,
+  PixelwiseOptions,
+)
+from deeplab_tf.reports.queries import analyzed_network
+
+SIZE = (17, 21)
+
+
+def _outputs(info, queries=12):
+  rng = np.random.default_rng(0)
+  coarse = rng.normal(size=(1, 5, 6, queries)) * 6
+  return {'mask_logits': tf.image.resize(tf.constant(coarse, tf.float32), SIZE),
+          'class_logits': tf.constant(rng.normal(size=(1, queries, len(info.class_ids) + 1)) * 4,
+                                      tf.float32)}
+
+
+def test_likely_queries_are_those_of_the_read_out():
+  info = catalog.built_in('shapes')
+  outputs = _outputs(info)
+  postprocess = MaskTransformerPostprocessor(info, PixelwiseOptions(0.3, 0.3))
+  prediction, maps = postprocess.with_queries(outputs, SIZE)
+  np.testing.assert_array_equal(prediction.panoptic_map, postprocess(outputs, SIZE).panoptic_map)
+  labelled = prediction.panoptic_map.numpy() != info.void_label
+  assert 0.2 < labelled.mean() < 1
+  found = analyzed_network.likely_queries(prediction.panoptic_map, outputs, info).numpy()
+  np.testing.assert_array_equal(found[labelled], maps.query_map.numpy()[labelled])
+
+
+def test_maps_are_cut_to_the_image_and_resized_with_aligned_corners():
+  image = np.zeros((13, 17, 3), np.uint8)
+  found = analyzed_network.AnalyzedImage(image, image[..., 0], image[..., 0], np.zeros(1), {}, SIZE)
+  rows, columns = np.indices((5, 6), dtype=np.float32)
+  maps = np.stack([rows, columns], axis=-1)
+  full = found.resized(maps)
+  assert full.shape == (13, 17, 2)
+  np.testing.assert_allclose(full[:, 0, 0], np.arange(13) / 4, atol=1e-5)
+  np.testing.assert_allclose(full[0, :, 1], np.arange(17) / 4, atol=1e-5)
+  assert found.cut(maps).shape == (4, 5, 2)
+  # Beyond the last row inside, 3, which lies on pixel 12, nothing of the padding shows.
+  assert found.resized_inside(maps)[..., 0].max() == 3
