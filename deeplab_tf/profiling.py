@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional, Sequence
 import tensorflow as tf
 
 from deeplab_tf import models
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.user_errors import ConfigError
@@ -162,16 +163,16 @@ def _madds_by_part(model, used, graph):
   return madds, training_only
 
 
-def _parts(model) -> dict[str, tf.keras.layers.Layer]:
+def _parts(model) -> dict[str, keras.layers.Layer]:
   return {name: value for name, value in vars(model).items()
-          if isinstance(value, tf.keras.layers.Layer) and not name.startswith('_')}
+          if isinstance(value, keras.layers.Layer) and not name.startswith('_')}
 
 
 def _variables_by_part(model) -> dict[str, list[tf.Variable]]:
   """Every variable once, by the attribute of the model that it belongs to."""
   parts, seen = {}, set()
   for name, value in vars(model).items():
-    if name.startswith('_') or not isinstance(value, (tf.Variable, tf.keras.layers.Layer)):
+    if name.startswith('_') or not isinstance(value, (tf.Variable, keras.layers.Layer)):
       continue
     variables = [value] if isinstance(value, tf.Variable) else value.variables
     new = [v for v in variables if id(v) not in seen]

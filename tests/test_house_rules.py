@@ -80,3 +80,15 @@ def test_library_and_programs_leave_no_loose_ends():
       assert word not in text, f'{path}: {word}'
     for start in ('"/work', "'/work", '"/root', "'/root", '"/home', "'/home"):
       assert start not in text, f'{path}: a path of one machine'
+
+
+def test_one_module_decides_which_keras_is_used():
+  for path in FILES:
+    if path.name == 'compat.py':
+      continue
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [
+          node.module or ''] if isinstance(node, ast.ImportFrom) else []
+      found = [name for name in names if name.split('.')[0] in ('keras', 'tf_keras')]
+      found += ['tf.keras'] * (isinstance(node, ast.Attribute) and ast.unparse(node) == 'tf.keras')
+      assert not found, f'{path}:{node.lineno}: {found[0]}; import it from deeplab_tf.compat'

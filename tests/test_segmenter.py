@@ -7,6 +7,7 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
 
@@ -16,7 +17,7 @@ def trained(tmp_path_factory):
   """A config, the prefix of a checkpoint and a SavedModel of it."""
   folder = tmp_path_factory.mktemp('segmenter')
   config = deeplab_tf.load_config(tiny.write_config(folder))
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   model = deeplab_tf.build_model(config)
   prefix = convert.save_checkpoint(model, str(folder / 'ckpt-0'))
   module = serving_module.build(config, catalog.from_config(config), model)

@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
 from deeplab_tf.layers.dilation import pad_for_stride
@@ -78,7 +79,7 @@ class NetworkOptions(NamedTuple):
     return self._replace(groups=self.groups._replace(**changes))
 
 
-class BlockGroupNetwork(tf.keras.layers.Layer):
+class BlockGroupNetwork(keras.layers.Layer):
   """A stem of stride 2, stages 2 to 5 of stride 2 each until the output stride, and a decoder.
 
   Attributes:

@@ -12,6 +12,7 @@ from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.reference import Account, load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
 from deeplab_tf.checkpoints.torch_reader import read_torch_weights
+from deeplab_tf.compat import keras
 from deeplab_tf.user_errors import CheckpointError
 
 
@@ -56,7 +57,7 @@ class Converted(NamedTuple):
   account: Account
 
 
-def convert(model: tf.keras.Model, source: str, path: str, output: str) -> Converted:
+def convert(model: keras.Model, source: str, path: str, output: str) -> Converted:
   """Sets a model's variables from another program's checkpoint and writes one of ours.
 
   Args:
@@ -78,7 +79,7 @@ def convert(model: tf.keras.Model, source: str, path: str, output: str) -> Conve
   return Converted(save_checkpoint(model, output), account)
 
 
-def save_checkpoint(model: tf.keras.Model, output: str) -> str:
+def save_checkpoint(model: keras.Model, output: str) -> str:
   """Writes a model's variables as a checkpoint, whole or not at all.
 
   Args:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.checkpoints import restore
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import variable_paths
 
 # Names that the table lists of each part of a model.
@@ -51,7 +52,7 @@ class _Entry(NamedTuple):
     return math.prod(self.saved if self.own is None else self.own)
 
 
-def restore_matching(model: tf.keras.Model, prefix: str,
+def restore_matching(model: keras.Model, prefix: str,
                      skip: Collection[str] = ()) -> list[str]:
   """Sets the variables of a model that a checkpoint has.
 

@@ -4,9 +4,9 @@ import collections
 from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from deeplab_tf import modules
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.user_errors import CheckpointError
 
@@ -38,7 +38,7 @@ class Account(NamedTuple):
     return lines
 
 
-def load_reference_weights(model: tf.keras.Model, source: str,
+def load_reference_weights(model: keras.Model, source: str,
                            weights: Mapping[str, np.ndarray]) -> Account:
   """Sets every variable of a model.
 

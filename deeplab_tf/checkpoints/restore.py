@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf import listing, modules
 from deeplab_tf.checkpoints import files, literal_paths
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.variable_paths import escape, variables_by_path
 from deeplab_tf.user_errors import CheckpointError, MissingFileError
 
@@ -25,7 +26,7 @@ _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _LISTED = 3
 
 
-def load_checkpoint(model: tf.keras.Model, path: str, averaged: bool = True) -> None:
+def load_checkpoint(model: keras.Model, path: str, averaged: bool = True) -> None:
   """Sets every variable of a model from a checkpoint.
 
   A model without the parts that only training uses reads a checkpoint that has them: parts whose
@@ -48,7 +49,7 @@ def load_checkpoint(model: tf.keras.Model, path: str, averaged: bool = True) -> 
     variable.assign(values[key])
 
 
-def check_same_model(model: tf.keras.Model, prefix: str,
+def check_same_model(model: keras.Model, prefix: str,
                      advice: str = 'use the config that it was trained with') -> None:
   """Checks that a checkpoint holds the variables of a model, no more, no fewer.
 

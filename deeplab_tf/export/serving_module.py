@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
+from deeplab_tf.compat import keras
 from deeplab_tf.data import pipeline
 from deeplab_tf.data.augmentation import transforms
 from deeplab_tf.data.records import encoded_images
@@ -189,7 +190,7 @@ def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:
 # --- From a config ----------------------------------------------------------------------------
 
 
-def build_network(config, dataset_info) -> tf.keras.Model:
+def build_network(config, dataset_info) -> keras.Model:
   """Builds a segmentation model without the parts that only training uses.
 
   Raises:
@@ -205,7 +206,7 @@ def build_network(config, dataset_info) -> tf.keras.Model:
   return models.architecture(inference).build(inference, dataset_info)
 
 
-def build(config, dataset_info, model: tf.keras.Model,
+def build(config, dataset_info, model: keras.Model,
           network: Optional[Callable] = None) -> ServingModule:
   """Builds the module of an experiment, and folds the batch norms of its network.
 

@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Convolution, convolution_block
 from deeplab_tf.layers.normalization import NormFactory
 
 
-class ConvolutionHead(tf.keras.layers.Layer):
+class ConvolutionHead(keras.layers.Layer):
   """Predicts `channels` values per pixel, without activation."""
 
   def __init__(self, in_channels: int, middle_channels: int, channels: int, norm: NormFactory,
@@ -23,7 +24,7 @@ class ConvolutionHead(tf.keras.layers.Layer):
     super().__init__()
     self.block = convolution_block(convolution, in_channels, middle_channels, 5, norm)
     self.last = Convolution(middle_channels, channels,
-                            kernel_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.01))
+                            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01))
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, height, width, channels]."""

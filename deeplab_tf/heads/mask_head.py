@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.layers.convolution import Projection
 from deeplab_tf.layers.normalization import NormFactory
@@ -14,7 +15,7 @@ from deeplab_tf.layers.shapes import dimensions
 _INITIAL_NO_OBJECT = 0.9
 
 
-class MaskHead(tf.keras.layers.Layer):
+class MaskHead(keras.layers.Layer):
   """Turns query features and pixel features into classes and masks.
 
   Attributes:
@@ -42,11 +43,11 @@ class MaskHead(tf.keras.layers.Layer):
     self.mask_feature = Projection(memory_channels, feature_channels, norm, 'relu')
     self.class_projection = Projection(
         feature_channels, num_classes + 1,
-        kernel_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.01))
+        kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01))
     self.mask_projection = Projection(feature_channels, pixel_channels, norm)
     self.pixel_head = pixel_head
     self.norm_pixels = norm(pixel_channels)
-    self.norm_masks = norm(1, gamma_initializer=tf.keras.initializers.Constant(0.1))
+    self.norm_masks = norm(1, gamma_initializer=keras.initializers.Constant(0.1))
     # A constant, no variable, as in DeepLab2: "no object" starts with a probability of 0.9.
     prior = np.zeros(num_classes + 1, np.float32)
     prior[-1] = math.log(num_classes * _INITIAL_NO_OBJECT / (1 - _INITIAL_NO_OBJECT))

@@ -5,6 +5,7 @@ from typing import Iterator, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.convolution import Convolution, convolution_block
 from deeplab_tf.layers.normalization import NormFactory
@@ -14,7 +15,7 @@ from deeplab_tf.layers.shapes import dimensions, scaled_size
 _DROPOUT = 0.1
 
 
-class ASPP(tf.keras.layers.Layer):
+class ASPP(keras.layers.Layer):
   """One 1x1, three dilated 3x3 convolutions and image pooling, concatenated and projected."""
 
   def __init__(self, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,

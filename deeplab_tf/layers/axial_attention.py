@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import (
     AXIAL,
@@ -124,7 +125,7 @@ def window_mask(length: Dimension, block: int, flange: int) -> tf.Tensor:
   return mask[:, None]
 
 
-class AxialAttention2D(tf.keras.layers.Layer):
+class AxialAttention2D(keras.layers.Layer):
   """Axial attention along the height, then along the width, of a feature map."""
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,

@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import AXIAL, AttentionOptions
@@ -58,7 +59,7 @@ class BlockGroupOptions(NamedTuple):
   recomputed: str = 'nothing'
 
 
-class BlockGroup(tf.keras.layers.Layer):
+class BlockGroup(keras.layers.Layer):
   """Blocks of one stage and their dual-path layers.
 
   Attributes:

@@ -10,16 +10,17 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.dilation import convolve
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.user_errors import ConfigError
 
-HE_NORMAL = tf.keras.initializers.HeNormal
+HE_NORMAL = keras.initializers.HeNormal
 
 
-class _LinearLayer(tf.keras.layers.Layer):
+class _LinearLayer(keras.layers.Layer):
   """A kernel, then a batch norm or a bias, then an activation: what its subclasses share."""
 
   def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
@@ -70,10 +71,10 @@ class _LinearLayer(tf.keras.layers.Layer):
     return self.activation(x)
 
 
-def folded_weight(layer: tf.keras.layers.Layer, name: str, value: np.ndarray) -> tf.Variable:
+def folded_weight(layer: keras.layers.Layer, name: str, value: np.ndarray) -> tf.Variable:
   """Makes a variable of a layer that takes a batch norm's place; float32 in every precision."""
   return layer.add_weight(name, value.shape, tf.float32, trainable=False,
-                          initializer=tf.keras.initializers.Constant(value),
+                          initializer=keras.initializers.Constant(value),
                           experimental_autocast=False)
 
 
@@ -103,7 +104,7 @@ class Convolution(_LinearLayer):
                rate: int = 1,
                norm: Optional[NormFactory] = None,
                activation: str = 'none',
-               kernel_initializer: Optional[tf.keras.initializers.Initializer] = None,
+               kernel_initializer: Optional[keras.initializers.Initializer] = None,
                zero_gamma: bool = False):
     """Makes the variables.
 
@@ -157,7 +158,7 @@ class DepthwiseConvolution(_LinearLayer):
     return self._finish(x, training)
 
 
-class SeparableConvolution(tf.keras.layers.Layer):
+class SeparableConvolution(keras.layers.Layer):
   """Depthwise convolution, then a 1x1 convolution, each with batch norm and activation."""
 
   def __init__(self, in_channels: int, channels: int, kernel_size: int, norm: NormFactory,
@@ -172,7 +173,7 @@ class SeparableConvolution(tf.keras.layers.Layer):
 
 
 def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: int,
-                      norm: NormFactory, rate: int = 1) -> tf.keras.layers.Layer:
+                      norm: NormFactory, rate: int = 1) -> keras.layers.Layer:
   """Returns a convolution with batch norm and relu.
 
   Args:
@@ -209,7 +210,7 @@ class Projection(_LinearLayer):
                channels: int,
                norm: Optional[NormFactory] = None,
                activation: str = 'none',
-               kernel_initializer: Optional[tf.keras.initializers.Initializer] = None,
+               kernel_initializer: Optional[keras.initializers.Initializer] = None,
                zero_gamma: bool = False):
     """Makes the variables; see Convolution for the arguments."""
     super().__init__()

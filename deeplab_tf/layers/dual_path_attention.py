@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Projection, merge_heads, split_channels, split_heads
 from deeplab_tf.layers.normalization import NormFactory, scaled
 from deeplab_tf.layers.product_moments import product_moments
@@ -50,7 +51,7 @@ class DualPathOptions(NamedTuple):
     return 2 * self.channels
 
 
-class NormalizedAttention(tf.keras.layers.Layer):
+class NormalizedAttention(keras.layers.Layer):
   """Attention whose logits and output are batch-normalised per head, without other scaling."""
 
   def __init__(self, value_channels: int, num_heads: int, norm: NormFactory):
@@ -94,7 +95,7 @@ class NormalizedAttention(tf.keras.layers.Layer):
     return tf.nn.softmax(tf.cast(logits, tf.float32))
 
 
-class DualPathLayer(tf.keras.layers.Layer):
+class DualPathLayer(keras.layers.Layer):
   """One exchange between the pixel path and the memory path."""
 
   def __init__(self, pixel_channels: int, memory_channels: int, options: DualPathOptions,
@@ -122,7 +123,7 @@ class DualPathLayer(tf.keras.layers.Layer):
     keys, values = options.key_channels, options.value_channels
     # One initializer per kernel: a shared one would draw the same numbers twice.
     def qkv_init():
-      return tf.keras.initializers.TruncatedNormal(stddev=middle**-0.5)
+      return keras.initializers.TruncatedNormal(stddev=middle**-0.5)
 
     self.memory_conv1 = Projection(memory_channels, middle, norm, 'relu')
     self.pixel_conv1 = Projection(pixel_channels, middle, norm, 'relu')

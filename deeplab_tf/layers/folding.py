@@ -1,9 +1,10 @@
 """Folds batch norms into the layers before them: at inference both together are one linear map."""
 
-import tensorflow as tf
+
+from deeplab_tf.compat import keras
 
 
-def fold_norms(model: tf.keras.layers.Layer) -> None:
+def fold_norms(model: keras.layers.Layer) -> None:
   """Folds the batch norms of a model, which from then on is for inference alone.
 
   Outputs stay the same within rounding; the factors are computed in float64. A layer whose norm

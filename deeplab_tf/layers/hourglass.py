@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
@@ -46,7 +47,7 @@ def walk(output_stride: int, stacks: int, to_the_end: bool = True) -> list[int]:
   return (up[1:] + up[-2::-1]) * stacks + (up[1:] if to_the_end else [])
 
 
-class Hourglass(tf.keras.layers.Layer):
+class Hourglass(keras.layers.Layer):
   """A walk, or a part of one.
 
   Attributes:

@@ -6,6 +6,7 @@ With the query's positional term alone it is equation 2, stand-alone self-attent
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.axial_attention import overlapping_blocks, window_mask
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import AttentionOptions, PositionSensitiveAttention
@@ -19,7 +20,7 @@ _BLOCK = 4
 LOCAL = AttentionOptions(kind='local', span=7)
 
 
-class RegionPositions(tf.keras.layers.Layer):
+class RegionPositions(keras.layers.Layer):
   """A table of vectors, one per place in a square region.
 
   Attributes:
@@ -30,7 +31,7 @@ class RegionPositions(tf.keras.layers.Layer):
     super().__init__()
     self.embeddings = self.add_weight(
         'embeddings', (span, span, channels),
-        initializer=tf.keras.initializers.TruncatedNormal(stddev=stddev))
+        initializer=keras.initializers.TruncatedNormal(stddev=stddev))
 
   def call(self, block: int) -> tf.Tensor:
     """Looks up the vectors between the queries of a block and the keys that it meets.

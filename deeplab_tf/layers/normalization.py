@@ -7,6 +7,7 @@ from typing import Callable, Iterator, Optional, Sequence, Union
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.shapes import dimensions
 
 # Makes a batch norm from its number of channels and keyword arguments of BatchNorm; how layers
@@ -33,10 +34,10 @@ def recording(records: bool) -> Iterator[None]:
     _state.records = previous
 
 
-class BatchNorm(tf.keras.layers.Layer):
+class BatchNorm(keras.layers.Layer):
   """Batch normalisation of chosen axes, with Keras' numerics and less work.
 
-  Differs from tf.keras.layers.BatchNormalization in three ways: variables exist from the
+  Differs from keras.layers.BatchNormalization in three ways: variables exist from the
   constructor on; normalisation over the last axis uses the fused kernel whatever the rank;
   and one class serves both the plain and the synchronised form. As in Keras, the plain form
   keeps the unbiased variance as moving variance for rank 4, all others the biased one. It
@@ -53,7 +54,7 @@ class BatchNorm(tf.keras.layers.Layer):
                epsilon: float = 1e-3,
                synchronized: bool = True,
                frozen: bool = False,
-               gamma_initializer: Union[str, tf.keras.initializers.Initializer] = 'ones',
+               gamma_initializer: Union[str, keras.initializers.Initializer] = 'ones',
                name: Optional[str] = None):
     """Makes the variables.
 

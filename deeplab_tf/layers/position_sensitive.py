@@ -10,6 +10,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import add_bias, folded_weight, project, split_channels
 from deeplab_tf.layers.normalization import BatchNorm, NormFactory, scaled
 from deeplab_tf.layers.product_moments import pays, positional_moments, product_moments
@@ -21,7 +22,6 @@ MAX_DISTANCE = 254
 # Logit of a position outside of the span.
 _MASKED = -1e9
 # Letters of einsums: n is a row or a block of one, l a query, m a key, h a head, d a channel.
-# Logits and weights:
 _LOGITS = 'nhlm'
 _CONTENT = 'nlhd,nmhd->nhlm'
 _QUERY_POSITION = 'nlhd,lmd->lnhm'
@@ -79,7 +79,7 @@ def check_span(kind: str, span: int, name: str = 'the span of attention') -> Non
                       'is in the middle' + (', or 0 for all positions' if kind == 'axial' else ''))
 
 
-class RelativePositions(tf.keras.layers.Layer):
+class RelativePositions(keras.layers.Layer):
   """A table of vectors, one per distance between two positions of an axis.
 
   Attributes:
@@ -98,7 +98,7 @@ class RelativePositions(tf.keras.layers.Layer):
     self.max_distance = max_distance
     self.embeddings = self.add_weight(
         'embeddings', (2 * max_distance + 1, channels),
-        initializer=tf.keras.initializers.TruncatedNormal(stddev=stddev))
+        initializer=keras.initializers.TruncatedNormal(stddev=stddev))
 
   def fit_saved_value(self, variable: tf.Variable, value: np.ndarray) -> Optional[np.ndarray]:
     """Fits a table of another reach: rows are cut off at both ends, or the end rows repeated.
@@ -147,7 +147,7 @@ class RelativePositions(tf.keras.layers.Layer):
     return tf.gather(self.embeddings[reach - used:reach + used + 1], distances + used)
 
 
-class PositionSensitiveAttention(tf.keras.layers.Layer):
+class PositionSensitiveAttention(keras.layers.Layer):
   """Projections, tables, batch norms, and the two sums over terms.
 
   Attributes:
@@ -187,7 +187,7 @@ class PositionSensitiveAttention(tf.keras.layers.Layer):
     self.sizes = [key_channels, key_channels, value_channels]
     self.qkv_kernel = self.add_weight(
         'qkv_kernel', (in_channels, sum(self.sizes)),
-        initializer=tf.keras.initializers.TruncatedNormal(stddev=in_channels**-0.5))
+        initializer=keras.initializers.TruncatedNormal(stddev=in_channels**-0.5))
     keys, values = key_channels // num_heads, value_channels // num_heads
     self.norm_qkv = self.norm_similarity = self.norm_output = None
     if options.normalized:

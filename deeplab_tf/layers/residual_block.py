@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.axial_attention import AxialAttention2D
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.local_attention import LocalAttention2D
@@ -42,7 +43,7 @@ class BlockOptions(NamedTuple):
 _DEFAULT = BlockOptions()
 
 
-class _ResidualBlock(tf.keras.layers.Layer):
+class _ResidualBlock(keras.layers.Layer):
   """A branch and a shortcut; is_axial: whether the branch has (axial) attention."""
 
   is_axial = False

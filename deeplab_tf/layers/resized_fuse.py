@@ -4,13 +4,14 @@ from typing import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension
 
 
-class ResizedFuse(tf.keras.layers.Layer):
+class ResizedFuse(keras.layers.Layer):
   """Brings features to one size and number of channels, and adds them up.
 
   Attributes:

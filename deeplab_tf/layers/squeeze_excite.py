@@ -2,10 +2,11 @@
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Convolution
 
 
-class SqueezeExcite(tf.keras.layers.Layer):
+class SqueezeExcite(keras.layers.Layer):
   """Multiplies channels with the hard sigmoid of a linear map of their means (DeepLab2's form).
 
   Attributes:

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
 
@@ -9,7 +10,7 @@ from deeplab_tf.layers.normalization import NormFactory
 _SINGLE = {'resnet': (7, 64), 'wide_resnet': (3, 64)}
 
 
-def make_stem(kind: str, width: float, norm: NormFactory) -> tf.keras.layers.Layer:
+def make_stem(kind: str, width: float, norm: NormFactory) -> keras.layers.Layer:
   """Makes the layers of stride 2 that a network starts with; none has an activation at its end.
 
   Args:
@@ -26,7 +27,7 @@ def make_stem(kind: str, width: float, norm: NormFactory) -> tf.keras.layers.Lay
   return Convolution(3, round(channels * width), size, stride=2, norm=norm)
 
 
-class InceptionStem(tf.keras.layers.Layer):
+class InceptionStem(keras.layers.Layer):
   """Three 3x3 convolutions, the first with stride 2; the last without activation."""
 
   def __init__(self, width: float, norm: NormFactory, in_channels: int = 3):

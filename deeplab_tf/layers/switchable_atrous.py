@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.convolution import HE_NORMAL, Convolution
 from deeplab_tf.layers.dilation import convolve
@@ -12,7 +13,7 @@ _LARGE = 3
 _WINDOW = 5
 
 
-class SwitchableAtrousConvolution(tf.keras.layers.Layer):
+class SwitchableAtrousConvolution(keras.layers.Layer):
   """One kernel at two dilations, and for each pixel how much of either.
 
   As in DeepLab2 both dilations share the kernel without the difference that DetectoRS learns,

@@ -4,8 +4,10 @@ from typing import Iterable, Iterator, Optional, Union
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 
-def variables_by_path(model: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
+
+def variables_by_path(model: keras.layers.Layer) -> dict[str, tf.Variable]:
   """Returns every variable of a model by its path, e.g. 'backbone/stages/0/blocks/1/conv1/kernel'.
 
   A path is the attribute names from the model to the variable, list positions included, and of
@@ -14,13 +16,13 @@ def variables_by_path(model: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
   return {path: variable for path, variable, _ in _walk(model)}
 
 
-def owners_by_path(model: tf.keras.layers.Layer) -> dict[str, Optional[tf.Module]]:
+def owners_by_path(model: keras.layers.Layer) -> dict[str, Optional[tf.Module]]:
   """Returns for the path of every variable the layer that it belongs to."""
   return {path: owner for path, _, owner in _walk(model)}
 
 
-def paths_of(model: tf.keras.layers.Layer,
-             parts: Iterable[Union[tf.keras.layers.Layer, tf.Variable]]) -> list[str]:
+def paths_of(model: keras.layers.Layer,
+             parts: Iterable[Union[keras.layers.Layer, tf.Variable]]) -> list[str]:
   """Returns the paths of the variables of some layers, and of single variables, of a model."""
   wanted = {id(variable) for part in parts for _, variable, _ in _walk(part)}
   return [path for path, variable, _ in _walk(model) if id(variable) in wanted]

@@ -1,4 +1,4 @@
-"""Training losses: single ones as tf.keras.losses.Loss, and a criterion for each model."""
+"""Training losses: single ones as keras.losses.Loss, and a criterion for each model."""
 
 from deeplab_tf.losses.criterion import CriterionResult
 

@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.losses import criterion
 from deeplab_tf.structures import ClassTargets
 
 
-class ClassificationLoss(tf.keras.losses.Loss):
+class ClassificationLoss(keras.losses.Loss):
   """Softmax cross-entropy of class indices [batch] and logits [batch, classes].
 
   The target gives its class 1 - s + s / classes and every other class s / classes, where s is the

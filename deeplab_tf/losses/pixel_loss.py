@@ -4,6 +4,7 @@ from typing import Optional
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.losses import reduction as reductions
 
 
@@ -34,7 +35,7 @@ def subsample(labels: tf.Tensor, height: int, width: int) -> tf.Tensor:
   return labels[:, ::stride, ::stride]
 
 
-class PixelLoss(tf.keras.losses.Loss):
+class PixelLoss(keras.losses.Loss):
   """A loss of one number per pixel, averaged over the pixels of highest loss of each image.
 
   `sample_weight` holds one weight per pixel, [batch, label height, label width].
@@ -63,9 +64,9 @@ class PixelLoss(tf.keras.losses.Loss):
   def reduce(self, losses: tf.Tensor) -> tf.Tensor:
     """Averages weighted losses, float32 [batch, ...], as `top_k_percent` and `reduction` say."""
     losses = reductions.top_k_mean(losses, self._top_k_percent)
-    if self.reduction == tf.keras.losses.Reduction.NONE:
+    if self.reduction == keras.losses.Reduction.NONE:
       return losses
-    if self.reduction == tf.keras.losses.Reduction.SUM:
+    if self.reduction == keras.losses.Reduction.SUM:
       return tf.reduce_sum(losses)
     return tf.reduce_mean(losses)
 

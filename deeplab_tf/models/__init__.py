@@ -2,7 +2,7 @@
 
 A module NAME has, where NAME is the field set in `model_options.meta_architecture`:
 
-  build(config, dataset_info) -> tf.keras.Model
+  build(config, dataset_info) -> keras.Model
   build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
   build_postprocessor(config, dataset_info, static_shapes=False) ->
       callable(outputs, output_size) -> PanopticPrediction, or ClassPrediction where TARGETS is
@@ -41,7 +41,7 @@ def build_model(config):
     config: ExperimentOptions from `load_config`.
 
   Returns:
-    A tf.keras.Model: float32 [batch, height, width, 3] normalised images to a dictionary of
+    A keras.Model: float32 [batch, height, width, 3] normalised images to a dictionary of
     raw outputs (see the model's `call`).
   """
   from deeplab_tf.data import catalog

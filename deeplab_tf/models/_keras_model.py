@@ -10,6 +10,7 @@ from google.protobuf import text_format
 
 from deeplab_tf import models
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
+from deeplab_tf.compat import keras
 from deeplab_tf.formats import atomic_file
 from deeplab_tf.layers import variable_paths
 from deeplab_tf.protos import config_pb2
@@ -21,7 +22,7 @@ _USE = ('use model.save_weights("x.weights.h5"), which deeplab_tf.build_model(co
         'reads, or trainer/export.py for a program that runs without this library')
 
 
-class KerasModel(tf.keras.Model):
+class KerasModel(keras.Model):
   """A network that Keras can save and load.
 
   `save_weights` and `load_weights` take any of Keras' formats, `save` its own format '.keras' and
@@ -68,7 +69,7 @@ class KerasModel(tf.keras.Model):
 
   def save_weights(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
                    options: Any = None) -> None:
-    """Writes all weights; as tf.keras.Model.save_weights."""
+    """Writes all weights; as keras.Model.save_weights."""
     name_variables(self)  # Folding makes new ones.
     path = os.fspath(filepath)
     if not _is_one_file(path, save_format) or (not overwrite and os.path.exists(path)):
@@ -79,7 +80,7 @@ class KerasModel(tf.keras.Model):
 
   def save(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
            **kwargs: Any) -> None:
-    """Writes the whole model; as tf.keras.Model.save.
+    """Writes the whole model; as keras.Model.save.
 
     Raises:
       UsageError: The format is HDF5, which holds functional models alone, or the batch norms are
@@ -99,7 +100,7 @@ class KerasModel(tf.keras.Model):
       super().save(temporary, True, save_format, **kwargs)
 
 
-def name_variables(model: tf.keras.Model) -> None:
+def name_variables(model: keras.Model) -> None:
   """Gives each variable of a model its path as name, which is unique in the model."""
   for path, variable in variable_paths.variables_by_path(model).items():
     for i, part in enumerate(_parts(variable)):

@@ -8,6 +8,7 @@ paths that they have in the segmentation models, which take them over by
 import tensorflow as tf
 
 from deeplab_tf import backbones, models
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.classification import ClassificationCriterion
@@ -27,7 +28,7 @@ class Classifier(KerasModel):
     classifier: The linear layer.
   """
 
-  def __init__(self, backbone: tf.keras.layers.Layer, num_classes: int, dropout_rate: float = 0.0):
+  def __init__(self, backbone: keras.layers.Layer, num_classes: int, dropout_rate: float = 0.0):
     """Makes the variables.
 
     Args:
@@ -39,8 +40,8 @@ class Classifier(KerasModel):
     super().__init__()
     self.backbone = backbone
     # Of float32 in every precision: 16 bits do not tell 1000 probabilities apart.
-    self.classifier = tf.keras.layers.Dense(
-        num_classes, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+    self.classifier = keras.layers.Dense(
+        num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype='float32')
     self.classifier.build([None, backbone.channels['backbone_output']])
     self._dropout_rate = dropout_rate
@@ -93,7 +94,7 @@ def inference_variables(model: Classifier) -> list[tf.Variable]:
   return model.trainable_variables
 
 
-def last_layers(model: Classifier) -> dict[str, list[tf.keras.layers.Layer]]:
+def last_layers(model: Classifier) -> dict[str, list[keras.layers.Layer]]:
   """Returns the layers whose weights belong to the classes of one data set."""
   return {'semantic': [model.classifier]}
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from deeplab_tf import models, modules
 from deeplab_tf.backbones import max_deeplab as backbones
 from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.compat import keras
 from deeplab_tf.heads import convolution_head
 from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.heads.mask_head import MaskHead
@@ -57,7 +58,7 @@ class MaXDeepLab(KerasModel):
     # === Layers ===
     super().__init__()
     self.queries = self.add_weight('queries', (1, num_queries, memory_channels),
-                                   initializer=tf.keras.initializers.TruncatedNormal(stddev=1.0))
+                                   initializer=keras.initializers.TruncatedNormal(stddev=1.0))
     self.backbone = backbone
     self.extra_stage = extra_stage
     self.pixel_decoder = pixel_decoder
@@ -210,7 +211,7 @@ def inference_variables(model: MaXDeepLab) -> list[tf.Variable]:
   return [v for v in model.trainable_variables if id(v) not in training_only]
 
 
-def last_layers(model: MaXDeepLab) -> dict[str, list[tf.keras.layers.Layer]]:
+def last_layers(model: MaXDeepLab) -> dict[str, list[keras.layers.Layer]]:
   """Returns the layers whose weights belong to the classes of one data set."""
   return {'semantic': [] if model.semantic_head is None else [model.semantic_head.last]}
 

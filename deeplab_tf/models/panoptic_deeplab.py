@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf import backbones, models
 from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.compat import keras
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.heads import convolution_head
 from deeplab_tf.heads.convolution_head import ConvolutionHead
@@ -138,7 +139,7 @@ def inference_variables(model: PanopticDeepLab) -> list[tf.Variable]:
   return model.trainable_variables
 
 
-def last_layers(model: PanopticDeepLab) -> dict[str, list[tf.keras.layers.Layer]]:
+def last_layers(model: PanopticDeepLab) -> dict[str, list[keras.layers.Layer]]:
   """Returns the final convolutions of the heads, by branch."""
   heads = [head for head in (model.center_head, model.offset_head) if head is not None]
   return {'semantic': [model.semantic_head.last], 'instance': [head.last for head in heads]}

@@ -4,6 +4,7 @@ from typing import NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.aspp import ASPP
 from deeplab_tf.layers.convolution import Convolution, convolution_block
 from deeplab_tf.layers.normalization import NormFactory
@@ -39,7 +40,7 @@ class DecoderOptions(NamedTuple):
   aspp_convolution: str = 'standard_conv'
 
 
-class ASPPDecoder(tf.keras.layers.Layer):
+class ASPPDecoder(keras.layers.Layer):
   """One decoder, for the semantic or for the instance branch.
 
   Attributes:

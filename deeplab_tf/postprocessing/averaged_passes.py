@@ -4,6 +4,7 @@ from typing import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.aspp import scaled_pooling
 from deeplab_tf.layers.resizing import resize_bilinear, resize_offsets
 from deeplab_tf.layers.shapes import dimensions, scaled_size
@@ -19,7 +20,7 @@ class AveragedPasses:
   resolution.
   """
 
-  def __init__(self, model: tf.keras.Model, scales: Sequence[float] = (1.0,),
+  def __init__(self, model: keras.Model, scales: Sequence[float] = (1.0,),
                add_flipped: bool = False):
     """Keeps the options.
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
 from deeplab_tf.checkpoints import files, initial, literal_paths, restore
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import variable_paths
 from deeplab_tf.user_errors import CheckpointError, HostError
 
@@ -100,7 +101,7 @@ def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: i
                  step_counter=checkpoint.global_step, checkpoint_interval=1)
 
 
-def restore_initial(model: tf.keras.Model, path: str, skip: Collection[str] = ()) -> list[str]:
+def restore_initial(model: keras.Model, path: str, skip: Collection[str] = ()) -> list[str]:
   """Sets the variables of a model that a checkpoint of ours has; see initial.restore_matching.
 
   Args:
@@ -129,8 +130,8 @@ def restore_initial(model: tf.keras.Model, path: str, skip: Collection[str] = ()
         f'model_options.initial_checkpoint: {error}, or clear it with {_CLEAR}') from None
 
 
-def left_out(config, model: tf.keras.Model,
-             last_layers: Mapping[str, Sequence[tf.keras.layers.Layer]]) -> list[str]:
+def left_out(config, model: keras.Model,
+             last_layers: Mapping[str, Sequence[keras.layers.Layer]]) -> list[str]:
   """Returns the paths of the variables that a config keeps out of the initial checkpoint.
 
   Args:

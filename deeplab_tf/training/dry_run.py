@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.classes import ImageClasses
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.layers import recomputation
 from deeplab_tf.structures import ClassTargets, MaskTargets
@@ -68,7 +69,7 @@ def run(config, strategy: tf.distribute.Strategy) -> None:
   print('\ntraining data', *lines, sep='\n')
 
 
-def layer_table(model: tf.keras.Model) -> list[str]:
+def layer_table(model: keras.Model) -> list[str]:
   """Returns a line for each part of a model, two levels deep, with its parameters."""
   lines = []
   for name, layer in _parts(model):
@@ -89,11 +90,11 @@ def _parts(layer) -> list:
   found = {}
   # A model has each layer under "layer-0" and the like, too; attributes come first.
   for name, child in sorted(view.children(layer).items(), key=lambda x: x[0].startswith('layer')):
-    if isinstance(child, tf.keras.layers.Layer):
+    if isinstance(child, keras.layers.Layer):
       found.setdefault(id(child), (name, child))
     elif isinstance(child, (list, tuple)):
       for i, item in enumerate(child):
-        if isinstance(item, tf.keras.layers.Layer):
+        if isinstance(item, keras.layers.Layer):
           found.setdefault(id(item), (f'{name}[{i}]', item))
   return list(found.values())
 
@@ -127,7 +128,7 @@ def _shape_lines(batch, shapes) -> list[str]:
   return [f'  {name:<40} {dtype} {shape.as_list()}' for name, (dtype, shape) in lines.items()]
 
 
-def memory_lines(config, model: tf.keras.Model, graph: tf.Graph) -> list[str]:
+def memory_lines(config, model: keras.Model, graph: tf.Graph) -> list[str]:
   """Returns the memory of a train step, estimated from the variables and the forward graph."""
   weights = sum(math.prod(v.shape) * v.dtype.size for v in model.variables)
   trained = sum(math.prod(v.shape) * v.dtype.size for v in model.trainable_variables)

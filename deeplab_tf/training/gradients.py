@@ -9,6 +9,7 @@ from typing import Callable, NamedTuple, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.training import optimizers
 from deeplab_tf.user_errors import ConfigError
@@ -36,7 +37,7 @@ class Gradients(NamedTuple):
 class GradientFunction:
   """Computes Gradients; see `__call__`."""
 
-  def __init__(self, model: tf.keras.Model, criterion: Callable, trained: Sequence[tf.Variable],
+  def __init__(self, model: keras.Model, criterion: Callable, trained: Sequence[tf.Variable],
                *, global_batch: int, replicas: int = 1, parts: int = 1, unrolled: bool = False,
                weight_decay: float = 0.0):
     """Initialises the function.

@@ -10,6 +10,7 @@ from typing import Callable, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.training import schedules
 from deeplab_tf.user_errors import ConfigError
 
@@ -27,7 +28,7 @@ class Group(NamedTuple):
     variables: The variables, never empty.
   """
   name: str
-  optimizer: tf.keras.optimizers.legacy.Optimizer
+  optimizer: keras.optimizers.legacy.Optimizer
   schedule: Callable
   variables: list
 
@@ -122,7 +123,7 @@ class _KernelDecay:
     return super()._resource_apply_dense(grad, var, apply_state)
 
 
-class AdamW(_KernelDecay, tf.keras.optimizers.legacy.Adam):
+class AdamW(_KernelDecay, keras.optimizers.legacy.Adam):
   """Adam with decoupled weight decay of kernels, as DeepLab2's."""
 
   def __init__(self, learning_rate, kernel_decay: float, **kwargs):
@@ -144,11 +145,11 @@ def _radam_lookahead(schedule, solver):
 
 def _build_one(solver, schedule):
   if solver.optimizer == 'adam':
-    return tf.keras.optimizers.legacy.Adam(schedule)
+    return keras.optimizers.legacy.Adam(schedule)
   if solver.optimizer == 'adamw':
     return AdamW(schedule, solver.adamw_weight_decay)
   if solver.optimizer == 'sgd':
-    return tf.keras.optimizers.legacy.SGD(schedule, momentum=SGD_MOMENTUM)
+    return keras.optimizers.legacy.SGD(schedule, momentum=SGD_MOMENTUM)
   if solver.optimizer == 'radam_lookahead':
     return _radam_lookahead(schedule, solver)
   raise ConfigError(f'solver_options.optimizer is "{solver.optimizer}"; it can be '

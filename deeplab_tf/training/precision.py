@@ -5,6 +5,8 @@ from typing import Iterator
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
+
 _POLICIES = {'FLOAT32': 'float32', 'BFLOAT16': 'mixed_bfloat16', 'FLOAT16': 'mixed_float16'}
 
 
@@ -15,12 +17,12 @@ def scope(precision: str) -> Iterator[None]:
   Args:
     precision: 'FLOAT32', 'BFLOAT16' or 'FLOAT16'.
   """
-  before = tf.keras.mixed_precision.global_policy()
-  tf.keras.mixed_precision.set_global_policy(_POLICIES[precision])
+  before = keras.mixed_precision.global_policy()
+  keras.mixed_precision.set_global_policy(_POLICIES[precision])
   try:
     yield
   finally:
-    tf.keras.mixed_precision.set_global_policy(before)
+    keras.mixed_precision.set_global_policy(before)
 
 
 class LossScale(tf.Module):

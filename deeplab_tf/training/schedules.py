@@ -2,12 +2,13 @@
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.user_errors import ConfigError
 
 POLICIES = ('poly', 'cosine')
 
 
-class LinearWarmup(tf.keras.optimizers.schedules.LearningRateSchedule):
+class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
   """Rises from 0 to a peak in a straight line, then follows another schedule.
 
   The other schedule is read at the unshifted step, so the rate drops a little where the
@@ -15,7 +16,7 @@ class LinearWarmup(tf.keras.optimizers.schedules.LearningRateSchedule):
   other schedule has at the end of the warm-up instead of to the peak.
   """
 
-  def __init__(self, schedule: tf.keras.optimizers.schedules.LearningRateSchedule,
+  def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule,
                peak: float, warmup_steps: int):
     """Initialises the schedule.
 
@@ -36,17 +37,17 @@ class LinearWarmup(tf.keras.optimizers.schedules.LearningRateSchedule):
     return tf.where(position < float(self.warmup_steps), rising, self.schedule(step))
 
   def get_config(self):
-    serialize = tf.keras.optimizers.schedules.serialize
+    serialize = keras.optimizers.schedules.serialize
     return {'schedule': serialize(self.schedule), 'peak': self.peak,
             'warmup_steps': self.warmup_steps}
 
   @classmethod
   def from_config(cls, config):
-    schedule = tf.keras.optimizers.schedules.deserialize(config['schedule'])
+    schedule = keras.optimizers.schedules.deserialize(config['schedule'])
     return cls(schedule, config['peak'], config['warmup_steps'])
 
 
-def build(solver, multiplier: float = 1.0) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+def build(solver, multiplier: float = 1.0) -> keras.optimizers.schedules.LearningRateSchedule:
   """Builds the schedule that the solver options describe.
 
   Args:
@@ -60,11 +61,11 @@ def build(solver, multiplier: float = 1.0) -> tf.keras.optimizers.schedules.Lear
   peak = solver.base_learning_rate * multiplier
   steps = solver.training_number_of_steps
   if solver.learning_policy == 'poly':
-    schedule = tf.keras.optimizers.schedules.PolynomialDecay(
+    schedule = keras.optimizers.schedules.PolynomialDecay(
         peak, steps, end_learning_rate=solver.poly_end_learning_rate,
         power=solver.poly_learning_power)
   elif solver.learning_policy == 'cosine':
-    schedule = tf.keras.optimizers.schedules.CosineDecay(peak, steps)
+    schedule = keras.optimizers.schedules.CosineDecay(peak, steps)
   else:
     raise ConfigError(f'solver_options.learning_policy is "{solver.learning_policy}"; it can be '
                       + ' or '.join(f'"{name}"' for name in POLICIES))

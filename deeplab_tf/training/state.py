@@ -6,6 +6,7 @@ import orbit
 import tensorflow as tf
 
 from deeplab_tf.checkpoints import restore
+from deeplab_tf.compat import keras
 from deeplab_tf.training import optimizers, precision
 from deeplab_tf.training.optimizers import GroupedOptimizer
 from deeplab_tf.training.precision import LossScale
@@ -22,7 +23,7 @@ class TrainingState(NamedTuple):
     loss_scale: Of float16; None in other precisions.
     average: Of the weights; None without.
   """
-  model: tf.keras.Model
+  model: keras.Model
   global_step: tf.Variable
   optimizer: GroupedOptimizer
   loss_scale: Optional[LossScale] = None
@@ -41,15 +42,15 @@ class TrainingState(NamedTuple):
 
 
 def build_model(config, dataset_info, architecture,
-                strategy: tf.distribute.Strategy) -> tuple[tf.keras.Model, tf.Variable]:
+                strategy: tf.distribute.Strategy) -> tuple[keras.Model, tf.Variable]:
   """Returns the network with random weights, and a step counter of 0."""
   options = config.trainer_options
-  tf.keras.utils.set_random_seed(options.seed)
+  keras.utils.set_random_seed(options.seed)
   with strategy.scope(), precision.scope(options.Precision.Name(options.precision)):
     return architecture.build(config, dataset_info), orbit.utils.create_global_step()
 
 
-def build(config, architecture, model: tf.keras.Model, global_step: tf.Variable,
+def build(config, architecture, model: keras.Model, global_step: tf.Variable,
           strategy: tf.distribute.Strategy) -> TrainingState:
   """Adds what training needs; copies of weights start from those that the model has now."""
   options = config.trainer_options

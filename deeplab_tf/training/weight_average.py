@@ -5,6 +5,7 @@ from typing import Iterator
 
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.variable_paths import variables_by_path
 
 
@@ -18,7 +19,7 @@ class WeightAverage:
     variables: Path in the model -> average; what a checkpoint holds.
   """
 
-  def __init__(self, model: tf.keras.Model, decay: float):
+  def __init__(self, model: keras.Model, decay: float):
     """Starts from the weights as they are; call under the strategy's scope.
 
     Args:

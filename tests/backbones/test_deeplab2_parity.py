@@ -5,11 +5,11 @@ import functools
 import parity_weights
 import pytest
 import shared
-import tensorflow as tf
 from google.protobuf import text_format
 
 from deeplab_tf import backbones
 from deeplab_tf.checkpoints.reference import load_reference_weights
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.protos import config_pb2
 
@@ -27,7 +27,7 @@ ENCODERS = {
 SLOW = ('axial_swidernet_1_1_1',)
 
 
-class _Encoder(tf.keras.Model):
+class _Encoder(keras.Model):
 
   def __init__(self, backbone):
     super().__init__()

@@ -7,11 +7,12 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf.checkpoints import initial, restore
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import variable_paths
 from deeplab_tf.layers.axial_attention import RelativePositions
 
 
-class Layer(tf.keras.layers.Layer):
+class Layer(keras.layers.Layer):
   """Some kernels, and a table of relative positions per length."""
 
   def __init__(self, *widths, tables=()):
@@ -26,7 +27,7 @@ def _table(rows, channels=2):
   return layer
 
 
-class Network(tf.keras.Model):
+class Network(keras.Model):
 
   def __init__(self, **layers):
     super().__init__()
@@ -201,10 +202,10 @@ def test_a_damaged_checkpoint_changes_nothing(tmp_path):
 
 
 def test_layers_are_found_under_mixed_precision_too():
-  tf.keras.mixed_precision.set_global_policy('mixed_bfloat16')
+  keras.mixed_precision.set_global_policy('mixed_bfloat16')
   try:
     model = Network(backbone=Layer(3), head=Layer(3, 4))
   finally:
-    tf.keras.mixed_precision.set_global_policy('float32')
+    keras.mixed_precision.set_global_policy('float32')
   assert variable_paths.paths_of(model, [model.head]) == ['head/kernel0', 'head/kernel1']
   assert variable_paths.owners_by_path(model)['head/kernel1'] is model.head

@@ -7,6 +7,7 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert, restore
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
 from deeplab_tf.layers.variable_paths import variables_by_path
@@ -24,7 +25,7 @@ def saved(tmp_path_factory):
   model = deeplab_tf.build_model(config)
   model.backbone.stem.conv1.norm.moving_mean.assign_add(
       tf.ones_like(model.backbone.stem.conv1.norm.moving_mean))
-  optimizer = tf.keras.optimizers.Adam()
+  optimizer = keras.optimizers.Adam()
   optimizer.build(model.trainable_variables)
   step = tf.Variable(7, dtype=tf.int64)
   checkpoint = tf.train.Checkpoint(model=model, global_step=step, optimizer=optimizer)

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tiny_centers
 
 import deeplab_tf
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
 
@@ -22,7 +23,7 @@ def _images(batch, height, width):
 def test_maps_and_segments_of_any_image(tmp_path, overrides):
   config = deeplab_tf.load_config(tiny_centers.write_config(tmp_path), overrides)
   info = catalog.from_config(config)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)
   module = serving_module.build(config, info, model)
   saved_model.export_saved_model(module, config, info, tmp_path / 'exported')

@@ -12,6 +12,7 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
 
@@ -45,7 +46,7 @@ def _build(**options):
   folder = options.pop('folder')
   config = deeplab_tf.load_config(tiny.write_config(folder, **options))
   info = catalog.from_config(config)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)
   return config, info, model, serving_module.build(config, info, model)
 
@@ -161,7 +162,7 @@ def test_weights_that_only_training_uses_are_not_exported(exported):
 def test_batch_norms_are_folded_into_the_exported_weights(tmp_path):
   config = deeplab_tf.load_config(tiny.write_config(tmp_path))
   info = catalog.from_config(config)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)
   inputs = tf.random.uniform([1, 65, 81, 3], -1, 1, seed=2)
   expected, variables = model(inputs), len(model.variables)

@@ -8,6 +8,7 @@ import tiny_centers
 
 import deeplab_tf
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module, tflite
 
@@ -15,7 +16,7 @@ from deeplab_tf.export import serving_module, tflite
 def _module(folder, overrides=()):
   config = deeplab_tf.load_config(tiny.write_config(folder), overrides)
   info = catalog.from_config(config)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)
   return config, info, serving_module.build(config, info, model)
 
@@ -50,7 +51,7 @@ def test_without_a_crop_size_there_is_no_fixed_input(tmp_path):
 def test_a_centre_model_needs_no_extra_operations_either(tmp_path):
   config = deeplab_tf.load_config(tiny_centers.write_config(tmp_path))
   info = catalog.from_config(config)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   module = serving_module.build(config, info, serving_module.build_network(config, info))
   tflite.export_tflite(module, config, info, tmp_path / 'lite')
   content = (tmp_path / 'lite' / 'model.tflite').read_bytes()

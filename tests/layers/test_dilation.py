@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import dilation
 from deeplab_tf.layers.convolution import DepthwiseConvolution
 from deeplab_tf.layers.normalization import BatchNorm
@@ -203,13 +204,13 @@ def _gradients_of(layer, x):
 @pytest.mark.parametrize('policy', ['float32', 'mixed_bfloat16', 'mixed_float16'])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_switchable_convolutions_train(gradients, stride, policy):
-  tf.keras.mixed_precision.set_global_policy(policy)
+  keras.mixed_precision.set_global_policy(policy)
   try:
     layer = SwitchableAtrousConvolution(
         3, 4, 3, stride, 2, lambda *args, **kwargs: BatchNorm(*args, synchronized=False, **kwargs))
     found = _gradients_of(layer, tf.random.normal([2, 9, 14, 3]))
   finally:
-    tf.keras.mixed_precision.set_global_policy('float32')
+    keras.mixed_precision.set_global_policy('float32')
   assert all(gradient is not None and np.all(np.isfinite(gradient)) for gradient in found)
 
 
@@ -217,7 +218,7 @@ def test_switchable_convolutions_train(gradients, stride, policy):
 @pytest.mark.parametrize('rate', [2, 6])
 @pytest.mark.parametrize('height, width', [(9, 14), (4, 3)])
 def test_depthwise_convolutions_train(height, width, rate, jit_compile):
-  layer = DepthwiseConvolution(5, 3, lambda channels, **kwargs: tf.keras.layers.Layer(), rate=rate)
+  layer = DepthwiseConvolution(5, 3, lambda channels, **kwargs: keras.layers.Layer(), rate=rate)
   layer.norm = None
   x, _, weight = _tensors(height, width, 1, channels=5)
   kernel = layer.depthwise_kernel

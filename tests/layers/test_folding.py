@@ -10,6 +10,7 @@ import tiny_centers
 import tiny_classification
 
 import deeplab_tf
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.axial_attention import AxialAttention1D
 from deeplab_tf.layers.convolution import Convolution, DepthwiseConvolution, Projection
 from deeplab_tf.layers.dual_path_attention import NormalizedAttention
@@ -57,7 +58,7 @@ def _config(kind, folder, overrides):
 
 
 def _model(kind, folder, overrides=()):
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   return deeplab_tf.build_model(_config(kind, folder, overrides))
 
 
@@ -138,7 +139,7 @@ LAYERS = {
 @pytest.mark.parametrize('variance', [0.0, 1e-30, 1e-6, 1.0, 1e6, 1e16])
 @pytest.mark.parametrize('name', LAYERS)
 def test_any_variance_can_be_folded(name, variance):
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   make, shape = LAYERS[name]
   layer = make()
   _set(layer, variance)
@@ -177,7 +178,7 @@ def test_a_fold_is_computed_in_float64():
     (lambda: LocalAttention2D(32, 32, 64, 4, NORM, options=LOCAL._replace(span=3)),
      [4, 16, 16, 32])], ids=['convolution', 'depthwise', 'projection', 'axial', 'local'])
 def test_half_precision_loses_no_more_than_unfolded(make, shape):
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   exact = make()
   with precision.scope('BFLOAT16'):
     half = make()

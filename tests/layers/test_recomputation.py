@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
 from deeplab_tf.layers.dual_path_attention import DualPathOptions
@@ -18,7 +19,7 @@ _OPTIONS = BlockGroupOptions(output_stride=16, axial_beyond_stride=16, transform
 
 
 def _group(recomputed: str, with_memory: bool) -> BlockGroup:
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   options = _OPTIONS._replace(recomputed=recomputed)
   if not with_memory:
     options = options._replace(transformer_beyond_stride=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.switchable_atrous import SwitchableAtrousConvolution
@@ -14,7 +15,7 @@ _NORM = functools.partial(BatchNorm, synchronized=True)
 
 
 def _layer_and_input(stride, rate):
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   layer = SwitchableAtrousConvolution(3, 4, 3, stride, rate, _NORM, 'relu')
   return layer, tf.random.normal([2, 11, 14, 3])
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.losses.instance_discrimination import (
     InstanceDiscriminationLoss,
     PixelContrastiveLoss,
@@ -67,7 +68,7 @@ def test_semantic_loss_counts_labelled_pixels_with_their_weights():
 
 
 def test_semantic_loss_trains_a_keras_model():
-  model = tf.keras.Sequential([tf.keras.layers.Conv2D(2, 1, input_shape=(5, 5, 1))])
+  model = keras.Sequential([keras.layers.Conv2D(2, 1, input_shape=(5, 5, 1))])
   model.compile('sgd', SemanticLoss(ignore_label=255))
   images = np.random.default_rng(0).normal(size=(4, 5, 5, 1))
   history = model.fit(images, np.int32(images[..., 0] > 0), epochs=8, verbose=0)

@@ -12,6 +12,7 @@ import tiny_centers
 import tiny_classification
 
 import deeplab_tf
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
 from deeplab_tf.layers import folding, variable_paths
@@ -80,18 +81,18 @@ def test_a_whole_model_is_written_and_read_back(kind, configs, tmp_path):
   model(IMAGES)
   model.save(tmp_path / 'a.keras')
   assert os.listdir(tmp_path) == ['a.keras']
-  loaded = tf.keras.models.load_model(tmp_path / 'a.keras')
+  loaded = keras.models.load_model(tmp_path / 'a.keras')
   assert type(loaded) is type(model)
   _assert_same(model, loaded)
-  tf.keras.models.save_model(model, tmp_path / 'b.keras')
-  _assert_same(model, tf.keras.models.load_model(tmp_path / 'b.keras'))
+  keras.models.save_model(model, tmp_path / 'b.keras')
+  _assert_same(model, keras.models.load_model(tmp_path / 'b.keras'))
 
 
 def test_a_saved_model_by_keras_is_read_back(configs, tmp_path):
   model = _build(configs, 'center')
   outputs = model(IMAGES)
   model.save(tmp_path / 'saved')
-  loaded = tf.keras.models.load_model(tmp_path / 'saved')(IMAGES)
+  loaded = keras.models.load_model(tmp_path / 'saved')(IMAGES)
   for name, output in outputs.items():
     np.testing.assert_allclose(loaded[name], output, atol=1e-5, err_msg=name)
 

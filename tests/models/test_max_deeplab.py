@@ -7,6 +7,7 @@ import tensorflow as tf
 import tiny
 
 from deeplab_tf import models
+from deeplab_tf.compat import keras
 from deeplab_tf.config import load_config
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.layers import randomness
@@ -30,7 +31,7 @@ def _batch(config, info):
 @pytest.mark.parametrize('size', [(65, 65), (64, 97), (33, 130), (50, 41)])
 def test_any_input_size_gives_masks_at_a_quarter_of_it(tmp_path, size):
   # With some weights of so small a network a pixel's features are all zero, and have no direction.
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   config = _config(tmp_path)
   info, model, _ = _parts(config)
   outputs = model(tf.random.uniform([2, *size, 3]))
@@ -94,9 +95,9 @@ def test_networks_that_cannot_be_are_one_line(tmp_path):
 
 def _train_step(config, jit_compile):
   """Returns the losses of two steps from the same weights."""
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   info, model, criterion = _parts(config)
-  optimizer = tf.keras.optimizers.legacy.SGD(0.01)
+  optimizer = keras.optimizers.legacy.SGD(0.01)
   batch = _batch(config, info)
 
   @tf.function(jit_compile=jit_compile, autograph=False)

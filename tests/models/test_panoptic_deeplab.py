@@ -8,6 +8,7 @@ import tensorflow as tf
 import tiny_centers
 
 from deeplab_tf import models
+from deeplab_tf.compat import keras
 from deeplab_tf.config import load_config
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.data import catalog, pipeline
@@ -107,10 +108,10 @@ def test_what_cannot_be_is_one_line(tmp_path):
 
 
 def test_a_few_steps_lower_the_loss(tmp_path):
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   config = _config(tmp_path)
   info, model, criterion = _parts(config)
-  optimizer = tf.keras.optimizers.legacy.Adam(0.005)
+  optimizer = keras.optimizers.legacy.Adam(0.005)
   images, targets = _batch(config, info)
 
   @tf.function(autograph=False)

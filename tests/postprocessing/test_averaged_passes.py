@@ -7,6 +7,7 @@ import tiny
 import tiny_centers
 
 from deeplab_tf import models
+from deeplab_tf.compat import keras
 from deeplab_tf.config import load_config
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.data import catalog
@@ -18,7 +19,7 @@ from deeplab_tf.postprocessing.averaged_passes import AveragedPasses
 SIZE = (33, 41)
 
 
-class _LeftAndRight(tf.keras.Model):
+class _LeftAndRight(keras.Model):
   """Tells of each pixel its colours, and points one pixel down and two to the right."""
 
   def __init__(self):
@@ -68,7 +69,7 @@ def test_one_plain_pass_is_the_model_itself():
 
 def test_pooling_windows_grow_with_the_image():
 
-  class Pooled(tf.keras.Model):
+  class Pooled(keras.Model):
 
     def __init__(self):
       super().__init__()
@@ -88,7 +89,7 @@ def test_pooling_windows_grow_with_the_image():
 def _network(tmp_path, text=''):
   config = load_config(tiny_centers.write_config(tmp_path),
                        [f'evaluator_options {{ {text} }}'])
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   model = models.build_model(config)
   return config, model, models.inference_network(config, model)
 

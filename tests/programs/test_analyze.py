@@ -7,13 +7,13 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tiny
 import tiny_classification
 from PIL import Image
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.reports.queries import analyzed_network as network_lib
 from deeplab_tf.reports.queries import query_survey
@@ -32,7 +32,7 @@ def untrained(tmp_path_factory):
   path = tiny.write_config(folder)
   path.write_text(path.read_text().replace('pixel_space_head { output_channels: 16',
                                            'pixel_space_head { output_channels: 3'))
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   prefix = convert.save_checkpoint(deeplab_tf.build_model(deeplab_tf.load_config(path)),
                                    str(folder / 'run' / 'ckpt-0'))
   writer = summaries.Writer(str(folder / 'run'), summaries.TRAIN)

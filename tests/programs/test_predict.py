@@ -12,6 +12,7 @@ from PIL import Image
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
 from deeplab_tf.formats import coco_panoptic
@@ -24,7 +25,7 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp('predict')
   path = tiny.write_config(folder)
   config = deeplab_tf.load_config(path)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   model = deeplab_tf.build_model(config)
   prefix = convert.save_checkpoint(model, str(folder / 'ckpt-0'))
   info = catalog.from_config(config)
@@ -149,7 +150,7 @@ def test_what_is_predicted_can_be_evaluated_without_a_flag(trained, tmp_path):
 @pytest.mark.slow
 def test_flags_average_over_scales_and_mirrored_images(tmp_path):
   path = tiny_centers.write_config(tmp_path)
-  tf.keras.utils.set_random_seed(1)
+  keras.utils.set_random_seed(1)
   prefix = convert.save_checkpoint(deeplab_tf.build_model(deeplab_tf.load_config(path)),
                                    str(tmp_path / 'ckpt-0'))
   image = tmp_path / 'scene.png'

@@ -9,16 +9,17 @@ import tiny_runs
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.training import checkpointing, optimizers, runs
 
 
-class Network(tf.keras.Model):
+class Network(keras.Model):
 
   def __init__(self, width=4, bias=True):
     super().__init__()
     self.kernel = self.add_weight('kernel', (3, width))
-    self.inner = [tf.keras.layers.Dense(2), tf.keras.layers.Dense(2, use_bias=bias)]
+    self.inner = [keras.layers.Dense(2), keras.layers.Dense(2, use_bias=bias)]
     for layer in self.inner:
       layer.build((None, width))
 

@@ -7,6 +7,7 @@ import tiny_runs
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.training import precision, state
 
@@ -78,4 +79,4 @@ def test_bfloat16_predicts_about_what_float32_does(config, batch):
 def test_the_precision_of_one_model_is_not_that_of_the_next():
   with precision.scope('BFLOAT16'):
     pass
-  assert tf.keras.mixed_precision.global_policy().name == 'float32'
+  assert keras.mixed_precision.global_policy().name == 'float32'

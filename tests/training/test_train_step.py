@@ -12,6 +12,7 @@ import tiny_classification
 from deeplab_tf import config as config_lib
 from deeplab_tf import models, modules
 from deeplab_tf.benchmark import synthetic_batches
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.training import state, trainer
 
@@ -32,7 +33,7 @@ def _step(config):
   batch = synthetic_batches.training_batch(config, info, architecture.TARGETS, options.batch_size,
                                            tuple(options.crop_size))
   strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   model, step = state.build_model(config, info, architecture, strategy)
   before = [v.numpy() for v in model.trainable_variables]
   losses = []

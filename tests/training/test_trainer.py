@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import matching
+from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.variable_paths import variables_by_path
@@ -27,12 +28,12 @@ SOLVER = trainer_pb2.SolverOptions(base_learning_rate=0.01, training_number_of_s
                                    clip_gradient_norm=1.0)
 
 
-class Network(tf.keras.Model):
+class Network(keras.Model):
   """A projection and a synchronised batch norm."""
 
   def __init__(self):
     super().__init__()
-    self.kernel = self.add_weight('kernel', (3, 4), initializer=tf.keras.initializers.GlorotNormal(
+    self.kernel = self.add_weight('kernel', (3, 4), initializer=keras.initializers.GlorotNormal(
         seed=1))
     self.norm = BatchNorm(4)
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.checkpoints.restore import load_checkpoint
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.export import serving_module
 from deeplab_tf.formats import image_limits
@@ -214,7 +215,7 @@ class ScaleStress:
     return tf.function(predict, autograph=False).get_concrete_function(
         tf.TensorSpec([1, *size, 3], tf.float32), pair, pair)
 
-  def _loaded_model(self) -> tf.keras.Model:
+  def _loaded_model(self) -> keras.Model:
     if self._model is None:
       options = self._config.trainer_options
       # As an evaluation computes.

@@ -3,9 +3,8 @@
 import math
 from typing import Optional
 
-import tensorflow as tf
-
 from deeplab_tf.classes import AnyInfo
+from deeplab_tf.compat import keras
 
 
 def describe_data(dataset_info: AnyInfo, counts: dict[str, Optional[int]]) -> str:
@@ -32,7 +31,7 @@ def describe_random_start(config) -> list[str]:
   return lines
 
 
-def describe_model(config, model: tf.keras.Model) -> str:
+def describe_model(config, model: keras.Model) -> str:
   """Returns a line about the network of ExperimentOptions."""
   options = config.trainer_options
   parameters = sum(math.prod(v.shape) for v in model.trainable_variables)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import merge_heads, split_channels, split_heads
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
@@ -36,7 +37,7 @@ def _inputs():
 
 @pytest.mark.parametrize('memory_to_memory', [True, False])
 def test_weights_of_the_last_layer_sum_to_one_and_give_its_output(memory_to_memory):
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   network = _Network(memory_to_memory)
   pixels, memory = _inputs()
   with memory_attention.recorded(network) as readings:
@@ -69,7 +70,7 @@ def test_weights_of_the_last_layer_sum_to_one_and_give_its_output(memory_to_memo
 
 
 def test_recording_leaves_the_network_as_it_was_and_works_in_a_traced_function():
-  tf.keras.utils.set_random_seed(0)
+  keras.utils.set_random_seed(0)
   network = _Network(True)
   inputs = _inputs()
   before = network(*inputs)

@@ -13,6 +13,7 @@ import tiny_classification
 import deeplab_tf
 from deeplab_tf import models
 from deeplab_tf.checkpoints import convert
+from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.layers import aspp
 from deeplab_tf.layers.shapes import scaled_size
@@ -248,7 +249,7 @@ def test_the_network_computes_in_the_precision_of_an_evaluation(folder):
   stress = _stress(folder, 'center', 'trainer_options { precision: BFLOAT16 }')
   head = stress._loaded_model().semantic_head
   assert head.compute_dtype == 'bfloat16' and head.variables[0].dtype == tf.float32
-  assert tf.keras.mixed_precision.global_policy().name == 'float32'
+  assert keras.mixed_precision.global_policy().name == 'float32'
 
 
 def test_as_many_images_as_an_evaluation_has(folder):
