@@ -141,10 +141,6 @@ FAULTS = {
     'solver that cannot be compiled': (
         MINIMAL + 'trainer_options { jit_compile: true loss_options { matching_solver: SCIPY } }',
         'SCIPY cannot be compiled'),
-    'a loss without its head': (
-        MINIMAL + 'trainer_options { loss_options { semantic_loss { weight: 0.5 } } }',
-        r'semantic_loss has weight 0\.5 and needs model_options\.max_deeplab\.'
-        'auxiliary_semantic_head, which is not set: set it, or clear semantic_loss'),
     'masks for a classifier': (
         CLASSIFIER + 'train_dataset_options { dataset: "shapes" }',
         'train_dataset_options.dataset is "shapes", and model_options.classification needs data '
@@ -180,15 +176,6 @@ def test_a_fault_is_one_line_with_file_and_field(name, tmp_path):
 def test_a_fault_in_an_override_names_the_override(tmp_path):
   with pytest.raises(ConfigError, match='--override=.*unknown field "batchsize".*batch_size'):
     load_config(_write(tmp_path, MINIMAL), ['train_dataset_options { batchsize: 2 }'])
-
-
-def test_a_loss_of_weight_0_needs_no_head(tmp_path):
-  path = _write(tmp_path, MINIMAL + 'trainer_options { loss_options { semantic_loss { } } }')
-  with pytest.raises(ConfigError, match='semantic_loss has weight 1 and needs'):
-    load_config(path)
-  load_config(path, ['trainer_options { loss_options { semantic_loss { weight: 0 } } }'])
-  load_config(path, ['model_options { max_deeplab { auxiliary_semantic_head { } } }'])
-  load_config(path, ['clear: "trainer_options.loss_options.semantic_loss"'])
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):

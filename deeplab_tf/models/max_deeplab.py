@@ -217,10 +217,20 @@ def last_layers(model: MaXDeepLab) -> dict[str, list[keras.layers.Layer]]:
 
 
 def build_criterion(config, dataset_info):
-  """Returns the loss of the network's outputs; see losses.max_deeplab."""
+  """Returns the loss of the network's outputs; see losses.max_deeplab.
+
+  Raises:
+    ConfigError: There is a semantic loss, and no head that it is about.
+  """
   losses = config.trainer_options.loss_options
   options = config.model_options.max_deeplab
   term = functools.partial(models.loss_term, config)
+  semantic_weight = term('semantic_loss').weight
+  if semantic_weight and not options.HasField('auxiliary_semantic_head'):
+    raise ConfigError(
+        f'trainer_options.loss_options.semantic_loss has weight {semantic_weight:g} and needs '
+        'model_options.max_deeplab.auxiliary_semantic_head, which is not set: set it, or clear '
+        'semantic_loss')
   return MaXDeepLabCriterion(
       ignore_label=dataset_info.ignore_label,
       pq_style_weight=term('pq_style_loss').weight,

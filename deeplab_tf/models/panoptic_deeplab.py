@@ -146,7 +146,18 @@ def last_layers(model: PanopticDeepLab) -> dict[str, list[keras.layers.Layer]]:
 
 
 def build_criterion(config, dataset_info) -> PanopticDeepLabCriterion:
-  """Returns the loss of the network's outputs; see losses.panoptic_deeplab."""
+  """Returns the loss of the network's outputs; see losses.panoptic_deeplab.
+
+  Raises:
+    ConfigError: There is a loss of the instance branch, and no such branch.
+  """
+  if not config.model_options.panoptic_deeplab.instance.enable:
+    for name in ('center_loss', 'regression_loss'):
+      if models.loss_term(config, name).weight:
+        raise ConfigError(
+            f'trainer_options.loss_options.{name} is set and '
+            'model_options.panoptic_deeplab.instance.enable is false: there is no instance '
+            'branch; clear one of the two')
   return PanopticDeepLabCriterion(
       dataset_info.ignore_label, models.loss_term(config, 'semantic_loss'),
       models.loss_term(config, 'center_loss'), models.loss_term(config, 'regression_loss'))

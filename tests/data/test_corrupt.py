@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import config as config_lib
+from deeplab_tf import config_fields
 from deeplab_tf.data import catalog, corrupt, errors, pipeline, readers, sources
 from deeplab_tf.data.records import files, tfrecord
 from deeplab_tf.data.sources import _shape_scenes
@@ -249,7 +249,7 @@ def test_log_counts_different_images(capsys):
 
 def test_limit_is_not_negative(experiment):
   config = experiment('', 'max_damaged_images: -1')
-  problem = config_lib._check_ranges(config)
+  problem = config_fields.problem(config)
   assert problem == 'eval_dataset_options.max_damaged_images is -1: it must be at least 0'
 
 

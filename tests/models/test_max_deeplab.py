@@ -8,10 +8,11 @@ import tiny
 
 from deeplab_tf import models
 from deeplab_tf.compat import keras
-from deeplab_tf.config import load_config
+from deeplab_tf.config import ConfigError, load_config
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.variable_paths import variables_by_path
+from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
 from deeplab_tf.models import max_deeplab
 
 
@@ -91,6 +92,22 @@ def test_networks_that_cannot_be_are_one_line(tmp_path):
   config.model_options.backbone.name = 'max_deeplab_x'
   with pytest.raises(ValueError, match='max_deeplab takes max_deeplab_s, max_deeplab_l. Did you'):
     models.build_model(config)
+
+
+def test_a_semantic_loss_needs_its_head(tmp_path):
+  head, loss = ('model_options.max_deeplab.auxiliary_semantic_head',
+                'trainer_options.loss_options.semantic_loss')
+  config = _config(tmp_path, f'clear: "{head}"', 'trainer_options { loss_options { '
+                   'semantic_loss { weight: 0.5 } } }')
+  info = catalog.from_config(config)
+  with pytest.raises(ConfigError) as error:
+    max_deeplab.build_criterion(config, info)
+  assert str(error.value) == (f'{loss} has weight 0.5 and needs {head}, which is not set: set it, '
+                              'or clear semantic_loss')
+  for change in (f'clear: "{loss}"', 'trainer_options { loss_options { semantic_loss { weight: 0 } '
+                                     '} }'):
+    config = _config(tmp_path, f'clear: "{head}"', change)
+    assert isinstance(max_deeplab.build_criterion(config, info), MaXDeepLabCriterion)
 
 
 def _train_step(config, jit_compile):

@@ -89,8 +89,9 @@ def test_a_semantic_model_has_no_instance_branch(tmp_path):
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
+  config = _config(tmp_path, 'model_options { panoptic_deeplab { instance { enable: false } } }')
   with pytest.raises(ConfigError, match='center_loss is set and .*instance.enable is false'):
-    _config(tmp_path, 'model_options { panoptic_deeplab { instance { enable: false } } }')
+    panoptic_deeplab.build_criterion(config, catalog.from_config(config))
   with pytest.raises(ConfigError, match='center_loss.name is "l2": allowed are \'mse\''):
     _config(tmp_path, 'trainer_options { loss_options { center_loss { name: "l2" } } }')
   with pytest.raises(ConfigError, match='keep_k_centers is 0: it must be at least 1'):
