@@ -36,7 +36,8 @@ def _problem(path, value=None):
   config = config_pb2.ExperimentOptions()
   message = config
   for name in path[:-1]:
-    message = getattr(message, name)
+    repeated = message.DESCRIPTOR.fields_by_name[name].label == TYPE.LABEL_REPEATED
+    message = getattr(message, name).add() if repeated else getattr(message, name)
     message.SetInParent()
   field = message.DESCRIPTOR.fields_by_name[path[-1]]
   if field.label == TYPE.LABEL_REPEATED:
