@@ -80,7 +80,7 @@ def semantic(folder: pathlib.Path) -> Iterable[str]:
 
 def queries(folder: pathlib.Path) -> Iterable[str]:
   """Returns the lines of the table of scores of queries, in per cent."""
-  from deeplab_tf.postprocessing import query_scores
+  from deeplab_tf.postprocessing import mask2former
   expected, outputs = _json(folder / 'expected.json'), np.load(folder / 'model_outputs.npz')
   classes, truth = _json(folder / 'classes.json'), _json(folder / 'instances_gt.json')
   ids, is_thing = classes['dataset_ids'], [bool(thing) for thing in classes['isthing']]
@@ -90,13 +90,13 @@ def queries(folder: pathlib.Path) -> Iterable[str]:
       folder / 'panoptic_gt.json').annotations:
     class_logits = outputs[f'class_logits_{image_id}']
     mask_logits = outputs[f'mask_logits_x8_{image_id}'].astype(np.float32).transpose(1, 2, 0) / 8
-    found = query_scores.query_masks(class_logits, mask_logits, masks_compete=False)
+    found = mask2former.semantic_inference(class_logits, mask_logits, masks_compete=False)
     segment_ids = coco_panoptic.read_panoptic_png(folder / 'panoptic_gt' / file_name)
     truth_map = np.full(segment_ids.shape, -1)
     for segment in segments:
       truth_map[segment_ids == segment.id] = segment.category_id
     miou.update(truth_map, np.array(ids)[found.semantic_map.numpy()])
-    instances = query_scores.best_instances(class_logits, found.quality, is_thing)
+    instances = mask2former.instance_inference(class_logits, found.quality, is_thing)
     ap.update(image_id, truth_map.shape,
               [a for a in truth['annotations'] if a['image_id'] == image_id],
               [{'category_id': ids[c], 'score': score,

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.data import catalog
+from deeplab_tf.layers.attention_records import AttentionRecord, recording
 from deeplab_tf.layers.axial_attention import AxialAttention1D
 from deeplab_tf.layers.local_attention import LocalAttention2D
 from deeplab_tf.layers.normalization import BatchNorm
@@ -51,28 +52,19 @@ def find(config, input_size: tuple[int, int]) -> dict[AttentionForm, int]:
     config: ExperimentOptions.
     input_size: Height and width of the image.
   """
-  found = collections.Counter()
   # In a graph that never runs nothing is drawn or held.
   with tf.Graph().as_default():
     model = models.architecture(config).build(config, catalog.from_config(config))
-    layers = [layer for layer in model.submodules
-              if isinstance(layer, PositionSensitiveAttention)]
-    for layer in layers:
-      layer.call = _counting_call(layer, found)
-    model(tf.compat.v1.placeholder(tf.float32, [1, *input_size, 3]), training=False)
-  return dict(found)
+    with recording() as records:
+      model(tf.compat.v1.placeholder(tf.float32, [1, *input_size, 3]), training=False)
+  return dict(collections.Counter(_form(record) for record in records
+                                  if isinstance(record.layer, PositionSensitiveAttention)))
 
 
-def _counting_call(layer, found):
-  call = layer.call
-
-  def counting_call(x, training=False):
-    keys, _, values = layer.sizes
-    found[AttentionForm(tuple(x.shape.as_list()), keys, values, layer.num_heads,
-                        layer.options)] += 1
-    return call(x, training=training)
-
-  return counting_call
+def _form(record: AttentionRecord) -> AttentionForm:
+  layer, (x,) = record.layer, record.inputs
+  keys, _, values = layer.sizes
+  return AttentionForm(tuple(x.shape.as_list()), keys, values, layer.num_heads, layer.options)
 
 
 def infer(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:

@@ -3,10 +3,14 @@
 The backbones are `axial26` and `axial50` (backbones/axial_resnet_imagenet.py), in a classifier.
 """
 
+import functools
 import re
 from typing import Iterable
 
 import numpy as np
+
+from deeplab_tf.checkpoints import origins as origins_lib
+from deeplab_tf.checkpoints.origins import Origin, Piece
 
 _RULES = (
     (r'^classifier/kernel$', 'fc.weight'),
@@ -36,14 +40,6 @@ _RULES = (
 _PREFIX = 'module.'
 
 
-def keys(path: str, model=None) -> list[str]:
-  """Returns the name of the weight of the variable at a path; see paths.variables_by_path."""
-  del model
-  for pattern, replacement in _RULES:
-    path = re.sub(pattern, replacement, path)
-  return [path]
-
-
 def may_lack(path: str) -> bool:
   """Whether a variable need not be in a checkpoint: none."""
   del path
@@ -57,58 +53,61 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
     names: All names; counters of batches are left out.
 
   Returns:
-    The names that `keys` returns -> those in the checkpoint.
+    The names in the checkpoint -> those that `origins` uses.
   """
-  return {name[len(_PREFIX):] if name.startswith(_PREFIX) else name: name for name in names
+  return {name: name.removeprefix(_PREFIX) for name in names
           if not name.endswith('num_batches_tracked')}
 
 
-def convert(path: str, value: np.ndarray, model) -> np.ndarray:
-  """Brings a weight into the form of the variable at a path.
+def origins(path: str, model) -> list[Origin]:
+  """Returns what the variable at a path is made of; see variable_paths.variables_by_path."""
+  name = path
+  for pattern, replacement in _RULES:
+    name = re.sub(pattern, replacement, name)
+  if path.endswith('_positions/embeddings'):
+    return [_table(path.split('/')[-2], name)]
+  return [origins_lib.whole(name, functools.partial(_transform, path, model))]
 
-  What does not have the form that the network gives it is returned as it is, and will not fit.
+
+def _table(kind: str, name: str) -> Origin:
+  """The vectors [2 * length - 1, channels] of one kind; of [all channels, 2 * length - 1].
+
+  A quarter of the channels are the query's, a quarter the key's and half the value's. Theirs count
+  from the key to the query for queries and values, and the other way for keys.
   """
-  if not value.size or not value.ndim:
-    return value
+  quarters = {'query_positions': (0,), 'key_positions': (1,), 'value_positions': (2, 3)}[kind]
+  pieces = tuple(Piece(name, index, 4) for index in quarters)
+  return Origin(pieces, np.transpose if kind == 'key_positions' else lambda value: value.T[::-1])
+
+
+def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
+  """Brings a weight into the form of the variable at a path."""
   if path == 'classifier/kernel':
     return value.T
-  if path.endswith('_positions/embeddings') and value.ndim == 2:
-    return _table(path.split('/')[-2], value)
-  if path.endswith('/kernel') and value.ndim == 4:
+  if path.endswith('/kernel'):
     return value.transpose(2, 3, 1, 0)
   heads = model.backbone.options.groups.num_heads
   if path.endswith('/qkv_kernel') or '/norm_qkv/' in path:
     return _by_kind(value, heads)
-  if '/norm_similarity/' in path and value.shape == (3 * heads,):
+  if '/norm_similarity/' in path:
     return value.reshape(3, heads)
-  if '/norm_output/' in path and value.size % (2 * heads) == 0:
-    # The content's and the positions' term of a channel are neighbours.
+  if '/norm_output/' in path:
+    # The content's and the positions' term of a channel are neighbors.
     return np.moveaxis(value.reshape(heads, -1, 2), 2, 0)
   return value
 
 
-def _by_kind(value, heads):
+def _by_kind(value: np.ndarray, heads: int) -> np.ndarray:
   """Orders channels by query, key and value, then by head, and puts them last.
 
   Theirs are ordered by head, and within a head a quarter is the query, a quarter the key and half
   the value.
   """
-  if len(value) % (4 * heads):
-    return value
-  channels = value.reshape(heads, 4, len(value) // (4 * heads), -1)
+  quarter, rest = divmod(value.shape[0], 4 * heads)
+  if rest:
+    raise ValueError(f'{value.shape[0]} channels do not divide into quarters of {heads} heads')
+  channels = value.reshape(heads, 4, quarter, -1)
   kinds = [np.moveaxis(part.reshape(-1, channels.shape[-1]), 0, 1)
            for part in (channels[:, 0], channels[:, 1], channels[:, 2:])]
   ordered = np.concatenate(kinds, 1)
   return ordered if value.ndim > 1 else ordered[0]
-
-
-def _table(kind, value):
-  """The vectors [2 * length - 1, channels] of one kind; of [all channels, 2 * length - 1].
-
-  Theirs count from the key to the query for queries and values, and the other way for keys.
-  """
-  quarter = len(value) // 4
-  rows = {'query_positions': slice(0, quarter), 'key_positions': slice(quarter, 2 * quarter),
-          'value_positions': slice(2 * quarter, None)}[kind]
-  table = value[rows].T
-  return table if kind == 'key_positions' else table[::-1]

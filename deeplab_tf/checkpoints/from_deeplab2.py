@@ -4,11 +4,13 @@ DeepLab2 names a weight by the path of private attributes that lead to it, and s
 `variables_by_path` with public ones; the rules below turn one into the other.
 """
 
+import functools
 import re
 from typing import Iterable
 
 import numpy as np
 
+from deeplab_tf.checkpoints import origins as origins_lib
 from deeplab_tf.layers.hourglass import Hourglass
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -138,24 +140,25 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
     names: All names; optimiser slots and counters are left out.
 
   Returns:
-    The names that `keys` returns, without the checkpoint's suffix -> those in the checkpoint.
+    The names in the checkpoint -> those that `keys` returns.
   """
-  found = {_strip(name): name for name in names if not _NOT_WEIGHTS.search(name)}
+  found = {name: name.removesuffix(_SUFFIX) for name in names if not _NOT_WEIGHTS.search(name)}
   if any(name.startswith(_MODEL_GARDEN) for name in found):
-    return {'encoder/' + name[len(_MODEL_GARDEN):]: original for name, original in found.items()
+    return {name: 'encoder/' + own[len(_MODEL_GARDEN):] for name, own in found.items()
             if name.startswith(_MODEL_GARDEN)}
   return found
 
 
-def _strip(name: str) -> str:
-  return name[:-len(_SUFFIX)] if name.endswith(_SUFFIX) else name
+def origins(path: str, model) -> list[origins_lib.Origin]:
+  """Returns what the variable at a path may be made of: DeepLab2's weight of one of its names."""
+  transform = functools.partial(_transform, path, model)
+  return [origins_lib.whole(key, transform) for key in keys(path, model)]
 
 
-def convert(path: str, value: np.ndarray, model) -> np.ndarray:
+def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
   """Brings a weight into the form of the variable at a path.
 
-  Class logits go from DeepLab2's order (things, stuff, void) to ascending class ids, and
-  batch norms of attention lose their axes of length 1.
+  Class logits go from DeepLab2's order (things, stuff, void) to ascending class ids.
   """
   if path.startswith('mask_head/class_projection/'):
     info = model.dataset_info

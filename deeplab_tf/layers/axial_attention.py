@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers.attention_records import AttentionRecord, report
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import (
     AXIAL,
@@ -36,6 +37,7 @@ class AxialAttention1D(PositionSensitiveAttention):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [rows, length, in_channels] to [rows, length, value_channels]."""
+    report(AttentionRecord(self, (x,)))
     turns = 1 if training else self._turns(*x.shape[:2])
     if turns == 1:
       return self._attend(x, training)

@@ -5,15 +5,16 @@ together (equation 14), P2M lets pixels read the memory (equation 13); P2P is th
 convolutional block before this layer.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers.attention_records import AttentionRecord, report
 from deeplab_tf.layers.convolution import Projection, merge_heads, split_channels, split_heads
 from deeplab_tf.layers.normalization import NormFactory, scaled
 from deeplab_tf.layers.product_moments import product_moments
-from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.layers.stochastic_depth import drop_path
 from deeplab_tf.user_errors import ConfigError
 
@@ -59,8 +60,8 @@ class NormalizedAttention(keras.layers.Layer):
     self.norm_similarity = norm(num_heads, axes=(1,))
     self.norm_output = norm((num_heads, value_channels // num_heads), axes=(1, 3))
 
-  def call(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor,
-           training: bool = False) -> tf.Tensor:
+  def call(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, training: bool = False,
+           key_size: Optional[tuple[Dimension, Dimension]] = None) -> tf.Tensor:
     """Attends.
 
     Args:
@@ -68,11 +69,13 @@ class NormalizedAttention(keras.layers.Layer):
       key: [batch, heads, keys, channels].
       value: [batch, heads, keys, value channels].
       training: Whether batch norms use the batch's statistics.
+      key_size: For records: height and width of the map whose pixels are the first keys.
 
     Returns:
       [batch, queries, heads * value channels], activated by relu.
     """
     weights = self.attention_weights(query, key, training)
+    report(AttentionRecord(self, (query, key, value), weights, key_size))
     queries, keys = query.shape[2], key.shape[2]
     on_values = not training and keys is not None and (queries is None or keys < queries)
     if on_values:
@@ -168,7 +171,7 @@ class DualPathLayer(keras.layers.Layer):
     memory_qkv = [split_heads(t, heads) for t in split_channels(memory_qkv, self.memory_sizes)]
     pixel_qkv = [split_heads(t, heads) for t in split_channels(pixel_qkv, self.pixel_sizes)]
 
-    new_memory = self._read_all(memory, memory_qkv, pixel_qkv, training)
+    new_memory = self._read_all(memory, memory_qkv, pixel_qkv, (height, width), training)
     if not self.options.pixel_to_memory:
       return pixels, new_memory
     # Pixels read the memory as it was before this layer.
@@ -177,13 +180,14 @@ class DualPathLayer(keras.layers.Layer):
     branch = tf.reshape(branch, [batch, height, width, channels])
     return pixels + drop_path(branch, self.keep_prob, training), new_memory
 
-  def _read_all(self, memory, memory_qkv, pixel_qkv, training):
+  def _read_all(self, memory, memory_qkv, pixel_qkv, pixel_size, training):
     """M2P and M2M under one softmax, then the feed-forward network."""
     key, value = pixel_qkv[-2:]
     if self.options.memory_to_memory:
       key = tf.concat([key, memory_qkv[1]], axis=2)
       value = tf.concat([value, memory_qkv[2]], axis=2)
-    read = self.memory_attention(memory_qkv[0], key, value, training=training)
+    read = self.memory_attention(memory_qkv[0], key, value, training=training,
+                                 key_size=pixel_size)
     branch = self.memory_conv3(read, training=training)
     memory = tf.nn.relu(memory + drop_path(branch, self.keep_prob, training))
     branch = self.feed_forward2(self.feed_forward1(memory, training=training), training=training)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers.attention_records import AttentionRecord, report
 from deeplab_tf.layers.axial_attention import overlapping_blocks, window_mask
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import AttentionOptions, PositionSensitiveAttention
@@ -68,6 +69,7 @@ class LocalAttention2D(PositionSensitiveAttention):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, value_channels]."""
+    report(AttentionRecord(self, (x,)))
     batch, height, width, _ = dimensions(x)
     margin = self.options.span // 2
     query, key, value = (self._squares(t, margin_of) for t, margin_of in zip(

@@ -11,7 +11,7 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import pipeline
 from deeplab_tf.metrics.accumulator import Accumulator, Group
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
-from deeplab_tf.postprocessing import query_scores, resize_back
+from deeplab_tf.postprocessing import mask2former, resize_back
 from deeplab_tf.structures import EvaluationBatch, ScoredPrediction
 from deeplab_tf.training import distribution, replicated_prediction
 from deeplab_tf.training.extra_scores import ExtraScore, ScoredImage
@@ -199,7 +199,7 @@ class Evaluator(BatchEvaluator):
     height, width = raw_size.numpy()
     own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
     panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
-    size = query_scores.FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
+    size = mask2former.FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
     return ScoredImage(batch.name[i].numpy().decode(), batch.label[i].numpy()[:height, :width],
                        self._restore_step(panoptic, resized_size, raw_size), queries, size)
 

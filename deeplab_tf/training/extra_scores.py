@@ -16,7 +16,7 @@ from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 from deeplab_tf.metrics.mean_iou import MeanIoU
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
-from deeplab_tf.postprocessing import query_scores
+from deeplab_tf.postprocessing import mask2former
 from deeplab_tf.protos.evaluator_pb2 import EvaluatorOptions
 from deeplab_tf.scoring import instance_files
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
@@ -37,25 +37,26 @@ class ScoredImage:
 
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
                queries: Optional[QueryOutputs] = None,
-               full_size: Optional[query_scores.FullSize] = None):
+               full_size: Optional[mask2former.FullSize] = None):
     """Keeps its parts; full_size tells where the image lies in the network's input."""
     self.name = name
     self.ground_truth = ground_truth
     self.prediction = prediction
     self.queries = queries
     self._full_size = full_size
-    self._masks: dict[bool, query_scores.QueryMasks] = {}
+    self._masks: dict[bool, mask2former.QueryMasks] = {}
 
-  def query_masks(self, masks_compete: bool) -> query_scores.QueryMasks:
-    """Returns the masks of the queries, computed once; see query_scores.query_masks."""
+  def query_masks(self, masks_compete: bool) -> mask2former.QueryMasks:
+    """Returns the masks of the queries, computed once; see mask2former.semantic_inference."""
     if masks_compete not in self._masks:
-      self._masks[masks_compete] = _query_masks(
+      self._masks[masks_compete] = _semantic_inference(
           self.queries.class_logits[0], self.queries.mask_logits[0], masks_compete,
           self._full_size)
     return self._masks[masks_compete]
 
 
-_query_masks = tf.function(query_scores.query_masks, autograph=False, reduce_retracing=True)
+_semantic_inference = tf.function(mask2former.semantic_inference, autograph=False,
+                                  reduce_retracing=True)
 
 
 class ExtraScore(abc.ABC):
@@ -106,11 +107,11 @@ class MapMeanIoU(ExtraScore):
 
 
 class QueryMeanIoU(MapMeanIoU):
-  """Of the class scores that are summed over the queries; see query_scores."""
+  """Of the class scores that are summed over the queries; see mask2former."""
   name = 'miou_pan'
 
   def __init__(self, dataset_info: DatasetInfo, masks_compete: bool = False):
-    """Takes the classes, and how masks are to be read; see query_scores."""
+    """Takes the classes, and how masks are to be read; see mask2former."""
     super().__init__(dataset_info)
     self._masks_compete = masks_compete
 
@@ -173,7 +174,7 @@ class InstanceAnnotations:
 
 
 class QueryAveragePrecision(ExtraScore):
-  """Of the most probable pairs of a query and a class; see query_scores."""
+  """Of the most probable pairs of a query and a class; see mask2former."""
   name = 'ap_th_pan'
   tags = _FIGURES
 
@@ -184,7 +185,7 @@ class QueryAveragePrecision(ExtraScore):
     Args:
       dataset_info: The classes.
       annotations: The instances to find; without them they are the things of the labels.
-      masks_compete: How masks are to be read; see query_scores.
+      masks_compete: How masks are to be read; see mask2former.
     """
     self._info = dataset_info
     self._annotations = annotations
@@ -196,7 +197,7 @@ class QueryAveragePrecision(ExtraScore):
   def update(self, metric: InstanceAveragePrecision, image: ScoredImage) -> None:
     found = image.query_masks(self._masks_compete)
     categories = self._info.categories
-    instances = query_scores.best_instances(
+    instances = mask2former.instance_inference(
         image.queries.class_logits[0], found.quality, [c.isthing for c in categories])
     # A query with several classes has one mask.
     run_lengths = functools.cache(lambda query: _run_lengths(found.mask(query)))

@@ -10,6 +10,7 @@ from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.export import serving_module
+from deeplab_tf.layers.attention_records import recording
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
@@ -112,7 +113,7 @@ class AnalyzedNetwork:
                          found.pop('query_class'), found, tuple(inputs.shape[1:3]))
 
   def _run(self, images):
-    with memory_attention.recorded(self._model) as readings:
+    with recording() as records:
       outputs = self._model(images, training=False)
     size = dimensions(images)[1:3]
     if hasattr(self._postprocess, 'with_queries'):
@@ -129,6 +130,7 @@ class AnalyzedNetwork:
     }
     if 'pixel_features' in outputs:
       found['pixel_features'] = outputs['pixel_features']
+    readings = memory_attention.readings(records)
     if readings:
       found['attention'] = readings[-1].pixel_weights()
       found['memory_share'] = readings[-1].memory_share()

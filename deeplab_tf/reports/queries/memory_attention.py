@@ -1,15 +1,10 @@
-"""Records what the memory reads in the dual-path layers of a network (MaX-DeepLab, section A.5).
+"""What the memory reads in the dual-path layers of a network (MaX-DeepLab, section A.5)."""
 
-The layers themselves keep nothing: while a network is called inside of `recorded`, each of its
-dual-path layers reports the weights that it computes anyway.
-"""
-
-import contextlib
-from typing import Callable, Iterator, NamedTuple
+from typing import Iterable, NamedTuple
 
 import tensorflow as tf
 
-from deeplab_tf.layers.dual_path_attention import DualPathLayer
+from deeplab_tf.layers.attention_records import AttentionRecord
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 
@@ -19,8 +14,8 @@ class MemoryReading(NamedTuple):
   Attributes:
     weights: float32 [batch, heads, queries, keys], sums of 1 over the keys: the pixels row by
       row, then the memory's vectors where the layer has M2M attention.
-    height: Of the layer's pixel path.
-    width: Of the layer's pixel path.
+    height: Height of the layer's pixel path.
+    width: Width of the layer's pixel path.
   """
   weights: tf.Tensor
   height: Dimension
@@ -36,44 +31,12 @@ class MemoryReading(NamedTuple):
     return tf.reduce_sum(self.weights[..., self.height * self.width:], axis=-1)
 
 
-@contextlib.contextmanager
-def recorded(model: tf.Module) -> Iterator[list[MemoryReading]]:
-  """Yields a list that is filled while the model is called, in the order of execution.
-
-  Works eagerly and while a tf.function is traced. The list stays empty for a model without
-  dual-path layers.
+def readings(records: Iterable[AttentionRecord]) -> list[MemoryReading]:
+  """Returns the attention to pixels among the records of a network, in the order of execution.
 
   Args:
-    model: A network or a part of one.
+    records: What layers.attention_records.recording yields. Those of a network without dual-path
+      layers have no such attention.
   """
-  layers = [layer for layer in model.submodules if isinstance(layer, DualPathLayer)]
-  readings = []
-  for layer in layers:
-    layer.call = _recording_call(layer, readings)
-  try:
-    yield readings
-  finally:
-    for layer in layers:
-      del layer.call
-
-
-def _recording_call(layer: DualPathLayer, readings: list[MemoryReading]) -> Callable:
-  """Returns the layer's `call`, which reports to the list."""
-  call, attention = layer.call, layer.memory_attention
-  compute = attention.attention_weights
-
-  def recording_call(pixels, memory, training=False):
-    height, width = dimensions(pixels)[1:3]
-
-    def attention_weights(query, key, training):
-      weights = compute(query, key, training)
-      readings.append(MemoryReading(weights, height, width))
-      return weights
-
-    attention.attention_weights = attention_weights
-    try:
-      return call(pixels, memory, training=training)
-    finally:
-      del attention.attention_weights
-
-  return recording_call
+  return [MemoryReading(record.weights, *record.key_size) for record in records
+          if record.key_size is not None]

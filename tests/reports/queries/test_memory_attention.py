@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers.attention_records import AttentionRecord, recording
 from deeplab_tf.layers.convolution import merge_heads, split_channels, split_heads
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
@@ -40,8 +41,9 @@ def test_weights_of_the_last_layer_sum_to_one_and_give_its_output(memory_to_memo
   keras.utils.set_random_seed(0)
   network = _Network(memory_to_memory)
   pixels, memory = _inputs()
-  with memory_attention.recorded(network) as readings:
+  with recording() as records:
     network(pixels, memory)
+  readings = memory_attention.readings(records)
   assert len(readings) == 2
   reading = readings[-1]
   assert (reading.height, reading.width) == (HEIGHT, WIDTH)
@@ -77,22 +79,42 @@ def test_recording_leaves_the_network_as_it_was_and_works_in_a_traced_function()
 
   @tf.function(autograph=False)
   def run(*arguments):
-    with memory_attention.recorded(network) as readings:
+    with recording() as records:
       outputs = network(*arguments)
-    return outputs, readings[-1].weights
+    return outputs, memory_attention.readings(records)[-1].pixel_weights()
 
   outputs, weights = run(*inputs)
-  with memory_attention.recorded(network) as readings:
+  with recording() as records:
     network(*inputs)
-  np.testing.assert_allclose(weights, readings[-1].weights, atol=1e-5)
+  reading = memory_attention.readings(records)[-1]
+  np.testing.assert_allclose(weights, reading.pixel_weights(), atol=1e-5)
   for found, expected, after in zip(outputs, before, network(*inputs)):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(after, expected)
-  assert 'call' not in vars(network.last)
-  assert 'attention_weights' not in vars(network.last.memory_attention)
+  assert len(records) == 4, 'of a recorder that is closed'
 
 
-def test_a_network_without_dual_path_layers_records_nothing():
-  with memory_attention.recorded(tf.Module()) as readings:
-    pass
-  assert readings == []
+def test_sizes_unknown_while_tracing_are_those_of_the_pixel_path():
+  keras.utils.set_random_seed(0)
+  network = _Network(True)
+  pixels, memory = _inputs()
+
+  @tf.function(autograph=False, input_signature=[
+      tf.TensorSpec([None, None, None, 6]), tf.TensorSpec([None, QUERIES, 10])])
+  def run(*arguments):
+    with recording() as records:
+      network(*arguments)
+    reading = memory_attention.readings(records)[-1]
+    return reading.pixel_weights(), reading.memory_share()
+
+  with recording() as records:
+    network(pixels, memory)
+  expected = memory_attention.readings(records)[-1]
+  weights, share = run(pixels, memory)
+  np.testing.assert_allclose(weights, expected.pixel_weights(), atol=1e-5)
+  np.testing.assert_allclose(share, expected.memory_share(), atol=1e-5)
+
+
+def test_attention_that_is_not_to_pixels_is_no_reading():
+  record = AttentionRecord(keras.layers.Layer(), (), tf.ones([1, 1, 2, 3]) / 3)
+  assert memory_attention.readings([record]) == []

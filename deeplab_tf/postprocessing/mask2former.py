@@ -1,16 +1,21 @@
-"""Semantic map and instances straight from the queries, without the panoptic map.
+"""Mask2Former's semantic and instance inference: from the queries, without the panoptic map.
 
-They are what Mask2Former's program scores as mIoU_pan and AP^Th_pan. Its paper describes both by
-the panoptic map (Mask2Former, Sec. 4: masks of one class are merged, things are kept); the
-published numbers come from the program, so this follows it.
+They are what its program scores as mIoU_pan and AP^Th_pan. Its paper describes both by the
+panoptic map (Mask2Former, Sec. 4: masks of one class are merged, things are kept); the published
+numbers come from the program, so this follows it, except for the resizing of masks: corners are
+aligned by default, and have half-pixel centers there.
 """
 
-from typing import NamedTuple, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers.resizing import interpolation_matrix
+from deeplab_tf.layers.shapes import Dimension
+
+# A rule of resizing: sizes of the source and of the result -> weights, float32 [result, source].
+Interpolation = Callable[[Dimension, Dimension], tf.Tensor]
 
 # Rows of the image that are at full resolution at one time.
 _BAND = 64
@@ -62,9 +67,13 @@ class Instances(NamedTuple):
   score: tf.Tensor
 
 
-def query_masks(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: bool,
-                full_size: Optional[FullSize] = None) -> QueryMasks:
-  """Brings the masks of one image to full resolution, a band of rows at a time.
+def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: bool,
+                       full_size: Optional[FullSize] = None,
+                       interpolation: Interpolation = interpolation_matrix) -> QueryMasks:
+  """Sums the class scores of one image over its queries, at the size of its file.
+
+  The masks are brought to full resolution a band of rows at a time. What `instance_inference`
+  needs of them comes from the same pass.
 
   Args:
     class_logits: float32 [queries, classes + 1], "no object" last.
@@ -72,9 +81,11 @@ def query_masks(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: 
     masks_compete: Whether the queries of a pixel share a softmax (MaX-DeepLab, CMT-DeepLab) or
       each mask is a sigmoid of its own (Mask2Former).
     full_size: Where the image lies; None: the logits have the image's size.
+    interpolation: Rule by which mask logits are resized to the network's input and, the padding
+      cut off, to the size of the file.
   """
   class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
-  rows, columns = _interpolation(mask_logits, full_size)
+  rows, columns = _matrices(mask_logits, full_size, interpolation)
   wide = tf.einsum('hwq,xw->hxq', mask_logits, columns)
   height, width, queries = tf.shape(rows)[0], tf.shape(columns)[0], tf.shape(wide)[2]
   # Rows of zeros fill up the last band; they are cut off below.
@@ -108,14 +119,14 @@ def _packed(masks):
   return tf.reduce_sum(bits * tf.constant([1, 2, 4, 8, 16, 32, 64, 128], tf.uint8), -1)
 
 
-def best_instances(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequence[bool],
-                   count: int = 100) -> Instances:
+def instance_inference(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequence[bool],
+                       count: int = 100) -> Instances:
   """Chooses instances: the most probable pairs of a query and a class, of which things stay.
 
   Args:
     class_logits: float32 [queries, classes + 1], "no object" last.
-    quality: float32 [queries], of the masks.
-    is_thing: Of each class.
+    quality: float32 [queries], quality of the masks; see QueryMasks.
+    is_thing: For each class, whether it is a thing.
     count: Pairs that are chosen before stuff is dropped, as in the program.
   """
   probabilities = tf.nn.softmax(class_logits)[:, :-1]
@@ -128,7 +139,7 @@ def best_instances(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequen
   return Instances(query, pair % classes, best * tf.gather(quality, query))
 
 
-def _interpolation(mask_logits, full_size):
+def _matrices(mask_logits, full_size, interpolation):
   """Matrices of rows [height, h] and columns [width, w] from the logits' size to the image's."""
   result = []
   for axis in range(2):
@@ -136,9 +147,9 @@ def _interpolation(mask_logits, full_size):
     if full_size is None:
       result.append(tf.eye(source))
       continue
-    to_input = interpolation_matrix(source, full_size.input_size[axis])
+    to_input = interpolation(source, full_size.input_size[axis])
     resized = tf.convert_to_tensor(full_size.resized_size)[axis]
-    to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis])
+    to_raw = interpolation(resized, tf.convert_to_tensor(full_size.raw_size)[axis])
     # Both steps are linear, so that no map of the size between them is needed.
     result.append(tf.matmul(to_raw, to_input[:resized]))
   return result

@@ -1,4 +1,4 @@
-"""Semantic map and instances from queries: Mask2Former's recorded ones, and plain numpy."""
+"""Mask2Former's semantic and instance inference: its recorded ones, and plain numpy."""
 
 import json
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from pycocotools import mask as mask_lib
 
 from deeplab_tf.layers import resizing
-from deeplab_tf.postprocessing import query_scores
+from deeplab_tf.postprocessing import mask2former
 
 
 def _softmax(x):
@@ -42,7 +42,7 @@ def _ids(recorded):
 def test_the_semantic_map_is_mask2formers(recorded):
   for image_id in _ids(recorded):
     class_logits, mask_logits = _inputs(recorded, image_id)
-    found = query_scores.query_masks(class_logits, mask_logits, masks_compete=False)
+    found = mask2former.semantic_inference(class_logits, mask_logits, masks_compete=False)
     np.testing.assert_array_equal(found.semantic_map,
                                   recorded['reference_maps'][f'semantic_{image_id}'])
 
@@ -52,9 +52,9 @@ def test_instances_are_mask2formers(recorded):
   ids, is_thing = recorded['classes']['dataset_ids'], recorded['classes']['isthing']
   for image_id in _ids(recorded):
     class_logits, mask_logits = _inputs(recorded, image_id)
-    found = query_scores.query_masks(class_logits, mask_logits, masks_compete=False)
-    instances = query_scores.best_instances(class_logits, found.quality,
-                                            [bool(thing) for thing in is_thing])
+    found = mask2former.semantic_inference(class_logits, mask_logits, masks_compete=False)
+    instances = mask2former.instance_inference(class_logits, found.quality,
+                                               [bool(thing) for thing in is_thing])
     own = sorted((ids[c], found.mask(q).tobytes(), float(score))
                  for q, c, score in zip(*(x.numpy() for x in instances)))
     reference = sorted(
@@ -65,15 +65,41 @@ def test_instances_are_mask2formers(recorded):
                                                         abs=1e-5)
 
 
-def test_bands_of_rows_change_nothing_and_padding_is_cut_away():
+def _half_pixel(source, target):
+  """PyTorch's bilinear interpolation with align_corners=False, as weights [target, source]."""
+  positions = np.clip((np.arange(int(target)) + 0.5) * int(source) / int(target) - 0.5, 0, None)
+  left = np.minimum(positions.astype(int), int(source) - 1)
+  right, share = np.minimum(left + 1, int(source) - 1), positions - left
+  weights = np.zeros((int(target), int(source)), np.float32)
+  rows = np.arange(int(target))
+  np.add.at(weights, (rows, left), 1 - share)
+  np.add.at(weights, (rows, right), share)
+  return tf.constant(weights)
+
+
+def _resized(x, size, interpolation):
+  rows, columns = (interpolation(n, target).numpy() for n, target in zip(x.shape, size))
+  return np.einsum('yh,hwq,xw->yxq', rows, x, columns)
+
+
+def test_the_rule_of_half_pixel_centers_is_tensorflows_too():
+  x = np.random.default_rng(0).normal(size=(9, 7, 2)).astype(np.float32)
+  for size in ((33, 28), (5, 6)):
+    np.testing.assert_allclose(_resized(x, size, _half_pixel), tf.image.resize(x, size), atol=1e-5)
+
+
+@pytest.mark.parametrize('masks_compete', [True, False])
+@pytest.mark.parametrize('interpolation', [resizing.interpolation_matrix, _half_pixel])
+def test_bands_of_rows_change_nothing_and_padding_is_cut_away(masks_compete, interpolation):
   rng = np.random.default_rng(0)
   class_logits = rng.normal(size=(6, 4)).astype(np.float32)
   mask_logits = 4 * rng.normal(size=(9, 7, 6)).astype(np.float32)
-  size = query_scores.FullSize((65, 49), (61, 33), (150, 70))
-  found = query_scores.query_masks(class_logits, mask_logits, True, size)
-  full = resizing.resize_bilinear(tf.constant(mask_logits)[None], (65, 49))[:, :61, :33]
-  full = resizing.resize_bilinear(full, (150, 70))[0].numpy()
-  probabilities = _softmax(full)
+  size = mask2former.FullSize((65, 49), (61, 33), (150, 70))
+  found = mask2former.semantic_inference(class_logits, mask_logits, masks_compete, size,
+                                         interpolation)
+  full = _resized(mask_logits, (65, 49), interpolation)[:61, :33]
+  full = _resized(full, (150, 70), interpolation)
+  probabilities = _softmax(full) if masks_compete else 1 / (1 + np.exp(-full))
   masks = probabilities > 0.5
   assert masks.any() and not masks.any(-1).all()
   own = np.stack([found.mask(query) for query in range(6)], -1)
@@ -84,17 +110,27 @@ def test_bands_of_rows_change_nothing_and_padding_is_cut_away():
   np.testing.assert_allclose(found.quality, expected, atol=1e-4)
 
 
+def test_corners_are_aligned_unless_another_rule_is_given():
+  logits = np.random.default_rng(0).normal(size=(9, 7, 6)).astype(np.float32)
+  size = mask2former.FullSize((65, 49), (61, 33), (150, 70))
+  default, aligned, other = (
+      mask2former.semantic_inference(np.zeros((6, 4), np.float32), logits, False, size, *rule)
+      for rule in ((), (resizing.interpolation_matrix,), (_half_pixel,)))
+  np.testing.assert_array_equal(default.quality, aligned.quality)
+  assert np.abs(default.quality - other.quality).max() > 1e-4
+
+
 def test_stuff_is_dropped_after_the_best_pairs_are_chosen():
   class_logits = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]], np.float32))
-  found = query_scores.best_instances(class_logits, np.array([0.5, 1], np.float32),
-                                      is_thing=[False, True], count=2)
+  found = mask2former.instance_inference(class_logits, np.array([0.5, 1], np.float32),
+                                         is_thing=[False, True], count=2)
   assert found.query.numpy().tolist() == [1]
   assert found.class_index.numpy().tolist() == [1]
   assert found.score.numpy() == pytest.approx([0.6])
 
 
 def test_an_empty_mask_scores_nothing():
-  found = query_scores.query_masks(np.zeros((2, 3), np.float32), np.full((4, 4, 2), -9, np.float32),
-                                   masks_compete=False)
+  found = mask2former.semantic_inference(
+      np.zeros((2, 3), np.float32), np.full((4, 4, 2), -9, np.float32), masks_compete=False)
   assert not found.packed.numpy().any()
   assert found.quality.numpy().tolist() == [0, 0]

@@ -1,0 +1,65 @@
+"""What attention layers do while a network runs: each reports its calls to an open recorder.
+
+  with attention_records.recording() as records:
+    outputs = model(images)
+
+Without a recorder nothing is kept, and a call costs one look at a variable.
+"""
+
+import contextlib
+import threading
+from typing import Iterator, NamedTuple, Optional
+
+import tensorflow as tf
+
+from deeplab_tf.compat import keras
+from deeplab_tf.layers.shapes import Dimension
+
+
+class AttentionRecord(NamedTuple):
+  """One call of an attention layer.
+
+  Attributes:
+    layer: The layer.
+    inputs: Tensors that it was called with.
+    weights: float32 [batch, heads, queries, keys], sums of 1 over the keys; None of a layer that
+      makes them in pieces, as attention along an axis does.
+    key_size: Height and width of the map whose pixels, row by row, are the first keys; None: keys
+      are no pixels.
+  """
+  layer: keras.layers.Layer
+  inputs: tuple[tf.Tensor, ...]
+  weights: Optional[tf.Tensor] = None
+  key_size: Optional[tuple[Dimension, Dimension]] = None
+
+
+class _Open(threading.local):
+  """The open recorder; each replica of a MirroredStrategy is traced in a thread of its own."""
+  records: Optional[list[AttentionRecord]] = None
+
+
+_open = _Open()
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[AttentionRecord]]:
+  """Yields a list that attention layers fill while the context is open.
+
+  Works eagerly and while a tf.function is traced; the records of a trace hold its symbolic
+  tensors. Calls in other threads are not recorded, and inside of another recording only the inner
+  one is filled.
+
+  Yields:
+    The calls in the order of execution.
+  """
+  previous, _open.records = _open.records, []
+  try:
+    yield _open.records
+  finally:
+    _open.records = previous
+
+
+def report(record: AttentionRecord) -> None:
+  """Adds a record to the open recorder, if there is one; for the `call` of attention layers."""
+  if _open.records is not None:
+    _open.records.append(record)
