@@ -104,10 +104,14 @@ def test_nothing_to_train_changes_nothing(steps, config_file, trained, capsys):
   assert _snapshot(trained) == before
 
 
-def test_a_refused_start_makes_no_folder(config_file, tmp_path):
-  with pytest.raises(UserError):
-    _run(config_file, tmp_path / 'new' / 'model', 'train',
-         'model_options { initial_checkpoint: "nowhere" }')
+@pytest.mark.parametrize('override,wanted', [
+    ('model_options { initial_checkpoint: "nowhere" }', 'nowhere'),
+    ('trainer_options { loss_options { semantic_loss { } } }',
+     'semantic_loss has weight 1 and needs model_options.max_deeplab.auxiliary_semantic_head'),
+])
+def test_a_refused_start_makes_no_folder(override, wanted, config_file, tmp_path):
+  with pytest.raises(UserError, match=wanted):
+    _run(config_file, tmp_path / 'new' / 'model', 'train', override)
   assert not list(tmp_path.iterdir())
 
 
