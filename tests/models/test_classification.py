@@ -43,7 +43,7 @@ def test_logits_are_a_linear_map_of_the_mean_of_the_last_feature(model):
 
 def test_parts_are_what_the_trainer_asks_for(config, model):
   architecture = models.architecture(config)
-  own = {id(v) for v in architecture.backbone_variables(model)}
+  own = {id(v) for v in model_battery.backbone_variables(architecture, model)}
   paths = [path for path, v in variables_by_path(model).items() if id(v) in own]
   assert paths and all(path.startswith('backbone/') for path in paths)
   assert len(paths) == len(model.trainable_variables) - 2

@@ -141,7 +141,8 @@ def test_outputs_are_float32_whatever_the_precision(tmp_path):
 def test_variable_groups(tmp_path):
   _, model, _ = _parts(_config(tmp_path))
   paths = {id(v): path for path, v in variables_by_path(model).items()}
-  backbone = {paths[id(v)] for v in panoptic_deeplab.backbone_variables(model)}
+  backbone = {paths[id(v)] for v in model_battery.backbone_variables(
+      panoptic_deeplab.ARCHITECTURE, model)}
   assert backbone and all(p.startswith('backbone/') for p in backbone)
   assert len(panoptic_deeplab.inference_variables(model)) == len(model.trainable_variables)
   last = [layer.kernel.shape[-1] for layers in panoptic_deeplab.last_layers(model).values()

@@ -6,6 +6,7 @@ import tensorflow as tf
 import deeplab_tf
 from deeplab_tf import models
 from deeplab_tf.layers.variable_paths import variables_by_path
+from deeplab_tf.protos import trainer_pb2
 
 
 def check_sizes_unknown_while_tracing(model, size) -> None:
@@ -40,6 +41,13 @@ def idle_variables(model, criterion, images, targets) -> list[str]:
           if g is None or not np.abs(tf.convert_to_tensor(g)).max() > 0]
 
 
+def backbone_variables(architecture, model) -> list:
+  """Returns the variables of a network that pre-training gives, which have a rate of their own."""
+  solver = trainer_pb2.SolverOptions(backbone_learning_rate_multiplier=0.5)
+  return [v for group in architecture.parameter_groups(model, solver) if group.name == 'backbone'
+          for v in group.variables]
+
+
 def backbone_shapes(path, overrides=()) -> dict[str, list]:
   """Returns path -> shape of the variables of a config's network that pre-training gives."""
   config = deeplab_tf.load_config(path, overrides)
@@ -47,4 +55,4 @@ def backbone_shapes(path, overrides=()) -> dict[str, list]:
     model = deeplab_tf.build_model(config)
   paths = {id(v): p for p, v in variables_by_path(model).items()}
   return {paths[id(v)]: v.shape.as_list()
-          for v in models.architecture(config).backbone_variables(model)}
+          for v in backbone_variables(models.architecture(config), model)}
