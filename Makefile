@@ -10,7 +10,7 @@ PYTHON ?= $(shell sh scripts/find_python.sh)
 # tests, as pytest-xdist has it, those with the longest tests come last and one process waits.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-kernels test-slow parity lint env clean
+.PHONY: demo test test-kernels test-slow parity lint figures env clean
 
 # Tests that train layers, and a step of every architecture.
 KERNEL_TESTS := tests/layers tests/pixel_decoders tests/training/test_train_step.py
@@ -38,6 +38,10 @@ parity: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+# Measures of the code: sizes, arrows between packages, documentation, tests, words.
+figures: $(STAMP)
+	@$(BIN)/python scripts/house_figures.py
 
 env: $(STAMP)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional, Sequence
 import tensorflow as tf
 
 from deeplab_tf import models
+from deeplab_tf.architecture import TargetForm
 from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
@@ -85,7 +86,8 @@ def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
   if madds.get('', 0):
     by_part['other'] = Part(madds=madds[''])
   total = Part(*(sum(values) for values in zip(*by_part.values())))
-  projected = _projected_parameters(model) if architecture.TARGETS == 'center' else None
+  has_centers = architecture.target_form is TargetForm.CENTER
+  projected = _projected_parameters(model) if has_centers else None
   return Summary(total, by_part, size, projected)
 
 

@@ -233,7 +233,7 @@ def _train_step(config, args) -> dict[str, dict[str, float]]:
   config.trainer_options.jit_compile |= args.jit_compile
   strategy = distribution.build()
   distribution.check(config, strategy)
-  batch = synthetic_batches.training_batch(config, dataset_info, architecture.TARGETS,
+  batch = synthetic_batches.training_batch(config, dataset_info, architecture.target_form,
                                            args.batch_size, args.input_size)
   start = time.perf_counter()
   model, global_step = state.build_model(config, dataset_info, architecture, strategy)
@@ -254,7 +254,7 @@ def _postprocess(config, args) -> dict[str, dict[str, float]]:
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
   make = {'mask': synthetic_batches.mask_outputs,
-          'center': synthetic_batches.center_outputs}[architecture.TARGETS]
+          'center': synthetic_batches.center_outputs}[architecture.target_form]
   tf.random.set_seed(0)
   height, width = args.input_size
   inputs = make(config, dataset_info, args.batch_size, (-(-height // 4), -(-width // 4)))
@@ -335,7 +335,7 @@ def _input_pipeline(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf.benchmark import input_pipeline
   from deeplab_tf.data import catalog
   dataset_info = catalog.from_config(config)
-  kind = models.architecture(config).TARGETS
+  kind = models.architecture(config).target_form
   results = {'input_pipeline': _batches(config, dataset_info, kind, args)}
   if kind != 'class':
     options = config.train_dataset_options

@@ -49,7 +49,6 @@ OTHERS = (
 QUICK = (
     'cityscapes/panoptic_deeplab/resnet50_beta_os16_no_aspp',
     'coco/axial_deeplab/axial_deeplab_s',
-    'coco/panoptic_deeplab/resnet50_beta_os16_no_aspp',
     's',
 )
 

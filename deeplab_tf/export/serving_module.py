@@ -197,13 +197,7 @@ def build_network(config, dataset_info) -> keras.Model:
     ConfigError: The config classifies whole images.
   """
   config_lib.require_segmentation(config, 'inference')
-  inference = type(config)()
-  inference.CopyFrom(config)
-  options = inference.model_options
-  options = getattr(options, options.WhichOneof('meta_architecture'))
-  if 'auxiliary_semantic_head' in options.DESCRIPTOR.fields_by_name:
-    options.ClearField('auxiliary_semantic_head')
-  return models.architecture(inference).build(inference, dataset_info)
+  return models.architecture(config).build(config, dataset_info, for_inference=True)
 
 
 def build(config, dataset_info, model: keras.Model,

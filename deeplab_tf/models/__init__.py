@@ -1,37 +1,30 @@
 """The networks: one module per architecture, one paper's figure each.
 
-A module NAME has, where NAME is the field set in `model_options.meta_architecture`:
-
-  build(config, dataset_info) -> keras.Model
-  build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
-  build_postprocessor(config, dataset_info, static_shapes=False) ->
-      callable(outputs, output_size) -> PanopticPrediction, or ClassPrediction where TARGETS is
-      'class'; static_shapes for XLA. That of a mask model may also have with_queries(outputs,
-      output_size) -> (PanopticPrediction, QueryMaps), which evaluation/analyze.py uses.
-  TARGETS: 'mask', 'center' or 'class', the form of its ground truth (deeplab_tf.structures); with
-      'class' the dataset_info is a ImageClasses, else a DatasetInfo.
-  MASKS_COMPETE: of mask models, whether the queries of a pixel share a softmax (MaX-DeepLab), or
-      each mask is a sigmoid of its own.
-  backbone_variables(model), inference_variables(model): what pre-training gives, and what
-      inference uses, of the trainable variables.
-  last_layers(model) -> dict of lists of layers: the final convolutions of its heads, 'semantic'
-      and, where it has an instance branch, 'instance'. The options
-      restore_..._last_layer_from_initial_checkpoint are about them.
+A module NAME, where NAME is the field set in `model_options.meta_architecture`, has the network as
+a class and describes it to the rest of the library by ARCHITECTURE, an
+`architecture.Architecture`.
 """
 
 import functools
-import types
 from typing import Callable
 
 from deeplab_tf import modules
+from deeplab_tf.architecture import Architecture
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.losses.criterion import LossTerm
 from deeplab_tf.postprocessing.averaged_passes import AveragedPasses
 
 
-def architecture(config) -> types.ModuleType:
-  """Returns the module of the architecture that the config sets."""
-  return modules.load('models', config.model_options.WhichOneof('meta_architecture'))
+def architecture(config) -> Architecture:
+  """Returns the architecture that a config sets.
+
+  Raises:
+    ConfigError: There is none of that name, or it does not do the task of the config.
+  """
+  name = config.model_options.WhichOneof('meta_architecture')
+  found = modules.load('models', name).ARCHITECTURE
+  found.check_task(config)
+  return found
 
 
 def build_model(config):

@@ -23,27 +23,40 @@ _USE = ('use model.save_weights("x.weights.h5"), which deeplab_tf.build_model(co
 
 
 class KerasModel(keras.Model):
-  """A network that Keras can save and load.
+  """A network that knows its classes, and that Keras can save and load.
 
   `save_weights` and `load_weights` take any of Keras' formats, `save` its own format '.keras' and
   SavedModels. What is written as one file is there whole or not at all.
+
+  Attributes:
+    dataset_info: The classes that the network predicts; importers order its outputs by them.
   """
 
   # Text, since Keras would make a dictionary part of checkpoints.
   _described_by = ''
   _is_folded = False
 
-  def describe_by(self, config, dataset_info: AnyInfo) -> None:
+  def __init__(self, dataset_info: AnyInfo):
+    """Initializes the model.
+
+    Args:
+      dataset_info: The classes that the network predicts.
+    """
+    super().__init__()
+    self.dataset_info = dataset_info
+
+  def describe_by(self, config, for_inference: bool) -> None:
     """Takes in what the model was built from, which a file of the whole model has to hold.
 
     Also names each variable by its path in the model, as checkpoints do.
 
     Args:
       config: ExperimentOptions.
-      dataset_info: The classes.
+      for_inference: Whether the parts that only training uses are left out.
     """
     self._described_by = json.dumps({'experiment': text_format.MessageToString(config),
-                                     **_encode_classes(dataset_info)})
+                                     'for_inference': for_inference,
+                                     **_encode_classes(self.dataset_info)})
     self.built = True  # Its layers have made all variables, which Keras cannot know.
     name_variables(self)
 
@@ -65,7 +78,9 @@ class KerasModel(keras.Model):
       raise UsageError(f'the file does not say how its {cls.__name__} was built; {_USE}')
     experiment = config_pb2.ExperimentOptions()
     text_format.Parse(config['experiment'], experiment)
-    return models.architecture(experiment).build(experiment, _decode_classes(config))
+    # Files of earlier versions do not have the entry: their experiment lacks those parts itself.
+    return models.architecture(experiment).build(experiment, _decode_classes(config),
+                                                 config.get('for_inference', False))
 
   def save_weights(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
                    options: Any = None) -> None:

@@ -7,15 +7,17 @@ paths that they have in the segmentation models, which take them over by
 
 import tensorflow as tf
 
-from deeplab_tf import backbones, models
+from deeplab_tf import architecture, backbones, models
+from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
+from deeplab_tf.classes import ImageClasses
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.classification import ClassificationCriterion
 from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.structures import ClassPrediction
+from deeplab_tf.tasks import Task
 
-TARGETS = 'class'
 # Classes in a prediction.
 _TOP = 5
 
@@ -24,24 +26,26 @@ class Classifier(KerasModel):
   """A backbone, the mean of its last feature, and one linear layer.
 
   Attributes:
+    dataset_info: The classes.
     backbone: From images to features.
     classifier: The linear layer.
   """
 
-  def __init__(self, backbone: keras.layers.Layer, num_classes: int, dropout_rate: float = 0.0):
-    """Makes the variables.
+  def __init__(self, dataset_info: ImageClasses, backbone: keras.layers.Layer,
+               dropout_rate: float = 0.0):
+    """Initializes the model.
 
     Args:
+      dataset_info: The classes.
       backbone: As from backbones.build.
-      num_classes: Number of classes.
       dropout_rate: Share of the pooled features that is dropped in training.
     """
     # === Layers ===
-    super().__init__()
+    super().__init__(dataset_info)
     self.backbone = backbone
     # Of float32 in every precision: 16 bits do not tell 1000 probabilities apart.
     self.classifier = keras.layers.Dense(
-        num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        dataset_info.num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype='float32')
     self.classifier.build([None, backbone.channels['backbone_output']])
     self._dropout_rate = dropout_rate
@@ -70,8 +74,13 @@ class Classifier(KerasModel):
 # === From a config ===
 
 
-def build(config, dataset_info) -> Classifier:
+def build(config, dataset_info: ImageClasses, for_inference: bool = False) -> Classifier:
   """Builds the network that a config describes.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    for_inference: Changes nothing: training has no parts of its own.
 
   Raises:
     ValueError: There is no such backbone; the message lists those that there are.
@@ -79,14 +88,16 @@ def build(config, dataset_info) -> Classifier:
   options = config.model_options
   norm = models.norm_factory(config.trainer_options.solver_options)
   backbone = backbones.build(options.backbone, norm)
-  model = Classifier(backbone, dataset_info.num_classes, options.classification.dropout_rate)
-  model.describe_by(config, dataset_info)
+  model = Classifier(dataset_info, backbone, options.classification.dropout_rate)
+  model.describe_by(config, for_inference)
   return model
 
 
-def backbone_variables(model: Classifier) -> list[tf.Variable]:
-  """Returns the trainable variables of the backbone."""
-  return model.backbone.trainable_variables
+def parameter_groups(model: Classifier, solver) -> list[ParameterGroup]:
+  """Returns the groups: the backbone, and the rest."""
+  return architecture.parameter_groups(
+      model.trainable_variables, model.backbone.trainable_variables,
+      solver.backbone_learning_rate_multiplier)
 
 
 def inference_variables(model: Classifier) -> list[tf.Variable]:
@@ -117,3 +128,10 @@ def build_postprocessor(config, dataset_info, static_shapes: bool = False):
     return ClassPrediction(top.indices, top.values)
 
   return most_probable
+
+
+ARCHITECTURE = Architecture(
+    name='classification', build=build, build_criterion=build_criterion,
+    postprocessors={Task.CLASSIFICATION: build_postprocessor}, parameter_groups=parameter_groups,
+    inference_variables=inference_variables, last_layers=last_layers,
+    target_form=TargetForm.CLASS)

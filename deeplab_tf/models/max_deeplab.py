@@ -9,9 +9,11 @@ from typing import Optional
 
 import tensorflow as tf
 
-from deeplab_tf import models, modules
+from deeplab_tf import architecture, models, modules
+from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones import max_deeplab as backbones
 from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.compat import keras
 from deeplab_tf.heads import convolution_head
 from deeplab_tf.heads.convolution_head import ConvolutionHead
@@ -26,16 +28,15 @@ from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import mask_transformer
+from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import ConfigError
-
-TARGETS = 'mask'
-MASKS_COMPETE = True
 
 
 class MaXDeepLab(KerasModel):
   """The network; see `call` for what it returns.
 
   Attributes:
+    dataset_info: The classes.
     queries: float32 [1, num_queries, memory channels], the initial memory.
     backbone: What is pre-trained: the stages, with a decoder stack in MaX-DeepLab-L; and dual-path
       layers among them, which are not.
@@ -46,7 +47,8 @@ class MaXDeepLab(KerasModel):
     semantic_decoder: Before it where the pixel decoder has no stack (L = 0), else None.
   """
 
-  def __init__(self,
+  def __init__(self, *,
+               dataset_info: DatasetInfo,
                backbone: BlockGroupNetwork,
                extra_stage: BlockGroup,
                pixel_decoder: Hourglass,
@@ -56,7 +58,7 @@ class MaXDeepLab(KerasModel):
                semantic_decoder: Optional[ASPPDecoder] = None,
                semantic_head: Optional[ConvolutionHead] = None):
     # === Layers ===
-    super().__init__()
+    super().__init__(dataset_info)
     self.queries = self.add_weight('queries', (1, num_queries, memory_channels),
                                    initializer=keras.initializers.TruncatedNormal(stddev=1.0))
     self.backbone = backbone
@@ -110,8 +112,13 @@ def first_at_highest_stride(decoder: Hourglass) -> hourglass.Feature:
 # === From a config ===
 
 
-def build(config, dataset_info) -> MaXDeepLab:
+def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaXDeepLab:
   """Builds the network that a config describes.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    for_inference: Leaves out the auxiliary semantic head.
 
   Raises:
     ValueError: The backbone is not one of MaX-DeepLab's, or the decoder stacks contradict each
@@ -145,7 +152,7 @@ def build(config, dataset_info) -> MaXDeepLab:
   mask_head = MaskHead(memory_channels, variant.feature_channels, pixel_head,
                        options.pixel_space_head.output_channels, len(dataset_info.class_ids), norm)
   semantic_decoder = semantic_head = None
-  if options.HasField('auxiliary_semantic_head'):
+  if options.HasField('auxiliary_semantic_head') and not for_inference:
     semantic_channels = first_at_highest_stride(pixel_decoder).channels
     if not stacks:
       semantic_decoder = aspp_decoder.build(
@@ -154,10 +161,12 @@ def build(config, dataset_info) -> MaXDeepLab:
       semantic_channels = semantic_decoder.channels
     semantic_head = convolution_head.build(options.auxiliary_semantic_head, semantic_channels,
                                            norm, dataset_info.num_classes)
-  model = MaXDeepLab(backbone, extra_stage, pixel_decoder, mask_head, options.num_queries,
-                     memory_channels, semantic_decoder, semantic_head)
-  model.dataset_info = dataset_info  # Importers order the class logits by it.
-  model.describe_by(config, dataset_info)
+  model = MaXDeepLab(
+      dataset_info=dataset_info, backbone=backbone, extra_stage=extra_stage,
+      pixel_decoder=pixel_decoder, mask_head=mask_head, num_queries=options.num_queries,
+      memory_channels=memory_channels, semantic_decoder=semantic_decoder,
+      semantic_head=semantic_head)
+  model.describe_by(config, for_inference)
   return model
 
 
@@ -194,14 +203,16 @@ def _variant(backbone_options, options):
   return network, variant
 
 
-def backbone_variables(model: MaXDeepLab) -> list[tf.Variable]:
-  """Returns the trainable variables that pre-training gives: the backbone without its memory.
+def parameter_groups(model: MaXDeepLab, solver) -> list[ParameterGroup]:
+  """Returns the groups: what pre-training gives, the backbone without its memory, and the rest.
 
-  They are the ones that backbone_learning_rate_multiplier is for (section 4 and A.6).
+  backbone_learning_rate_multiplier is for the first (section 4 and A.6).
   """
   later = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
            for v in layer.trainable_variables}
-  return [v for v in model.backbone.trainable_variables if id(v) not in later]
+  backbone = [v for v in model.backbone.trainable_variables if id(v) not in later]
+  return architecture.parameter_groups(model.trainable_variables, backbone,
+                                       solver.backbone_learning_rate_multiplier)
 
 
 def inference_variables(model: MaXDeepLab) -> list[tf.Variable]:
@@ -252,5 +263,12 @@ def _solver(config) -> str:
 
 
 def build_postprocessor(config, dataset_info, static_shapes: bool = False):
-  """Returns the read-out of the network's outputs; see postprocessing.mask_transformer."""
+  """Returns the post-processing of the network's outputs; see postprocessing.mask_transformer."""
   return mask_transformer.build(config.evaluator_options, dataset_info, static_shapes)
+
+
+ARCHITECTURE = Architecture(
+    name='max_deeplab', build=build, build_criterion=build_criterion,
+    postprocessors={Task.PANOPTIC: build_postprocessor}, parameter_groups=parameter_groups,
+    inference_variables=inference_variables, last_layers=last_layers,
+    target_form=TargetForm.MASK, masks_compete=True)

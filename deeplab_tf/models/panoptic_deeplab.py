@@ -9,8 +9,10 @@ from typing import Optional
 
 import tensorflow as tf
 
-from deeplab_tf import backbones, models
+from deeplab_tf import architecture, backbones, models
+from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.compat import keras
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.heads import convolution_head
@@ -20,20 +22,21 @@ from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import panoptic_deeplab
-
-TARGETS = 'center'
+from deeplab_tf.tasks import Task
 
 
 class PanopticDeepLab(KerasModel):
   """The network; see `call` for what it returns.
 
   Attributes:
+    dataset_info: The classes.
     backbone: From images to features.
     semantic_decoder, semantic_head: The semantic branch.
     instance_decoder, center_head, offset_head: The instance branch; None without.
   """
 
-  def __init__(self,
+  def __init__(self, *,
+               dataset_info: DatasetInfo,
                backbone: BlockGroupNetwork,
                semantic_decoder: ASPPDecoder,
                semantic_head: ConvolutionHead,
@@ -41,7 +44,7 @@ class PanopticDeepLab(KerasModel):
                center_head: Optional[ConvolutionHead] = None,
                offset_head: Optional[ConvolutionHead] = None):
     # === Layers ===
-    super().__init__()
+    super().__init__(dataset_info)
     self.backbone = backbone
     self.semantic_decoder = semantic_decoder
     self.semantic_head = semantic_head
@@ -78,15 +81,20 @@ class PanopticDeepLab(KerasModel):
 # === From a config ===
 
 
-def build(config, dataset_info) -> PanopticDeepLab:
+def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> PanopticDeepLab:
   """Builds the network that a config describes.
+
+  Args:
+    config: ExperimentOptions.
+    dataset_info: The classes.
+    for_inference: Changes nothing: training has no parts of its own.
 
   Raises:
     ValueError: There is no such backbone or feature; the message lists those that there are.
     ConfigError: The instance branch has no heads.
   """
   model = _build(config, dataset_info)
-  model.describe_by(config, dataset_info)
+  model.describe_by(config, for_inference)
   return model
 
 
@@ -105,7 +113,8 @@ def _build(config, dataset_info) -> PanopticDeepLab:
   semantic_head = convolution_head.build(options.semantic_head, semantic_decoder.channels, norm,
                                          dataset_info.num_classes)
   if not options.instance.enable:
-    return PanopticDeepLab(backbone, semantic_decoder, semantic_head)
+    return PanopticDeepLab(dataset_info=dataset_info, backbone=backbone,
+                           semantic_decoder=semantic_decoder, semantic_head=semantic_head)
 
   instance = options.instance
   _check_head(instance, 'center_head', 'instance.')
@@ -116,9 +125,10 @@ def _build(config, dataset_info) -> PanopticDeepLab:
                              instance.low_level_override or options.low_level)
   channels = instance_decoder.channels
   return PanopticDeepLab(
-      backbone, semantic_decoder, semantic_head, instance_decoder,
-      convolution_head.build(instance.center_head, channels, norm, 1),
-      convolution_head.build(instance.regression_head, channels, norm, 2))
+      dataset_info=dataset_info, backbone=backbone, semantic_decoder=semantic_decoder,
+      semantic_head=semantic_head, instance_decoder=instance_decoder,
+      center_head=convolution_head.build(instance.center_head, channels, norm, 1),
+      offset_head=convolution_head.build(instance.regression_head, channels, norm, 2))
 
 
 def _check_head(options, name: str, prefix: str = ''):
@@ -129,9 +139,11 @@ def _check_head(options, name: str, prefix: str = ''):
                       f'{32 if prefix else 256}{hint}')
 
 
-def backbone_variables(model: PanopticDeepLab) -> list[tf.Variable]:
-  """Returns the trainable variables that pre-training gives: the backbone's."""
-  return model.backbone.trainable_variables
+def parameter_groups(model: PanopticDeepLab, solver) -> list[ParameterGroup]:
+  """Returns the groups: what pre-training gives, the backbone, and the rest."""
+  return architecture.parameter_groups(
+      model.trainable_variables, model.backbone.trainable_variables,
+      solver.backbone_learning_rate_multiplier)
 
 
 def inference_variables(model: PanopticDeepLab) -> list[tf.Variable]:
@@ -164,6 +176,13 @@ def build_criterion(config, dataset_info) -> PanopticDeepLabCriterion:
 
 
 def build_postprocessor(config, dataset_info, static_shapes: bool = False):
-  """Returns the read-out of the network's outputs, whose shapes are static in any case."""
+  """Returns the post-processing of the network's outputs; its shapes are static in any case."""
   del static_shapes
   return panoptic_deeplab.build(config.evaluator_options, dataset_info)
+
+
+ARCHITECTURE = Architecture(
+    name='panoptic_deeplab', build=build, build_criterion=build_criterion,
+    postprocessors={Task.PANOPTIC: build_postprocessor}, parameter_groups=parameter_groups,
+    inference_variables=inference_variables, last_layers=last_layers,
+    target_form=TargetForm.CENTER)

@@ -13,6 +13,7 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing import maskwise
 from deeplab_tf.postprocessing.query_maps import QueryMaps, pixelwise
+from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
 from deeplab_tf.structures import PanopticPrediction
 
 
@@ -31,7 +32,7 @@ class PixelwiseOptions(NamedTuple):
   stuff_area_limit: int = 0
 
 
-class MaskTransformerPostprocessor:
+class MaskTransformerPostprocessor(QueryPostprocessor):
   """Callable from raw outputs to a PanopticPrediction."""
 
   def __init__(self, classes: DatasetInfo, options: PixelwiseOptions,
@@ -51,20 +52,9 @@ class MaskTransformerPostprocessor:
     self.maskwise_options = maskwise_options
     self.static_shapes = static_shapes
 
-  def __call__(self, outputs: dict[str, tf.Tensor],
-               output_size: Sequence[Dimension]) -> PanopticPrediction:
-    """Reads out a batch.
-
-    Args:
-      outputs: `mask_logits` [batch, h, w, queries] and `class_logits` [batch, queries,
-        classes + 1] of the network.
-      output_size: Height and width of the maps: the network's input size.
-    """
-    return self.with_queries(outputs, output_size)[0]
-
   def with_queries(self, outputs: dict[str, tf.Tensor],
                    output_size: Sequence[Dimension]) -> tuple[PanopticPrediction, QueryMaps]:
-    """Reads out a batch like a call, and tells of which queries the segments are."""
+    """Post-processes a batch as a call does, and tells the query of each pixel."""
     maps = self.query_maps(outputs, output_size)
     segment_ids = self._segment_ids(maps)
     prediction = self._prediction(self._panoptic_map(maps, segment_ids), segment_ids, maps)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import models
+from deeplab_tf.architecture import TargetForm
 from deeplab_tf.classes import ImageClasses
 from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
@@ -55,14 +56,14 @@ def run(config, strategy: tf.distribute.Strategy) -> None:
   model, _ = state.build_model(config, dataset_info, architecture, strategy)
   print('\nlayers', *layer_table(model), sep='\n')
   one_device = tf.distribute.get_strategy()
-  iterator = batches.training(config, dataset_info, architecture.TARGETS, one_device, 0)
+  iterator = batches.training(config, dataset_info, architecture.target_form, one_device, 0)
   batch = next(iterator)
   criterion = architecture.build_criterion(config, dataset_info)
   graph, shapes = _trace(model, criterion, batch, per_replica)
   print('\none batch', *_shape_lines(batch, shapes), sep='\n')
   print('\nmemory per device, expected', *memory_lines(config, model, graph), sep='\n')
   examples = _enough(batch, iterator, batch_size)
-  if architecture.TARGETS == 'class':
+  if architecture.target_form is TargetForm.CLASS:
     lines = class_lines(examples, dataset_info)
   else:
     lines = data_lines(inspect_data(examples, dataset_info), dataset_info, _queries(config))

@@ -1,46 +1,72 @@
-"""Builds the evaluator that fits an architecture's targets."""
+"""Builds the evaluator of a task, and the post-processing that its scores need."""
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 
-from deeplab_tf import models
+from deeplab_tf import models, tasks
+from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import AnyInfo
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
+from deeplab_tf.tasks import Task
 from deeplab_tf.training import extra_scores
 from deeplab_tf.training.class_evaluator import ClassEvaluator
 from deeplab_tf.training.evaluator import BatchEvaluator, Evaluator
 from deeplab_tf.training.reporting import monitor, summaries
 
 
-def build(config, architecture, dataset_info: AnyInfo, *, writer: summaries.Writer,
-          model_dir: str, global_step: tf.Variable, shows_images: bool,
-          **loop: Any) -> BatchEvaluator:
-  """Builds the evaluator.
+class Surroundings(NamedTuple):
+  """Where an evaluation happens.
 
-  Args:
-    config: ExperimentOptions.
-    architecture: Of the config; see deeplab_tf.models.
-    dataset_info: The classes.
-    writer: Of the evaluation curves; pictures go there too.
+  Attributes:
+    writer: Writes the evaluation's curves and pictures.
     model_dir: The model directory.
     global_step: The variable with the steps that are done.
     shows_images: Whether pictures and files of predictions are made.
+  """
+  writer: summaries.Writer
+  model_dir: str
+  global_step: tf.Variable
+  shows_images: bool
+
+
+def build(config, architecture: Architecture, dataset_info: AnyInfo, surroundings: Surroundings,
+          **loop: Any) -> BatchEvaluator:
+  """Builds the evaluator of a config's task.
+
+  Args:
+    config: ExperimentOptions.
+    architecture: The config's architecture.
+    dataset_info: The classes.
+    surroundings: Where it happens.
     **loop: As BatchEvaluator's.
   """
-  options = config.evaluator_options
-  if architecture.TARGETS == 'class':
-    def write(position, picture):
-      writer.image(f'pictures/{position:02d}', picture, int(global_step.numpy()))
+  return _EVALUATORS[tasks.of(config)](config, architecture, dataset_info, surroundings, **loop)
 
-    return ClassEvaluator(dataset_info=dataset_info, on_picture=write if shows_images else None,
-                          num_pictures=options.num_vis_samples, **loop)
+
+def _panoptic(config, architecture, dataset_info, surroundings, **loop):
   scores, samples = extra_scores.build(config, architecture, dataset_info), None
-  if shows_images:
-    samples = monitor.SampleMonitor(writer, dataset_info, options, model_dir, global_step)
+  if surroundings.shows_images:
+    samples = monitor.SampleMonitor(surroundings.writer, dataset_info, config.evaluator_options,
+                                    surroundings.model_dir, surroundings.global_step)
   return Evaluator(dataset_info=dataset_info, extra_scores=scores,
                    on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)
+
+
+def _classification(config, architecture, dataset_info, surroundings, **loop):
+  del architecture
+
+  def write(position, picture):
+    surroundings.writer.image(f'pictures/{position:02d}', picture,
+                              int(surroundings.global_step.numpy()))
+
+  return ClassEvaluator(
+      dataset_info=dataset_info, on_picture=write if surroundings.shows_images else None,
+      num_pictures=config.evaluator_options.num_vis_samples, **loop)
+
+
+_EVALUATORS = {Task.PANOPTIC: _panoptic, Task.CLASSIFICATION: _classification}
 
 
 def build_read_out(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:

@@ -2,14 +2,14 @@
 
 import abc
 import functools
-import types
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import image_names
+from deeplab_tf import image_names, tasks
+from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.metrics import panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
@@ -20,6 +20,7 @@ from deeplab_tf.postprocessing import mask2former
 from deeplab_tf.protos.evaluator_pb2 import EvaluatorOptions
 from deeplab_tf.scoring import instance_files
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
+from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import DataError
 
 _FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
@@ -291,18 +292,42 @@ class BoundaryQuality(ExtraScore):
 # --- From a config ----------------------------------------------------------------------------
 
 
-_QUERY_SCORES = (EvaluatorOptions.MIOU_PAN, EvaluatorOptions.AP_TH_PAN)
-_INSTANCE_SCORES = (EvaluatorOptions.AP_TH_PAN, EvaluatorOptions.PANOPTIC_MAP_AP)
+class _Kind(NamedTuple):
+  """A score that a config can ask for.
+
+  Attributes:
+    make: (classes, instance annotations or None, whether masks compete) -> the score.
+    needs_queries: Whether it reads the outputs of queries.
+    has_instances: Whether it compares with instance annotations where there are some.
+    tasks: The tasks that it scores.
+  """
+  make: Callable[[DatasetInfo, Optional[InstanceAnnotations], bool], ExtraScore]
+  needs_queries: bool = False
+  has_instances: bool = False
+  tasks: tuple[Task, ...] = (Task.PANOPTIC,)
 
 
-def need_queries(config, architecture: types.ModuleType) -> bool:
+_KINDS = {
+    EvaluatorOptions.MIOU_PAN: _Kind(
+        lambda info, _, compete: QueryMeanIoU(info, compete), needs_queries=True),
+    EvaluatorOptions.AP_TH_PAN: _Kind(QueryAveragePrecision, needs_queries=True,
+                                      has_instances=True),
+    EvaluatorOptions.PANOPTIC_MAP_MIOU: _Kind(lambda info, *_: MapMeanIoU(info)),
+    EvaluatorOptions.PANOPTIC_MAP_AP: _Kind(
+        lambda info, annotations, _: MapAveragePrecision(info, annotations), has_instances=True),
+    EvaluatorOptions.BOUNDARY_PQ: _Kind(lambda info, *_: BoundaryQuality(info)),
+}
+
+
+def need_queries(config, architecture: Architecture) -> bool:
   """Whether a score that a config asks for reads the queries.
 
   Raises:
     ConfigError: One does, and the model has none.
   """
-  chosen = [score for score in config.evaluator_options.extra_scores if score in _QUERY_SCORES]
-  if chosen and architecture.TARGETS != 'mask':
+  chosen = [score for score in config.evaluator_options.extra_scores
+            if _KINDS[score].needs_queries]
+  if chosen and not architecture.has_queries:
     raise config_lib.ConfigError(
         f'evaluator_options.extra_scores: {EvaluatorOptions.Score.Name(chosen[0])} needs the '
         'queries of a mask model, which this model does not have; PANOPTIC_MAP_MIOU and '
@@ -310,32 +335,30 @@ def need_queries(config, architecture: types.ModuleType) -> bool:
   return bool(chosen)
 
 
-def build(config, architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
+def build(config, architecture: Architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
   """Returns the scores that a config asks for.
 
   Args:
     config: ExperimentOptions.
-    architecture: Of the config; see deeplab_tf.models.
+    architecture: The config's architecture.
     dataset_info: The classes.
 
   Raises:
-    ConfigError: A score needs queries and the model has none.
+    ConfigError: A score needs queries and the model has none, or is not for the config's task.
     FileNotFoundError: There is no such annotation file.
     ValueError: It is no instance JSON.
   """
-  options = config.evaluator_options
-  competes = need_queries(config, architecture) and architecture.MASKS_COMPETE
+  options, task = config.evaluator_options, tasks.of(config)
+  competes = need_queries(config, architecture) and architecture.masks_compete
+  chosen = {score: _KINDS[score] for score in options.extra_scores}
+  for score, kind in chosen.items():
+    if task not in kind.tasks:
+      raise config_lib.ConfigError(
+          f'evaluator_options.extra_scores: {EvaluatorOptions.Score.Name(score)} is for task '
+          f'{" or ".join(t.name for t in kind.tasks)}, and the task is {task.name}')
   annotations = None
-  if options.instance_annotation_file and set(options.extra_scores) & set(_INSTANCE_SCORES):
+  if options.instance_annotation_file and any(kind.has_instances for kind in chosen.values()):
     annotations = InstanceAnnotations(config_lib.require_value(
         options.instance_annotation_file, 'evaluator_options.instance_annotation_file'),
         dataset_info)
-  makers = {
-      EvaluatorOptions.MIOU_PAN: lambda: QueryMeanIoU(dataset_info, competes),
-      EvaluatorOptions.AP_TH_PAN: lambda: QueryAveragePrecision(dataset_info, annotations,
-                                                                competes),
-      EvaluatorOptions.PANOPTIC_MAP_MIOU: lambda: MapMeanIoU(dataset_info),
-      EvaluatorOptions.PANOPTIC_MAP_AP: lambda: MapAveragePrecision(dataset_info, annotations),
-      EvaluatorOptions.BOUNDARY_PQ: lambda: BoundaryQuality(dataset_info),
-  }
-  return [makers[chosen]() for chosen in dict.fromkeys(options.extra_scores)]
+  return [kind.make(dataset_info, annotations, competes) for kind in chosen.values()]

@@ -39,7 +39,7 @@ class GradientFunction:
 
   def __init__(self, model: keras.Model, criterion: Callable, trained: Sequence[tf.Variable],
                *, global_batch: int, replicas: int = 1, parts: int = 1, unrolled: bool = False,
-               weight_decay: float = 0.0):
+               decayed: Sequence[tf.Variable] = (), weight_decay: float = 0.0):
     """Initialises the function.
 
     Args:
@@ -51,7 +51,8 @@ class GradientFunction:
       parts: Parts that a replica's images are cut into.
       unrolled: Writes the parts out one after the other instead of a loop. Replicas that meet
         inside of the network (synchronised batch norms) cannot always do so inside of a loop.
-      weight_decay: Factor of the L2 penalty on kernels that is added to the loss; 0: none.
+      decayed: The variables that weight decay touches.
+      weight_decay: Factor of the L2 penalty on them that is added to the loss; 0: none.
     """
     self._model = model
     self._criterion = criterion
@@ -60,6 +61,7 @@ class GradientFunction:
     self._replicas = replicas
     self._parts = parts
     self._unrolled = unrolled
+    self._decayed = list(decayed)
     self._weight_decay = weight_decay
 
   def __call__(self, images: tf.Tensor, targets: NamedTuple, seed: tf.Tensor,
@@ -125,7 +127,7 @@ class GradientFunction:
       unweighted = {name: value / result.weights[name] for name, value in losses.items()}
       total = tf.reduce_sum(result.total) / self._global_batch
       if self._weight_decay:
-        penalty = optimizers.kernel_penalty(self._trained, self._weight_decay)
+        penalty = optimizers.l2_penalty(self._decayed, self._weight_decay)
         losses['weight_decay'] = penalty / (self._replicas * self._parts)
         total += losses['weight_decay']
       scaled = total * scale

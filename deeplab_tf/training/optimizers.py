@@ -6,10 +6,12 @@ with two thirds of the memory of the newer ones (62 M parameters on 2 CPU cores:
 19 s, 0.05 s against 0.13 s, 1.9 GB against 2.7 GB). DeepLab2 and tensorflow-addons use them too.
 """
 
+import collections
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.architecture import ParameterGroup
 from deeplab_tf.compat import keras
 from deeplab_tf.training import schedules
 from deeplab_tf.user_errors import ConfigError
@@ -19,28 +21,25 @@ SGD_MOMENTUM = 0.9
 
 
 class Group(NamedTuple):
-  """Variables that share a learning rate.
+  """Variables that share an optimizer and a learning rate.
 
   Attributes:
-    name: 'main' or 'backbone'.
-    optimizer: Its optimiser.
+    name: 'main', 'backbone' or another name.
+    optimizer: The optimizer.
     schedule: The learning rate over the steps.
     variables: The variables, never empty.
+    decayed: Those among them that weight decay touches.
   """
   name: str
   optimizer: keras.optimizers.legacy.Optimizer
   schedule: Callable
   variables: list
+  decayed: list
 
 
-def is_kernel(variable: tf.Variable) -> bool:
-  """Whether weight decay touches a variable: its name ends in kernel or weight."""
-  return variable.name.split(':')[0].endswith(('kernel', 'weight'))
-
-
-def kernel_penalty(variables: Sequence[tf.Variable], weight_decay: float) -> tf.Tensor:
-  """Returns weight_decay / 2 times the squared norm of all kernels, float32 []."""
-  squares = [tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in variables if is_kernel(v)]
+def l2_penalty(variables: Sequence[tf.Variable], weight_decay: float) -> tf.Tensor:
+  """Returns weight_decay / 2 times the squared norm of the variables, float32 []."""
+  squares = [tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in variables]
   return weight_decay * tf.add_n(squares) if squares else tf.zeros([])
 
 
@@ -61,6 +60,11 @@ class GroupedOptimizer:
   def variables(self) -> list:
     """The trained variables, group by group; gradients are in this order."""
     return [variable for group in self.groups for variable in group.variables]
+
+  @property
+  def decayed_variables(self) -> list:
+    """Those among `variables` that weight decay touches, in their order."""
+    return [variable for group in self.groups for variable in group.decayed]
 
   @property
   def checkpoint_items(self) -> dict:
@@ -112,46 +116,55 @@ class GroupedOptimizer:
         group.optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
 
 
-class _KernelDecay:
-  """Decoupled weight decay of kernels (AdamW): variable -= rate * decay * variable."""
+class _DecoupledDecay:
+  """Decoupled weight decay of chosen variables (AdamW): variable -= rate * decay * variable."""
 
-  kernel_decay = 0.0
+  decay = 0.0
+  decayed = frozenset()
+
+  def decay_weights(self, variables: Sequence[tf.Variable], decay: float) -> None:
+    """Sets the variables that decay, and how strongly."""
+    self.decayed, self.decay = frozenset(id(v) for v in variables), decay
 
   def _resource_apply_dense(self, grad, var, apply_state=None):
-    if self.kernel_decay and is_kernel(var):
-      var.assign_sub(self._decayed_lr(var.dtype.base_dtype) * self.kernel_decay * var)
+    if self.decay and id(_whole(var)) in self.decayed:
+      var.assign_sub(self._decayed_lr(var.dtype.base_dtype) * self.decay * var)
     return super()._resource_apply_dense(grad, var, apply_state)
 
 
-class AdamW(_KernelDecay, keras.optimizers.legacy.Adam):
-  """Adam with decoupled weight decay of kernels, as DeepLab2's."""
-
-  def __init__(self, learning_rate, kernel_decay: float, **kwargs):
-    super().__init__(learning_rate, **kwargs)
-    self.kernel_decay = kernel_decay
+def _whole(variable: tf.Variable) -> tf.Variable:
+  """Returns the variable of a strategy that a replica's variable is a part of, or itself."""
+  container = getattr(variable, '_distributed_container', None)
+  return variable if container is None or container() is None else container()
 
 
-def _radam_lookahead(schedule, solver):
+class AdamW(_DecoupledDecay, keras.optimizers.legacy.Adam):
+  """Adam with decoupled weight decay, as DeepLab2's."""
+
+
+def _radam_lookahead(schedule, solver, decayed):
   # Ended in 2024 and heavy to import: only for the recipe of the MaX-DeepLab paper.
   import tensorflow_addons as tfa
 
-  class RectifiedAdam(_KernelDecay, tfa.optimizers.RectifiedAdam):
-    """RAdam with decoupled weight decay of kernels; the base class's own decays everything."""
+  class RectifiedAdam(_DecoupledDecay, tfa.optimizers.RectifiedAdam):
+    """RAdam with decoupled weight decay; the base class's own decays everything."""
 
   optimizer = RectifiedAdam(schedule)
-  optimizer.kernel_decay = solver.adamw_weight_decay
+  optimizer.decay_weights(decayed, solver.adamw_weight_decay)
   return tfa.optimizers.Lookahead(optimizer)
 
 
-def _build_one(solver, schedule):
+def _build_one(solver, schedule, decayed):
   if solver.optimizer == 'adam':
     return keras.optimizers.legacy.Adam(schedule)
   if solver.optimizer == 'adamw':
-    return AdamW(schedule, solver.adamw_weight_decay)
+    optimizer = AdamW(schedule)
+    optimizer.decay_weights(decayed, solver.adamw_weight_decay)
+    return optimizer
   if solver.optimizer == 'sgd':
     return keras.optimizers.legacy.SGD(schedule, momentum=SGD_MOMENTUM)
   if solver.optimizer == 'radam_lookahead':
-    return _radam_lookahead(schedule, solver)
+    return _radam_lookahead(schedule, solver, decayed)
   raise ConfigError(f'solver_options.optimizer is "{solver.optimizer}"; it can be '
                     + ', '.join(f'"{name}"' for name in OPTIMIZERS))
 
@@ -171,33 +184,46 @@ def peak_learning_rate(config) -> float:
       config.train_dataset_options.batch_size, solver.learning_rate_batch_size)
 
 
-def build(solver, trainable_variables: Sequence[tf.Variable],
-          backbone_variables: Sequence[tf.Variable] = (),
+def build(solver, variables: Sequence[tf.Variable], groups: Sequence[ParameterGroup],
           batch_size: int = 0) -> GroupedOptimizer:
-  """Builds the optimiser that the solver options describe; its slots are made by `.build()`.
+  """Builds the optimizer that the solver options describe; its slots are made by `.build()`.
 
   Args:
     solver: SolverOptions.
-    trainable_variables: All variables to train.
-    backbone_variables: Those among them whose rate has backbone_learning_rate_multiplier. They
-      are a group of their own only where the multiplier is not 1.
-    batch_size: Of the run, over all replicas; where learning_rate_batch_size is set, rates are
+    variables: All trainable variables; each group's optimizer has its own in this order.
+    groups: The architecture's groups, which together hold each variable once. Those of one name
+      share an optimizer.
+    batch_size: Images per step over all replicas; where learning_rate_batch_size is set, rates are
       multiplied by the ratio of the two.
 
   Raises:
-    ValueError: The optimiser or the learning policy is unknown.
+    ConfigError: The optimizer or the learning policy is unknown.
+    ValueError: The groups leave a variable out or hold one twice, or groups of one name differ in
+      their rates.
   """
-  multiplier = solver.backbone_learning_rate_multiplier
+  _check_groups(variables, groups)
   scale = learning_rate_scale(batch_size, solver.learning_rate_batch_size)
-  backbone_ids = {id(v) for v in backbone_variables} if multiplier != 1.0 else set()
-  members = {
-      'main': (1.0, [v for v in trainable_variables if id(v) not in backbone_ids]),
-      'backbone': (multiplier, [v for v in trainable_variables if id(v) in backbone_ids]),
-  }
-  groups = []
-  for name, (factor, variables) in members.items():
-    if variables:
-      schedule = schedules.build(solver, scale * factor)
-      groups.append(Group(name, _build_one(solver, schedule), schedule, variables))
+  built = []
+  for name in dict.fromkeys(group.name for group in groups):
+    own = [group for group in groups if group.name == name]
+    members, decayed = ([v for v in variables if id(v) in found] for found in (
+        {id(v) for group in own for v in group.variables},
+        {id(v) for group in own if group.decays for v in group.variables}))
+    if members:
+      schedule = schedules.build(solver, scale * own[0].rate)
+      built.append(Group(name, _build_one(solver, schedule, decayed), schedule, members, decayed))
   clip_norm = solver.clip_gradient_norm if solver.use_gradient_clipping else None
-  return GroupedOptimizer(groups, clip_norm)
+  return GroupedOptimizer(built, clip_norm)
+
+
+def _check_groups(variables: Sequence[tf.Variable], groups: Sequence[ParameterGroup]) -> None:
+  counts = collections.Counter(id(v) for group in groups for v in group.variables)
+  wrong = [v.name for v in variables if counts[id(v)] != 1]
+  if wrong or len(counts) != len(variables):
+    raise ValueError(f'the parameter groups do not hold each trainable variable once: {wrong[:3]}')
+  rates = collections.defaultdict(set)
+  for group in groups:
+    rates[group.name].add(group.rate)
+  unlike = [name for name, found in rates.items() if len(found) > 1]
+  if unlike:
+    raise ValueError(f'the parameter groups "{unlike[0]}" have several rates')

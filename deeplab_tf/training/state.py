@@ -57,7 +57,7 @@ def build(config, architecture, model: keras.Model, global_step: tf.Variable,
   solver = options.solver_options
   with strategy.scope():
     optimizer = optimizers.build(solver, model.trainable_variables,
-                                 architecture.backbone_variables(model),
+                                 architecture.parameter_groups(model, solver),
                                  config.train_dataset_options.batch_size)
     optimizer.build()
     loss_scale = LossScale() if options.precision == options.FLOAT16 else None

@@ -31,7 +31,7 @@ class StepOptions(NamedTuple):
     global_batch: Images per step over all replicas.
     seed: Of the stochastic layers.
     jit_compile: Compiles the step with XLA; with several replicas what each computes alone.
-    weight_decay: Factor of the L2 penalty on kernels that is added to the loss; 0: none.
+    weight_decay: Factor of the L2 penalty on decaying variables that is added to the loss; 0: none.
     accumulation_steps: Parts that a replica's images are cut into; see GradientFunction.
     max_skipped_steps: Steps in a row that may be left out because something is not finite.
   """
@@ -122,7 +122,8 @@ class Trainer(orbit.AbstractTrainer):
     self._compiles_replicas = options.jit_compile and replicas > 1 and not on_tpu
     self._gradients = GradientFunction(
         state.model, criterion, self._trained, global_batch=options.global_batch,
-        replicas=replicas, parts=options.accumulation_steps, weight_decay=options.weight_decay,
+        replicas=replicas, parts=options.accumulation_steps,
+        decayed=state.optimizer.decayed_variables, weight_decay=options.weight_decay,
         unrolled=replicas > 1 and not on_tpu and not options.jit_compile)
     self._compiled_step = tf.function(
         self._step, autograph=False,

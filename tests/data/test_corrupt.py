@@ -19,8 +19,7 @@ COUNT = FILES * PER_FILE
 PLAIN = ('dataset: "shapes" crop_size: [128, 160] max_thing_id: 16 shuffle_buffer_size: 5 '
          'augmentations { random_flip: false } ')
 AUGMENTED = ('dataset: "shapes" crop_size: [97, 129] max_thing_id: 16 shuffle_buffer_size: 5 '
-             'augmentations { min_scale_factor: 0.5 max_scale_factor: 1.5 '
-             'autoaugment_policy_name: "simple_classification_policy" } ')
+             'augmentations { min_scale_factor: 0.5 max_scale_factor: 1.5 } ')
 
 
 class Records:

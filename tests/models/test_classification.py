@@ -13,9 +13,7 @@ import deeplab_tf
 from deeplab_tf import models
 from deeplab_tf.classes import ImageClasses
 from deeplab_tf.data import catalog
-from deeplab_tf.layers import randomness
 from deeplab_tf.layers.variable_paths import variables_by_path
-from deeplab_tf.training import precision
 
 IMAGES = tf.random.stateless_normal([3, 33, 49, 3], [0, 1])
 
@@ -31,6 +29,17 @@ def fixture_model(config):
   return deeplab_tf.build_model(config)
 
 
+class TestClassifier(model_battery.ModelBattery):
+  CONFIG = tiny_classification.CONFIG
+  SIZES = ((33, 33), (32, 49), (33, 65), (50, 41))
+
+  def prepare(self, folder):
+    tiny_classification.write_experiment(folder)
+
+  def shapes(self, network, size):
+    return {'class_logits': [2]}
+
+
 def test_logits_are_a_linear_map_of_the_mean_of_the_last_feature(model):
   logits = model(IMAGES)['class_logits']
   assert logits.shape == (3, 2) and logits.dtype == tf.float32
@@ -43,32 +52,12 @@ def test_logits_are_a_linear_map_of_the_mean_of_the_last_feature(model):
 
 def test_parts_are_what_the_trainer_asks_for(config, model):
   architecture = models.architecture(config)
-  own = {id(v) for v in architecture.backbone_variables(model)}
+  own = {id(v) for v in model_battery.backbone_variables(architecture, model)}
   paths = [path for path, v in variables_by_path(model).items() if id(v) in own]
   assert paths and all(path.startswith('backbone/') for path in paths)
   assert len(paths) == len(model.trainable_variables) - 2
   assert len(architecture.inference_variables(model)) == len(model.trainable_variables)
   assert architecture.last_layers(model) == {'semantic': [model.classifier]}
-
-
-def test_dropout_is_a_function_of_the_seed_in_training_alone(model):
-  def logits(seed, training=True):
-    with randomness.seeded(tf.constant([0, seed])):
-      return model(IMAGES, training=training)['class_logits'].numpy()
-
-  np.testing.assert_array_equal(logits(1), logits(1))
-  assert not np.array_equal(logits(1), logits(2))
-  np.testing.assert_array_equal(logits(1, False), logits(2, False))
-
-
-def test_the_logits_are_float32_whatever_the_precision(config):
-  info = catalog.from_config(config)
-  with precision.scope('BFLOAT16'):
-    model = models.architecture(config).build(config, info)
-  assert {v.dtype for v in model.variables} == {tf.float32}
-  features, _ = model.backbone(tf.cast(IMAGES, tf.bfloat16))
-  assert features['backbone_output'].dtype == tf.bfloat16
-  assert model(IMAGES)['class_logits'].dtype == tf.float32
 
 
 def test_the_read_out_lists_the_most_probable_classes(config):

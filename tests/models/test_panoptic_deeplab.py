@@ -1,21 +1,17 @@
 """Panoptic-DeepLab's promises beyond equal numbers: any size, every option, gradients, configs."""
 
 import model_battery
-import numpy as np
 import pytest
 import shared
 import tensorflow as tf
 import tiny_centers
 
 from deeplab_tf import models
-from deeplab_tf.compat import keras
 from deeplab_tf.config import load_config
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.data import catalog, pipeline
-from deeplab_tf.layers import randomness
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.models import panoptic_deeplab
-from deeplab_tf.training import precision
 
 
 def _config(tmp_path, *overrides):
@@ -31,48 +27,31 @@ def _batch(config, info):
   return next(iter(pipeline.train_dataset(config, info, 'center', seed=0)))
 
 
-@pytest.mark.parametrize('size', [(65, 65), (64, 97), (33, 130), (50, 41)])
-def test_any_input_size_gives_maps_at_a_quarter_of_it(tmp_path, size):
-  info, model, _ = _parts(_config(tmp_path))
-  outputs = model(tf.random.uniform([2, *size, 3]))
-  quarter = [-(-n // 4) for n in size]
-  assert outputs['semantic_logits'].shape == [2, *quarter, info.num_classes]
-  assert outputs['center_heatmap'].shape == [2, *quarter, 1]
-  assert outputs['center_offsets'].shape == [2, *quarter, 2]
-  assert all(np.isfinite(v).all() and v.dtype == tf.float32 for v in outputs.values())
+class TestPanopticDeepLab(model_battery.ModelBattery):
+  CONFIG = tiny_centers.CONFIG
+  OPTIONS = {
+      'as it is': '',
+      'axial backbone': 'backbone { name: "max_deeplab_s_backbone" }',
+      'wide residual network': 'backbone { name: "wide_resnet41" use_squeeze_and_excite: true }',
+      'standard convolutions': 'decoder { decoder_conv_type: "standard_conv" } panoptic_deeplab { '
+                               'instance { center_head { head_conv_type: "standard_conv" } } }',
+  }
+
+  def shapes(self, network, size):
+    quarter = [-(-n // 4) for n in size]
+    return {'semantic_logits': [*quarter, network.info.num_classes],
+            'center_heatmap': [*quarter, 1], 'center_offsets': [*quarter, 2]}
 
 
-def test_sizes_unknown_while_tracing_give_the_same_outputs(tmp_path):
-  model_battery.check_sizes_unknown_while_tracing(_parts(_config(tmp_path))[1], tiny_centers.CROP)
-
-
-def test_variables_exist_before_the_first_call_and_none_is_made_by_it(tmp_path):
-  model_battery.check_no_call_makes_variables(_parts(_config(tmp_path))[1])
-
-
-OPTIONS = {
-    'as it is': '',
-    'axial backbone': 'backbone { name: "max_deeplab_s_backbone" }',
-    'wide residual network': 'backbone { name: "wide_resnet41" use_squeeze_and_excite: true }',
-    'standard convolutions': 'decoder { decoder_conv_type: "standard_conv" }',
-    'the semantic decoder for both': 'panoptic_deeplab { instance { center_head { '
-                                     'head_conv_type: "standard_conv" } } }',
-}
-
-
-@pytest.mark.parametrize('name', OPTIONS)
-def test_every_option_trains_every_variable(tmp_path, name):
-  config = _config(tmp_path, f'model_options {{ {OPTIONS[name]} }}')
-  if name == 'the semantic decoder for both':
-    config.model_options.panoptic_deeplab.instance.ClearField('instance_decoder_override')
-    config.model_options.panoptic_deeplab.instance.ClearField('low_level_override')
-  info, model, criterion = _parts(config)
-  images, targets = _batch(config, info)
-  idle = model_battery.idle_variables(model, criterion, images, targets)
-  # An offset that all logits of a softmax share changes nothing.
-  assert not [p for p in idle if not p.endswith('norm_similarity/beta')], idle
-  decoders = model.semantic_decoder.channels, model.instance_decoder.channels
-  assert decoders == ((16, 16) if name == 'the semantic decoder for both' else (16, 8))
+def test_without_a_decoder_of_its_own_the_instance_branch_has_that_of_the_semantic(tmp_path):
+  config = _config(tmp_path)
+  assert models.build_model(config).instance_decoder.channels == 8
+  config.model_options.panoptic_deeplab.instance.ClearField('instance_decoder_override')
+  config.model_options.panoptic_deeplab.instance.ClearField('low_level_override')
+  network = model_battery.build(config)
+  assert network.model.instance_decoder.channels == network.model.semantic_decoder.channels == 16
+  idle = model_battery.idle_variables(network, network.batch())
+  assert not [path for path in idle if not path.endswith('norm_similarity/beta')], idle
 
 
 def test_a_semantic_model_has_no_instance_branch(tmp_path):
@@ -108,41 +87,11 @@ def test_what_cannot_be_is_one_line(tmp_path):
     models.build_model(config)
 
 
-def test_a_few_steps_lower_the_loss(tmp_path):
-  keras.utils.set_random_seed(0)
-  config = _config(tmp_path)
-  info, model, criterion = _parts(config)
-  optimizer = keras.optimizers.legacy.Adam(0.005)
-  images, targets = _batch(config, info)
-
-  @tf.function(autograph=False)
-  def step(number):
-    with randomness.seeded(tf.stack([0, number])), tf.GradientTape() as tape:
-      result = criterion(model(images, training=True), targets)
-      loss = tf.reduce_mean(result.total)
-    variables = model.trainable_variables
-    optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
-    return {name: tf.reduce_mean(term) for name, term in result.losses.items()}
-
-  losses = [step(tf.constant(i)) for i in range(25)]
-  for name in losses[0]:
-    assert losses[-1][name] < 0.9 * losses[0][name], name
-
-
-def test_outputs_are_float32_whatever_the_precision(tmp_path):
-  config = _config(tmp_path)
-  info = catalog.from_config(config)
-  with precision.scope('BFLOAT16'):
-    model = models.architecture(config).build(config, info)
-  outputs = model(tf.random.uniform([1, 65, 65, 3]))
-  assert {v.dtype for v in model.variables} == {tf.float32}
-  assert {v.dtype for v in outputs.values()} == {tf.float32}
-
-
 def test_variable_groups(tmp_path):
   _, model, _ = _parts(_config(tmp_path))
   paths = {id(v): path for path, v in variables_by_path(model).items()}
-  backbone = {paths[id(v)] for v in panoptic_deeplab.backbone_variables(model)}
+  backbone = {paths[id(v)] for v in model_battery.backbone_variables(
+      panoptic_deeplab.ARCHITECTURE, model)}
   assert backbone and all(p.startswith('backbone/') for p in backbone)
   assert len(panoptic_deeplab.inference_variables(model)) == len(model.trainable_variables)
   last = [layer.kernel.shape[-1] for layers in panoptic_deeplab.last_layers(model).values()

@@ -102,7 +102,7 @@ def test_killed_run_goes_on_with_the_losses_of_an_uninterrupted_one(config_file,
   arguments = [f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=train']
   killed = subprocess.run([sys.executable, '-c', textwrap.dedent(f"""
       import os, signal
-      from deeplab_tf.training import monitor
+      from deeplab_tf.training.reporting import monitor
       from deeplab_tf.trainer import train
       on_step = monitor.TrainingMonitor.on_step
       def kill(self, step, output, seconds):

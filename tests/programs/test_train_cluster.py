@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny_centers
 import tiny_runs
 import training_runs
 
@@ -21,7 +22,8 @@ SHORT = ('--override=trainer_options { ema_decay: 0.9 } evaluator_options { '
 
 @pytest.fixture(scope='module')
 def config_file(tmp_path_factory):
-  return tiny_runs.write_config(tmp_path_factory.mktemp('config'))
+  # Of the tiny networks the one whose training starts soonest.
+  return tiny_centers.write_config(tmp_path_factory.mktemp('config'))
 
 
 def _free_ports(number):

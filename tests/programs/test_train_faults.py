@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-import tiny_runs
+import tiny_centers
 import training_runs
 
 from deeplab_tf.checkpoints import files
@@ -21,15 +21,22 @@ LONG = ('--override=trainer_options { num_checkpoints_to_keep: 2 save_checkpoint
 
 @pytest.fixture(scope='module')
 def config_file(tmp_path_factory):
-  return tiny_runs.write_config(tmp_path_factory.mktemp('config'))
+  # Of the tiny networks the one whose training starts soonest.
+  return tiny_centers.write_config(tmp_path_factory.mktemp('config'))
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(config_file, tmp_path_factory):
-  """The losses of a training that nothing happens to, by step."""
+def uninterrupted_dir(config_file, tmp_path_factory):
+  """The model directory of a training that nothing happens to."""
   model_dir = tmp_path_factory.mktemp('uninterrupted')
   training_runs.run(config_file, model_dir, LONG)
-  return {step: values[0] for step, values in training_runs.losses(model_dir).items()}
+  return model_dir
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(uninterrupted_dir):
+  """The losses of a training that nothing happens to, by step."""
+  return {step: values[0] for step, values in training_runs.losses(uninterrupted_dir).items()}
 
 
 def wait_for_step(process, model_dir, step, timeout=120):
@@ -111,11 +118,15 @@ def test_sigterm_saves_and_damaged_checkpoints_are_passed_over(config_file, unin
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-  """A folder with room for a checkpoint and a half."""
+def small_disk(uninterrupted_dir, tmp_path):
+  """A folder with room for a checkpoint and a half, and for the other files of a training."""
   folder = tmp_path / 'disk'
   folder.mkdir()
-  mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', str(folder)],
+  checkpoint = sum(p.stat().st_size for p in uninterrupted_dir.glob(f'ckpt-{STEPS}.*'))
+  others = sum(p.stat().st_size for p in uninterrupted_dir.rglob('*')
+               if p.is_file() and 'ckpt' not in p.name)
+  size = f'size={others + int(1.5 * checkpoint)}'
+  mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)],
                            capture_output=True, check=False)
   if mounted.returncode:
     pytest.skip('mounting a small disk needs root')

@@ -15,6 +15,7 @@ from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
+from deeplab_tf.models import panoptic_deeplab
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
 from deeplab_tf.training import extra_scores
 from deeplab_tf.training.extra_scores import ScoredImage
@@ -188,11 +189,8 @@ def test_scores_of_queries_are_refused_for_models_without(tmp_path):
   config = config_lib.load_config(tiny_runs.write_config(tmp_path),
                                   ['evaluator_options { extra_scores: AP_TH_PAN }'])
 
-  class CenterModel:
-    TARGETS = 'center'
-
   with pytest.raises(config_lib.ConfigError, match='AP_TH_PAN needs the queries'):
-    extra_scores.build(config, CenterModel, catalog.built_in('shapes'))
+    extra_scores.build(config, panoptic_deeplab.ARCHITECTURE, catalog.built_in('shapes'))
   assert extra_scores.need_queries(config, models.architecture(config))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.architecture import ParameterGroup, parameter_groups
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.training import optimizers
 
@@ -18,8 +19,13 @@ def _variables():
           tf.Variable([3.0], name='embedding/weight')]
 
 
+def _build(solver, variables, backbone=()):
+  groups = parameter_groups(variables, backbone, solver.backbone_learning_rate_multiplier)
+  return optimizers.build(solver, variables, groups)
+
+
 def _step(solver, variables, gradients, backbone=()):
-  optimizer = optimizers.build(solver, variables, backbone)
+  optimizer = _build(solver, variables, backbone)
   optimizer.build()
   clipped, norm = optimizer.clip([tf.constant(g) for g in gradients])
   optimizer.apply(clipped)
@@ -42,7 +48,7 @@ def test_adam_is_keras_adam_with_its_default_epsilon():
   # The first step of Adam moves by the rate, whatever the gradient.
   np.testing.assert_allclose(variables[0], [1.0 - 0.1, -2.0], rtol=1e-5)
   np.testing.assert_allclose(variables[1], [0.4], rtol=1e-5)
-  optimizer = optimizers.build(_solver(optimizer='adam'), variables).groups[0].optimizer
+  optimizer = _build(_solver(optimizer='adam'), variables).groups[0].optimizer
   assert optimizer.get_config()['epsilon'] == 1e-7
 
 
@@ -59,7 +65,7 @@ def test_decoupled_decay_shrinks_kernels_and_weights_alone(name):
 
 def test_backbone_has_its_own_rate_and_the_rest_the_base_rate():
   fresh = _variables()
-  optimizer = optimizers.build(_solver(backbone_learning_rate_multiplier=0.1), fresh, fresh[:1])
+  optimizer = _build(_solver(backbone_learning_rate_multiplier=0.1), fresh, fresh[:1])
   # Gradients are in the order of the groups.
   assert [v.name for v in optimizer.variables] == ['conv/bias:0', 'embedding/weight:0',
                                                    'conv/kernel:0']
@@ -75,7 +81,37 @@ def test_backbone_has_its_own_rate_and_the_rest_the_base_rate():
 
 def test_multiplier_of_one_makes_one_group():
   variables = _variables()
-  assert len(optimizers.build(_solver(), variables, variables[:1]).groups) == 1
+  assert len(_build(_solver(), variables, variables[:1]).groups) == 1
+
+
+def test_groups_hold_each_variable_once():
+  variables = _variables()
+  for groups in ([ParameterGroup('main', variables[:2], 1.0, True)],
+                 [ParameterGroup('main', variables, 1.0, True),
+                  ParameterGroup('head', variables[2:], 1.0, False)]):
+    with pytest.raises(ValueError, match='each trainable variable once.*embedding/weight'):
+      optimizers.build(_solver(), variables, groups)
+
+
+def test_groups_of_one_name_share_an_optimizer_and_a_rate():
+  variables = _variables()
+  groups = [ParameterGroup('backbone', variables[2:], 0.1, True),
+            ParameterGroup('main', variables[1:2], 1.0, True),
+            ParameterGroup('main', variables[:1], 1.0, False)]
+  solver = _solver(optimizer='adamw', adamw_weight_decay=0.2)
+  optimizer = optimizers.build(solver, variables, groups)
+  assert [g.name for g in optimizer.groups] == ['backbone', 'main']
+  # In the order of the model, whatever that of the groups.
+  assert optimizer.groups[1].variables == variables[:2]
+  assert optimizer.decayed_variables == [variables[2], variables[1]]
+  optimizer.build()
+  optimizer.apply([tf.zeros(1), tf.zeros(2), tf.zeros(1)])
+  np.testing.assert_allclose(variables[2], [3.0 * (1 - 0.2 * 0.01)], rtol=1e-6)
+  np.testing.assert_array_equal(variables[0], [1.0, -2.0])
+  np.testing.assert_allclose(variables[1], [0.5 * (1 - 0.2 * 0.1)], rtol=1e-6)
+  groups[2] = groups[2]._replace(rate=0.5)
+  with pytest.raises(ValueError, match='"main" have several rates'):
+    optimizers.build(solver, variables, groups)
 
 
 def test_clipping_is_by_the_norm_over_all_groups():
@@ -96,20 +132,21 @@ def test_small_gradients_are_not_clipped():
 
 def test_a_variable_without_gradient_stays():
   variables = _variables()
-  optimizer = optimizers.build(_solver(optimizer='adam'), variables)
+  optimizer = _build(_solver(optimizer='adam'), variables)
   optimizer.build()
   optimizer.apply([None, tf.ones(1), tf.ones(1)])
   np.testing.assert_array_equal(variables[0], [1.0, -2.0])
 
 
 def test_penalty_counts_kernels_alone():
-  penalty = optimizers.kernel_penalty(_variables(), 0.1)
+  optimizer = _build(_solver(), _variables())
+  penalty = optimizers.l2_penalty(optimizer.decayed_variables, 0.1)
   assert float(penalty) == pytest.approx(0.05 * (1 + 4 + 9))
 
 
 def test_unknown_optimizer_lists_those_there_are():
   with pytest.raises(ValueError, match='"lion".*"adam", "adamw", "sgd", "radam_lookahead"'):
-    optimizers.build(_solver(optimizer='lion'), _variables())
+    _build(_solver(optimizer='lion'), _variables())
 
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
@@ -119,7 +156,7 @@ def test_state_survives_a_checkpoint(name, tmp_path):
 
   def start():
     variables = _variables()
-    optimizer = optimizers.build(solver, variables, variables[:1])
+    optimizer = _build(solver, variables, variables[:1])
     optimizer.build()
     items = dict(optimizer.checkpoint_items, variables=variables)
     return variables, optimizer, tf.train.Checkpoint(**items)
@@ -145,7 +182,7 @@ def test_state_survives_a_checkpoint(name, tmp_path):
 
 def test_lookahead_pulls_back_to_the_slow_weights_every_sixth_step():
   variables = _variables()
-  optimizer = optimizers.build(_solver(optimizer='radam_lookahead'), variables)
+  optimizer = _build(_solver(optimizer='radam_lookahead'), variables)
   optimizer.build()
   path = [variables[1].numpy()[0]]
   for _ in range(6):

@@ -14,6 +14,7 @@ from deeplab_tf.layers.attention_records import recording
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
+from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
 from deeplab_tf.reports.queries import memory_attention
 from deeplab_tf.user_errors import DataError
 
@@ -79,7 +80,7 @@ class AnalyzedNetwork:
       ValueError: The model predicts no masks, or the checkpoint is of another one.
     """
     architecture = models.architecture(config)
-    if architecture.TARGETS != 'mask':
+    if not architecture.has_queries:
       raise DataError('the analyses are about queries and their masks, and '
                       f'{config.model_options.WhichOneof("meta_architecture")} has none; give '
                       'the config of a mask model such as max_deeplab')
@@ -116,7 +117,7 @@ class AnalyzedNetwork:
     with recording() as records:
       outputs = self._model(images, training=False)
     size = dimensions(images)[1:3]
-    if hasattr(self._postprocess, 'with_queries'):
+    if isinstance(self._postprocess, QueryPostprocessor):
       prediction, maps = self._postprocess.with_queries(outputs, size)
       panoptic_map, query_map = prediction.panoptic_map, maps.query_map
     else:

@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 
-from deeplab_tf import models
+from deeplab_tf import models, tasks
+from deeplab_tf.architecture import TargetForm
+from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import HostError
 
 # Folders below the model directory, one curve each in TensorBoard.
@@ -66,6 +68,9 @@ SCORES = {'PQ': (EVAL, 'All/pq'), 'PQ of things': (EVAL, 'Things/pq'),
           'PQ of stuff': (EVAL, 'Stuff/pq'), 'total loss': (TRAIN, 'losses/total')}
 CLASSIFICATION_SCORES = {'top-1': (EVAL, 'top1'), 'top-5': (EVAL, 'top5'),
                          'total loss': (TRAIN, 'losses/total')}
+LAYOUTS = {TargetForm.MASK: LAYOUT, TargetForm.CENTER: CENTER_LAYOUT,
+           TargetForm.CLASS: CLASSIFICATION_LAYOUT}
+SCORES_OF_TASKS = {Task.PANOPTIC: SCORES, Task.CLASSIFICATION: CLASSIFICATION_SCORES}
 _DECOUPLED_DECAY = ('adamw', 'radam_lookahead')
 
 
@@ -167,9 +172,8 @@ def write_experiment(model_dir: str, config, step: int) -> None:
     step: The steps that are done.
   """
   # Four blanks before each line make a block of code.
-  targets = models.architecture(config).TARGETS
-  layout = {'mask': LAYOUT, 'center': CENTER_LAYOUT, 'class': CLASSIFICATION_LAYOUT}[targets]
-  scores = CLASSIFICATION_SCORES if targets == 'class' else SCORES
+  layout = LAYOUTS[models.architecture(config).target_form]
+  scores = SCORES_OF_TASKS[tasks.of(config)]
   text = '\n'.join('    ' + line for line in text_format.MessageToString(config).splitlines())
   writer = _file_writer(str(model_dir))
   with writer.as_default(step), tf.summary.record_if(True):

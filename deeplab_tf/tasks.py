@@ -1,0 +1,68 @@
+"""The tasks that a model can be trained and used for, and the classes and labels of each."""
+
+import dataclasses
+import enum
+
+import tensorflow as tf
+
+from deeplab_tf import config as config_lib
+from deeplab_tf.classes import DatasetInfo
+
+
+class Task(enum.Enum):
+  """What is asked of a model.
+
+  Attributes:
+    PANOPTIC: A class for every pixel, and an instance for every pixel of a thing.
+    INSTANCE: Masks of things with a class and a score; they may overlap.
+    SEMANTIC: A class for every pixel.
+    CLASSIFICATION: A class for every image.
+  """
+  PANOPTIC = 'panoptic'
+  INSTANCE = 'instance'
+  SEMANTIC = 'semantic'
+  CLASSIFICATION = 'classification'
+
+
+def of(config) -> Task:
+  """Returns the task of an experiment: its field `task`, or classification, as its model says."""
+  if config_lib.classifies_images(config):
+    return Task.CLASSIFICATION
+  return Task[type(config).Task.Name(config.task)]
+
+
+def classes(task: Task, info: DatasetInfo) -> DatasetInfo:
+  """Returns the classes that a model of a task predicts.
+
+  They are those of the data set; for SEMANTIC all of them count as stuff, since nothing tells
+  instances apart, and for INSTANCE the stuff classes are left out.
+  """
+  if task is Task.SEMANTIC:
+    categories = tuple(c._replace(isthing=False) for c in info.categories)
+  elif task is Task.INSTANCE:
+    categories = tuple(c for c in info.categories if c.isthing)
+  else:
+    return info
+  return dataclasses.replace(info, categories=categories)
+
+
+def label_map(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
+  """Turns the panoptic map of a data set into the label map of a task.
+
+  Args:
+    task: PANOPTIC, INSTANCE or SEMANTIC.
+    panoptic_map: int32 [...], class id * label divisor + instance number.
+    info: The data set's own classes.
+
+  Returns:
+    int32 [...], of the same form: for SEMANTIC all instance numbers are 0, and for INSTANCE the
+    pixels of stuff are unlabeled.
+  """
+  if task is Task.SEMANTIC:
+    return panoptic_map // info.label_divisor * info.label_divisor
+  if task is Task.INSTANCE:
+    is_thing = tf.reduce_any(
+        (panoptic_map // info.label_divisor)[..., None] == tf.constant(
+            info.thing_class_ids, panoptic_map.dtype), axis=-1)
+    return tf.where(is_thing, panoptic_map, info.void_label)
+  return panoptic_map
