@@ -3,7 +3,7 @@
 A module NAME has, where NAME is the field set in `model_options.meta_architecture`:
 
   build(config, dataset_info) -> keras.Model
-  build_criterion(config, dataset_info) -> callable(outputs, targets) -> losses
+  build_criterion(config, dataset_info) -> losses.Criterion
   build_postprocessor(config, dataset_info, static_shapes=False) ->
       callable(outputs, output_size) -> PanopticPrediction, or ClassPrediction where TARGETS is
       'class'; static_shapes for XLA. That of a mask model may also have with_queries(outputs,
