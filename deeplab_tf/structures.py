@@ -7,9 +7,13 @@ instance number; instance number 0 of a thing class is a crowd region, and the i
 times the divisor is unlabelled (void).
 """
 
-from typing import NamedTuple
+import re
+from typing import NamedTuple, Sequence
 
 import tensorflow as tf
+
+# The name of an output of a decoder layer before the last, and the number of that layer.
+_NUMBERED = re.compile(r'(.+)_(\d+)')
 
 
 class LabeledImage(NamedTuple):
@@ -43,6 +47,22 @@ class MaskTargets(NamedTuple):
   mask_ids: tf.Tensor
   mask_classes: tf.Tensor
   mask_isthing: tf.Tensor
+
+
+class OverlappingMaskTargets(NamedTuple):
+  """Targets of a mask model whose masks may overlap, as the instances of COCO do.
+
+  A pixel has one bit per mask, so that a map of these bits can be resized, cropped and flipped
+  like a label map; see deeplab_tf.mask_values.
+
+  Attributes:
+    mask_bits: uint8 [batch, height, width, ceil(masks / 8)]; bit m % 8 of entry m // 8 (bit 0 is
+      the least significant) tells whether the pixel belongs to row m of `mask_classes`.
+    mask_classes: int32 [batch, masks], class index of each annotated mask, -1 in unused rows.
+      A row may have a class and no pixels: it is no mask then.
+  """
+  mask_bits: tf.Tensor
+  mask_classes: tf.Tensor
 
 
 class CenterTargets(NamedTuple):
@@ -153,3 +173,48 @@ class ScoredPrediction(NamedTuple):
   """
   panoptic: PanopticPrediction
   queries: QueryOutputs
+
+
+def split_layers(outputs: dict[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
+  """Groups the outputs of a network by decoder layer.
+
+  In training a mask model may also return the outputs of the decoder layers before the last:
+  `mask_logits_0`, `class_logits_0`, ..., where 0 is the first layer.
+
+  Args:
+    outputs: Name -> tensor.
+
+  Returns:
+    For each layer, from first to last, name without the number -> tensor. The last layer has all
+    outputs without a number, also those that exist only once, such as `semantic_logits`.
+
+  Raises:
+    ValueError: A number is left out, or the layers before the last do not have the same outputs,
+      or the last layer lacks one of them.
+  """
+  last, numbered = {}, {}
+  for name, tensor in outputs.items():
+    match = _NUMBERED.fullmatch(name)
+    layer = numbered.setdefault(int(match[2]), {}) if match else last
+    layer[match[1] if match else name] = tensor
+  layers = [numbered[i] for i in sorted(numbered)]
+  names = set().union(*layers)
+  if sorted(numbered) != list(range(len(layers))) or not names <= set(last) or any(
+      set(layer) != names for layer in layers):
+    raise ValueError(f'the decoder layers have different outputs: {", ".join(sorted(outputs))}')
+  return [*layers, last]
+
+
+def join_layers(layers: Sequence[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+  """Names the outputs of all decoder layers as a network returns them; see `split_layers`.
+
+  Args:
+    layers: Name -> tensor for each layer, the last at the end.
+
+  Returns:
+    Name -> tensor, those of the last layer first and without a number.
+  """
+  outputs = dict(layers[-1])
+  for i, layer in enumerate(layers[:-1]):
+    outputs.update({f'{name}_{i}': tensor for name, tensor in layer.items()})
+  return outputs

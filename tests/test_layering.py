@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows from the bottom up; within a row from left to right.
 ROWS = (
     ('user_errors', 'compat', 'classes', 'protos', 'modules', 'listing', 'file_names',
-     'image_names', 'formats', 'structures'),
+     'image_names', 'formats', 'structures', 'mask_values'),
     ('config_text', 'config_fields', 'config', 'cli', 'arguments', 'tasks', 'architecture'),
     ('layers', 'matching', 'visualization'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',

@@ -1,5 +1,5 @@
 """Training losses: single ones as keras.losses.Loss, and a criterion for each model."""
 
-from deeplab_tf.losses.criterion import CriterionResult
+from deeplab_tf.losses.criterion import Criterion, CriterionResult, PerImageCriterion
 
-__all__ = ['CriterionResult']
+__all__ = ['Criterion', 'CriterionResult', 'PerImageCriterion']

@@ -41,7 +41,7 @@ class ClassificationLoss(keras.losses.Loss):
     return {**super().get_config(), 'label_smoothing': self._label_smoothing}
 
 
-class ClassificationCriterion:
+class ClassificationCriterion(criterion.PerImageCriterion):
   """The loss of image classification from outputs and targets."""
 
   def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0):
@@ -52,9 +52,9 @@ class ClassificationCriterion:
     self._weight = weight
     self._loss = ClassificationLoss(label_smoothing, reduction='none')
 
-  def __call__(self, outputs: dict[str, tf.Tensor],
-               targets: ClassTargets) -> criterion.CriterionResult:
-    """Returns the losses of a batch, and as a statistic its top-1 accuracy.
+  def image_losses(self, outputs: dict[str, tf.Tensor],
+                   targets: ClassTargets) -> criterion.CriterionResult:
+    """Returns the losses of each image, and as a statistic the top-1 accuracy of the batch.
 
     Args:
       outputs: float class_logits [batch, classes].

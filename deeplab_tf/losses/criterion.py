@@ -1,6 +1,15 @@
-"""What a criterion is told of its terms, what it returns, and the finite-flags in that."""
+"""The base classes of criteria, which compute the losses of a network from outputs and targets.
 
-from typing import NamedTuple
+A training step may process its batch in parts: each replica has its share of the images, and
+gradient accumulation splits that share further. The losses and gradients of the parts are added
+up. Therefore what a loss is divided by must be known for the whole batch before the first part is
+processed, for example the number of images, the number of ground truth masks or a sum of class
+weights. A criterion returns these normalizers as sums that depend on the targets alone. The step
+adds them up over the replicas once and passes the totals to the criterion with every part.
+"""
+
+import abc
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
@@ -17,14 +26,15 @@ class LossTerm(NamedTuple):
 
 
 class CriterionResult(NamedTuple):
-  """The losses of a batch.
+  """The losses of some images.
 
   Attributes:
-    losses: name -> float32 [batch], the weighted terms of each image.
-    weights: name -> the weight in that term, above 0.
-    total: float32 [batch], their sum.
-    statistics: name -> float32 [], figures to watch, over the batch, without gradient.
-    checks: name -> bool [], whether that tensor is finite. Compiled code cannot raise, so the
+    losses: Name -> float32 [], the weighted terms, divided by their normalizers. Added up over the
+      parts of a batch they are the losses of the batch.
+    weights: Name -> the weight in that term, above 0.
+    total: float32 [], the sum of the terms.
+    statistics: Name -> float32 [], figures to watch, means over the images, without gradient.
+    checks: Name -> bool [], whether that tensor is finite. Compiled code cannot raise, so the
       host reads these.
   """
   losses: dict[str, tf.Tensor]
@@ -32,6 +42,102 @@ class CriterionResult(NamedTuple):
   total: tf.Tensor
   statistics: dict[str, tf.Tensor]
   checks: dict[str, tf.Tensor]
+
+
+class Criterion(abc.ABC):
+  """Base class of criteria; subclasses implement `normalizers` and `call`."""
+
+  @abc.abstractmethod
+  def normalizers(self, targets: NamedTuple) -> dict[str, tf.Tensor]:
+    """Returns what these images contribute to the normalizers of the batch.
+
+    The values of two sets of images must add up to the value of their union. A lower bound, such
+    as Mask2Former's of one mask, therefore belongs in `call`, where the total is known. Reference
+    implementations may divide by the mean over their processes instead and average the gradients
+    over the processes: that is the same as to divide by the total.
+
+    Args:
+      targets: A container of `deeplab_tf.structures`.
+
+    Returns:
+      Name -> float32 [].
+    """
+
+  @abc.abstractmethod
+  def call(self, outputs: dict[str, tf.Tensor], targets: NamedTuple,
+           normalizers: dict[str, tf.Tensor]) -> CriterionResult:
+    """Returns the share that some images have in the losses of their batch.
+
+    Args:
+      outputs: Name -> raw output of the network, [images, ...].
+      targets: A container of `deeplab_tf.structures`, [images, ...].
+      normalizers: Name -> float32 [], sums over all images of the batch.
+    """
+
+  def __call__(self, outputs: dict[str, tf.Tensor], targets: NamedTuple,
+               normalizers: Optional[dict[str, tf.Tensor]] = None) -> CriterionResult:
+    """Returns the losses as `call` does.
+
+    Args:
+      outputs: As in `call`.
+      targets: As in `call`.
+      normalizers: As in `call`; None: these images are the whole batch.
+    """
+    return self.call(outputs, targets,
+                     self.normalizers(targets) if normalizers is None else normalizers)
+
+
+class PerImageCriterion(Criterion):
+  """Base class of criteria that average over the images; subclasses implement `image_losses`."""
+
+  @abc.abstractmethod
+  def image_losses(self, outputs: dict[str, tf.Tensor], targets: NamedTuple) -> CriterionResult:
+    """Returns the losses of each image: `losses` and `total` are float32 [images].
+
+    Args:
+      outputs: Name -> raw output of the network, [images, ...].
+      targets: A container of `deeplab_tf.structures`, [images, ...].
+    """
+
+  def normalizers(self, targets: NamedTuple) -> dict[str, tf.Tensor]:
+    """Returns the number of images, as 'images'."""
+    images = tf.shape(tf.nest.flatten(targets)[0])[0]
+    return {'images': tf.cast(images, tf.float32)}
+
+  def call(self, outputs: dict[str, tf.Tensor], targets: NamedTuple,
+           normalizers: dict[str, tf.Tensor]) -> CriterionResult:
+    """Returns the sums over these images, divided by the number of images of the batch."""
+    result = self.image_losses(outputs, targets)
+    images = normalizers['images']
+    losses = {name: tf.reduce_sum(loss) / images for name, loss in result.losses.items()}
+    return result._replace(losses=losses, total=tf.reduce_sum(result.total) / images)
+
+
+def losses_of_layers(
+    layer_losses: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    layers: Sequence[dict[str, tf.Tensor]],
+    weights: dict[str, float]) -> tuple[dict[str, tf.Tensor], dict[str, float]]:
+  """Computes the same loss terms for each decoder layer (deep supervision).
+
+  Terms are named as outputs are: `mask_loss_0` is the term `mask_loss` of the first layer, and
+  that of the last layer has no number. The loss over all layers is the sum of all returned terms.
+
+  Args:
+    layer_losses: From the outputs of one layer to name -> float32, its weighted terms.
+    layers: The outputs of each layer, the last at the end; see `structures.split_layers`.
+    weights: Name -> weight in that term, above 0, the same for all layers.
+
+  Returns:
+    (losses, weights): name -> float32, the terms, those of the last layer first; name -> the
+    weight in that term.
+  """
+  losses, all_weights = {}, {}
+  suffixes = ['', *(f'_{i}' for i in range(len(layers) - 1))]
+  for suffix, outputs in zip(suffixes, [layers[-1], *layers[:-1]]):
+    for name, loss in layer_losses(outputs).items():
+      losses[name + suffix] = loss
+      all_weights[name + suffix] = weights[name]
+  return losses, all_weights
 
 
 def are_finite(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

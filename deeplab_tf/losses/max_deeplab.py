@@ -21,7 +21,7 @@ _DEFAULT_TERM = LossTerm()
 _DEFAULT_MASK_ID_TERM = LossTerm(0.3)
 
 
-class MaXDeepLabCriterion:
+class MaXDeepLabCriterion(criterion.PerImageCriterion):
   """The losses of MaX-DeepLab from its outputs and targets."""
 
   def __init__(self, ignore_label: int,
@@ -74,9 +74,9 @@ class MaXDeepLabCriterion:
         'semantic_loss': semantic_term.weight,
     }
 
-  def __call__(self, outputs: dict[str, tf.Tensor], targets: MaskTargets,
-               matching: Optional[tf.Tensor] = None) -> criterion.CriterionResult:
-    """Returns the losses of a batch.
+  def image_losses(self, outputs: dict[str, tf.Tensor], targets: MaskTargets,
+                   matching: Optional[tf.Tensor] = None) -> criterion.CriterionResult:
+    """Returns the losses of each image.
 
     Targets may have a resolution higher than the outputs' by a whole stride.
 

@@ -35,7 +35,7 @@ _CENTER_TERM = LossTerm(200.0)
 _OFFSET_TERM = LossTerm(0.01)
 
 
-class PanopticDeepLabCriterion:
+class PanopticDeepLabCriterion(criterion.PerImageCriterion):
   """The losses of Panoptic-DeepLab from its outputs and targets."""
 
   def __init__(self, ignore_label: int, semantic_term: LossTerm = _SEMANTIC_TERM,
@@ -53,9 +53,9 @@ class PanopticDeepLabCriterion:
     self._offset = OffsetLoss(offset_term.top_k_percent, 'none', 'regression_loss')
     self._ignore_label = ignore_label
 
-  def __call__(self, outputs: dict[str, tf.Tensor],
-               targets: CenterTargets) -> criterion.CriterionResult:
-    """Returns the losses of a batch.
+  def image_losses(self, outputs: dict[str, tf.Tensor],
+                   targets: CenterTargets) -> criterion.CriterionResult:
+    """Returns the losses of each image.
 
     Args:
       outputs: float; semantic_logits [batch, h, w, classes], center_heatmap [batch, h, w, 1] and

@@ -1,8 +1,8 @@
 """Losses and gradients of one replica's share of a batch, at once or part by part.
 
-Gradient accumulation cuts the share into parts that are in memory one after the other. All losses
-are sums over images divided by the size of the whole batch, so the sums over the parts are the
-whole batch's, unless batch norms see each part alone.
+Gradient accumulation cuts the share into parts that are in memory one after the other. All parts
+divide their losses by the same normalizers, which are those of the whole batch, so the sums over
+the parts are the whole batch's, unless batch norms see each part alone.
 """
 
 from typing import Callable, NamedTuple, Sequence
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
+from deeplab_tf.losses import Criterion
 from deeplab_tf.training import optimizers
 from deeplab_tf.user_errors import ConfigError
 
@@ -21,8 +22,8 @@ class Gradients(NamedTuple):
   Attributes:
     gradients: Place among the trained variables -> float32 gradient times the loss scale, of
       the variables that have one.
-    losses: Name -> float32 [], weighted loss terms and 'total', sums over the images divided by
-      the size of the whole batch.
+    losses: Name -> float32 [], weighted loss terms and 'total', the share that these images have
+      in the losses of the whole batch.
     unweighted: Name -> float32 [], the terms of the criterion without their weights.
     statistics: Name -> float32 [], means.
     broken: Name -> float32 [], 0 where that tensor is finite.
@@ -37,14 +38,14 @@ class Gradients(NamedTuple):
 class GradientFunction:
   """Computes Gradients; see `__call__`."""
 
-  def __init__(self, model: keras.Model, criterion: Callable, trained: Sequence[tf.Variable],
+  def __init__(self, model: keras.Model, criterion: Criterion, trained: Sequence[tf.Variable],
                *, global_batch: int, replicas: int = 1, parts: int = 1, unrolled: bool = False,
                decayed: Sequence[tf.Variable] = (), weight_decay: float = 0.0):
     """Initialises the function.
 
     Args:
       model: The network.
-      criterion: (outputs, targets) -> losses.CriterionResult.
+      criterion: The losses of the network's outputs.
       trained: The variables to differentiate by.
       global_batch: Images per step over all replicas.
       replicas: Number of replicas.
@@ -64,13 +65,14 @@ class GradientFunction:
     self._decayed = list(decayed)
     self._weight_decay = weight_decay
 
-  def __call__(self, images: tf.Tensor, targets: NamedTuple, seed: tf.Tensor,
-               replica: tf.Tensor, scale: tf.Tensor) -> Gradients:
+  def __call__(self, images: tf.Tensor, targets: NamedTuple, normalizers: dict[str, tf.Tensor],
+               seed: tf.Tensor, replica: tf.Tensor, scale: tf.Tensor) -> Gradients:
     """Runs the network forward and backward.
 
     Args:
       images: float32 [images, height, width, 3] of this replica; their number is static.
       targets: Of the same images.
+      normalizers: Name -> float32 [], the criterion's, of the whole batch.
       seed: int64 [2], of the stochastic layers.
       replica: int32 [], the number of this replica.
       scale: float32 [], the loss scale.
@@ -81,7 +83,7 @@ class GradientFunction:
     size = images.shape[0] // self._parts
     first = replica * (size * self._parts)
     if self._parts == 1:
-      return self._part(images, targets, seed, first, scale)
+      return self._part(images, targets, normalizers, seed, first, scale)
 
     def cut(x, i):
       return tf.ensure_shape(tf.slice(x, [i * size] + [0] * (x.shape.rank - 1),
@@ -89,7 +91,7 @@ class GradientFunction:
 
     def part(i, function):
       own_images, own_targets = tf.nest.map_structure(lambda x: cut(x, i), (images, targets))
-      return function(own_images, own_targets, seed, first + i * size, scale)
+      return function(own_images, own_targets, normalizers, seed, first + i * size, scale)
 
     total = self._write_out(part) if self._unrolled else self._loop(part)
     mean = {name: value / self._parts for name, value in total.statistics.items()}
@@ -118,14 +120,12 @@ class GradientFunction:
       total = tf.nest.map_structure(tf.add, total, part(i, self._part))
     return total
 
-  def _part(self, images, targets, seed, first, scale) -> Gradients:
+  def _part(self, images, targets, normalizers, seed, first, scale) -> Gradients:
     stream = randomness.seeded(seed, self._global_batch, first)
     with tf.GradientTape() as tape, stream:
-      result = self._criterion(self._model(images, training=True), targets)
-      losses = {name: tf.reduce_sum(value) / self._global_batch
-                for name, value in result.losses.items()}
+      result = self._criterion(self._model(images, training=True), targets, normalizers)
+      losses, total = dict(result.losses), result.total
       unweighted = {name: value / result.weights[name] for name, value in losses.items()}
-      total = tf.reduce_sum(result.total) / self._global_batch
       if self._weight_decay:
         penalty = optimizers.l2_penalty(self._decayed, self._weight_decay)
         losses['weight_decay'] = penalty / (self._replicas * self._parts)

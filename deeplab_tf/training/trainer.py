@@ -9,6 +9,7 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from deeplab_tf.losses import Criterion
 from deeplab_tf.training import distribution
 from deeplab_tf.training.gradients import GradientFunction
 from deeplab_tf.training.signals import Stopped
@@ -87,7 +88,7 @@ class Trainer(orbit.AbstractTrainer):
   """
 
   def __init__(self, *, strategy: tf.distribute.Strategy, state: TrainingState,
-               criterion: Callable, batches: Callable, options: StepOptions,
+               criterion: Criterion, batches: Callable, options: StepOptions,
                on_step: Optional[Callable] = None,
                stop_requested: Callable[[], bool] = lambda: False):
     """Initialises the trainer.
@@ -95,7 +96,7 @@ class Trainer(orbit.AbstractTrainer):
     Args:
       strategy: Under whose scope the state was made.
       state: Model, step, optimiser and what else training changes.
-      criterion: (outputs, targets) -> losses.CriterionResult.
+      criterion: The losses of the network's outputs.
       batches: step -> an iterator over the batches (images, targets) from that step on. Called
         once, at the first step after a checkpoint has been restored.
       options: How a step is made.
@@ -120,6 +121,7 @@ class Trainer(orbit.AbstractTrainer):
     replicas = strategy.num_replicas_in_sync
     on_tpu = distribution.is_tpu(strategy)  # Compiles what it runs by itself.
     self._compiles_replicas = options.jit_compile and replicas > 1 and not on_tpu
+    self._criterion = criterion
     self._gradients = GradientFunction(
         state.model, criterion, self._trained, global_batch=options.global_batch,
         replicas=replicas, parts=options.accumulation_steps,
@@ -234,8 +236,9 @@ class Trainer(orbit.AbstractTrainer):
     compute = self._gradients
     if self._compiles_replicas:
       compute = tf.function(compute, autograph=False, jit_compile=True)
-    own = compute(images, targets, seed, tf.cast(context.replica_id_in_sync_group, tf.int32),
-                  scale)
+    normalizers = _reduce_scalars(self._criterion.normalizers(targets), 'SUM')
+    own = compute(images, targets, normalizers, seed,
+                  tf.cast(context.replica_id_in_sync_group, tf.int32), scale)
     flags = {**own.broken, 'stop': tf.cast(stop, tf.float32)}
     losses, unweighted, flags = _reduce_scalars((own.losses, own.unweighted, flags), 'SUM')
     statistics = _reduce_scalars(own.statistics, 'MEAN')

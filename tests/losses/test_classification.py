@@ -29,8 +29,8 @@ def test_the_loss_is_the_cross_entropy_with_smoothed_targets(smoothing):
 
 
 def test_the_criterion_has_the_weighted_loss_of_each_image_and_the_accuracy():
-  result = ClassificationCriterion(2.0, 0.1)({'class_logits': tf.constant(LOGITS)},
-                                             ClassTargets(tf.constant(CLASSES)))
+  result = ClassificationCriterion(2.0, 0.1).image_losses(
+      {'class_logits': tf.constant(LOGITS)}, ClassTargets(tf.constant(CLASSES)))
   np.testing.assert_allclose(result.total, 2 * expected(0.1), rtol=1e-5)
   assert list(result.losses) == ['classification_loss'] and result.weights == {
       'classification_loss': 2.0}

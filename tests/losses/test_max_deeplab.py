@@ -95,7 +95,7 @@ def test_pq_style_loss_is_equations_6_to_12(similarity, negatives):
   outputs, targets = _scene(queries=6)
   criterion = MaXDeepLabCriterion(
       _IGNORE, 2.0, _OFF, _OFF, _OFF, similarity=similarity, negatives=negatives)
-  result = criterion(outputs, targets)
+  result = criterion.image_losses(outputs, targets)
   assert set(result.losses) == set(_PQ_STYLE)
   for image in range(2):
     expected = _numpy_pq_style(outputs, targets, image, similarity, negatives)
@@ -108,7 +108,7 @@ def test_dynamic_weights_pass_no_gradient():
   criterion = MaXDeepLabCriterion(_IGNORE)
   with tf.GradientTape(persistent=True) as tape:
     tape.watch(outputs)
-    losses = criterion(outputs, targets).losses
+    losses = criterion.image_losses(outputs, targets).losses
   dice, classes = (losses[name] for name in _PQ_STYLE)
   assert tape.gradient(dice, outputs['class_logits']) is None
   assert tape.gradient(classes, outputs['mask_logits']) is None
@@ -118,15 +118,16 @@ def test_dynamic_weights_pass_no_gradient():
 
 def test_a_weight_of_0_leaves_the_term_and_its_output_out():
   outputs, targets = _scene()
-  full = MaXDeepLabCriterion(_IGNORE)(outputs, targets)
+  full = MaXDeepLabCriterion(_IGNORE).image_losses(outputs, targets)
   del outputs['pixel_features'], outputs['semantic_logits']
   some = MaXDeepLabCriterion(
-      _IGNORE, instance_discrimination_term=_OFF, semantic_term=_OFF)(outputs, targets)
+      _IGNORE, instance_discrimination_term=_OFF, semantic_term=_OFF).image_losses(
+          outputs, targets)
   assert set(full.losses) - set(some.losses) == {'instance_discrimination_loss', 'semantic_loss'}
   np.testing.assert_allclose(some.total, sum(some.losses.values()), rtol=1e-6)
   for name, loss in some.losses.items():
     np.testing.assert_allclose(loss, full.losses[name], rtol=1e-6)
-  none = MaXDeepLabCriterion(_IGNORE, 0.0, _OFF, _OFF, _OFF)(outputs, targets)
+  none = MaXDeepLabCriterion(_IGNORE, 0.0, _OFF, _OFF, _OFF).image_losses(outputs, targets)
   assert not none.losses and none.total.numpy().tolist() == [0., 0.]
 
 
@@ -147,7 +148,8 @@ def _perfect(outputs, targets):
 def test_a_perfect_prediction_scores_1_and_loses_little(sample_k):
   outputs, targets = _scene()
   criterion = MaXDeepLabCriterion(_IGNORE, sample_k=sample_k)
-  random, perfect = (criterion(o, targets) for o in (outputs, _perfect(outputs, targets)))
+  random, perfect = (criterion.image_losses(o, targets)
+                     for o in (outputs, _perfect(outputs, targets)))
   for name in ('matched_class_confidence', 'matched_mask_dice', 'mask_id_accuracy',
                'instance_discrimination_accuracy'):
     np.testing.assert_allclose(perfect.statistics[name], 1., atol=1e-4, err_msg=name)
@@ -170,8 +172,8 @@ def test_unlabelled_pixels_and_unused_rows_do_not_matter():
   wider = targets._replace(
       mask_classes=tf.pad(targets.mask_classes, [[0, 0], [0, 3]], constant_values=-1),
       mask_isthing=tf.pad(targets.mask_isthing, [[0, 0], [0, 3]]))
-  expected = criterion(outputs, targets).losses
-  found = criterion(changed, wider).losses
+  expected = criterion.image_losses(outputs, targets).losses
+  found = criterion.image_losses(changed, wider).losses
   for name, loss in expected.items():
     np.testing.assert_allclose(found[name], loss, rtol=1e-5, err_msg=name)
 
@@ -180,7 +182,7 @@ def test_unlabelled_pixels_and_unused_rows_do_not_matter():
 def test_masks_that_no_query_is_left_for_take_no_part(solver):
   outputs, targets = _scene(queries=2)
   criterion = MaXDeepLabCriterion(_IGNORE, solver=solver)
-  result = criterion(outputs, targets)
+  result = criterion.image_losses(outputs, targets)
   assert result.statistics['matched_masks'] == 2.
   assert all(result.checks.values())
   assert np.all(result.losses['mask_id_cross_entropy_loss'] < 5.)
@@ -194,7 +196,7 @@ def test_an_image_without_masks_has_finite_losses(solver):
   criterion = MaXDeepLabCriterion(_IGNORE, solver=solver)
   with tf.GradientTape() as tape:
     tape.watch(outputs)
-    result = criterion(outputs, targets)
+    result = criterion.image_losses(outputs, targets)
   gradients = tape.gradient(result.total, outputs)
   assert all(result.checks.values())
   assert all(np.isfinite(g).all() for g in gradients.values() if g is not None)
@@ -215,7 +217,7 @@ def test_a_compiled_step_gives_the_same_losses_and_gradients(options):
     criterion = MaXDeepLabCriterion(_IGNORE, solver=solver, **options)
     with tf.GradientTape() as tape:
       tape.watch(outputs)
-      result = criterion(outputs, targets)
+      result = criterion.image_losses(outputs, targets)
       loss = tf.reduce_sum(result.total)
     return result, tape.gradient(loss, outputs)
 
@@ -240,9 +242,10 @@ def test_half_precision_outputs_are_computed_in_float32():
   half = {name: tf.cast(value, tf.bfloat16) for name, value in outputs.items()}
   rounded = {name: tf.cast(value, tf.float32) for name, value in half.items()}
   criterion = MaXDeepLabCriterion(_IGNORE)
-  result = criterion(half, targets)
+  result = criterion.image_losses(half, targets)
   assert result.total.dtype == tf.float32
-  np.testing.assert_allclose(result.total, criterion(rounded, targets).total, rtol=1e-6)
+  expected = criterion.image_losses(rounded, targets)
+  np.testing.assert_allclose(result.total, expected.total, rtol=1e-6)
 
 
 def _with_nan(outputs, name):
@@ -274,7 +277,7 @@ def test_sizes_that_do_not_fit_are_named():
   outputs, targets = _scene()
   outputs['mask_logits'] = outputs['mask_logits'][:, :8]
   with pytest.raises(ValueError, match='labels of 17x25 pixels do not fit predictions of 8x13'):
-    MaXDeepLabCriterion(_IGNORE)(outputs, targets)
+    MaXDeepLabCriterion(_IGNORE).image_losses(outputs, targets)
 
 
 @pytest.mark.parametrize('option', ['similarity', 'negatives', 'solver'])
@@ -289,7 +292,7 @@ def test_sampled_pixels_are_a_function_of_the_seed():
 
   def loss(step):
     with randomness.seeded(tf.constant([1, step])):
-      return criterion(outputs, targets).losses['instance_discrimination_loss'].numpy()
+      return criterion.image_losses(outputs, targets).losses['instance_discrimination_loss'].numpy()
 
   np.testing.assert_array_equal(loss(3), loss(3))
   assert np.any(loss(3) != loss(4))

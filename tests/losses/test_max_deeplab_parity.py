@@ -80,7 +80,7 @@ class _Case:
   def run(self, matching=None):
     with tf.GradientTape() as tape:
       tape.watch(self.outputs)
-      result = self.criterion(self.outputs, self.targets, matching)
+      result = self.criterion.image_losses(self.outputs, self.targets, matching)
       loss = tf.reduce_sum(result.total)
     return result, tape.gradient(loss, self.outputs)
 

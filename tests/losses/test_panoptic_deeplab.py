@@ -26,7 +26,7 @@ def _run(criterion, outputs, targets):
   outputs = {name: tf.convert_to_tensor(value) for name, value in outputs.items()}
   with tf.GradientTape() as tape:
     tape.watch(outputs)
-    result = criterion(outputs, targets)
+    result = criterion.image_losses(outputs, targets)
     total = tf.reduce_sum(result.total)
   return result, tape.gradient(total, outputs)
 
@@ -73,12 +73,12 @@ def _perfect(size=(17, 25), stride=4):
 
 def test_offsets_of_a_coarser_map_are_in_its_pixels():
   outputs, targets = _perfect()
-  result = PanopticDeepLabCriterion(0)(outputs, targets)
+  result = PanopticDeepLabCriterion(0).image_losses(outputs, targets)
   np.testing.assert_allclose(result.total, 0, atol=1e-5)
   assert result.statistics['offset_error'] < 1e-5
   assert result.statistics['semantic_accuracy'] == 1
   outputs['center_offsets'] += tf.constant([0., 0.25])
-  result = PanopticDeepLabCriterion(0)(outputs, targets)
+  result = PanopticDeepLabCriterion(0).image_losses(outputs, targets)
   np.testing.assert_allclose(result.losses['regression_loss'], 0.01 * 0.5, rtol=1e-4)
   np.testing.assert_allclose(result.statistics['offset_error'], 1, rtol=1e-4)
 
@@ -99,15 +99,15 @@ def test_pixels_of_weight_zero_have_no_gradient():
 def test_a_term_of_weight_zero_needs_no_output():
   outputs, targets = _perfect()
   criterion = PanopticDeepLabCriterion(0, center_term=LossTerm(0.0), offset_term=LossTerm(0.0))
-  result = criterion({'semantic_logits': outputs['semantic_logits']}, targets)
+  result = criterion.image_losses({'semantic_logits': outputs['semantic_logits']}, targets)
   assert set(result.losses) == {'semantic_loss'} == set(result.weights)
   none = PanopticDeepLabCriterion(0, LossTerm(0.0), LossTerm(0.0), LossTerm(0.0))
-  np.testing.assert_array_equal(none({}, targets).total, [0.0])
+  np.testing.assert_array_equal(none.image_losses({}, targets).total, [0.0])
 
 
 def test_what_is_not_finite_is_named():
   outputs, targets = _perfect()
   outputs['center_offsets'] *= np.nan
-  checks = PanopticDeepLabCriterion(0)(outputs, targets).checks
+  checks = PanopticDeepLabCriterion(0).image_losses(outputs, targets).checks
   assert [name for name, finite in checks.items() if not finite] == [
       'center_offsets', 'regression_loss']

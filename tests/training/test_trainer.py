@@ -15,7 +15,7 @@ from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.variable_paths import variables_by_path
-from deeplab_tf.losses.criterion import CriterionResult, are_finite
+from deeplab_tf.losses.criterion import CriterionResult, PerImageCriterion, are_finite
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.training import optimizers, precision
 from deeplab_tf.training.signals import Stopped
@@ -41,14 +41,19 @@ class Network(keras.Model):
     return {'logits': self.norm(images @ self.kernel, training=training)}
 
 
-def criterion(outputs, targets):
-  logits = outputs['logits']
-  losses = {'near': tf.reduce_mean((logits - targets)**2, [1, 2, 3]),
-            'small': 0.1 * tf.reduce_mean(tf.abs(logits), [1, 2, 3])}
-  statistics = {'mean': tf.reduce_mean(logits)}
-  weights = {'near': 1.0, 'small': 0.1}
-  return CriterionResult(losses, weights, tf.add_n(list(losses.values())), statistics,
-                         are_finite(outputs))
+class SmallCriterion(PerImageCriterion):
+
+  def image_losses(self, outputs, targets):
+    logits = outputs['logits']
+    losses = {'near': tf.reduce_mean((logits - targets)**2, [1, 2, 3]),
+              'small': 0.1 * tf.reduce_mean(tf.abs(logits), [1, 2, 3])}
+    statistics = {'mean': tf.reduce_mean(logits)}
+    weights = {'near': 1.0, 'small': 0.1}
+    return CriterionResult(losses, weights, tf.add_n(list(losses.values())), statistics,
+                           are_finite(outputs))
+
+
+criterion = SmallCriterion()
 
 
 def batches_of(batch_size, poisoned_step=None):
@@ -144,16 +149,19 @@ def test_a_step_that_is_not_finite_stops_and_changes_nothing(jit_compile):
 @pytest.mark.parametrize('solver, jit_compile', [('scipy', False), ('native', True)])
 def test_costs_that_are_not_finite_are_named_with_both_solvers(solver, jit_compile):
 
-  def matching_criterion(outputs, targets):
-    del targets
-    logits = outputs['logits']
-    costs = tf.reshape(logits, [-1, 4, 16])
-    found = matching.match(tf.where(tf.math.is_finite(costs), costs, 0.),
-                           tf.ones([4, 16], tf.bool), solver)
-    loss = tf.reduce_mean(logits, [1, 2, 3]) + 0.0 * tf.cast(found[:, 0], tf.float32)
-    return CriterionResult({'a': loss}, {'a': 1.0}, loss, {}, are_finite({'matching_costs': costs}))
+  class MatchingCriterion(PerImageCriterion):
 
-  trainer, _ = make(batches=batches_of(4, poisoned_step=1), loss=matching_criterion,
+    def image_losses(self, outputs, targets):
+      del targets
+      logits = outputs['logits']
+      costs = tf.reshape(logits, [-1, 4, 16])
+      found = matching.match(tf.where(tf.math.is_finite(costs), costs, 0.),
+                             tf.ones([4, 16], tf.bool), solver)
+      loss = tf.reduce_mean(logits, [1, 2, 3]) + 0.0 * tf.cast(found[:, 0], tf.float32)
+      return CriterionResult({'a': loss}, {'a': 1.0}, loss, {},
+                             are_finite({'matching_costs': costs}))
+
+  trainer, _ = make(batches=batches_of(4, poisoned_step=1), loss=MatchingCriterion(),
                     jit_compile=jit_compile)
   with pytest.raises(NonFiniteError, match=r'step 2: not finite: matching_costs, loss "a"'):
     trainer.train(2)
@@ -258,9 +266,11 @@ def test_unweighted_losses_are_the_terms_without_their_weights():
   assert output.losses['near'] == pytest.approx(output.unweighted_losses['near'])
 
 
-def steep_criterion(outputs, targets):
-  result = criterion(outputs, targets)
-  return result._replace(total=1e4 * result.total)
+class SteepCriterion(SmallCriterion):
+
+  def image_losses(self, outputs, targets):
+    result = super().image_losses(outputs, targets)
+    return result._replace(total=1e4 * result.total)
 
 
 def test_a_loss_scale_changes_no_step_and_halves_when_gradients_overflow():
@@ -268,7 +278,7 @@ def test_a_loss_scale_changes_no_step_and_halves_when_gradients_overflow():
   for trainer, _ in (plain, scaled):
     trainer.train(3)
   assert_same_steps(plain[1], scaled[1])
-  trainer, seen = make(loss_scale=True, loss=steep_criterion)
+  trainer, seen = make(loss_scale=True, loss=SteepCriterion())
   trainer._state.loss_scale.factor.assign(3e38)
   before = [v.numpy() for v in trainer._trained]
   trainer.train(1)
