@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import interpolation_matrix
+from deeplab_tf.layers.resizing import ResizeRule, interpolation_matrix
 
 # Rows of the image that are at full resolution at one time.
 _BAND = 64
@@ -63,7 +63,8 @@ class Instances(NamedTuple):
 
 
 def query_masks(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: bool,
-                full_size: Optional[FullSize] = None) -> QueryMasks:
+                full_size: Optional[FullSize] = None,
+                rule: ResizeRule = 'aligned') -> QueryMasks:
   """Brings the masks of one image to full resolution, a band of rows at a time.
 
   Args:
@@ -72,9 +73,10 @@ def query_masks(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: 
     masks_compete: Whether the queries of a pixel share a softmax (MaX-DeepLab, CMT-DeepLab) or
       each mask is a sigmoid of its own (Mask2Former).
     full_size: Where the image lies; None: the logits have the image's size.
+    rule: How mask logits are resized, to the network's input and to the image.
   """
   class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
-  rows, columns = _interpolation(mask_logits, full_size)
+  rows, columns = _interpolation(mask_logits, full_size, rule)
   wide = tf.einsum('hwq,xw->hxq', mask_logits, columns)
   height, width, queries = tf.shape(rows)[0], tf.shape(columns)[0], tf.shape(wide)[2]
   # Rows of zeros fill up the last band; they are cut off below.
@@ -128,7 +130,7 @@ def best_instances(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequen
   return Instances(query, pair % classes, best * tf.gather(quality, query))
 
 
-def _interpolation(mask_logits, full_size):
+def _interpolation(mask_logits, full_size, rule):
   """Matrices of rows [height, h] and columns [width, w] from the logits' size to the image's."""
   result = []
   for axis in range(2):
@@ -136,9 +138,9 @@ def _interpolation(mask_logits, full_size):
     if full_size is None:
       result.append(tf.eye(source))
       continue
-    to_input = interpolation_matrix(source, full_size.input_size[axis])
+    to_input = interpolation_matrix(source, full_size.input_size[axis], rule)
     resized = tf.convert_to_tensor(full_size.resized_size)[axis]
-    to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis])
+    to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis], rule)
     # Both steps are linear, so that no map of the size between them is needed.
     result.append(tf.matmul(to_raw, to_input[:resized]))
   return result

@@ -65,14 +65,15 @@ def test_instances_are_mask2formers(recorded):
                                                         abs=1e-5)
 
 
-def test_bands_of_rows_change_nothing_and_padding_is_cut_away():
+@pytest.mark.parametrize('rule', ['aligned', 'half_pixel'])
+def test_bands_of_rows_change_nothing_and_padding_is_cut_away(rule):
   rng = np.random.default_rng(0)
   class_logits = rng.normal(size=(6, 4)).astype(np.float32)
   mask_logits = 4 * rng.normal(size=(9, 7, 6)).astype(np.float32)
   size = query_scores.FullSize((65, 49), (61, 33), (150, 70))
-  found = query_scores.query_masks(class_logits, mask_logits, True, size)
-  full = resizing.resize_bilinear(tf.constant(mask_logits)[None], (65, 49))[:, :61, :33]
-  full = resizing.resize_bilinear(full, (150, 70))[0].numpy()
+  found = query_scores.query_masks(class_logits, mask_logits, True, size, rule)
+  full = resizing.resize_bilinear(tf.constant(mask_logits)[None], (65, 49), rule)[:, :61, :33]
+  full = resizing.resize_bilinear(full, (150, 70), rule)[0].numpy()
   probabilities = _softmax(full)
   masks = probabilities > 0.5
   assert masks.any() and not masks.any(-1).all()
