@@ -11,7 +11,7 @@ from typing import Sequence
 
 from google.protobuf import descriptor as descriptor_lib
 
-from deeplab_tf import config_text, modules
+from deeplab_tf import config_sizes, config_text, modules
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.protos import config_pb2
 
@@ -78,9 +78,9 @@ def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> 
 
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
   """Raises ConfigError where values contradict each other; names the file and the field."""
-  for check in (_check_architecture, _check_backbone, _check_decoders, _check_data, _check_task,
-                _check_solver, _check_losses, _check_evaluation, _check_choices, _check_ranges,
-                _check_finite):
+  for check in (_check_architecture, _check_backbone, _check_decoders, config_sizes.check,
+                _check_task, _check_solver, _check_losses, _check_evaluation, _check_choices,
+                _check_ranges, _check_finite):
     message = check(config)
     if message:
       raise ConfigError(f'{path}: {message}')
@@ -116,8 +116,8 @@ IMAGE_CLASS_DATASETS = ('image_folders', 'imagenet')
 # (message, field): what has no meaning where whole images are classified.
 _FOR_SEGMENTATION = (
     *((f'{options}_dataset_options', field) for options in ('train', 'eval')
-      for field in ('min_resize_value', 'max_resize_value', 'resize_factor',
-                    'decode_groundtruth_label')),
+      for field in ('min_resize_value', 'max_resize_value', 'resize_factor', 'resize_rule',
+                    'size_divisor', 'decode_groundtruth_label')),
     *(('train_dataset_options.augmentations', field)
       for field in ('min_scale_factor', 'max_scale_factor', 'panoptic_copy_paste')),
     ('evaluator_options', 'save_predictions'),
@@ -259,28 +259,6 @@ def _check_decoders(config):
     if decoder.skip_aspp and decoder.aspp_use_only_1x1_proj_conv:
       return (f'{path} has skip_aspp and aspp_use_only_1x1_proj_conv, which both stand in place of '
               'ASPP: remove one')
-  return None
-
-
-def _check_data(config):
-  for options in ('train_dataset_options', 'eval_dataset_options'):
-    dataset = getattr(config, options)
-    if len(dataset.crop_size) not in (0, 2):
-      return (f'{options}.crop_size has {len(dataset.crop_size)} values; it takes two, height '
-              'and width')
-    for name in ('min_resize_value', 'max_resize_value'):
-      if len(getattr(dataset, name)) > 2:
-        return f'{options}.{name} has more than two values; it takes one, or height and width'
-    largest = list(dataset.max_resize_value)
-    limits = zip(largest * 2 if len(largest) == 1 else largest, dataset.crop_size)
-    for value, crop in limits:
-      if value > crop:
-        return (f'{options}.max_resize_value {value} is larger than crop_size {crop}: a resized '
-                'image would not fit')
-    scales = dataset.augmentations
-    if not 0 < scales.min_scale_factor <= scales.max_scale_factor:
-      return (f'{options}.augmentations: min_scale_factor {scales.min_scale_factor:g} must be '
-              f'positive and at most max_scale_factor {scales.max_scale_factor:g}')
   return None
 
 

@@ -112,6 +112,8 @@ def _set_sizes(options, args, what: str) -> None:
     options.crop_size[:] = args.input_size
     options.ClearField('min_resize_value')
     options.ClearField('max_resize_value')
+    options.ClearField('resize_rule')
+    options.ClearField('size_divisor')
   options.batch_size = args.batch_size
 
 
@@ -333,14 +335,15 @@ def _matching(config, args) -> dict[str, dict[str, float]]:
 def _input_pipeline(config, args) -> dict[str, dict[str, float]]:
   from deeplab_tf import models
   from deeplab_tf.benchmark import input_pipeline
-  from deeplab_tf.data import catalog
+  from deeplab_tf.data import catalog, image_normalization
   dataset_info = catalog.from_config(config)
   kind = models.architecture(config).TARGETS
   results = {'input_pipeline': _batches(config, dataset_info, kind, args)}
   if kind != 'class':
     options = config.train_dataset_options
     results['input_pipeline']['stages_s'] = input_pipeline.stage_seconds(
-        options, dataset_info, kind, max(_STAGE_IMAGES, args.repeats))
+        options, dataset_info, kind, max(_STAGE_IMAGES, args.repeats),
+        normalization=image_normalization.build(config.model_options))
     options.CopyFrom(input_pipeline.unaugmented(options))
     results['unaugmented'] = _batches(config, dataset_info, kind, args)
   return results

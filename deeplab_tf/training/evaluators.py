@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.classes import AnyInfo
+from deeplab_tf.data import image_normalization
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
 from deeplab_tf.training import extra_scores
 from deeplab_tf.training.class_evaluator import ClassEvaluator
@@ -29,16 +30,18 @@ def build(config, architecture, dataset_info: AnyInfo, *, writer: summaries.Writ
     **loop: As BatchEvaluator's.
   """
   options = config.evaluator_options
+  normalization = image_normalization.build(config.model_options)
   if architecture.TARGETS == 'class':
     def write(position, picture):
       writer.image(f'pictures/{position:02d}', picture, int(global_step.numpy()))
 
-    return ClassEvaluator(dataset_info=dataset_info, on_picture=write if shows_images else None,
+    return ClassEvaluator(dataset_info=dataset_info, normalization=normalization,
+                          on_picture=write if shows_images else None,
                           num_pictures=options.num_vis_samples, **loop)
   scores, samples = extra_scores.build(config, architecture, dataset_info), None
   if shows_images:
     samples = monitor.SampleMonitor(writer, dataset_info, options, model_dir, global_step)
-  return Evaluator(dataset_info=dataset_info, extra_scores=scores,
+  return Evaluator(dataset_info=dataset_info, normalization=normalization, extra_scores=scores,
                    on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)
 

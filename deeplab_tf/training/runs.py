@@ -15,7 +15,7 @@ from orbit import controller as orbit_controller
 
 from deeplab_tf import models
 from deeplab_tf.checkpoints import restore
-from deeplab_tf.data import catalog, pipeline
+from deeplab_tf.data import catalog, image_normalization, pipeline
 from deeplab_tf.training import (
   batches,
   checkpointing,
@@ -255,7 +255,8 @@ class Run:
     if self._mode == 'train' and self._architecture.TARGETS != 'class' and self._cluster.is_chief:
       count = min(config.evaluator_options.num_vis_samples, batch_size)
       prediction = self._build_prediction(count, self._architecture.build_postprocessor)
-      self._pictures = BatchPictures(prediction, self._dataset_info, writer, count)
+      self._pictures = BatchPictures(prediction, self._dataset_info, writer, count,
+                                     image_normalization.build(config.model_options))
     self.trainer = trainer.build(
         config, self._architecture, self._dataset_info, self._strategy, learnt,
         lambda step: batches.training(config, self._dataset_info, self._architecture.TARGETS,
@@ -332,7 +333,8 @@ class Run:
         self._strategy, models.inference_network(self._config, self.model),
         build_read_out(self._config, self._dataset_info, compiled),
         batch_size, static=compiled, jit_compile=compiled,
-        use_tf_function=self._config.evaluator_options.use_tf_function)
+        use_tf_function=self._config.evaluator_options.use_tf_function,
+        any_size=not self._config.eval_dataset_options.crop_size)
 
   def _evaluation_progress(self, num_steps: Optional[int]) -> progress.Progress:
     batch_size = self._config.eval_dataset_options.batch_size
