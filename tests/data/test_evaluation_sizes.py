@@ -15,8 +15,9 @@ from deeplab_tf import models
 from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.data.image_normalization import IMAGENET, SYMMETRIC
-from deeplab_tf.export import serving_module
+from deeplab_tf.export import saved_model, serving_module
 from deeplab_tf.postprocessing.resize_back import to_raw_size
+from deeplab_tf.segmenter import Segmenter
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
 
 # Images of 20x30 and 16x24.
@@ -118,23 +119,26 @@ def test_an_exported_model_sees_what_an_evaluation_sees(experiment, panoptic_fol
 
 @pytest.mark.parametrize('sizes', ['size_divisor: 16', SHORTER_SIDE + 'size_divisor: 16'])
 def test_an_exported_model_predicts_what_an_evaluation_predicts(tmp_path, panoptic_folder, sizes):
-  data = panoptic_folder.options().replace('crop_size: [21, 33]', sizes)
+  data = panoptic_folder.options().replace('crop_size: [21, 33] batch_size: 2',
+                                           f'{sizes} batch_size: 1')
   config = config_lib.load_config(tiny.write_config(tmp_path), [
-      'clear: "eval_dataset_options"', f'eval_dataset_options {{ {data} batch_size: 1 }}',
+      'clear: "eval_dataset_options"', f'eval_dataset_options {{ {data} }}',
       'model_options { image_normalization: IMAGENET }'])
   info = catalog.from_config(config)
   keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)
   module = serving_module.build(config, info, model)
+  saved_model.export_saved_model(module, config, info, tmp_path / 'exported')
+  segmenter = Segmenter.from_saved_model(tmp_path / 'exported')
   predict = ReplicatedPrediction(
       tf.distribute.get_strategy(), models.inference_network(config, model),
       models.architecture(config).build_postprocessor(config, info), 1, any_size=True)
   for number, batch in enumerate(_batches(config)):
     image = _file(panoptic_folder, number)
     evaluated = to_raw_size(predict(batch.images), batch.resized_size[0], batch.raw_size[0])
-    served = module.predict(image[None])['panoptic_map']
-    assert served.shape == (1, *image.shape[:2]) and len(np.unique(served)) > 1
-    np.testing.assert_array_equal(served, evaluated.panoptic_map)
+    served = segmenter(image).panoptic_map
+    assert served.shape == image.shape[:2] and len(np.unique(served)) > 1
+    np.testing.assert_array_equal(served, evaluated.panoptic_map[0])
   assert predict._step.experimental_get_tracing_count() == 1
 
 
