@@ -122,7 +122,8 @@ def test_an_exported_model_predicts_what_an_evaluation_predicts(tmp_path, panopt
   data = panoptic_folder.options().replace('crop_size: [21, 33] batch_size: 2',
                                            f'{sizes} batch_size: 1')
   config = config_lib.load_config(tiny.write_config(tmp_path), [
-      'clear: "eval_dataset_options"', f'eval_dataset_options {{ {data} }}',
+      'clear: "train_dataset_options" clear: "eval_dataset_options"',
+      f'eval_dataset_options {{ {data} }}',
       'model_options { image_normalization: IMAGENET }'])
   info = catalog.from_config(config)
   keras.utils.set_random_seed(1)
@@ -156,7 +157,8 @@ REPLICAS = textwrap.dedent("""
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(['/cpu:0', '/cpu:1'])
-    predict = ReplicatedPrediction(strategy, lambda x: 2 * x, lambda x, size: x + size[0], 3,
+    predict = ReplicatedPrediction(strategy, lambda x: 2 * x,
+                                   lambda x, size: x + tf.cast(size[0], tf.float32), 3,
                                    any_size=True)
     for height, width in ((8, 6), (5, 9), (5, 9), (4, 4), (7, 3), (1, 20)):
       images = tf.random.uniform([3, height, width, 3])
