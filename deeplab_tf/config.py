@@ -8,7 +8,7 @@ import os
 import re
 from typing import Sequence
 
-from deeplab_tf import config_fields, config_text, modules
+from deeplab_tf import config_fields, config_sizes, config_text, modules
 from deeplab_tf.config_text import ConfigError
 from deeplab_tf.protos import config_pb2, model_pb2
 
@@ -86,7 +86,7 @@ def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
     ConfigError: One line with the path, the field and what is allowed.
   """
   for check in (_check_architecture, config_fields.problem, _check_backbone, _check_decoders,
-                _check_data, _check_task, _check_solver, _check_evaluation):
+                config_sizes.check, _check_task, _check_solver, _check_evaluation):
     message = check(config)
     if message:
       raise ConfigError(f'{path}: {message}')
@@ -100,8 +100,8 @@ IMAGE_CLASS_DATASETS = ('image_folders', 'imagenet')
 # (message, field): what has no meaning where whole images are classified.
 _FOR_SEGMENTATION = (
     *((f'{options}_dataset_options', field) for options in ('train', 'eval')
-      for field in ('min_resize_value', 'max_resize_value', 'resize_factor',
-                    'decode_groundtruth_label')),
+      for field in ('min_resize_value', 'max_resize_value', 'resize_factor', 'resize_rule',
+                    'size_divisor', 'decode_groundtruth_label')),
     *(('train_dataset_options.augmentations', field)
       for field in ('min_scale_factor', 'max_scale_factor', 'panoptic_copy_paste')),
     ('evaluator_options', 'save_predictions'),
@@ -152,28 +152,6 @@ def _check_decoders(config):
         and message.aspp_use_only_1x1_proj_conv):
       return (f'{path} has skip_aspp and aspp_use_only_1x1_proj_conv, which both stand in place of '
               'ASPP: remove one')
-  return None
-
-
-def _check_data(config):
-  for options in ('train_dataset_options', 'eval_dataset_options'):
-    dataset = getattr(config, options)
-    if len(dataset.crop_size) not in (0, 2):
-      return (f'{options}.crop_size has {len(dataset.crop_size)} values; it takes two, height '
-              'and width')
-    for name in ('min_resize_value', 'max_resize_value'):
-      if len(getattr(dataset, name)) > 2:
-        return f'{options}.{name} has more than two values; it takes one, or height and width'
-    largest = list(dataset.max_resize_value)
-    limits = zip(largest * 2 if len(largest) == 1 else largest, dataset.crop_size)
-    for value, crop in limits:
-      if value > crop:
-        return (f'{options}.max_resize_value {value} is larger than crop_size {crop}: a resized '
-                'image would not fit')
-    scales = dataset.augmentations
-    if not 0 < scales.min_scale_factor <= scales.max_scale_factor:
-      return (f'{options}.augmentations: min_scale_factor {scales.min_scale_factor:g} must be '
-              f'positive and at most max_scale_factor {scales.max_scale_factor:g}')
   return None
 
 

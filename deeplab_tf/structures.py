@@ -121,7 +121,8 @@ class EvaluationBatch(NamedTuple):
   """A batch of evaluation images with their labels at the images' own size.
 
   Attributes:
-    images: float32 [batch, crop height, crop width, 3], normalised, resized and padded.
+    images: float32 [batch, height, width, 3], resized, normalized and padded: to the crop size or,
+      where the config has none, to the largest image of the batch.
     resized_size: int32 [batch, 2], height and width of the image inside the padding.
     raw_size: int32 [batch, 2], height and width of the image's file.
     label: int32 [batch, max raw height, max raw width], panoptic map, padded with void.

@@ -112,6 +112,8 @@ def _sizes(data, args) -> tuple[tuple[int, ...], int]:
     data.crop_size[:] = args.input_size
     data.ClearField('min_resize_value')
     data.ClearField('max_resize_value')
+    data.ClearField('resize_rule')
+    data.ClearField('size_divisor')
   data.batch_size = batch_size
   return tuple(args.input_size or data.crop_size), batch_size
 

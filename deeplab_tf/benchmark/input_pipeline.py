@@ -11,9 +11,10 @@ from deeplab_tf.architecture import TargetForm
 from deeplab_tf.benchmark import measuring
 from deeplab_tf.benchmark.measuring import MeasureOptions, Results
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, pipeline, readers
-from deeplab_tf.data.augmentation import copy_paste, panoptic, transforms
+from deeplab_tf.data import catalog, image_normalization, pipeline, readers
+from deeplab_tf.data.augmentation import copy_paste, panoptic
 from deeplab_tf.data.augmentation import options as recipe_lib
+from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
 # Images that each stage is measured with, at least.
 _STAGE_IMAGES = 24
@@ -32,7 +33,8 @@ def measure(config, options: MeasureOptions) -> Results:
   if form is not TargetForm.CLASS:
     data = config.train_dataset_options
     results['input_pipeline']['stages_s'] = stage_seconds(
-        data, dataset_info, form, max(_STAGE_IMAGES, options.repeats))
+        data, dataset_info, form, max(_STAGE_IMAGES, options.repeats),
+        normalization=image_normalization.build(config.model_options))
     data.CopyFrom(unaugmented(data))
     results['unaugmented'] = _batches(config, dataset_info, form, options)
   return results
@@ -71,7 +73,7 @@ def unaugmented(options):
 
 
 def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
-                  seed: int = 0) -> dict[str, float]:
+                  seed: int = 0, normalization: Normalization = SYMMETRIC) -> dict[str, float]:
   """Measures the stages of training samples.
 
   Args:
@@ -80,13 +82,14 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
     kind: 'mask' or 'center'.
     images: How many are taken, from the first on.
     seed: Of the augmentation.
+    normalization: Of the images.
 
   Returns:
     Seconds of processor time per image, all cores together, of decode, resize, colors, crop, paste
     (where there is any; the second image is resized and cropped in it), targets and normalize.
   """
   field = 'train_dataset_options'
-  recipe = recipe_lib.build(options, field)
+  recipe = recipe_lib.build(options, field, normalization)
   source = readers.open_source(options, info, field)
   payloads = list(itertools.islice(itertools.cycle(source.in_order().take(images)), images))
   seeds = [tf.constant([seed, number], tf.int64) for number in range(images)]
@@ -113,7 +116,7 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
   make = pipeline.target_function(options, info, kind)
   run('targets', make, [(label, example.name)
                         for (_, label), example in zip(crops, examples)])
-  run('normalize', transforms.normalize, [(image,) for image, _ in crops])
+  run('normalize', normalization.apply, [(image,) for image, _ in crops])
   return seconds
 
 

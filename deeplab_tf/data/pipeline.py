@@ -1,7 +1,7 @@
 """From a data set on disk to batches: the way of an image, top-down.
 
   records, images or drawings -> decode -> place of the crop -> resize -> colours -> crop, flip
-  and pad -> paste -> targets -> normalise -> batch
+  and pad -> paste -> targets -> normalize -> batch
 
 Images with one class each are cropped by data.augmentation.classification.
 
@@ -16,14 +16,19 @@ import tensorflow as tf
 
 from deeplab_tf import structures
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
-from deeplab_tf.data import corrupt, readers, targets
-from deeplab_tf.data.augmentation import classification, panoptic, transforms
+from deeplab_tf.data import corrupt, image_normalization, readers, targets
+from deeplab_tf.data.augmentation import (
+  classification,
+  panoptic,
+  pillow_resize,
+  placement,
+  transforms,
+)
 from deeplab_tf.data.augmentation import options as recipe_lib
 from deeplab_tf.layers.shapes import scaled_size
+from deeplab_tf.user_errors import ConfigError
 
 Recipe = recipe_lib.Recipe
-normalize = transforms.normalize
-denormalize = transforms.denormalize
 count_examples = readers.count_examples
 
 
@@ -52,7 +57,8 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
     FileNotFoundError: A pattern matches no file.
   """
   options = config.train_dataset_options
-  make_sample, pastes = _sample_function(options, dataset_info, targets)
+  normalization = image_normalization.build(config.model_options)
+  make_sample, pastes = _sample_function(options, dataset_info, targets, normalization)
   source = readers.open_source(options, dataset_info, 'train_dataset_options')
   batch_size = options.batch_size
   payloads = _endless(source, seed, start_step * batch_size, options)
@@ -71,7 +77,7 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
   @tf.autograph.experimental.do_not_convert
   def sample(number, *examples):
     image, made = make_sample(*examples, tf.stack([seed, number]))
-    return transforms.normalize(image), made
+    return normalization.apply(image), made
 
   if pastes:
     decoded = payloads.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -90,7 +96,8 @@ def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 
 
   They are EvaluationBatch, or ClassEvaluationBatch where the data set has one class per image.
   Images are resized to the range (by default they only shrink to the crop) and padded at the
-  bottom and on the right; labels keep the images' own sizes. The last batch may be smaller, and
+  bottom and on the right, to the crop size or, where size_divisor stands in its place, to the
+  largest of their batch; labels keep the images' own sizes. The last batch may be smaller, and
   damaged images are left out if the options allow for some.
 
   Args:
@@ -104,7 +111,7 @@ def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 
     As train_dataset.
   """
   options = config.eval_dataset_options
-  prepare, shapes, padding = _evaluation_function(options, dataset_info, ratio)
+  prepare, shapes, padding = _evaluation_function(config, dataset_info, ratio)
   source = readers.open_source(options, dataset_info, 'eval_dataset_options')
   load = _loader(source, options, 'eval_dataset_options', dataset_info)
 
@@ -164,7 +171,7 @@ def _loader(source, options, field, info):
     return lambda *payload: corrupt.Loaded(source.load(*payload), tf.constant(True))
 
   def blank():
-    size, one_class = list(options.crop_size), isinstance(info, ImageClasses)
+    size, one_class = list(options.crop_size) or [1, 1], isinstance(info, ImageClasses)
     label = tf.constant(0) if one_class else tf.fill(size, info.void_label)
     return structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label, tf.constant(''))
 
@@ -184,38 +191,46 @@ def _options():
 
 def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe,
                            ratio: float = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
-  """Resizes and pads an image for evaluation.
+  """Resizes, normalizes and pads an image for evaluation and in an exported model.
 
   Args:
     image: uint8 [height, width, 3].
-    recipe: Sizes; without a maximum it is the crop size.
-    ratio: Both sizes of the result are those of the recipe, scaled with aligned corners.
+    recipe: Sizes and normalization. Without a crop size the image is padded to multiples of the
+      size divisor.
+    ratio: Both sizes of the result are those of the recipe, scaled with aligned corners; it needs
+      a crop size.
 
   Returns:
-    float32 [*crop_size, 3] in [0, 255], and int32 [2], the size of the image inside.
+    float32 [*crop_size, 3], normalized, with padding of 0 at the bottom and on the right; and
+    int32 [2], the size of the image inside.
   """
-  image = tf.cast(image, tf.float32)
-  if not any(recipe.max_size):
-    recipe = recipe._replace(max_size=recipe.crop_size)
-  size = _resized_size(image, recipe)
+  size = _evaluation_size(tf.shape(image)[:2], recipe)
   crop_size = [scaled_size(n, ratio) for n in recipe.crop_size]
   if ratio != 1:
     # In Python's precision, as the crop: in float32 an image could become larger than that.
     size = tf.cast(tf.cast(size - 1, tf.float64) * ratio + 1, tf.int32)
-  image, _ = transforms.resize(image, None, size)
-  image, _ = transforms.pad(image, None, crop_size, 0)
-  return tf.ensure_shape(image, [*crop_size, 3]), size
+  if recipe.shorter_sides:
+    image = pillow_resize.resize(image, size)
+  else:
+    image, _ = transforms.resize(tf.cast(image, tf.float32), None, size)
+  image = recipe.normalization.apply(image)
+  padded = crop_size or size + -size % recipe.size_divisor
+  image, _ = transforms.pad(image, None, padded, 0, color=(0.0, 0.0, 0.0))
+  return tf.ensure_shape(image, [*(crop_size or (None, None)), 3]), size
 
 
-def _resized_size(image, recipe):
-  return transforms.size_in_range(tf.shape(image)[:2], recipe.min_size, recipe.max_size,
-                                  recipe.resize_factor)
+def _evaluation_size(size: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+  if recipe.shorter_sides:
+    return placement.shorter_side_size(size, recipe.shorter_sides[0], recipe.max_longer_side,
+                                       recipe.crop_size)
+  max_size = recipe.max_size if any(recipe.max_size) else recipe.crop_size
+  return transforms.size_in_range(size, recipe.min_size, max_size, recipe.resize_factor)
 
 
 # --- From the config --------------------------------------------------------------------------
 
 
-def _sample_function(options, info, kind) -> tuple[Callable, bool]:
+def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool]:
   """A function from one or two LabeledImages and a seed to a training image and its targets.
 
   The image is in [0, 255]. Also whether it takes two images: segments of the second are pasted.
@@ -223,9 +238,9 @@ def _sample_function(options, info, kind) -> tuple[Callable, bool]:
   field = 'train_dataset_options'
   if kind == 'class':
     recipe_lib.require_masks(options, field)
-    one_class = classification.build_recipe(options, field)
+    one_class = classification.build_recipe(options, field, normalization)
     return lambda example, seed: classification.training_sample(example, one_class, seed), False
-  recipe = recipe_lib.build(options, field)
+  recipe = recipe_lib.build(options, field, normalization)
   make_targets = target_function(options, info, kind)
 
   def sample(example, *other_and_seed):
@@ -240,23 +255,33 @@ def _sample_function(options, info, kind) -> tuple[Callable, bool]:
   return sample, recipe.paste is not None
 
 
-def _evaluation_function(options, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:
+def evaluation_recipe(config) -> Recipe:
+  """Returns the sizes and the normalization of evaluation images and of an exported model."""
+  return recipe_lib.build_for_evaluation(config.eval_dataset_options,
+                                         image_normalization.build(config.model_options))
+
+
+def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:
   """A function from a LabeledImage to an evaluation sample; the sample's shapes and padding."""
+  options, field = config.eval_dataset_options, 'eval_dataset_options'
   if isinstance(info, ImageClasses):
-    recipe = classification.build_recipe(options, 'eval_dataset_options')
-    shapes = structures.ClassEvaluationBatch([*recipe.crop_size, 3], [], [])
-    return (lambda example: classification.evaluation_sample(example, recipe), shapes,
+    one_class = classification.build_recipe(options, field,
+                                            image_normalization.build(config.model_options))
+    shapes = structures.ClassEvaluationBatch([*one_class.crop_size, 3], [], [])
+    return (lambda example: classification.evaluation_sample(example, one_class), shapes,
             structures.ClassEvaluationBatch(0.0, 0, ''))
-  recipe = recipe_lib.build(options, 'eval_dataset_options')
+  recipe = evaluation_recipe(config)
+  if not recipe.crop_size and not options.size_divisor:
+    raise ConfigError(f'{field}.crop_size is not set: it takes two values, height and width; for '
+                      'images of any size set size_divisor instead, 1 for no padding')
 
   def prepare(example):
     image, resized = prepare_for_evaluation(example.image, recipe, ratio)
-    return structures.EvaluationBatch(
-        transforms.normalize(image), resized, tf.shape(example.image)[:2], example.label,
-        example.name)
+    return structures.EvaluationBatch(image, resized, tf.shape(example.image)[:2], example.label,
+                                      example.name)
 
-  crop_size = [scaled_size(n, ratio) for n in recipe.crop_size]
-  shapes = structures.EvaluationBatch([*crop_size, 3], [2], [2], [None, None], [])
+  size = [scaled_size(n, ratio) for n in recipe.crop_size] or [None, None]
+  shapes = structures.EvaluationBatch([*size, 3], [2], [2], [None, None], [])
   return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
 
 

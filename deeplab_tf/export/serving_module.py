@@ -1,7 +1,7 @@
 """From uint8 images of any size to panoptic maps of that size, in TensorFlow ops alone.
 
-  resize and pad as in evaluation -> network at the crop size -> read-out -> cut the padding ->
-  resize to the image's own size -> list the segments that are left
+  resize, normalize and pad as in evaluation -> network at that size -> read-out -> cut the
+  padding -> resize to the image's own size -> list the segments that are left
 """
 
 from typing import Callable, Optional, Sequence
@@ -12,7 +12,6 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import models
 from deeplab_tf.compat import keras
 from deeplab_tf.data import pipeline
-from deeplab_tf.data.augmentation import transforms
 from deeplab_tf.data.records import encoded_images
 from deeplab_tf.layers import folding
 from deeplab_tf.layers.shapes import dimensions
@@ -36,7 +35,8 @@ class ServingModule(tf.Module):
         their layers' functions.
       variables: What it reads.
       postprocess: (outputs, output_size) -> PanopticPrediction.
-      recipe: Sizes; without a crop size the network works at the images' own (resized) size.
+      recipe: Sizes and normalization; without a crop size the network works at the images' own
+        (resized and padded) size.
     """
     super().__init__()
     self._network = network
@@ -103,17 +103,8 @@ class ServingModule(tf.Module):
   def prepare(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the network's input, and the size of the images inside the padding, int32 [2]."""
 
-    def prepare(image):
-      if self.recipe.crop_size:
-        image, size = pipeline.prepare_for_evaluation(image, self.recipe)
-        return transforms.normalize(image), size
-      image = tf.cast(image, tf.float32)
-      size = transforms.size_in_range(tf.shape(image)[:2], self.recipe.min_size,
-                                      self.recipe.max_size, self.recipe.resize_factor)
-      image, _ = transforms.resize(image, None, size)
-      return transforms.normalize(image), size
-
     height, width = self.recipe.crop_size or (None, None)
+    prepare = lambda image: pipeline.prepare_for_evaluation(image, self.recipe)  # noqa: E731
     inputs, sizes = tf.map_fn(prepare, images, fn_output_signature=(
         tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32)))
     return inputs, sizes[0]
@@ -205,8 +196,8 @@ def build(config, dataset_info, model: keras.Model,
   """Builds the module of an experiment, and folds the batch norms of its network.
 
   Args:
-    config: ExperimentOptions; eval_dataset_options tell the sizes, evaluator_options the
-      read-out.
+    config: ExperimentOptions; eval_dataset_options tell the sizes, model_options the
+      normalization, evaluator_options the read-out.
     dataset_info: The classes.
     model: Its network, from `build_network`, with its final weights. It is changed: see
       layers.folding.
@@ -215,16 +206,4 @@ def build(config, dataset_info, model: keras.Model,
   folding.fold_norms(model)
   network = network or models.inference_network(config, model)
   postprocess = models.architecture(config).build_postprocessor(config, dataset_info)
-  return ServingModule(network, model.variables, postprocess,
-                       _recipe(config.eval_dataset_options))
-
-
-def _recipe(options) -> pipeline.Recipe:
-  return pipeline.Recipe(
-      crop_size=tuple(options.crop_size), min_size=_pair(options.min_resize_value),
-      max_size=_pair(options.max_resize_value), resize_factor=options.resize_factor,
-      scale=(), policy=(), flip=False)
-
-
-def _pair(values):
-  return tuple(values) * 2 if len(values) == 1 else tuple(values)
+  return ServingModule(network, model.variables, postprocess, pipeline.evaluation_recipe(config))

@@ -5,7 +5,6 @@ import os
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data.augmentation import transforms
 from deeplab_tf.export.saved_model import whole_folder, write_description
 from deeplab_tf.export.serving_module import ServingModule, compact_segments
 from deeplab_tf.user_errors import ConfigError
@@ -32,7 +31,7 @@ def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
   if not module.recipe.crop_size:
     raise ConfigError('eval_dataset_options.crop_size is not set: a tflite file has one input '
                       "size; set it with --override='eval_dataset_options { crop_size: 641 "
-                      "crop_size: 641 }'")
+                      "crop_size: 641 size_divisor: 0 }'")
   with whole_folder(export_dir, MODEL_FILE) as folder:
     with open(os.path.join(folder, MODEL_FILE), 'wb') as file:
       file.write(_convert(module))
@@ -44,7 +43,7 @@ def _convert(module: ServingModule) -> bytes:
 
   @tf.function(input_signature=[spec], autograph=False)
   def predict(images):
-    prediction = module.predict_prepared(transforms.normalize(images))
+    prediction = module.predict_prepared(module.recipe.normalization.apply(images))
     return compact_segments(prediction)._asdict()
 
   converter = tf.lite.TFLiteConverter.from_concrete_functions(

@@ -1,45 +1,77 @@
-"""Bilinear resizing with aligned corners, as two small matrix products.
+"""Bilinear resizing as two small matrix products, with aligned corners or half-pixel centers.
 
 The weights of the interpolation are constants, so XLA compiles it, gradients are matrix
 products too, and no host kernel is needed (TensorFlow's CPU kernel runs on one core).
 """
 
-from typing import Sequence
+from typing import Literal, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
+# Where the positions of a map of another size lie: 'aligned' takes pixels for points and puts the
+# outermost ones on each other (DeepLab2); 'half_pixel' takes them for areas and puts the edges of
+# the maps on each other (PyTorch's align_corners=False, TensorFlow 2).
+ResizeRule = Literal['aligned', 'half_pixel']
 
-def interpolation_matrix(source: Dimension, target: Dimension) -> tf.Tensor:
+
+def interpolation_matrix(source: Dimension, target: Dimension,
+                         rule: ResizeRule = 'aligned') -> tf.Tensor:
   """Returns float32 [target, source]: row i holds the two weights of output position i.
 
-  Position i samples the source at i * (source - 1) / (target - 1).
+  Position i samples the source at i * (source - 1) / (target - 1) if corners are aligned, and
+  else at (i + 0.5) * source / target - 0.5, where the outermost values go on beyond their
+  centers. There is no antialiasing.
+
+  Raises:
+    ValueError: There is no such rule.
   """
+  if rule not in ('aligned', 'half_pixel'):
+    raise ValueError(f'rule is "{rule}": allowed are aligned, half_pixel')
   if isinstance(source, int) and isinstance(target, int):
-    scale = np.float32((source - 1) / (target - 1)) if target > 1 else np.float32(0)
-    positions = np.arange(target, dtype=np.float32) * scale
+    positions = _static_positions(source, target, rule)
     columns = np.arange(source, dtype=np.float32)
     weights = np.maximum(0, 1 - np.abs(positions[:, None] - columns[None]))
     return tf.constant(weights, tf.float32)
-  last = tf.cast(source - 1, tf.float32)
-  scale = tf.math.divide_no_nan(last, tf.cast(target - 1, tf.float32))
-  positions = tf.minimum(tf.cast(tf.range(target), tf.float32) * scale, last)
+  positions = _dynamic_positions(source, target, rule)
   columns = tf.cast(tf.range(source), tf.float32)
   return tf.maximum(0.0, 1 - tf.abs(positions[:, None] - columns[None]))
 
 
-def resize_bilinear(x: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
-  """Resizes [batch, height, width, channels] to [batch, *size, channels]."""
+def _static_positions(source: int, target: int, rule: ResizeRule) -> np.ndarray:
+  """The place in the source of each position of the target, float32 [target]."""
+  index = np.arange(target, dtype=np.float32)
+  if rule == 'half_pixel':
+    positions = (index + np.float32(0.5)) * np.float32(source / target) - np.float32(0.5)
+    return np.clip(positions, 0, source - 1)
+  scale = np.float32((source - 1) / (target - 1)) if target > 1 else np.float32(0)
+  return index * scale
+
+
+def _dynamic_positions(source: Dimension, target: Dimension, rule: ResizeRule) -> tf.Tensor:
+  """As _static_positions, of sizes that are known when the graph runs."""
+  index = tf.cast(tf.range(target), tf.float32)
+  last = tf.cast(source - 1, tf.float32)
+  if rule == 'half_pixel':
+    scale = tf.cast(source, tf.float32) / tf.cast(target, tf.float32)
+    return tf.clip_by_value((index + 0.5) * scale - 0.5, 0.0, last)
+  scale = tf.math.divide_no_nan(last, tf.cast(target - 1, tf.float32))
+  return tf.minimum(index * scale, last)
+
+
+def resize_bilinear(x: tf.Tensor, size: Sequence[Dimension],
+                    rule: ResizeRule = 'aligned') -> tf.Tensor:
+  """Resizes [batch, height, width, channels] to [batch, *size, channels], up or down."""
   batch, height, width, channels = dimensions(x)
   target_height, target_width = size
   if _differ(height, target_height):
-    rows = tf.cast(interpolation_matrix(height, target_height), x.dtype)
+    rows = tf.cast(interpolation_matrix(height, target_height, rule), x.dtype)
     x = tf.matmul(rows, tf.reshape(x, [batch, height, width * channels]))
     x = tf.reshape(x, [batch, target_height, width, channels])
   if _differ(width, target_width):
-    columns = tf.cast(interpolation_matrix(width, target_width), x.dtype)
+    columns = tf.cast(interpolation_matrix(width, target_width, rule), x.dtype)
     if isinstance(channels, int) and channels == 1:
       # Of one channel each row would be a product with a vector, which takes ten times as long.
       return tf.matmul(x[..., 0], columns, transpose_b=True)[..., None]
@@ -53,7 +85,7 @@ def _differ(a: Dimension, b: Dimension) -> bool:
 
 
 def resize_offsets(offsets: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
-  """Resizes a map of vectors and their lengths with it.
+  """Resizes a map of vectors and their lengths with it, corners aligned.
 
   Args:
     offsets: [batch, height, width, 2], (y, x) in pixels of this map.

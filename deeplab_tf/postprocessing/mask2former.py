@@ -6,16 +6,12 @@ numbers come from the program, so this follows it, except for the resizing of ma
 aligned by default, and have half-pixel centers there.
 """
 
-from typing import Callable, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import interpolation_matrix
-from deeplab_tf.layers.shapes import Dimension
-
-# A rule of resizing: sizes of the source and of the result -> weights, float32 [result, source].
-Interpolation = Callable[[Dimension, Dimension], tf.Tensor]
+from deeplab_tf.layers.resizing import ResizeRule, interpolation_matrix
 
 # Rows of the image that are at full resolution at one time.
 _BAND = 64
@@ -69,7 +65,7 @@ class Instances(NamedTuple):
 
 def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_compete: bool,
                        full_size: Optional[FullSize] = None,
-                       interpolation: Interpolation = interpolation_matrix) -> QueryMasks:
+                       rule: ResizeRule = 'aligned') -> QueryMasks:
   """Sums the class scores of one image over its queries, at the size of its file.
 
   The masks are brought to full resolution a band of rows at a time. What `instance_inference`
@@ -81,11 +77,11 @@ def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_co
     masks_compete: Whether the queries of a pixel share a softmax (MaX-DeepLab, CMT-DeepLab) or
       each mask is a sigmoid of its own (Mask2Former).
     full_size: Where the image lies; None: the logits have the image's size.
-    interpolation: Rule by which mask logits are resized to the network's input and, the padding
+    rule: Rule by which mask logits are resized to the network's input and, the padding
       cut off, to the size of the file.
   """
   class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
-  rows, columns = _matrices(mask_logits, full_size, interpolation)
+  rows, columns = _matrices(mask_logits, full_size, rule)
   wide = tf.einsum('hwq,xw->hxq', mask_logits, columns)
   height, width, queries = tf.shape(rows)[0], tf.shape(columns)[0], tf.shape(wide)[2]
   # Rows of zeros fill up the last band; they are cut off below.
@@ -139,7 +135,7 @@ def instance_inference(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Se
   return Instances(query, pair % classes, best * tf.gather(quality, query))
 
 
-def _matrices(mask_logits, full_size, interpolation):
+def _matrices(mask_logits, full_size, rule):
   """Matrices of rows [height, h] and columns [width, w] from the logits' size to the image's."""
   result = []
   for axis in range(2):
@@ -147,9 +143,9 @@ def _matrices(mask_logits, full_size, interpolation):
     if full_size is None:
       result.append(tf.eye(source))
       continue
-    to_input = interpolation(source, full_size.input_size[axis])
+    to_input = interpolation_matrix(source, full_size.input_size[axis], rule)
     resized = tf.convert_to_tensor(full_size.resized_size)[axis]
-    to_raw = interpolation(resized, tf.convert_to_tensor(full_size.raw_size)[axis])
+    to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis], rule)
     # Both steps are linear, so that no map of the size between them is needed.
     result.append(tf.matmul(to_raw, to_input[:resized]))
   return result

@@ -10,6 +10,7 @@ from typing import NamedTuple, Optional, Sequence
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing import maskwise
 from deeplab_tf.postprocessing.query_maps import QueryMaps, pixelwise
@@ -37,7 +38,7 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
 
   def __init__(self, classes: DatasetInfo, options: PixelwiseOptions,
                maskwise_options: Optional[maskwise.MaskwiseOptions] = None,
-               static_shapes: bool = False):
+               static_shapes: bool = False, rule: ResizeRule = 'aligned'):
     """Keeps the options.
 
     Args:
@@ -46,11 +47,13 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
       maskwise_options: Pastes masks in order instead of taking the argmax of each pixel.
       static_shapes: For XLA, no shape depends on values; see query_maps.pixelwise. With
         maskwise_options that is so in any case.
+      rule: How mask logits are resized.
     """
     self.classes = classes
     self.options = options
     self.maskwise_options = maskwise_options
     self.static_shapes = static_shapes
+    self.rule = rule
 
   def with_queries(self, outputs: dict[str, tf.Tensor],
                    output_size: Sequence[Dimension]) -> tuple[PanopticPrediction, QueryMaps]:
@@ -67,10 +70,10 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
     if self.maskwise_options is None:
       return pixelwise(outputs['mask_logits'], outputs['class_logits'], output_size,
                        options.class_threshold, options.pixel_threshold,
-                       static_shapes=self.static_shapes)
+                       static_shapes=self.static_shapes, rule=self.rule)
     return maskwise.maskwise(outputs['mask_logits'], outputs['class_logits'], output_size,
                              tf.constant(self.classes.is_thing), options.pixel_threshold,
-                             self.maskwise_options)
+                             self.maskwise_options, self.rule)
 
   def semantic_map(self, maps: QueryMaps) -> tf.Tensor:
     """Returns the class id of every pixel's query, int32 [batch, h, w], without filters."""

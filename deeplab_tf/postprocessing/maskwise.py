@@ -4,7 +4,7 @@ from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.resizing import ResizeRule, resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing.query_maps import QueryMaps, best_in_parts, classify, kept_first
 
@@ -28,7 +28,7 @@ class MaskwiseOptions(NamedTuple):
 
 def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Sequence[Dimension],
              is_thing: tf.Tensor, pixel_threshold: float,
-             options: MaskwiseOptions) -> QueryMaps:
+             options: MaskwiseOptions, rule: ResizeRule = 'aligned') -> QueryMaps:
   """Assigns pixels to queries by pasting binary masks.
 
   Images are read out one after the other, each with a few queries at full resolution at once;
@@ -41,6 +41,7 @@ def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Seque
     is_thing: bool [classes].
     pixel_threshold: A mask holds the pixels of a higher probability.
     options: Thresholds and order.
+    rule: How mask logits are resized.
 
   Returns:
     QueryMaps; instance numbers are ranks in the order of pasting, from 1.
@@ -56,7 +57,8 @@ def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Seque
 
   def one_image(arguments):
     logits, image_order, image_kept = arguments
-    return _paste(logits, image_order, image_kept, (height, width), pixel_threshold, options)
+    return _paste(logits, image_order, image_kept, (height, width), pixel_threshold, options,
+                  rule)
 
   static = [n if isinstance(n, int) else None for n in (height, width)]
   signature = (tf.TensorSpec(static, tf.int32), tf.TensorSpec(static, tf.float32),
@@ -76,18 +78,18 @@ def _confidence(mask_logits, query_score, pixel_threshold, options):
   return query_score**options.class_exponent * mean**options.mask_exponent
 
 
-def _paste(logits, order, kept, size, pixel_threshold, options):
+def _paste(logits, order, kept, size, pixel_threshold, options, rule):
   """Pastes the masks of one image; logits [h, w, queries], order and kept [queries].
 
   The softmax is over all queries, but of those at full resolution it takes only their maximum
   and sum, gathered a few queries at a time. Then the kept ones come one after the other.
   """
   pasting = tf.gather(order, kept_first(tf.gather(kept, order)))
-  _, best, score = best_in_parts(logits, pasting, dimensions(order)[0], size)
+  _, best, score = best_in_parts(logits, pasting, dimensions(order)[0], size, rule)
 
   def step(i, query_map, filled):
     query = pasting[i]
-    full = resize_bilinear(logits[None, ..., query, None], size)[0, ..., 0]
+    full = resize_bilinear(logits[None, ..., query, None], size, rule)[0, ..., 0]
     mask = tf.exp(full - best) * score > pixel_threshold
     new = mask & ~filled
     old_area = tf.reduce_sum(tf.cast(mask, tf.float32))

@@ -4,7 +4,7 @@ from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.resizing import ResizeRule, resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 _DROPPED = -99999.0
@@ -42,7 +42,8 @@ def classify(class_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
               output_size: Sequence[Dimension], class_threshold: float,
-              pixel_threshold: float, static_shapes: bool = False) -> QueryMaps:
+              pixel_threshold: float, static_shapes: bool = False,
+              rule: ResizeRule = 'aligned') -> QueryMaps:
   """Assigns each pixel to the kept query of the highest mask logit (equations 3 and 4).
 
   A pixel is confident if that query's probability among the kept ones is above the threshold
@@ -58,6 +59,7 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
     static_shapes: For XLA, which pads shapes that depend on values where it takes them at all:
       reads the kept queries a few at a time, so that no shape tells how many there are. The
       maps are the same.
+    rule: How mask logits are resized.
   """
   query_class, query_score = classify(class_logits)
   kept = query_score >= class_threshold
@@ -65,7 +67,7 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
 
   def one_image(arguments):
     logits, kept_queries = arguments
-    return _read_image(logits, kept_queries, (height, width), pixel_threshold, static_shapes)
+    return _read_image(logits, kept_queries, (height, width), pixel_threshold, static_shapes, rule)
 
   static = [n if isinstance(n, int) else None for n in (height, width)]
   signature = (tf.TensorSpec(static, tf.int32), tf.TensorSpec(static, tf.float32),
@@ -79,16 +81,16 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
 
 
 def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
-                pixel_threshold: float,
-                static_shapes: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                pixel_threshold: float, static_shapes: bool,
+                rule: ResizeRule) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Reads out one image; logits [h, w, queries], kept bool [queries]."""
   order, count = kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
   read = best_in_parts if static_shapes else _best_at_once
   # With none kept, as in DeepLab2, everything belongs to the first query, which leads the order
   # then, and nothing is confident.
-  query_map, best, score = read(logits, order, tf.maximum(count, 1), size)
+  query_map, best, score = read(logits, order, tf.maximum(count, 1), size, rule)
   score = tf.where(count > 0, score, 0)
-  beaten = _beaten_by_dropped(logits, kept, order, best, size)
+  beaten = _beaten_by_dropped(logits, kept, order, best, size, rule)
   return query_map, score, (score > pixel_threshold) & (count > 0) & ~beaten
 
 
@@ -103,17 +105,19 @@ def kept_first(kept: tf.Tensor) -> tf.Tensor:
 
 
 def _best_at_once(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
-                  size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                  size: Sequence[Dimension],
+                  rule: ResizeRule) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Like best_in_parts, all of them at once: faster, with shapes that depend on the count."""
   numbers = order[:count]
-  full = resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size)[0]
+  full = resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size, rule)[0]
   best = tf.reduce_max(full, axis=-1)
   score = 1 / tf.reduce_sum(tf.exp(full - best[..., None]), axis=-1)
   return tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32)), best, score
 
 
 def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
-                  size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                  size: Sequence[Dimension],
+                  rule: ResizeRule = 'aligned') -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Finds each pixel's best query among the first of the order, a few of them at a time.
 
   Shapes are static: only the number of steps depends on the count.
@@ -123,13 +127,14 @@ def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
     order: int32 [queries + a few]; see kept_first.
     count: From 1, how many of the order take part.
     size: Height and width of the maps.
+    rule: How logits are resized.
 
   Returns:
     The query, its logit and its probability among them, each of the given size.
   """
 
   def step(i, query_map, best, total):
-    numbers, full = _some_at_full_resolution(logits, order, i, size)
+    numbers, full = _some_at_full_resolution(logits, order, i, size, rule)
     full = tf.where(i + tf.range(_AT_A_TIME) < count, full, tf.float32.min)
     new_best = tf.maximum(best, tf.reduce_max(full, axis=-1))
     # Where logits are equal the earlier query stays, as with argmax over all of them.
@@ -147,14 +152,14 @@ def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
 
 
 def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, best: tf.Tensor,
-                       size: Sequence[Dimension]) -> tf.Tensor:
+                       size: Sequence[Dimension], rule: ResizeRule) -> tf.Tensor:
   """Whether a dropped query's logit exceeds the best kept one, bool of the given size.
 
   The interpolated maximum over dropped queries bounds each of them from above, so queries are
   brought to full resolution only where that bound is not enough, and a few at a time.
   """
   low_resolution_maximum = tf.reduce_max(tf.where(kept, _DROPPED, logits), axis=-1)
-  bound = resize_bilinear(low_resolution_maximum[None, ..., None], size)[0, ..., 0]
+  bound = resize_bilinear(low_resolution_maximum[None, ..., None], size, rule)[0, ..., 0]
   # Rounding may put the bound a little below the value that it bounds.
   slack = 1e-4 * (1 + tf.abs(best))
   unclear = tf.reduce_any(bound > best - slack)
@@ -164,7 +169,7 @@ def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, bes
 
   def check(i, beaten):
     # Of a slice that goes beyond the end the rest is the last dropped query again.
-    _, full = _some_at_full_resolution(logits, order, i, size)
+    _, full = _some_at_full_resolution(logits, order, i, size, rule)
     return i + _AT_A_TIME, beaten | (tf.reduce_max(full, axis=-1) > best)
 
   _, beaten = tf.while_loop(lambda i, _: i < end, check, (first, tf.zeros(size, tf.bool)),
@@ -173,7 +178,8 @@ def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, bes
 
 
 def _some_at_full_resolution(logits: tf.Tensor, order: tf.Tensor, start: tf.Tensor,
-                             size: Sequence[Dimension]) -> tuple[tf.Tensor, tf.Tensor]:
+                             size: Sequence[Dimension],
+                             rule: ResizeRule) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the queries of a slice of the order, and their logits [*size, _AT_A_TIME]."""
   numbers = tf.slice(order, [start], [_AT_A_TIME])
-  return numbers, resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size)[0]
+  return numbers, resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size, rule)[0]

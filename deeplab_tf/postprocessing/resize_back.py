@@ -4,15 +4,23 @@ from typing import Sequence, Union
 
 import tensorflow as tf
 
+from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.structures import PanopticPrediction
 
 Size = Union[tf.Tensor, Sequence[int]]
 
 
-def resize_nearest(x: tf.Tensor, size: Size) -> tf.Tensor:
-  """Resizes a map [height, width, ...] to [*size, ...], nearest with aligned corners."""
-  rows = _nearest(tf.shape(x)[0], size[0])
-  columns = _nearest(tf.shape(x)[1], size[1])
+def resize_nearest(x: tf.Tensor, size: Size, rule: ResizeRule = 'aligned') -> tf.Tensor:
+  """Resizes a map [height, width, ...] to [*size, ...], each pixel the nearest one.
+
+  Args:
+    x: The map.
+    size: Height and width of the result.
+    rule: Whether corners are aligned, or pixels have half-pixel centers (as Pillow's nearest).
+  """
+  nearest = {'aligned': _nearest, 'half_pixel': _nearest_center}[rule]
+  rows = nearest(tf.shape(x)[0], size[0])
+  columns = nearest(tf.shape(x)[1], size[1])
   return tf.gather(tf.gather(x, rows, axis=0), columns, axis=1)
 
 
@@ -25,14 +33,22 @@ def _nearest(source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   return tf.minimum(tf.cast(positions, tf.int32), source - 1)
 
 
-def to_raw_size(prediction: PanopticPrediction, resized_size: Size,
-                raw_size: Size) -> PanopticPrediction:
+def _nearest_center(source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+  """Source positions that the centers of the target's pixels lie in, int32 [target]."""
+  # In whole numbers, so that no center on the edge of two pixels depends on rounding.
+  index, source, target = (tf.cast(x, tf.int64) for x in (tf.range(target), source, target))
+  return tf.cast((2 * index + 1) * source // (2 * target), tf.int32)
+
+
+def to_raw_size(prediction: PanopticPrediction, resized_size: Size, raw_size: Size,
+                rule: ResizeRule = 'aligned') -> PanopticPrediction:
   """Cuts the padding away and resizes the maps of one image to the size of its file.
 
   Args:
     prediction: Of one image; maps [1, height, width] at the network's input size.
     resized_size: Height and width of the image inside the padding.
     raw_size: Height and width of the image's file.
+    rule: How the image was resized.
 
   Returns:
     Maps [1, *raw_size]. Segments that vanish in resizing are still listed.
@@ -40,7 +56,7 @@ def to_raw_size(prediction: PanopticPrediction, resized_size: Size,
 
   def undo(x):
     cut = x[0, :resized_size[0], :resized_size[1]]
-    return resize_nearest(cut, raw_size)[None]
+    return resize_nearest(cut, raw_size, rule)[None]
 
   return prediction._replace(
       panoptic_map=undo(prediction.panoptic_map),

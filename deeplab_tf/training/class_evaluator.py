@@ -5,7 +5,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from deeplab_tf.classes import ImageClasses
-from deeplab_tf.data import pipeline
+from deeplab_tf.data.image_normalization import Normalization
 from deeplab_tf.metrics import top_k
 from deeplab_tf.structures import ClassEvaluationBatch, ClassPrediction
 from deeplab_tf.training.evaluator import BatchEvaluator
@@ -21,19 +21,21 @@ class ClassEvaluator(BatchEvaluator):
   title = 'accuracy'
   scores = top_k.SCORES
 
-  def __init__(self, *, dataset_info: ImageClasses,
+  def __init__(self, *, dataset_info: ImageClasses, normalization: Normalization,
                on_picture: Optional[Callable[[int, np.ndarray], None]] = None,
                num_pictures: int = 0, **loop: Any):
     """Initialises the evaluator.
 
     Args:
       dataset_info: The classes.
+      normalization: Of the images.
       on_picture: Called with (position, uint8 [height, width, 3]) for the first images.
       num_pictures: Their number.
       **loop: As BatchEvaluator's; batches are ClassEvaluationBatch, predictions ClassPrediction.
     """
     super().__init__(**loop)
     self._names = dataset_info.class_names
+    self._normalization = normalization
     self._on_picture = on_picture
     self._num_pictures = num_pictures if on_picture is not None else 0
 
@@ -52,7 +54,7 @@ class ClassEvaluator(BatchEvaluator):
 
   def _picture(self, batch, prediction, i: int) -> np.ndarray:
     """The network's input, with its class and the most probable one above it."""
-    image = np.clip(np.round(pipeline.denormalize(batch.images[i]).numpy()), 0, 255)
+    image = np.clip(np.round(self._normalization.invert(batch.images[i]).numpy()), 0, 255)
     own, guess = int(batch.class_index[i]), int(prediction.class_index[i, 0])
     caption = f'{self._names[guess]} {100 * float(prediction.score[i, 0]):.0f} %'
     if own != guess:

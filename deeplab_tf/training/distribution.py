@@ -174,6 +174,7 @@ def check(config, strategy: tf.distribute.Strategy, mode: str = 'train_and_eval'
   if is_tpu(strategy) and losses.matching_solver == losses.SCIPY:
     raise ConfigError('trainer_options.loss_options.matching_solver SCIPY runs on the host and '
                       'cannot be used on TPU: set it to NATIVE or AUTO')
+  _check_sizes(config, strategy, mode)
   trains = mode in ('train', 'train_and_eval')
   if (trains and options.jit_compile and options.solver_options.use_sync_batchnorm and replicas > 1
       and not is_tpu(strategy)):
@@ -195,6 +196,16 @@ def check(config, strategy: tf.distribute.Strategy, mode: str = 'train_and_eval'
   if batch_size % workers:
     raise ConfigError(f'eval_dataset_options.batch_size is {batch_size} and {workers} workers '
                       f'share it; make it a multiple of {workers}')
+
+
+def _check_sizes(config, strategy, mode):
+  """XLA compiles a program for each size of its images."""
+  compiler = 'trainer_options.jit_compile' if config.trainer_options.jit_compile else None
+  compiler = 'TPU' if is_tpu(strategy) else compiler
+  if compiler and mode != 'train' and config.eval_dataset_options.size_divisor:
+    raise ConfigError(
+        f'eval_dataset_options.size_divisor makes evaluation images of many sizes, and {compiler} '
+        'compiles for one size: set eval_dataset_options.crop_size in its place')
 
 
 def adapt(config, strategy: tf.distribute.Strategy) -> None:

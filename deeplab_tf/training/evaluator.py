@@ -8,7 +8,7 @@ import orbit
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import pipeline
+from deeplab_tf.data.image_normalization import Normalization
 from deeplab_tf.metrics.accumulator import Accumulator, Group
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
 from deeplab_tf.postprocessing import mask2former, resize_back
@@ -132,13 +132,15 @@ class Evaluator(BatchEvaluator):
   scores = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
                  for name in ('pq', 'sq', 'rq', 'n'))
 
-  def __init__(self, *, dataset_info: DatasetInfo, extra_scores: Sequence[ExtraScore] = (),
+  def __init__(self, *, dataset_info: DatasetInfo, normalization: Normalization,
+               extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, **loop: Any):
     """Initialises the evaluator.
 
     Args:
       dataset_info: The classes.
+      normalization: Of the images.
       extra_scores: What is scored besides.
       on_sample: Called with (position, Sample) for each image of this worker.
       num_images: Samples from this position on have no `image`; None: all have it.
@@ -147,6 +149,7 @@ class Evaluator(BatchEvaluator):
     """
     super().__init__(**loop)
     self._dataset_info = dataset_info
+    self._normalization = normalization
     self._extra = tuple(extra_scores)
     self.scores = (*self.scores, *(f'{score.name}/{tag}' for score in self._extra
                                    for tag in score.tags))
@@ -183,7 +186,7 @@ class Evaluator(BatchEvaluator):
       if self._on_sample is not None:
         pixels = None
         if self._num_images is None or position + i < self._num_images:
-          pixels = _pixels(batch, i)
+          pixels = _pixels(batch, i, self._normalization)
         self._on_sample(position + i, Sample(image.name, pixels, image.ground_truth, panoptic_map))
 
   def _scalars(self, result: dict) -> dict:
@@ -204,10 +207,10 @@ class Evaluator(BatchEvaluator):
                        self._restore_step(panoptic, resized_size, raw_size), queries, size)
 
 
-def _pixels(batch: EvaluationBatch, i: int) -> np.ndarray:
+def _pixels(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:
   """The network's input at the size of the file, uint8 [height, width, 3]."""
   rows, columns = batch.resized_size[i].numpy()
-  image = pipeline.denormalize(batch.images[i, :rows, :columns])
+  image = normalization.invert(batch.images[i, :rows, :columns])
   image = tf.image.resize(image, batch.raw_size[i]).numpy()
   return np.clip(np.round(image), 0, 255).astype(np.uint8)
 

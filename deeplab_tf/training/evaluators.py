@@ -7,6 +7,7 @@ import tensorflow as tf
 from deeplab_tf import models, tasks
 from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import AnyInfo
+from deeplab_tf.data import image_normalization
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
 from deeplab_tf.tasks import Task
 from deeplab_tf.training import extra_scores
@@ -49,7 +50,9 @@ def _panoptic(config, architecture, dataset_info, surroundings, **loop):
   if surroundings.shows_images:
     samples = monitor.SampleMonitor(surroundings.writer, dataset_info, config.evaluator_options,
                                     surroundings.model_dir, surroundings.global_step)
-  return Evaluator(dataset_info=dataset_info, extra_scores=scores,
+  return Evaluator(dataset_info=dataset_info,
+                   normalization=image_normalization.build(config.model_options),
+                   extra_scores=scores,
                    on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)
 
@@ -62,7 +65,8 @@ def _classification(config, architecture, dataset_info, surroundings, **loop):
                               int(surroundings.global_step.numpy()))
 
   return ClassEvaluator(
-      dataset_info=dataset_info, on_picture=write if surroundings.shows_images else None,
+      dataset_info=dataset_info, normalization=image_normalization.build(config.model_options),
+      on_picture=write if surroundings.shows_images else None,
       num_pictures=config.evaluator_options.num_vis_samples, **loop)
 
 

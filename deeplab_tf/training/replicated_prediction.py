@@ -5,6 +5,7 @@ from typing import Callable, Optional
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.structures import PanopticPrediction
 from deeplab_tf.training import distribution
@@ -18,7 +19,7 @@ class ReplicatedPrediction:
 
   def __init__(self, strategy: tf.distribute.Strategy, network: Callable,
                postprocess: Callable, batch_size: int, *, static: bool = False,
-               use_tf_function: bool = True, jit_compile: bool = False):
+               use_tf_function: bool = True, jit_compile: bool = False, any_size: bool = False):
     """Initialises the function.
 
     Args:
@@ -29,6 +30,8 @@ class ReplicatedPrediction:
       static: Batches are filled up to batch_size, so that all shapes are known.
       use_tf_function: Runs as a graph; eager is slow and for debugging.
       jit_compile: Compiles with XLA; needs `static` and a read-out of static shapes.
+      any_size: Batches have images of different sizes, which one graph is made for; without it
+        the size of the first batch is that of all.
     """
     self._strategy = strategy
     self._network = network
@@ -39,6 +42,7 @@ class ReplicatedPrediction:
     if static or self._replicas > 1:
       self._share = -(-batch_size // self._replicas)
     self._use_tf_function = use_tf_function
+    self._any_size = any_size
     self._jit_compile = jit_compile and not distribution.is_tpu(strategy)
     self._step = None
 
@@ -66,8 +70,7 @@ class ReplicatedPrediction:
 
   def _make_step(self, shape):
     def predict(images):
-      outputs = self._network(images)
-      return self._postprocess(outputs, tuple(shape[:2]))
+      return self._postprocess(self._network(images), tuple(dimensions(images)[1:3]))
 
     # What each replica does alone, so that it can be compiled wherever there are several.
     own = tf.function(predict, autograph=False, jit_compile=True) if self._jit_compile else predict
@@ -78,10 +81,11 @@ class ReplicatedPrediction:
     if not self._use_tf_function:
       return run
     if self._share is not None:
-      return tf.function(run, autograph=False)
+      return tf.function(run, autograph=False, reduce_retracing=self._any_size)
     # One trace for the last batch, which may be smaller, too.
+    size = (None, None) if self._any_size else shape[:2]
     return tf.function(run, autograph=False,
-                       input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
+                       input_signature=[tf.TensorSpec([None, *size, 3], tf.float32)])
 
 
 def merge_over_workers(strategy: tf.distribute.Strategy, metric: Accumulator) -> None:

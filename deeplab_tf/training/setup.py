@@ -94,7 +94,8 @@ class Setup:
         self.strategy, models.inference_network(self.config, self.model),
         build_postprocessor(self.config, self.dataset_info, compiled), batch_size,
         static=compiled, jit_compile=compiled,
-        use_tf_function=self.config.evaluator_options.use_tf_function)
+        use_tf_function=self.config.evaluator_options.use_tf_function,
+        any_size=not self.config.eval_dataset_options.crop_size)
 
   def restore_for_evaluation(self, prefix: str) -> None:
     """Reads the weights of a checkpoint, and its step.

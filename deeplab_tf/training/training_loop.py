@@ -9,6 +9,7 @@ from google.protobuf import text_format
 
 from deeplab_tf.architecture import TargetForm
 from deeplab_tf.checkpoints import restore
+from deeplab_tf.data import image_normalization
 from deeplab_tf.training import batches, checkpointing, distribution, optimizers, state, trainer
 from deeplab_tf.training.replicated_prediction import sum_over_workers
 from deeplab_tf.training.reporting import first_lines, monitor, summaries
@@ -165,7 +166,8 @@ def _batch_pictures(setup: Setup, writer: summaries.Writer) -> Optional[BatchPic
   count = min(setup.config.evaluator_options.num_vis_samples,
               setup.config.train_dataset_options.batch_size)
   prediction = setup.build_prediction(count, setup.architecture.build_postprocessor)
-  return BatchPictures(prediction, setup.dataset_info, writer, count)
+  return BatchPictures(prediction, setup.dataset_info, writer, count,
+                       image_normalization.build(setup.config.model_options))
 
 
 def _check_same_start(setup: Setup) -> None:

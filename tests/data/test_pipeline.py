@@ -10,6 +10,7 @@ from training_batches import assert_equal, batches
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data import build, catalog, pipeline, readers, sources
+from deeplab_tf.data.image_normalization import SYMMETRIC
 from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.data.sources import shapes as shapes_source
 
@@ -121,7 +122,7 @@ def test_without_augmentation_the_image_comes_through(experiment):
                       'augmentations { random_flip: false } shapes { num_images: 1 seed: 5 }')
   ((images, targets),) = batches(config, 1)
   image, label = _shape_scenes.generate('train', 0, 5)
-  np.testing.assert_allclose(pipeline.denormalize(images[0]), image, atol=1e-4)
+  np.testing.assert_allclose(SYMMETRIC.invert(images[0]), image, atol=1e-4)
   np.testing.assert_array_equal(targets.semantic_map[0], label // 256)
 
 
@@ -144,7 +145,7 @@ def test_evaluation_goes_once_through_the_files_in_order(records, experiment):
   image, label = _shape_scenes.generate('train', 0)
   np.testing.assert_array_equal(found[0].label[0], label)
   np.testing.assert_allclose(
-      pipeline.denormalize(found[0].images[0, :128, :160]), image, atol=1e-4)
+      SYMMETRIC.invert(found[0].images[0, :128, :160]), image, atol=1e-4)
   np.testing.assert_array_equal(found[0].images[0, 128:], 0)
   np.testing.assert_array_equal(found[0].images[0, :, 160:], 0)
 

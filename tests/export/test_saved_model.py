@@ -127,6 +127,17 @@ def test_the_network_sees_the_evaluation_preprocessing(exported):
   assert list(size) == [65, 32]
 
 
+def test_the_network_sees_the_configs_normalization(tmp_path):
+  config, info, model, _ = _build(folder=tmp_path)
+  config.model_options.image_normalization = config.model_options.IMAGENET
+  module = serving_module.build(config, info, model)
+  small = _images(1, 40, 50)
+  inputs, _ = module.prepare(tf.constant(small))
+  expected = (small[0] - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+  np.testing.assert_allclose(inputs[0, :40, :50], expected, atol=1e-5)
+  assert not inputs[0, 40:].numpy().any() and not inputs[0, :, 50:].numpy().any()
+
+
 def test_without_a_crop_size_the_network_works_at_the_images_own_size(tmp_path):
   config, info, model, _ = _build(folder=tmp_path)
   config.eval_dataset_options.ClearField('crop_size')

@@ -22,7 +22,8 @@ def _module(folder, overrides=()):
 
 
 def test_the_interpreter_gives_the_same_maps_without_extra_operations(tmp_path):
-  config, info, module = _module(tmp_path)
+  # Not the default normalization, so that one that is left out or another's shows.
+  config, info, module = _module(tmp_path, ['model_options { image_normalization: IMAGENET }'])
   tflite.export_tflite(module, config, info, tmp_path / 'lite')
   content = (tmp_path / 'lite' / 'model.tflite').read_bytes()
   assert b'Flex' not in content, 'needs the delegate for TensorFlow operations'

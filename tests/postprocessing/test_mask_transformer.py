@@ -149,6 +149,23 @@ def test_unknown_sizes_trace_once_and_agree():
   assert np.mean(actual.numpy() != expected.numpy()) < 2e-3
 
 
+@pytest.mark.parametrize('static_shapes', [False, True])
+def test_masks_and_maps_are_resized_by_the_rule(static_shapes):
+  outputs, size = _random_outputs(4), (33, 41)
+  postprocessor = mask_transformer.MaskTransformerPostprocessor(
+      _dataset_info('shapes'), mask_transformer.PixelwiseOptions(0.0, 0.0),
+      static_shapes=static_shapes, rule='half_pixel')
+  full = tf.image.resize(outputs['mask_logits'], size)
+  maps = postprocessor.query_maps(outputs, size)
+  assert np.mean(maps.query_map.numpy() == tf.argmax(full, -1).numpy()) > 0.999
+  np.testing.assert_allclose(maps.pixel_score, tf.reduce_max(tf.nn.softmax(full), -1), atol=1e-4)
+  one = tf.nest.map_structure(lambda x: x[:1], postprocessor(outputs, size))
+  raw = to_raw_size(one, (20, 30), (50, 47), 'half_pixel')
+  rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in ((50, 20), (47, 30)))
+  np.testing.assert_array_equal(raw.panoptic_map[0],
+                                one.panoptic_map[0].numpy()[np.ix_(rows, columns)])
+
+
 def test_resizing_back_cuts_the_padding():
   prediction = _build(transformer_class_confidence_threshold=0.4)(_random_outputs(1), (33, 41))
   one = prediction._replace(panoptic_map=prediction.panoptic_map[:1],

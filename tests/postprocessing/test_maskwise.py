@@ -20,7 +20,7 @@ def _softmax(x):
   return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def _paste_all(masks, classes, pixel_threshold, options):
+def _paste_all(masks, classes, pixel_threshold, options, rule):
   """Returns query of each pixel, its score, whether it is covered, ranks and kept queries."""
   scores = _softmax(classes)[:, :-1]
   query_class, query_score = scores.argmax(-1), scores.max(-1)
@@ -31,7 +31,7 @@ def _paste_all(masks, classes, pixel_threshold, options):
   mean = (small * inside).sum((0, 1)) / np.maximum(inside.sum((0, 1)), 1)
   confidence = query_score**options.class_exponent * mean**options.mask_exponent
   order = np.argsort(-confidence, kind='stable')
-  rows, columns = (interpolation_matrix(*n).numpy() for n in zip(LOGITS_SIZE, SIZE))
+  rows, columns = (interpolation_matrix(*n, rule).numpy() for n in zip(LOGITS_SIZE, SIZE))
   full = _softmax(np.einsum('yh,xw,hwq->yxq', rows, columns, masks))
   query_map, filled = np.full(SIZE, order[0]), np.zeros(SIZE, bool)
   for query in order:
@@ -44,17 +44,17 @@ def _paste_all(masks, classes, pixel_threshold, options):
 
 
 def _assert_equal(masks, classes, pixel_threshold=0.3, options=OPTIONS, jit_compile=False,
-                  rtol=1e-5):
+                  rtol=1e-5, rule='aligned'):
   """Compares a batch and returns the covered pixels and the kept queries."""
   masks, classes = np.float32(masks), np.float32(classes)
   read = tf.function(functools.partial(
       maskwise, output_size=SIZE, is_thing=tf.constant(IS_THING),
-      pixel_threshold=pixel_threshold, options=options), jit_compile=jit_compile,
+      pixel_threshold=pixel_threshold, options=options, rule=rule), jit_compile=jit_compile,
                      autograph=False)
   maps = read(tf.constant(masks), tf.constant(classes))
   for image in range(len(masks)):
     query_map, score, filled, ranks, kept = _paste_all(masks[image], classes[image],
-                                                       pixel_threshold, options)
+                                                       pixel_threshold, options, rule)
     np.testing.assert_array_equal(maps.query_map[image], query_map)
     np.testing.assert_array_equal(maps.confident[image], filled)
     np.testing.assert_array_equal(maps.query_instance[image], ranks)
@@ -86,6 +86,11 @@ def test_none_and_all_kept(threshold, all_kept, jit_compile):
   options = OPTIONS._replace(thing_threshold=threshold, stuff_threshold=threshold)
   confident, kept = _assert_equal(*_random(3), options=options, jit_compile=jit_compile)
   assert kept.all() == kept.any() == confident.any() == all_kept
+
+
+def test_masks_are_resized_by_the_rule():
+  confident, _ = _assert_equal(*_random(6), rule='half_pixel')
+  assert 0 < confident.mean() < 1
 
 
 def test_one_image_keeps_none_and_the_other_all():

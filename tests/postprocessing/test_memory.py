@@ -66,10 +66,10 @@ def _brought_up(monkeypatch):
   numbers = []
   resize = query_maps.resize_bilinear
 
-  def counting(x, size):
+  def counting(x, size, rule):
     assert x.shape[0] == 1
     numbers.append(x.shape[3])
-    return resize(x, size)
+    return resize(x, size, rule)
 
   for module in (query_maps, maskwise):
     monkeypatch.setattr(module, 'resize_bilinear', counting)

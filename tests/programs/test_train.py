@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
+from PIL import Image
 
 PROGRAM = Path(__file__).resolve().parents[2] / 'trainer' / 'train.py'
 
@@ -152,6 +153,25 @@ def test_eval_mode_scores_the_checkpoint_like_the_training_did(config_file, trai
   assert json.loads((model_dir / 'metrics.json').read_text()) == before
   assert len(list((model_dir / 'vis').glob('*_overlay.png'))) == 3
   assert len(list((model_dir / 'vis' / 'raw_panoptic').glob('*.png'))) == 3
+
+
+def test_eval_mode_takes_images_of_any_size(config_file, trained, tmp_path):
+  model_dir = tmp_path / 'model'
+  shutil.copytree(trained[0], model_dir)
+  shutil.rmtree(model_dir / 'vis', ignore_errors=True)
+  flags = (f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=eval',
+           '--override=clear: "eval_dataset_options.crop_size" eval_dataset_options { '
+           'resize_rule: SHORTER_SIDE min_resize_value: 97 max_resize_value: 113 size_divisor: 8 } '
+           'model_options { image_normalization: IMAGENET } '
+           'evaluator_options { save_raw_predictions: true save_predictions: true }')
+  done = run(*flags)
+  assert done.returncode == 0, done.stderr[-3000:]
+  for path in (model_dir / 'vis' / 'raw_panoptic').glob('*.png'):
+    assert Image.open(path).size == (160, 128)
+  assert len(list((model_dir / 'vis' / 'raw_panoptic').glob('*.png'))) == 3
+  done = run(*flags, '--override=trainer_options { jit_compile: true }')
+  assert_refused(done, 'eval_dataset_options.size_divisor makes evaluation images of many sizes',
+                 'set eval_dataset_options.crop_size')
 
 
 def test_continuous_eval_scores_the_newest_checkpoint_and_keeps_the_best(config_file, trained,

@@ -44,6 +44,20 @@ def tpu_strategy(monkeypatch, calls):
   monkeypatch.setattr(tf.distribute, 'TPUStrategy', Strategy)
 
 
+def test_compiled_evaluation_needs_a_crop_size(config):
+  strategy = tf.distribute.get_strategy()
+  options = config.eval_dataset_options
+  options.ClearField('crop_size')
+  options.size_divisor = 32
+  distribution.check(config, strategy)
+  config.trainer_options.jit_compile = True
+  distribution.check(config, strategy, 'train')
+  with pytest.raises(config_lib.ConfigError, match='size_divisor makes.*jit_compile compiles for '
+                     'one size: set eval_dataset_options.crop_size') as error:
+    distribution.check(config, strategy)
+  assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('name, connects', [('my-tpu', True), ('local', False)])
 def test_a_tpu_is_resolved_connected_and_initialized(name, connects, monkeypatch, config):
   calls = []

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import structures
-from deeplab_tf.data.augmentation import autoaugment, transforms
+from deeplab_tf.data.augmentation import autoaugment
+from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
 # Width over height of random crops.
 _ASPECTS = (3 / 4, 4 / 3)
@@ -29,19 +30,22 @@ class Recipe(NamedTuple):
     min_area: Smallest share of an image's area that a random crop has, in (0, 1].
     policy: Of data.augmentation.autoaugment; empty: none.
     flip: Whether half of the images are mirrored.
+    normalization: Of the network's input.
   """
   crop_size: tuple
   min_area: float = 0.08
   policy: tuple = ()
   flip: bool = True
+  normalization: Normalization = SYMMETRIC
 
 
-def build_recipe(options, field: str) -> Recipe:
+def build_recipe(options, field: str, normalization: Normalization = SYMMETRIC) -> Recipe:
   """Translates DatasetOptions.
 
   Args:
     options: DatasetOptions.
     field: Their name in errors.
+    normalization: Of the images.
 
   Raises:
     ConfigError: They have no crop size, or name no policy.
@@ -52,7 +56,7 @@ def build_recipe(options, field: str) -> Recipe:
   augmentations = options.augmentations
   return Recipe(tuple(options.crop_size), augmentations.min_crop_area,
                 autoaugment.policy(augmentations.autoaugment_policy_name, field),
-                augmentations.random_flip)
+                augmentations.random_flip, normalization)
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -146,7 +150,7 @@ def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 def evaluation_sample(example: structures.LabeledImage,
                       recipe: Recipe) -> structures.ClassEvaluationBatch:
   """Returns a normalised evaluation image with its class, without a batch dimension."""
-  image = transforms.normalize(prepare_for_evaluation(example.image, recipe))
+  image = recipe.normalization.apply(prepare_for_evaluation(example.image, recipe))
   return structures.ClassEvaluationBatch(image, example.label, example.name)
 
 

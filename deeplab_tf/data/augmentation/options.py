@@ -4,25 +4,28 @@ from typing import NamedTuple, Optional
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.data.augmentation import autoaugment, color_jitter, copy_paste
+from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
 
 class Recipe(NamedTuple):
   """What is done to an image; sizes are (height, width), empty where not wanted.
 
   Attributes:
-    crop_size: Of the network's input.
+    crop_size: Of the network's input; in evaluation empty for images of any size.
     min_size, max_size, resize_factor: See transforms.size_in_range.
     scale: Of training: smallest, largest, step; see transforms.draw_scale.
     policy: Of data.augmentation.autoaugment.
     flip: Whether half of the training images are mirrored.
     jitter: Smallest and largest scale of large scale jittering.
-    shorter_sides: Lengths of the shorter side to choose from.
+    shorter_sides: Lengths of the shorter side to choose from; of evaluation one.
     max_longer_side: 0: no limit.
     max_category_share: Above it a crop is drawn again.
     colors: Of data.augmentation.color_jitter; None: none.
     paste: Of data.augmentation.copy_paste; None: none.
+    size_divisor: Of evaluation without a crop size: sides are padded to a multiple of it.
+    normalization: Of the network's input.
   """
-  crop_size: tuple
+  crop_size: tuple = ()
   min_size: tuple = ()
   max_size: tuple = ()
   resize_factor: int = 0
@@ -35,6 +38,8 @@ class Recipe(NamedTuple):
   max_category_share: float = 1.0
   colors: Optional[color_jitter.Strength] = None
   paste: Optional[copy_paste.Choice] = None
+  size_divisor: int = 1
+  normalization: Normalization = SYMMETRIC
 
   @property
   def is_mask2former(self) -> bool:
@@ -61,12 +66,13 @@ class Recipe(NamedTuple):
 # --- From the config --------------------------------------------------------------------------
 
 
-def build(options, field: str) -> Recipe:
+def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Recipe:
   """Translates DatasetOptions.
 
   Args:
     options: DatasetOptions.
     field: Their name in errors.
+    normalization: Of the images; padding has its mean color.
 
   Raises:
     ConfigError: They contradict themselves, or a value cannot be used.
@@ -78,6 +84,7 @@ def build(options, field: str) -> Recipe:
   field = f'{field}.augmentations'
   recipe = Recipe(
       crop_size=tuple(options.crop_size),
+      normalization=normalization,
       min_size=_pair(options.min_resize_value),
       max_size=_pair(options.max_resize_value),
       resize_factor=options.resize_factor,
@@ -93,6 +100,22 @@ def build(options, field: str) -> Recipe:
       paste=_paste(augmentations.panoptic_copy_paste, f'{field}.panoptic_copy_paste'))
   _check_sizes(recipe, field)
   return recipe
+
+
+def build_for_evaluation(options, normalization: Normalization) -> Recipe:
+  """Translates DatasetOptions of evaluation, which tell the sizes of an exported model, too.
+
+  Args:
+    options: DatasetOptions.
+    normalization: Of the images.
+  """
+  common = {'crop_size': tuple(options.crop_size), 'normalization': normalization,
+            'size_divisor': max(options.size_divisor, 1)}
+  if options.resize_rule == options.SHORTER_SIDE:
+    return Recipe(shorter_sides=tuple(options.min_resize_value),
+                  max_longer_side=max(options.max_resize_value, default=0), **common)
+  return Recipe(min_size=_pair(options.min_resize_value), max_size=_pair(options.max_resize_value),
+                resize_factor=options.resize_factor, **common)
 
 
 def require_masks(options, field: str) -> None:

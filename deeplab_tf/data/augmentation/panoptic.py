@@ -13,8 +13,8 @@ from deeplab_tf.data.augmentation import (
 )
 from deeplab_tf.data.augmentation import options as recipe_lib
 
-# The grey that Mask2Former fills images up with.
-_MASK2FORMER_GREY = 128.0
+# The grey that Mask2Former fills images up with, before normalization.
+_MASK2FORMER_GREY = (128.0, 128.0, 128.0)
 # An image is resized as a whole, and not only where the crop is, up to so many times the crop.
 _WHOLE = 3
 
@@ -148,8 +148,8 @@ def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
   label = placement.take_label(label, place, recipe.is_mask2former)
   if recipe.flip:
     image = tf.cond(place.flip, lambda: tf.reverse(image, [1]), lambda: image)
-  grey = _MASK2FORMER_GREY if recipe.is_mask2former else transforms.MEAN_COLOR
-  image, label = transforms.pad(image, label, recipe.crop_size, padding_label, place.offset, grey)
+  color = _MASK2FORMER_GREY if recipe.is_mask2former else recipe.normalization.mean_color
+  image, label = transforms.pad(image, label, recipe.crop_size, padding_label, place.offset, color)
   return tf.ensure_shape(image, [*recipe.crop_size, 3]), tf.ensure_shape(label, recipe.crop_size)
 
 

@@ -129,7 +129,8 @@ def jittered_start(size: tf.Tensor, crop_size: Sequence[int], uniform: tf.Tensor
   return tf.cast(tf.round(tf.cast(room, tf.float64) * uniform), tf.int32)
 
 
-def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int) -> tf.Tensor:
+def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int,
+                      box: Sequence[int] = ()) -> tf.Tensor:
   """Returns the size of an image whose shorter side becomes `shorter`, aspect ratio kept.
 
   Mask2Former's: it becomes less if the longer side would exceed its maximum; rounded half up.
@@ -138,6 +139,7 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int) -> t
     size: int32 [2].
     shorter: int32 [].
     max_longer: 0: no maximum.
+    box: Height and width that an image is made smaller to fit into; empty: none.
 
   Returns:
     int32 [2], at least 1.
@@ -147,6 +149,8 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int) -> t
   new = tf.where(sides <= sides[::-1], shorter, shorter / tf.reduce_min(sides) * sides)
   if max_longer:
     new *= tf.minimum(max_longer / tf.reduce_max(new), 1.0)
+  if box:
+    new *= tf.minimum(tf.reduce_min(tf.constant(box, tf.float64) / new), 1.0)
   return tf.maximum(tf.cast(tf.floor(new + 0.5), tf.int32), 1)
 
 

@@ -7,20 +7,9 @@ from typing import Optional, Sequence, Tuple
 
 import tensorflow as tf
 
-# Fills padding: 0 after normalisation.
-MEAN_COLOR = 127.5
+from deeplab_tf.data import image_normalization
 
 Pair = Tuple[tf.Tensor, Optional[tf.Tensor]]  # Image and label.
-
-
-def normalize(images: tf.Tensor) -> tf.Tensor:
-  """Maps pixel values [0, 255] to [-1, 1]."""
-  return tf.cast(images, tf.float32) / 127.5 - 1.0
-
-
-def denormalize(images: tf.Tensor) -> tf.Tensor:
-  """Maps what `normalize` returned back to float32 values in [0, 255]."""
-  return (images + 1.0) * 127.5
 
 
 # --- Sizes ------------------------------------------------------------------------------------
@@ -107,12 +96,20 @@ def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
 
 def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], void_label: int,
-        offset: Sequence[int] = (0, 0), grey: float = MEAN_COLOR) -> Pair:
-  """Pads to a size, with a grey and with void; the image lies at the offset."""
+        offset: Sequence[int] = (0, 0),
+        color: Sequence[float] = image_normalization.SYMMETRIC.mean_color) -> Pair:
+  """Pads to a size, with a color (red, green, blue) and with void; the image lies at the offset."""
   size, offset = tf.convert_to_tensor(size), tf.convert_to_tensor(offset)
   after = size - offset - tf.shape(image)[:2]
   margins = tf.stack([offset, after], axis=1)
-  image = tf.pad(image, tf.concat([margins, [[0, 0]]], 0), constant_values=grey)
+  image = _pad_color(image, margins, color)
   if label is not None:
     label = tf.pad(label, margins, constant_values=void_label)
   return image, label
+
+
+def _pad_color(image, margins, color):
+  if len(set(color)) == 1:
+    return tf.pad(image, tf.concat([margins, [[0, 0]]], 0), constant_values=color[0])
+  return tf.stack([tf.pad(channel, margins, constant_values=value)
+                   for channel, value in zip(tf.unstack(image, 3, axis=-1), color)], axis=-1)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from deeplab_tf import models
 from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import catalog, pipeline
+from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
 from deeplab_tf.layers.attention_records import recording
 from deeplab_tf.layers.resizing import resize_bilinear
@@ -91,7 +91,7 @@ class AnalyzedNetwork:
     self._serving = serving_module.build(config, self.dataset_info, self._model)
     options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
     self.num_queries = options.num_queries
-    self._run_image = tf.function(self._run, autograph=False)
+    self._run_image = tf.function(self._run, autograph=False, reduce_retracing=True)
 
   def __call__(self, image: np.ndarray) -> AnalyzedImage:
     """Runs on an image file's pixels, uint8 [height, width, 3], prepared as in evaluation."""
@@ -109,7 +109,7 @@ class AnalyzedNetwork:
     found = {name: value[0].numpy() for name, value in self._run_image(inputs).items()}
     panoptic_map, query_map = (
         found.pop(name)[:rows, :columns] for name in ('panoptic_map', 'query_map'))
-    image = pipeline.denormalize(inputs[0, :rows, :columns]).numpy()
+    image = self._serving.recipe.normalization.invert(inputs[0, :rows, :columns]).numpy()
     return AnalyzedImage(np.clip(np.round(image), 0, 255).astype(np.uint8), panoptic_map, query_map,
                          found.pop('query_class'), found, tuple(inputs.shape[1:3]))
 

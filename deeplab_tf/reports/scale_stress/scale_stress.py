@@ -69,7 +69,10 @@ class ScaleStress:
                                    'score: set -1, which is all of them, or give --num_images')
     self._model = None
     options = config.eval_dataset_options
-    crop_size = options.build(options, 'eval_dataset_options').crop_size
+    crop_size = tuple(options.crop_size)
+    if not crop_size:
+      raise config_lib.ConfigError('eval_dataset_options.crop_size is not set: it takes two '
+                                   'values, height and width, which are multiplied by the ratios')
     total = pipeline.count_examples(options)
     self.num_images = None
     # Damaged images are among the total and left out.

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import pipeline
+from deeplab_tf.data.image_normalization import Normalization
 from deeplab_tf.structures import CenterTargets, MaskTargets
 from deeplab_tf.training.evaluator import Sample
 from deeplab_tf.training.reporting import summaries
@@ -17,7 +17,7 @@ class BatchPictures:
   """Draws input, ground truth and prediction of a batch into TensorBoard."""
 
   def __init__(self, predict: Callable, dataset_info: DatasetInfo, writer: summaries.Writer,
-               num_images: int):
+               num_images: int, normalization: Normalization):
     """Keeps the parts.
 
     Args:
@@ -25,10 +25,12 @@ class BatchPictures:
       dataset_info: The classes.
       writer: Of the training curves.
       num_images: At most this many images of the batch.
+      normalization: Of the images.
     """
     self._dataset_info = dataset_info
     self._writer = writer
     self._num_images = num_images
+    self._normalization = normalization
     self._predict = predict
 
   def draw(self, images: tf.Tensor, targets: Union[MaskTargets, CenterTargets],
@@ -44,7 +46,7 @@ class BatchPictures:
     if not count:
       return
     predictions = self._predict(images[:count]).panoptic_map.numpy()
-    pixels = np.clip(np.round(pipeline.denormalize(images[:count]).numpy()), 0, 255)
+    pixels = np.clip(np.round(self._normalization.invert(images[:count]).numpy()), 0, 255)
     for i in range(count):
       truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
                         self._dataset_info)

@@ -46,10 +46,3 @@ def test_resizing_to_the_same_size_changes_nothing(size):
   new_image, new_label = transforms.resize(image, label, tf.constant(size))
   np.testing.assert_array_equal(new_image, image)
   np.testing.assert_array_equal(new_label, label)
-
-
-def test_normalisation_round_trip():
-  values = tf.constant([0.0, 127.5, 255.0])
-  np.testing.assert_allclose(transforms.normalize(values), [-1, 0, 1], atol=1e-7)
-  np.testing.assert_allclose(
-      transforms.denormalize(transforms.normalize(values)), values, atol=1e-4)

@@ -2,7 +2,10 @@
 
 import numpy as np
 import tensorflow as tf
+import tiny
 
+import deeplab_tf
+from deeplab_tf.checkpoints import convert
 from deeplab_tf.data import catalog
 from deeplab_tf.postprocessing.mask_transformer import (
   MaskTransformerPostprocessor,
@@ -45,3 +48,17 @@ def test_maps_are_cut_to_the_image_and_resized_with_aligned_corners():
   assert found.cut(maps).shape == (4, 5, 2)
   # Beyond the last row inside, 3, which lies on pixel 12, nothing of the padding shows.
   assert found.resized_inside(maps)[..., 0].max() == 3
+
+
+def test_images_of_any_size_and_normalization_are_shown_as_they_are(tmp_path):
+  config = deeplab_tf.load_config(tiny.write_config(tmp_path), [
+      'clear: "eval_dataset_options.crop_size" eval_dataset_options { size_divisor: 16 }',
+      'model_options { image_normalization: IMAGENET }'])
+  prefix = convert.save_checkpoint(deeplab_tf.build_model(config), str(tmp_path / 'ckpt-0'))
+  network = analyzed_network.AnalyzedNetwork(config, prefix)
+  for size, padded in (((50, 70), (64, 80)), ((37, 53), (48, 64)), ((33, 90), (48, 96))):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    found = network(image)
+    np.testing.assert_array_equal(found.image, image)
+    assert found.panoptic_map.shape == found.query_map.shape == size
+    assert found.padded_size == padded

@@ -15,6 +15,7 @@ from deeplab_tf import models
 from deeplab_tf.checkpoints import convert
 from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog, pipeline
+from deeplab_tf.data.image_normalization import SYMMETRIC
 from deeplab_tf.layers import aspp
 from deeplab_tf.layers.shapes import scaled_size
 from deeplab_tf.models import max_deeplab, panoptic_deeplab
@@ -67,7 +68,7 @@ class _PaintedSource:
 
 def _nearest_color(images):
   """A network that tells the class of a pixel from its colour, at the input's resolution."""
-  away = pipeline.denormalize(images)[..., None, :] - tf.constant(_COLORS, tf.float32)
+  away = SYMMETRIC.invert(images)[..., None, :] - tf.constant(_COLORS, tf.float32)
   return {'semantic_logits': -tf.reduce_sum(away**2, -1) / 1000}
 
 
@@ -88,7 +89,7 @@ def _evaluate(config):
   progress = lambda steps: contextlib.nullcontext(  # noqa: E731
       type('Progress', (), {'update': staticmethod(lambda step: None)}))
   of_batches = evaluator.Evaluator(
-      dataset_info=info, strategy=tf.distribute.get_strategy(),
+      dataset_info=info, normalization=SYMMETRIC, strategy=tf.distribute.get_strategy(),
       predict=lambda images: read_out(network(images), tuple(images.shape[1:3])),
       batches=lambda: pipeline.eval_dataset(config, info), progress=progress)
   of_batches.evaluate(-1)

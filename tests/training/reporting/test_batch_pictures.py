@@ -7,6 +7,7 @@ import tiny_runs
 
 from deeplab_tf.data import catalog
 from deeplab_tf.data import targets as targets_lib
+from deeplab_tf.data.image_normalization import SYMMETRIC
 from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.structures import PanopticPrediction
 from deeplab_tf.training.reporting import summaries
@@ -43,6 +44,6 @@ def test_the_first_images_of_a_batch_become_pictures(tmp_path):
     return PanopticPrediction(panoptic_map, *[None] * 5)
 
   writer = summaries.Writer(tmp_path, summaries.TRAIN)
-  BatchPictures(predict, info, writer, num_images=2).draw(images, targets, step=5)
+  BatchPictures(predict, info, writer, 2, SYMMETRIC).draw(images, targets, step=5)
   assert tiny_runs.read_scalars(tmp_path / summaries.TRAIN) == {
       'pictures/00': {5: None}, 'pictures/01': {5: None}}
