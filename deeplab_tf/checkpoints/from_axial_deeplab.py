@@ -76,7 +76,7 @@ def convert(path: str, value: np.ndarray, model) -> np.ndarray:
     return _table(path.split('/')[-2], value)
   if path.endswith('/kernel') and value.ndim == 4:
     return value.transpose(2, 3, 1, 0)
-  heads = model.backbone.options.groups.num_heads
+  heads = model.backbone.options.groups.block.num_heads
   if path.endswith('/qkv_kernel') or '/norm_qkv/' in path:
     return _by_kind(value, heads)
   if '/norm_similarity/' in path and value.shape == (3 * heads,):

@@ -8,6 +8,7 @@ paths that they have in the segmentation models, which take them over by
 import tensorflow as tf
 
 from deeplab_tf import backbones, models
+from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.shapes import dimensions
@@ -28,11 +29,11 @@ class Classifier(KerasModel):
     classifier: The linear layer.
   """
 
-  def __init__(self, backbone: keras.layers.Layer, num_classes: int, dropout_rate: float = 0.0):
+  def __init__(self, backbone: Backbone, num_classes: int, dropout_rate: float = 0.0):
     """Makes the variables.
 
     Args:
-      backbone: As from backbones.build.
+      backbone: Network to pre-train; its last feature is pooled.
       num_classes: Number of classes.
       dropout_rate: Share of the pooled features that is dropped in training.
     """
@@ -43,7 +44,8 @@ class Classifier(KerasModel):
     self.classifier = keras.layers.Dense(
         num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype='float32')
-    self.classifier.build([None, backbone.channels['backbone_output']])
+    self._pooled = backbone.features[-1].name
+    self.classifier.build([None, backbone.features[-1].channels])
     self._dropout_rate = dropout_rate
 
   # === Forward pass ===
@@ -59,8 +61,8 @@ class Classifier(KerasModel):
     Returns:
       float32 `class_logits` [batch, classes].
     """
-    features, _ = self.backbone(images, training=training)
-    pooled = tf.reduce_mean(tf.cast(features['backbone_output'], tf.float32), [1, 2])
+    features = self.backbone(images, training=training)
+    pooled = tf.reduce_mean(tf.cast(features[self._pooled], tf.float32), [1, 2])
     if training and self._dropout_rate:
       kept = randomness.uniform(dimensions(pooled)) >= self._dropout_rate
       pooled = tf.where(kept, pooled / (1.0 - self._dropout_rate), 0.0)

@@ -34,8 +34,7 @@ def fixture_model(config):
 def test_logits_are_a_linear_map_of_the_mean_of_the_last_feature(model):
   logits = model(IMAGES)['class_logits']
   assert logits.shape == (3, 2) and logits.dtype == tf.float32
-  features, memory = model.backbone(IMAGES)
-  assert memory is None
+  features = model.backbone(IMAGES)
   pooled = features['backbone_output'].numpy().mean((1, 2))
   kernel, bias = (v.numpy() for v in model.classifier.variables)
   np.testing.assert_allclose(logits, pooled @ kernel + bias, rtol=1e-4, atol=1e-6)
@@ -66,7 +65,7 @@ def test_the_logits_are_float32_whatever_the_precision(config):
   with precision.scope('BFLOAT16'):
     model = models.architecture(config).build(config, info)
   assert {v.dtype for v in model.variables} == {tf.float32}
-  features, _ = model.backbone(tf.cast(IMAGES, tf.bfloat16))
+  features = model.backbone(tf.cast(IMAGES, tf.bfloat16))
   assert features['backbone_output'].dtype == tf.bfloat16
   assert model(IMAGES)['class_logits'].dtype == tf.float32
 
