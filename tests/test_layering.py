@@ -17,7 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS = (
     ('user_errors', 'compat', 'classes', 'protos', 'modules', 'listing', 'file_names',
      'image_names', 'formats', 'structures', 'mask_values'),
-    ('config_text', 'config_fields', 'config_sizes', 'config', 'cli', 'arguments', 'tasks', 'architecture'),
+    ('config_text', 'config_fields', 'config_sizes', 'config', 'cli', 'arguments', 'tasks',
+     'architecture'),
     ('layers', 'matching', 'visualization'),
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),

@@ -1,38 +1,51 @@
 """The networks that turn an image into features.
 
-Modules hold networks and, in VARIANTS, their named settings; `model_options.backbone.name` is the
-name of a variant.
+A module has
+
+  VARIANTS: dict of its named settings, of which `model_options.backbone.name` names one;
+  build(name, options, norm) -> features.Backbone, from a variant's name, BackboneOptions and the
+      factory of norms.
+
+MODULES says which module a variant is in, so that only that one is imported.
 """
 
+import importlib
+
 from deeplab_tf import modules
+from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.user_errors import ConfigError
 
+_VARIANTS = {
+    'axial_resnet': ('axial_resnet_s', 'axial_resnet_l', 'axial_deeplab_s', 'axial_deeplab_l',
+                     'axial_swidernet'),
+    'axial_resnet_imagenet': (
+        'conv_stem_axial_resnet', 'full_axial_resnet', 'conv_stem_attention',
+        'inception_stem_axial_resnet', 'inception_stem_attention', 'axial26', 'axial50'),
+    'max_deeplab': ('max_deeplab_s', 'max_deeplab_s_backbone', 'max_deeplab_l',
+                    'max_deeplab_l_backbone'),
+    'resnet': ('resnet50', 'resnet50_beta', 'wide_resnet41', 'swidernet'),
+}
 
-def variants() -> dict:
-  """Returns all variants by name: NetworkOptions of backbones.block_group_network."""
-  found = {}
-  for name in modules.available('backbones'):
-    found.update(getattr(modules.load('backbones', name), 'VARIANTS', {}))
-  return found
+# Variant -> its module in this package.
+MODULES = {variant: module for module, variants in _VARIANTS.items() for variant in variants}
 
 
-def build(options, norm: NormFactory):
-  """Builds the backbone that BackboneOptions describe, without a memory path.
+def build(options, norm: NormFactory) -> Backbone:
+  """Builds the backbone that BackboneOptions describe.
 
   Args:
     options: BackboneOptions.
-    norm: Makes the batch norms.
+    norm: Makes the norms.
 
   Returns:
-    A layer from images to features; see backbones.block_group_network.BlockGroupNetwork.
+    The backbone, a Keras layer.
 
   Raises:
-    ValueError: There is no backbone of this name; the message lists those that there are.
+    ConfigError: There is no backbone of this name; the message lists those that there are.
   """
-  from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
-  known = variants()
-  if options.name not in known:
+  if options.name not in MODULES:
     raise ConfigError(f'model_options.backbone.name is "{options.name}": there are '
-                      f'{", ".join(known)}.{modules.nearest(options.name, known)}')
-  return BlockGroupNetwork(known[options.name].customized(options), norm)
+                      f'{", ".join(MODULES)}.{modules.nearest(options.name, MODULES)}')
+  module = importlib.import_module(f'{__name__}.{MODULES[options.name]}')
+  return module.build(options.name, options, norm)

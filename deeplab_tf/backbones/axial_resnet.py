@@ -4,17 +4,28 @@ Their widths are backbone_width_multiplier's: in DeepLab2 as well, `_s` and `_l`
 network, since the multiplier of the config replaces the half width of `_s`.
 """
 
-from deeplab_tf.backbones import resnet
+from deeplab_tf.backbones import block_group_network, resnet
+from deeplab_tf.backbones.block_group_network import NetworkOptions
+from deeplab_tf.backbones.features import Backbone
+from deeplab_tf.layers.normalization import NormFactory
 
-# Axial-DeepLab, table 1: attention in all stages behind the stem.
-_EVERYWHERE = {'axial_beyond_stride': 2, 'attention_bottleneck_expansion': 2,
-               'attention_expansion': (1, 2)}
+
+def _everywhere(network: NetworkOptions) -> NetworkOptions:
+  """Returns the network with attention in all stages behind the stem (Axial-DeepLab, table 1)."""
+  return network.with_groups(axial_beyond_stride=2, attention_bottleneck_expansion=2)
+
 
 VARIANTS = {
-    **{name: resnet.VARIANTS['resnet50'].with_groups(**_EVERYWHERE)
+    **{name: _everywhere(resnet.VARIANTS['resnet50'])
        for name in ('axial_resnet_s', 'axial_resnet_l')},
-    **{name: resnet.VARIANTS['resnet50_beta'].with_groups(**_EVERYWHERE)
+    **{name: _everywhere(resnet.VARIANTS['resnet50_beta'])
        for name in ('axial_deeplab_s', 'axial_deeplab_l')},
     'axial_swidernet': resnet.WIDE_RESNET.with_groups(
-        axial_beyond_stride=16, attention_bottleneck_expansion=4, attention_expansion=(2, 4)),
+        axial_beyond_stride=16, attention_bottleneck_expansion=4).with_blocks(
+            attention_expansion=(2, 4)),
 }
+
+
+def build(name: str, options, norm: NormFactory) -> Backbone:
+  """Builds a variant with the changes of BackboneOptions."""
+  return block_group_network.build(VARIANTS[name], options, norm)

@@ -9,25 +9,26 @@ axes behind the second. There we follow the code, whose multiply-adds are nearer
 paper prints for ImageNet; for segmentation those of its text are nearer, and DeepLab2 does it.
 """
 
+from deeplab_tf.backbones import block_group_network
 from deeplab_tf.backbones.block_group_network import NetworkOptions
+from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.layers.block_group import BlockGroupOptions
 from deeplab_tf.layers.local_attention import LOCAL
+from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import AXIAL
 
 _CONV_STEM = NetworkOptions(
     stem='resnet', pooled=True,
-    groups=BlockGroupOptions(axial_beyond_stride=4, attention_bottleneck_expansion=2,
-                             attention_expansion=(1, 2), transformer_beyond_stride=0,
-                             attention=AXIAL._replace(stride_by='average')))
+    groups=BlockGroupOptions(axial_beyond_stride=4, attention_bottleneck_expansion=2).with_blocks(
+        attention=AXIAL._replace(stride_by='average')))
 
 # The PyTorch code has tables as long as the features of its images.
 _PYTORCH = _CONV_STEM.with_groups(positions_image_size=224)
 
 # Position-sensitive attention over regions of 7x7 pixels (table 1). Stand-alone self-attention
 # strides by average pooling too.
-_CONV_STEM_ATTENTION = _CONV_STEM.with_groups(
-    attention_bottleneck_expansion=1, attention_expansion=(1, 1),
-    attention=LOCAL._replace(stride_by='average'))
+_CONV_STEM_ATTENTION = _CONV_STEM.with_groups(attention_bottleneck_expansion=1).with_blocks(
+    attention_expansion=(1, 1), attention=LOCAL._replace(stride_by='average'))
 
 VARIANTS = {
     # Over the whole axis from the first block on.
@@ -35,14 +36,20 @@ VARIANTS = {
     # Three axial blocks, the first of stride 2, in place of the stem's convolution; span 15 in all
     # blocks. The stem's pooling stays, since the next stage works at stride 4.
     'full_axial_resnet': _CONV_STEM._replace(stem='none', has_first_stage=True).with_groups(
-        axial_beyond_stride=1, attention=AXIAL._replace(span=15, stride_by='average')),
+        axial_beyond_stride=1).with_blocks(
+            attention=AXIAL._replace(span=15, stride_by='average')),
     'conv_stem_attention': _CONV_STEM_ATTENTION,
     # For segmentation: behind Panoptic-DeepLab's stem of three convolutions (section 3.2). The
     # multiply-adds of tables 2, 4, 6 and 7 are those with the max pooling, without which DeepLab2's
     # axial_deeplab_* have 6 % more, and with each axis strided behind its own layer.
-    'inception_stem_axial_resnet': _CONV_STEM._replace(stem='inception').with_groups(
+    'inception_stem_axial_resnet': _CONV_STEM._replace(stem='inception').with_blocks(
         attention=AXIAL),
     'inception_stem_attention': _CONV_STEM_ATTENTION._replace(stem='inception'),
     'axial26': _PYTORCH._replace(num_blocks=(1, 2, 4, 1)),
     'axial50': _PYTORCH,
 }
+
+
+def build(name: str, options, norm: NormFactory) -> Backbone:
+  """Builds a variant with the changes of BackboneOptions."""
+  return block_group_network.build(VARIANTS[name], options, norm)

@@ -3,15 +3,17 @@
 Variants differ in numbers only; each backbone module lists its own in VARIANTS.
 """
 
-from typing import NamedTuple, Optional
+import functools
+from typing import Any, NamedTuple, Optional
 
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers import hourglass
-from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
+from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions, QueryLayers
 from deeplab_tf.layers.dilation import pad_for_stride
-from deeplab_tf.layers.dual_path_attention import DualPathOptions
+from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import check_span
 from deeplab_tf.layers.stem import make_stem
@@ -44,42 +46,16 @@ class NetworkOptions(NamedTuple):
   decoder_stacks: int = 0
   groups: BlockGroupOptions = BlockGroupOptions()
 
-  def customized(self, options) -> 'NetworkOptions':
-    """Returns the network with what BackboneOptions change.
-
-    Raises:
-      ValueError: They are about attention that the network does not have, or its span is wrong.
-    """
-    attention, num_heads = self.groups.attention, self.groups.num_heads
-    if options.HasField('attention'):
-      if not self.groups.axial_beyond_stride:
-        raise ConfigError(f'model_options.backbone.attention is set, but {options.name} has no '
-                          'axial attention; remove it or choose another backbone')
-      changes = {'normalized' if field.name == 'batch_norms' else field.name: value
-                 for field, value in options.attention.ListFields()}
-      num_heads = changes.pop('num_heads', num_heads)
-      attention = attention._replace(**changes)
-      check_span(attention.kind, attention.span, 'model_options.backbone.attention.span')
-    return self._replace(
-        num_blocks=tuple(max(1, int(n * options.backbone_layer_multiplier))
-                         for n in self.num_blocks),
-        stem_width=options.stem_width_multiplier,
-        width=options.backbone_width_multiplier).with_groups(
-            output_stride=options.output_stride,
-            drop_path_keep_prob=options.drop_path_keep_prob,
-            drop_path_schedule=options.drop_path_schedule,
-            squeeze_and_excite=options.use_squeeze_and_excite,
-            sac_beyond_stride=options.use_sac_beyond_stride,
-            attention=attention,
-            num_heads=num_heads,
-            recomputed=options.Recomputation.Name(options.recomputed).lower())
-
   def with_groups(self, **changes) -> 'NetworkOptions':
     """Returns the network with other fields of BlockGroupOptions in all stages."""
     return self._replace(groups=self.groups._replace(**changes))
 
+  def with_blocks(self, **changes) -> 'NetworkOptions':
+    """Returns the network with other fields of BlockOptions in all blocks."""
+    return self._replace(groups=self.groups.with_blocks(**changes))
 
-class BlockGroupNetwork(keras.layers.Layer):
+
+class _Network(keras.layers.Layer):
   """A stem of stride 2, stages 2 to 5 of stride 2 each until the output stride, and a decoder.
 
   Attributes:
@@ -88,85 +64,155 @@ class BlockGroupNetwork(keras.layers.Layer):
     first_stage: BlockGroup of stage 1, or None.
     stages: BlockGroups of stages 2 to 5.
     decoder: Hourglass, or None.
-    features: What there is to take in before its activation, a list of hourglass.Features.
-    channels: dict from an activated feature's name ('res1' to 'res5', 'backbone_output') to its
-      channels.
+    features: Features of a call, a tuple of Features: 'stage1' to 'stage5' before and 'res1' to
+      'res5' after the activation, 'decoder1' and so on of a decoder before it, and the end of the
+      network, 'backbone_output', after it.
+    decoder_inputs: Features that another stacked decoder may take in, the oldest first; see
+      hourglass.Hourglass.
   """
 
   def __init__(self, options: NetworkOptions, norm: NormFactory,
-               dual_path: Optional[DualPathOptions] = None, memory_channels: int = 0):
-    """Makes the variables.
+               query_layers: Optional[QueryLayers] = None):
+    """Initializes the network.
 
     Args:
       options: The variant.
       norm: Makes the batch norms.
-      dual_path: Sizes of the dual-path layers at stride 16 (they grow with the stride).
-      memory_channels: Channels of the memory; 0 without dual-path layers.
+      query_layers: See block_group.QueryLayers.
     """
     super().__init__()
     self.options = options
+    self._activation = activation_lib.by_name(options.groups.block.activation)
     self.stem = self.first_stage = None
     channels, stride = 3, 1
     if options.stem != 'none':
-      self.stem = make_stem(options.stem, options.stem_width, norm)
+      self.stem = make_stem(options.stem, options.stem_width, norm,
+                            options.groups.block.activation)
       channels, stride = self.stem.channels, 2
     if options.has_first_stage:
       self.first_stage = BlockGroup(channels, round(32 * options.stem_width), _FIRST_STAGE_BLOCKS,
                                     2 // stride, stride, options.groups, norm,
                                     takes_images=self.stem is None)
       channels, stride = self.first_stage.channels, 2
-    self.features = [hourglass.Feature('stage1', stride, channels)]
+    outputs = [Feature('stage1', stride, channels)]
     self.stages = []
     if options.pooled:
       stride = 4
     for level, blocks in zip(range(2, 6), options.num_blocks):
       group = BlockGroup(channels, round(2**(level - 1) * 32 * options.width), blocks,
                          2**level // stride, stride, options.groups, norm,
-                         dual_path and dual_path.at_stride(stride), memory_channels)
+                         query_layers and functools.partial(query_layers, stride))
       self.stages.append(group)
       channels, stride = group.channels, 2**level
-      # Of the stages at the output stride the decoder takes the last.
-      reached = min(stride, options.groups.output_stride)
-      self.features = [f for f in self.features if f.stride != reached]
-      self.features.append(hourglass.Feature(f'stage{level}', reached, channels))
+      outputs.append(Feature(f'stage{level}', min(stride, options.groups.output_stride), channels))
+    # Of several stages of one stride a decoder takes the last.
+    inputs = list({feature.stride: feature for feature in outputs}.values())
     self.decoder = None
     if options.decoder_stacks:
       self.decoder = hourglass.Hourglass(
           hourglass.walk(options.groups.output_stride, options.decoder_stacks, to_the_end=False),
-          self.features, 1, options.width, options.groups, norm, dual_path, memory_channels)
-      self.features = self.features + self.decoder.outputs
-    self.channels = {'res1': (self.first_stage or self.stem).channels}
-    self.channels.update({f'res{level}': stage.channels
-                          for level, stage in enumerate(self.stages, 2)})
-    self.channels['backbone_output'] = self.features[-1].channels
+          inputs, 1, options.width, options.groups, norm, query_layers)
+    decoded = list(self.decoder.outputs) if self.decoder else []
+    self.decoder_inputs = inputs + decoded
+    self.features = (
+        *outputs, *(f._replace(name=f.name.replace('stage', 'res')) for f in outputs), *decoded,
+        self.decoder_inputs[-1]._replace(name='backbone_output'))
 
-  def call(self, images: tf.Tensor, memory: Optional[tf.Tensor] = None,
-           training: bool = False) -> tuple[dict[str, tf.Tensor], Optional[tf.Tensor]]:
+  def _run(self, images, queries, training):
+    """Returns the features by name, and the queries."""
+    x = images if self.stem is None else self.stem(images, training=training)
+    if self.first_stage is not None:
+      x, queries = self.first_stage(x, queries, training=training)
+    features = {'stage1': x, 'res1': self._activation(x)}
+    if self.options.pooled:
+      # Activated by relu, values are not negative, so that zeros around them change no maximum.
+      x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1), 3, 2, 'VALID')
+    for level, stage in zip(range(2, 6), self.stages):
+      x, queries = stage(x, queries, training=training)
+      features[f'stage{level}'] = x
+      features[f'res{level}'] = self._activation(x)
+    features['backbone_output'] = features['res5']
+    if self.decoder is not None:
+      features, queries = self.decoder(features, queries, training=training)
+      features['backbone_output'] = self._activation(features[self.decoder.outputs[-1].name])
+    return features, queries
+
+
+class BlockGroupNetwork(_Network):
+  """The network as a backbone (features.Backbone), without queries; see _Network."""
+
+  def __init__(self, options: NetworkOptions, norm: NormFactory):
+    """Initializes the network.
+
+    Args:
+      options: The variant.
+      norm: Makes the batch norms.
+    """
+    super().__init__(options, norm)
+
+  def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
     """Extracts features.
 
     Args:
-      images: [batch, height, width, 3], normalised.
-      memory: [batch, queries, memory channels], or None without dual-path layers.
+      images: [batch, height, width, 3], normalized.
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      Features by name, [batch, h, w, channels] each: 'stage1' to 'stage5' before, 'res1' to
-      'res5' after the activation, the decoder's 'decoder1' and so on before it, and the end
-      of the network, 'backbone_output', after it; and the memory.
+      [batch, h, w, channels] for each of `features`, by name.
     """
-    x = images if self.stem is None else self.stem(images, training=training)
-    if self.first_stage is not None:
-      x, memory = self.first_stage(x, memory, training=training)
-    features = {'stage1': x, 'res1': tf.nn.relu(x)}
-    if self.options.pooled:
-      # Activated values are not negative, so that zeros around them change no maximum.
-      x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1), 3, 2, 'VALID')
-    for level, stage in zip(range(2, 6), self.stages):
-      x, memory = stage(x, memory, training=training)
-      features[f'stage{level}'] = x
-      features[f'res{level}'] = tf.nn.relu(x)
-    features['backbone_output'] = features['res5']
-    if self.decoder is not None:
-      features, memory = self.decoder(features, memory, training=training)
-      features['backbone_output'] = tf.nn.relu(features[self.features[-1].name])
-    return features, memory
+    return self._run(images, None, training)[0]
+
+
+class TwoPathNetwork(_Network):
+  """The network with a second path of queries, which layers among its blocks join; see _Network."""
+
+  def call(self, images: tf.Tensor, queries: Any,
+           training: bool = False) -> tuple[dict[str, tf.Tensor], Any]:
+    """Extracts features and updates queries.
+
+    Args:
+      images: [batch, height, width, 3], normalized.
+      queries: Initial state of the queries, as the query layers take it.
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+
+    Returns:
+      [batch, h, w, channels] for each of `features`, by name; and the state of the queries.
+    """
+    return self._run(images, queries, training)
+
+
+# === From a config ===
+
+
+def build(variant: NetworkOptions, options, norm: NormFactory) -> BlockGroupNetwork:
+  """Builds a variant with the changes of BackboneOptions; see configured."""
+  return BlockGroupNetwork(configured(variant, options), norm)
+
+
+def configured(variant: NetworkOptions, options) -> NetworkOptions:
+  """Returns a variant with the changes of BackboneOptions.
+
+  Raises:
+    ConfigError: They are about attention that the network does not have, or its span is wrong.
+  """
+  block = variant.groups.block
+  changes = {'squeeze_and_excite': options.use_squeeze_and_excite}
+  if options.HasField('attention'):
+    if not variant.groups.axial_beyond_stride:
+      raise ConfigError(f'model_options.backbone.attention is set, but {options.name} has no '
+                        'axial attention; remove it or choose another backbone')
+    fields = {'normalized' if field.name == 'batch_norms' else field.name: value
+              for field, value in options.attention.ListFields()}
+    changes['num_heads'] = fields.pop('num_heads', block.num_heads)
+    changes['attention'] = attention = block.attention._replace(**fields)
+    check_span(attention.kind, attention.span, 'model_options.backbone.attention.span')
+  return variant._replace(
+      num_blocks=tuple(max(1, int(n * options.backbone_layer_multiplier))
+                       for n in variant.num_blocks),
+      stem_width=options.stem_width_multiplier,
+      width=options.backbone_width_multiplier).with_blocks(**changes).with_groups(
+          output_stride=options.output_stride,
+          drop_path_keep_prob=options.drop_path_keep_prob,
+          drop_path_schedule=options.drop_path_schedule,
+          sac_beyond_stride=options.use_sac_beyond_stride,
+          recomputed=options.Recomputation.Name(options.recomputed).lower())

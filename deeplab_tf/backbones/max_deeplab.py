@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-from deeplab_tf.backbones import axial_resnet, resnet
+from deeplab_tf.backbones import axial_resnet, block_group_network, resnet
+from deeplab_tf.backbones.features import Backbone
+from deeplab_tf.layers.normalization import NormFactory
 
 
 class MaskTransformerOptions(NamedTuple):
@@ -12,7 +14,7 @@ class MaskTransformerOptions(NamedTuple):
     memory_channels: Channels of the memory.
     transformer_channels: Key channels of the dual-path layers at stride 16.
     feature_channels: Channels of the class and mask features.
-    transformer_beyond_stride: See BlockGroupOptions.
+    transformer_beyond_stride: A dual-path layer follows blocks from this output stride on.
     decoder_stacks: Decoder stacks, those of the pre-trained network included (the paper's L).
     decoder_blocks: Blocks of each step that is not pre-trained.
   """
@@ -27,7 +29,7 @@ class MaskTransformerOptions(NamedTuple):
 # ResNet-50 with axial blocks in the last two stages. In stage 4 the first block is convolutional,
 # as in DeepLab2: what decides is the stride of its input.
 _SMALL = resnet.VARIANTS['resnet50_beta'].with_groups(
-    axial_beyond_stride=16, attention_bottleneck_expansion=2, attention_expansion=(1, 2))
+    axial_beyond_stride=16, attention_bottleneck_expansion=2)
 # Wide-ResNet-41 with axial blocks, and a decoder stack that is pre-trained with it.
 _LARGE = axial_resnet.VARIANTS['axial_swidernet']._replace(decoder_stacks=1)
 
@@ -44,3 +46,8 @@ MASK_TRANSFORMERS = {
     'max_deeplab_s': MaskTransformerOptions(256, 128, 256, 32, 0, 1),
     'max_deeplab_l': MaskTransformerOptions(512, 256, 512, 16, 2, 3),
 }
+
+
+def build(name: str, options, norm: NormFactory) -> Backbone:
+  """Builds a variant with the changes of BackboneOptions."""
+  return block_group_network.build(VARIANTS[name], options, norm)

@@ -86,7 +86,7 @@ def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
     return value.T
   if path.endswith('/kernel'):
     return value.transpose(2, 3, 1, 0)
-  heads = model.backbone.options.groups.num_heads
+  heads = model.backbone.options.groups.block.num_heads
   if path.endswith('/qkv_kernel') or '/norm_qkv/' in path:
     return _by_kind(value, heads)
   if '/norm_similarity/' in path:

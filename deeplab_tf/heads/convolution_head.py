@@ -11,7 +11,7 @@ class ConvolutionHead(keras.layers.Layer):
   """Predicts `channels` values per pixel, without activation."""
 
   def __init__(self, in_channels: int, middle_channels: int, channels: int, norm: NormFactory,
-               convolution: str = 'depthwise_separable_conv'):
+               convolution: str = 'depthwise_separable_conv', activation: str = 'relu'):
     """Makes the variables.
 
     Args:
@@ -20,9 +20,11 @@ class ConvolutionHead(keras.layers.Layer):
       channels: Channels of the prediction.
       norm: Makes the batch norms.
       convolution: Kind of the first convolution, see convolution_block.
+      activation: Name of the activation of the first convolution.
     """
     super().__init__()
-    self.block = convolution_block(convolution, in_channels, middle_channels, 5, norm)
+    self.block = convolution_block(convolution, in_channels, middle_channels, 5, norm,
+                                   activation=activation)
     self.last = Convolution(middle_channels, channels,
                             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01))
 
@@ -31,7 +33,8 @@ class ConvolutionHead(keras.layers.Layer):
     return self.last(self.block(x, training=training), training=training)
 
 
-def build(options, in_channels: int, norm: NormFactory, channels: int = 0) -> ConvolutionHead:
+def build(options, in_channels: int, norm: NormFactory, channels: int = 0,
+          activation: str = 'relu') -> ConvolutionHead:
   """Builds a head from its HeadOptions; `channels` replaces their output_channels."""
   return ConvolutionHead(in_channels, options.head_channels, channels or options.output_channels,
-                         norm, options.head_conv_type)
+                         norm, options.head_conv_type, activation)

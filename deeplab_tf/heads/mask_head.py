@@ -27,7 +27,8 @@ class MaskHead(keras.layers.Layer):
   """
 
   def __init__(self, memory_channels: int, feature_channels: int, pixel_head: ConvolutionHead,
-               pixel_channels: int, num_classes: int, norm: NormFactory):
+               pixel_channels: int, num_classes: int, norm: NormFactory,
+               activation: str = 'relu'):
     """Makes the variables.
 
     Args:
@@ -37,10 +38,11 @@ class MaskHead(keras.layers.Layer):
       pixel_channels: Their channels, the paper's D.
       num_classes: Classes without "no object".
       norm: Makes the batch norms.
+      activation: Name of the activation of the query heads; the pixel head brings its own.
     """
     super().__init__()
-    self.class_feature = Projection(memory_channels, feature_channels, norm, 'relu')
-    self.mask_feature = Projection(memory_channels, feature_channels, norm, 'relu')
+    self.class_feature = Projection(memory_channels, feature_channels, norm, activation)
+    self.mask_feature = Projection(memory_channels, feature_channels, norm, activation)
     self.class_projection = Projection(
         feature_channels, num_classes + 1,
         kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01))

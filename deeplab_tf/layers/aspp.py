@@ -20,7 +20,7 @@ class ASPP(keras.layers.Layer):
 
   def __init__(self, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,
                pool_size: Optional[Sequence[int]] = None, only_projection: bool = False,
-               convolution: str = 'standard_conv'):
+               convolution: str = 'standard_conv', activation: str = 'relu'):
     """Makes the variables.
 
     Args:
@@ -33,20 +33,21 @@ class ASPP(keras.layers.Layer):
         crop's feature also at inference.
       only_projection: Leaves out everything but a 1x1 convolution.
       convolution: Kind of the dilated convolutions, see convolution_block.
+      activation: Name of the activation of all convolutions.
     """
     super().__init__()
     self.pool_size = pool_size
     self.only_projection = only_projection
     if only_projection:
-      self.projection = Convolution(in_channels, channels, norm=norm, activation='relu')
+      self.projection = Convolution(in_channels, channels, norm=norm, activation=activation)
       return
-    self.branches = [Convolution(in_channels, channels, norm=norm, activation='relu')] + [
-        convolution_block(convolution, in_channels, channels, 3, norm, rate)
+    self.branches = [Convolution(in_channels, channels, norm=norm, activation=activation)] + [
+        convolution_block(convolution, in_channels, channels, 3, norm, rate, activation)
         for rate in rates
     ]
-    self.pool = Convolution(in_channels, channels, norm=norm, activation='relu')
+    self.pool = Convolution(in_channels, channels, norm=norm, activation=activation)
     self.projection = Convolution((2 + len(rates)) * channels, channels, norm=norm,
-                                  activation='relu')
+                                  activation=activation)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, height, width, channels]."""

@@ -1,17 +1,25 @@
-"""A stage of a network: residual blocks, each followed by a dual-path layer where asked."""
+"""A stage of a network: residual blocks, each followed by a layer for queries where asked."""
 
 import functools
-from typing import NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
-from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
 from deeplab_tf.layers.normalization import NormFactory
-from deeplab_tf.layers.position_sensitive import AXIAL, AttentionOptions
 from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.stochastic_depth import keep_probability
+
+# Makes the layers that join the queries of a mask transformer with the pixels of a network:
+#   factory(stride, channels, output_stride, keep_prob) -> layer, or None where there is none;
+#   layer(pixels, queries, training=...) -> (pixels, queries).
+# stride is that of the stage's input and channels may grow with it, output_stride that of the
+# stage's output (both without dilation); channels are those of the pixels, which the layer takes
+# and gives before the activation; keep_prob is for stochastic depth. The queries are a tensor or a
+# structure of float tensors, e.g. a NamedTuple, that the network hands on from layer to layer as it
+# is. DualPathLayers of dual_path_attention.py is one.
+QueryLayers = Callable[[int, int, int, float], Optional[keras.layers.Layer]]
 
 
 class BlockGroupOptions(NamedTuple):
@@ -25,52 +33,48 @@ class BlockGroupOptions(NamedTuple):
     axial_beyond_stride: Blocks whose input has this stride or more are axial; 0: none.
     attention_bottleneck_expansion: Factor on the channels between the first convolution of an
       axial block and its attention.
-    attention_expansion: Factors on the attention's keys and values.
-    transformer_beyond_stride: A dual-path layer follows blocks from this output stride on;
-      0: nowhere.
     drop_path_keep_prob: See stochastic_depth.keep_probability.
     drop_path_schedule: As above.
     drop_path_beyond_stride: As above.
-    num_heads: Heads of axial attention.
-    attention: Form of the attention of blocks that are axial by their stride.
     positions_image_size: Height and width of the images whose features the tables of relative
       positions reach over, so that their sizes fall with the stride; 0: the same for all blocks.
-    squeeze_and_excite: Whether all blocks gate their branches.
     sac_beyond_stride: Bottlenecks have switchable atrous convolutions from this output stride on
       (in the network without dilation); -1: none.
     recomputed: What keeps no activations inside of it in training: 'nothing'; 'axial_blocks';
-      'blocks', which are all blocks and dual-path layers, each on its own; or 'block_groups',
-      each stage as a whole.
+      'blocks', which are all blocks and query layers, each on its own; or 'block_groups', each
+      stage as a whole.
+    block: What all blocks share. The rest of it is set for each block by its place.
   """
   kind: str = 'resnet'
   output_stride: int = 16
   axial_beyond_stride: int = 16
   attention_bottleneck_expansion: int = 2
-  attention_expansion: tuple[int, int] = (1, 2)
-  transformer_beyond_stride: int = 32
   drop_path_keep_prob: float = 1.0
   drop_path_schedule: str = 'constant'
   drop_path_beyond_stride: int = 16
-  num_heads: int = 8
-  attention: AttentionOptions = AXIAL
   positions_image_size: int = 0
-  squeeze_and_excite: bool = False
   sac_beyond_stride: int = -1
   recomputed: str = 'nothing'
+  block: BlockOptions = BlockOptions()
+
+  def with_blocks(self, **changes) -> 'BlockGroupOptions':
+    """Returns the options with other fields of BlockOptions for all blocks."""
+    return self._replace(block=self.block._replace(**changes))
 
 
 class BlockGroup(keras.layers.Layer):
-  """Blocks of one stage and their dual-path layers.
+  """Blocks of one stage and the layers that join them with queries.
 
   Attributes:
     channels: Channels of the output.
     blocks: The residual blocks.
-    transformers: One DualPathLayer per block, or None.
+    transformers: The query layer behind each block, or None.
   """
 
   def __init__(self, in_channels: int, filters: int, num_blocks: int, stride: int,
                input_stride: int, options: BlockGroupOptions, norm: NormFactory,
-               dual_path: Optional[DualPathOptions] = None, memory_channels: int = 0,
+               query_layer: Optional[Callable[[int, int, float],
+                                              Optional[keras.layers.Layer]]] = None,
                takes_images: bool = False):
     """Makes the variables.
 
@@ -82,8 +86,7 @@ class BlockGroup(keras.layers.Layer):
       input_stride: Stride of its input in the network without dilation.
       options: What all stages share.
       norm: Makes the batch norms.
-      dual_path: Sizes of the dual-path layers.
-      memory_channels: Channels of the memory.
+      query_layer: QueryLayers with the stride given; None: no layers for queries.
       takes_images: Whether the input is images, which are not activated.
     """
     super().__init__()
@@ -91,45 +94,42 @@ class BlockGroup(keras.layers.Layer):
     self.recomputed = options.recomputed
     self.blocks, self.transformers = [], []
     output = input_stride * stride
-    with_transformer = 0 < options.transformer_beyond_stride <= output
     for index in range(num_blocks):
       # Strides are those of the network without dilation. As in DeepLab2 the stride of a block's
       # input decides what it is, so the first block differs from the others of its stage.
       original = input_stride if index == 0 else output
-      block = BlockOptions(
+      block = options.block._replace(
           stride=stride if index == 0 and original < options.output_stride else 1,
           rate=max(1, original // options.output_stride),
           last_rate=max(1, output // options.output_stride),
           keep_prob=keep_probability(options.drop_path_keep_prob, options.drop_path_schedule,
                                      original, options.drop_path_beyond_stride),
-          squeeze_and_excite=options.squeeze_and_excite,
+          has_attention=0 < options.axial_beyond_stride <= original,
           switchable_atrous=0 < options.sac_beyond_stride <= output,
           activates_input=index > 0 or not takes_images)
       self.blocks.append(_block(in_channels if index == 0 else self.channels, filters, options,
                                 block, norm, original, output))
       self.transformers.append(
-          DualPathLayer(self.channels, memory_channels, dual_path, norm, block.keep_prob)
-          if with_transformer else None)
+          query_layer and query_layer(self.channels, output, block.keep_prob))
 
-  def call(self, pixels: tf.Tensor, memory: Optional[tf.Tensor],
-           training: bool = False) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
+  def call(self, pixels: tf.Tensor, queries: Any = None,
+           training: bool = False) -> tuple[tf.Tensor, Any]:
     """Runs the stage.
 
     Args:
       pixels: [batch, height, width, in_channels], before the activation.
-      memory: [batch, queries, memory_channels], or None without dual-path layers.
+      queries: State of the queries, a tensor or a structure of tensors, which only the query
+        layers look into; None without them.
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      Pixels [batch, h, w, channels] before the activation, and the memory.
+      Pixels [batch, h, w, channels] before the activation, and the queries.
     """
     if training and self.recomputed == 'block_groups':
-      if memory is None:
-        return recompute(lambda x: self._run(x, None, True, False)[0], pixels), None
-      return recompute(lambda x, m: self._run(x, m, True, False), pixels, memory)
-    return self._run(pixels, memory, training, training)
+      return recompute(lambda *inputs: self._run(*inputs, True, False), pixels, queries)
+    return self._run(pixels, queries, training, training)
 
-  def _run(self, pixels, memory, training, recomputes):
+  def _run(self, pixels, queries, training, recomputes):
     for block, transformer in zip(self.blocks, self.transformers):
       run = functools.partial(block, training=training)
       if recomputes and (self.recomputed == 'blocks' or
@@ -140,21 +140,20 @@ class BlockGroup(keras.layers.Layer):
       if transformer is not None:
         run = functools.partial(transformer, training=training)
         if recomputes and self.recomputed == 'blocks':
-          pixels, memory = recompute(run, pixels, memory)
+          pixels, queries = recompute(run, pixels, queries)
         else:
-          pixels, memory = run(pixels, memory)
-    return pixels, memory
+          pixels, queries = run(pixels, queries)
+    return pixels, queries
 
 
 def _block(in_channels, filters, options, block, norm, original, output):
   """The residual block whose input has stride `original`, in a stage of output stride `output`."""
-  if 0 < options.axial_beyond_stride <= original:
+  if block.has_attention:
     channels = (filters * options.attention_bottleneck_expansion, filters, 4 * filters)
-    attention = options.attention
     if options.positions_image_size:
-      attention = attention._replace(max_distance=-(-options.positions_image_size // original) - 1)
-    return BottleneckBlock(in_channels, channels, norm, block, options.num_heads,
-                           options.attention_expansion, attention)
+      reach = -(-options.positions_image_size // original) - 1
+      block = block._replace(attention=block.attention._replace(max_distance=reach))
+    return BottleneckBlock(in_channels, channels, norm, block)
   if options.kind == 'resnet':
     return BottleneckBlock(in_channels, (filters, filters, 4 * filters), norm, block)
   if output < 32:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.dilation import convolve
-from deeplab_tf.layers.normalization import NormFactory
+from deeplab_tf.layers.normalization import BatchNorm, NormFactory
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.user_errors import ConfigError
 
@@ -21,7 +21,7 @@ HE_NORMAL = keras.initializers.HeNormal
 
 
 class _LinearLayer(keras.layers.Layer):
-  """A kernel, then a batch norm or a bias, then an activation: what its subclasses share."""
+  """A kernel, then a norm or a bias, then an activation: what its subclasses share."""
 
   def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
     """Makes the variables; the last of the kernel's axes is the output's channels."""
@@ -40,9 +40,10 @@ class _LinearLayer(keras.layers.Layer):
       self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
 
   def fold_norms(self) -> None:
-    """Puts the batch norm into the kernel and a bias; see folding.fold_norms."""
-    norm, self.norm = self.norm, None
-    if norm is not None:
+    """Puts a batch norm into the kernel and a bias; see folding.fold_norms."""
+    # Norms of another kind depend on their input at inference, too.
+    if isinstance(self.norm, BatchNorm):
+      norm, self.norm = self.norm, None
       self.absorb(*norm.inference_affine())
 
   def absorb(self, scale: np.ndarray, offset: np.ndarray) -> None:
@@ -114,7 +115,7 @@ class Convolution(_LinearLayer):
       kernel_size: Height and width of the kernel.
       stride: Step in pixels.
       rate: Dilation.
-      norm: Makes the batch norm; None: a bias instead.
+      norm: Makes the norm; None: a bias instead.
       activation: Name of the activation.
       kernel_initializer: Default: HeNormal.
       zero_gamma: Starts the batch norm's gamma at 0, for the end of residual branches.
@@ -173,25 +174,27 @@ class SeparableConvolution(keras.layers.Layer):
 
 
 def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: int,
-                      norm: NormFactory, rate: int = 1) -> keras.layers.Layer:
-  """Returns a convolution with batch norm and relu.
+                      norm: NormFactory, rate: int = 1,
+                      activation: str = 'relu') -> keras.layers.Layer:
+  """Returns a convolution with norm and activation.
 
   Args:
     kind: 'depthwise_separable_conv' or 'standard_conv'.
     in_channels: Channels of the input.
     channels: Channels of the output.
     kernel_size: Height and width of the kernel.
-    norm: Makes the batch norms.
+    norm: Makes the norms.
     rate: Dilation.
+    activation: Name of the activation.
 
   Raises:
     ValueError: The kind is neither.
   """
   if kind == 'depthwise_separable_conv':
-    return SeparableConvolution(in_channels, channels, kernel_size, norm, rate=rate)
+    return SeparableConvolution(in_channels, channels, kernel_size, norm, activation, rate)
   if kind == 'standard_conv':
     return Convolution(in_channels, channels, kernel_size, rate=rate, norm=norm,
-                       activation='relu')
+                       activation=activation)
   raise ConfigError(f'unknown convolution "{kind}": allowed are depthwise_separable_conv, '
                     'standard_conv')
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Optional
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.attention_records import AttentionRecord, report
 from deeplab_tf.layers.convolution import Projection, merge_heads, split_channels, split_heads
 from deeplab_tf.layers.normalization import NormFactory, scaled
@@ -28,12 +29,14 @@ class DualPathOptions(NamedTuple):
     num_heads: Number of heads.
     pixel_to_memory: Whether pixels read the memory (P2M).
     memory_to_memory: Whether the memory reads itself (M2M).
+    activation: Name of the activation.
   """
   channels: int
   feed_forward_channels: int = 2048
   num_heads: int = 8
   pixel_to_memory: bool = True
   memory_to_memory: bool = True
+  activation: str = 'relu'
 
   def at_stride(self, stride: int) -> 'DualPathOptions':
     """Returns the options at a stride, where `channels` are meant for stride 16."""
@@ -55,8 +58,10 @@ class DualPathOptions(NamedTuple):
 class NormalizedAttention(keras.layers.Layer):
   """Attention whose logits and output are batch-normalised per head, without other scaling."""
 
-  def __init__(self, value_channels: int, num_heads: int, norm: NormFactory):
+  def __init__(self, value_channels: int, num_heads: int, norm: NormFactory,
+               activation: str = 'relu'):
     super().__init__()
+    self._activation = activation_lib.by_name(activation)
     self.norm_similarity = norm(num_heads, axes=(1,))
     self.norm_output = norm((num_heads, value_channels // num_heads), axes=(1, 3))
 
@@ -72,7 +77,7 @@ class NormalizedAttention(keras.layers.Layer):
       key_size: For records: height and width of the map whose pixels are the first keys.
 
     Returns:
-      [batch, queries, heads * value channels], activated by relu.
+      [batch, queries, heads * value channels], activated.
     """
     weights = self.attention_weights(query, key, training)
     report(AttentionRecord(self, (query, key, value), weights, key_size))
@@ -84,7 +89,7 @@ class NormalizedAttention(keras.layers.Layer):
     output = tf.matmul(tf.cast(weights, value.dtype), value)
     if not on_values:
       output = self.norm_output(output, training=training)
-    return merge_heads(tf.nn.relu(output))
+    return merge_heads(self._activation(output))
 
   def attention_weights(self, query: tf.Tensor, key: tf.Tensor, training: bool) -> tf.Tensor:
     """Returns how much each query reads of each key, float32 [batch, heads, queries, keys]."""
@@ -122,14 +127,16 @@ class DualPathLayer(keras.layers.Layer):
                         'whose input has stride 16, half as many at stride 8 and so on: change '
                         'them')
     self.options, self.keep_prob = options, keep_prob
+    activation = options.activation
+    self._activation = activation_lib.by_name(activation)
     middle = options.bottleneck_channels
     keys, values = options.key_channels, options.value_channels
     # One initializer per kernel: a shared one would draw the same numbers twice.
     def qkv_init():
       return keras.initializers.TruncatedNormal(stddev=middle**-0.5)
 
-    self.memory_conv1 = Projection(memory_channels, middle, norm, 'relu')
-    self.pixel_conv1 = Projection(pixel_channels, middle, norm, 'relu')
+    self.memory_conv1 = Projection(memory_channels, middle, norm, activation)
+    self.pixel_conv1 = Projection(pixel_channels, middle, norm, activation)
     # Names tell what is computed, as in DeepLab2: without readers there are no keys and values.
     self.memory_sizes = [keys, keys, values]
     memory_read = options.memory_to_memory or options.pixel_to_memory
@@ -140,13 +147,14 @@ class DualPathLayer(keras.layers.Layer):
     self.pixel_sizes = [keys, keys, values] if options.pixel_to_memory else [keys, values]
     self.pixel_qkv = Projection(middle, sum(self.pixel_sizes), norm, kernel_initializer=qkv_init())
 
-    self.memory_attention = NormalizedAttention(values, options.num_heads, norm)
+    self.memory_attention = NormalizedAttention(values, options.num_heads, norm, activation)
     self.memory_conv3 = Projection(values, memory_channels, norm, zero_gamma=True)
-    self.feed_forward1 = Projection(memory_channels, options.feed_forward_channels, norm, 'relu')
+    self.feed_forward1 = Projection(memory_channels, options.feed_forward_channels, norm,
+                                    activation)
     self.feed_forward2 = Projection(options.feed_forward_channels, memory_channels, norm,
                                     zero_gamma=True)
     if options.pixel_to_memory:
-      self.pixel_attention = NormalizedAttention(values, options.num_heads, norm)
+      self.pixel_attention = NormalizedAttention(values, options.num_heads, norm, activation)
       self.pixel_conv3 = Projection(values, pixel_channels, norm, zero_gamma=True)
 
   def call(self, pixels: tf.Tensor, memory: tf.Tensor,
@@ -164,10 +172,10 @@ class DualPathLayer(keras.layers.Layer):
     batch, height, width, channels = dimensions(pixels)
     flat = tf.reshape(pixels, [batch, height * width, channels])
     heads = self.options.num_heads
-    # The paper has relu throughout; as in DeepLab2 the memory enters without one.
+    # The paper activates throughout; as in DeepLab2 the memory enters as it is.
     memory_qkv = self.memory_qkv(self.memory_conv1(memory, training=training), training=training)
     pixel_qkv = self.pixel_qkv(
-        self.pixel_conv1(tf.nn.relu(flat), training=training), training=training)
+        self.pixel_conv1(self._activation(flat), training=training), training=training)
     memory_qkv = [split_heads(t, heads) for t in split_channels(memory_qkv, self.memory_sizes)]
     pixel_qkv = [split_heads(t, heads) for t in split_channels(pixel_qkv, self.pixel_sizes)]
 
@@ -189,6 +197,28 @@ class DualPathLayer(keras.layers.Layer):
     read = self.memory_attention(memory_qkv[0], key, value, training=training,
                                  key_size=pixel_size)
     branch = self.memory_conv3(read, training=training)
-    memory = tf.nn.relu(memory + drop_path(branch, self.keep_prob, training))
+    memory = self._activation(memory + drop_path(branch, self.keep_prob, training))
     branch = self.feed_forward2(self.feed_forward1(memory, training=training), training=training)
-    return tf.nn.relu(memory + drop_path(branch, self.keep_prob, training))
+    return self._activation(memory + drop_path(branch, self.keep_prob, training))
+
+
+class DualPathLayers(NamedTuple):
+  """Makes the dual-path layers of a network; see block_group.QueryLayers.
+
+  Attributes:
+    options: Sizes and switches at stride 16; channels grow with the stride.
+    memory_channels: Channels of the memory path.
+    norm: Makes the batch norms.
+    beyond_stride: A layer follows blocks from this output stride on; 0: nowhere.
+  """
+  options: DualPathOptions
+  memory_channels: int
+  norm: NormFactory
+  beyond_stride: int
+
+  def __call__(self, stride: int, channels: int, output_stride: int,
+               keep_prob: float) -> Optional[DualPathLayer]:
+    if not 0 < self.beyond_stride <= output_stride:
+      return None
+    return DualPathLayer(channels, self.memory_channels, self.options.at_stride(stride), self.norm,
+                         keep_prob)

@@ -4,13 +4,14 @@ MaX-DeepLab, section 3.3 and figure A.9. One stack walks from the network's outp
 stride 4 and back; after all stacks the walk to stride 4 ends the decoder.
 """
 
-from typing import NamedTuple, Optional, Sequence
+import functools
+from typing import Any, Optional, Sequence
 
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
-from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
-from deeplab_tf.layers.dual_path_attention import DualPathOptions
+from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions, QueryLayers
+from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resized_fuse import ResizedFuse
 from deeplab_tf.layers.shapes import dimensions
@@ -18,19 +19,6 @@ from deeplab_tf.layers.shapes import dimensions
 HIGHEST_STRIDE = 4
 # A step takes in this many of the latest features of its stride.
 _SHORTCUTS = 2
-
-
-class Feature(NamedTuple):
-  """A feature that a decoder may take in, before its activation.
-
-  Attributes:
-    name: Its name among the network's features.
-    stride: With respect to the image.
-    channels: Its channels.
-  """
-  name: str
-  stride: int
-  channels: int
 
 
 def walk(output_stride: int, stacks: int, to_the_end: bool = True) -> list[int]:
@@ -59,19 +47,17 @@ class Hourglass(keras.layers.Layer):
 
   def __init__(self, strides: Sequence[int], features: Sequence[Feature], num_blocks: int,
                width: float, options: BlockGroupOptions, norm: NormFactory,
-               dual_path: Optional[DualPathOptions] = None, memory_channels: int = 0,
-               first_step: int = 1):
+               query_layers: Optional[QueryLayers] = None, first_step: int = 1):
     """Makes the variables.
 
     Args:
       strides: What it visits.
-      features: What there is before, the oldest first; the walk starts at the last one.
+      features: Features before their activation, the oldest first; the walk starts at the last.
       num_blocks: Blocks per step.
       width: Factor on the channels of all steps.
       options: What all stages of the network share.
       norm: Makes the batch norms.
-      dual_path: Sizes of the dual-path layers at stride 16.
-      memory_channels: Channels of the memory.
+      query_layers: See block_group.QueryLayers.
       first_step: See the attribute.
     """
     super().__init__()
@@ -84,31 +70,31 @@ class Hourglass(keras.layers.Layer):
       # Blocks at the lowest resolution are those of stride 32, whatever the output stride.
       channels = round((32 if is_lowest else stride) * 64 * width) // 4 * 4
       self.fuses.append(ResizedFuse([f.channels for f in fused], [f.stride for f in fused],
-                                    channels, stride, norm))
+                                    channels, stride, norm, options.block.activation))
       self.stages.append(BlockGroup(
           channels, channels // 4, num_blocks, 1, 32 if is_lowest else stride, options, norm,
-          dual_path and dual_path.at_stride(stride), memory_channels))
+          query_layers and functools.partial(query_layers, stride)))
       self._inputs.append([f.name for f in fused])
       current = Feature(f'decoder{step}', stride, channels)
       features.append(current)
       self.outputs.append(current)
 
-  def call(self, features: dict[str, tf.Tensor], memory: Optional[tf.Tensor] = None,
-           training: bool = False) -> tuple[dict[str, tf.Tensor], Optional[tf.Tensor]]:
+  def call(self, features: dict[str, tf.Tensor], queries: Any = None,
+           training: bool = False) -> tuple[dict[str, tf.Tensor], Any]:
     """Walks.
 
     Args:
       features: [batch, height, width, channels] each, before the activation, by name.
-      memory: [batch, queries, memory channels], or None without dual-path layers.
+      queries: State of the queries, see BlockGroup; None without query layers.
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      The features with those of `outputs` added, before the activation; and the memory.
+      The features with those of `outputs` added, before the activation; and the queries.
     """
     features = dict(features)
     for fuse, stage, names, output in zip(self.fuses, self.stages, self._inputs, self.outputs):
       # The last of them has the step's own resolution.
       size = dimensions(features[names[-1]])[1:3]
       pixels = fuse([features[name] for name in names], size, training=training)
-      features[output.name], memory = stage(pixels, memory, training=training)
-    return features, memory
+      features[output.name], queries = stage(pixels, queries, training=training)
+    return features, queries

@@ -1,6 +1,8 @@
-"""Batch normalisation, over one replica or all of them."""
+"""Normalization layers: batch norm (of one replica or all, or frozen), layer norm, group norm."""
 
 import contextlib
+import functools
+import operator
 import threading
 from typing import Callable, Iterator, Optional, Sequence, Union
 
@@ -9,11 +11,13 @@ import tensorflow as tf
 
 from deeplab_tf.compat import keras
 from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.user_errors import ConfigError
 
-# Makes a batch norm from its number of channels and keyword arguments of BatchNorm; how layers
-# are told the momentum, epsilon and synchronisation of the run.
-NormFactory = Callable[..., 'BatchNorm']
-
+# Makes a norm from its number of channels and, by keyword, `gamma_initializer`: a class of this
+# module or a functools.partial of one, which is how layers are told the kind of norm and its
+# momentum, epsilon and so on. Attention with batch norms passes BatchNorm's `axes` as well, and so
+# takes BatchNorm and FrozenBatchNorm alone.
+NormFactory = Callable[..., keras.layers.Layer]
 
 
 class _State(threading.local):
@@ -46,6 +50,7 @@ class BatchNorm(keras.layers.Layer):
   Attributes:
     gamma, beta, moving_mean, moving_variance: float32 variables of the shape of the parameters.
   """
+  _LEARNS = True
 
   def __init__(self,
                shape: Sequence[int],
@@ -64,7 +69,8 @@ class BatchNorm(keras.layers.Layer):
       momentum: Share of the old moving statistics that is kept at each step.
       epsilon: Added to variances.
       synchronized: Takes statistics over all replicas of the strategy.
-      frozen: Uses the moving statistics in training too, and leaves them as they are.
+      frozen: Uses the moving statistics in training too, and leaves them as they are; gamma and
+        beta are trained. FrozenBatchNorm trains nothing.
       gamma_initializer: 'ones', 'zeros' or an initializer.
       name: Name of the layer.
     """
@@ -76,10 +82,7 @@ class BatchNorm(keras.layers.Layer):
     self.epsilon = epsilon
     self.synchronized = synchronized
     self.frozen = frozen
-    self.gamma = self.add_weight('gamma', shape, tf.float32, initializer=gamma_initializer,
-                                 experimental_autocast=False)
-    self.beta = self.add_weight('beta', shape, tf.float32, initializer='zeros',
-                                experimental_autocast=False)
+    self.gamma, self.beta = _affine_weights(self, shape, gamma_initializer, self._LEARNS)
     self.moving_mean = self._add_statistic('moving_mean', shape, 'zeros')
     self.moving_variance = self._add_statistic('moving_variance', shape, 'ones')
 
@@ -165,6 +168,121 @@ class BatchNorm(keras.layers.Layer):
     mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
     for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
       moving.assign(moving * keep + value * (1 - keep), read_value=False)
+
+
+class FrozenBatchNorm(BatchNorm):
+  """Batch normalization that is a fixed affine map, as Detectron2's FrozenBatchNorm2d.
+
+  y = x * s + (beta - moving_mean * s) with s = gamma / sqrt(moving_variance + epsilon). Unlike a
+  BatchNorm of frozen=True, gamma and beta are constants too: checkpoints hold all four variables,
+  but none is trainable, and none counts as a parameter.
+
+  Attributes:
+    gamma, beta, moving_mean, moving_variance: float32 variables of the shape of the parameters.
+  """
+  _LEARNS = False
+
+  def __init__(self,
+               shape: Union[int, Sequence[int]],
+               axes: Sequence[int] = (-1,),
+               epsilon: float = 1e-5,
+               gamma_initializer: Union[str, keras.initializers.Initializer] = 'ones',
+               name: Optional[str] = None):
+    """Initializes the layer; see BatchNorm for the arguments."""
+    super().__init__(shape, axes, epsilon=epsilon, synchronized=False, frozen=True,
+                     gamma_initializer=gamma_initializer, name=name)
+
+
+class LayerNorm(keras.layers.Layer):
+  """Layer normalization over the last axis (Ba et al., arXiv 1607.06450).
+
+  Computes in float32 whatever the precision of its input, which the output has too.
+
+  Attributes:
+    gamma, beta: float32 variables [channels].
+  """
+
+  def __init__(self,
+               channels: int,
+               epsilon: float = 1e-5,
+               gamma_initializer: Union[str, keras.initializers.Initializer] = 'ones',
+               name: Optional[str] = None):
+    """Initializes the layer.
+
+    Args:
+      channels: Size of the last axis.
+      epsilon: Added to variances.
+      gamma_initializer: 'ones', 'zeros' or an initializer.
+      name: Name of the layer.
+    """
+    super().__init__(name=name, autocast=False)
+    self.epsilon = epsilon
+    self.gamma, self.beta = _affine_weights(self, (channels,), gamma_initializer)
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Normalizes [..., channels]; the same in training and at inference."""
+    del training
+    y = tf.cast(x, tf.float32)
+    mean, variance = tf.nn.moments(y, [-1], keepdims=True)
+    y = (y - mean) * tf.math.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+    return tf.cast(y, x.dtype)
+
+
+class GroupNorm(keras.layers.Layer):
+  """Group normalization (Wu and He, ECCV 2018) with PyTorch's definition.
+
+  A group is channels / groups neighboring channels; its mean and its biased variance are those of
+  one image, over all positions. Computes in float32 whatever the precision of its input, which the
+  output has too.
+
+  Attributes:
+    gamma, beta: float32 variables [channels].
+  """
+
+  def __init__(self,
+               channels: int,
+               groups: int = 32,
+               epsilon: float = 1e-5,
+               gamma_initializer: Union[str, keras.initializers.Initializer] = 'ones',
+               name: Optional[str] = None):
+    """Initializes the layer.
+
+    Args:
+      channels: Size of the last axis.
+      groups: Number of groups.
+      epsilon: Added to variances.
+      gamma_initializer: 'ones', 'zeros' or an initializer.
+      name: Name of the layer.
+
+    Raises:
+      ConfigError: The channels do not divide into the groups.
+    """
+    super().__init__(name=name, autocast=False)
+    if groups < 1 or channels % groups:
+      raise ConfigError(f'group norm: {channels} channels do not divide into {groups} groups; '
+                        'change one of them')
+    self.groups = groups
+    self.epsilon = epsilon
+    self.gamma, self.beta = _affine_weights(self, (channels,), gamma_initializer)
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Normalizes [batch, ..., channels]; the same in training and at inference."""
+    del training
+    shape = dimensions(x)
+    positions = functools.reduce(operator.mul, shape[1:-1], 1)
+    grouped = [shape[0], positions, self.groups, shape[-1] // self.groups]
+    y = tf.reshape(tf.cast(x, tf.float32), grouped)
+    mean, variance = tf.nn.moments(y, [1, 3], keepdims=True)
+    scale = tf.math.rsqrt(variance + self.epsilon) * tf.reshape(self.gamma, grouped[2:])
+    y = (y - mean) * scale + tf.reshape(self.beta, grouped[2:])
+    return tf.cast(tf.reshape(y, shape), x.dtype)
+
+
+def _affine_weights(layer, shape, gamma_initializer, trainable=True):
+  """Makes gamma and beta, of float32 in every precision."""
+  return [layer.add_weight(name, shape, tf.float32, initializer=initializer, trainable=trainable,
+                           experimental_autocast=False)
+          for name, initializer in (('gamma', gamma_initializer), ('beta', 'zeros'))]
 
 
 def scaled(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,7 @@ numbers, and batch norms do not record their statistics once more.
 """
 
 import re
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import tensorflow as tf
 
@@ -23,20 +23,43 @@ def region(operation: tf.Operation) -> Optional[str]:
   return match and match[1]
 
 
-def recompute(function: Callable, *inputs: tf.Tensor):
+def recompute(function: Callable, *inputs: Any) -> Any:
   """Returns function(*inputs), whose activations are not kept for its gradient.
 
   Args:
-    function: Of tensors, which calls layers. It is called again for the gradient.
-    *inputs: Its arguments, which are kept.
+    function: Calls layers. It is called again for the gradient.
+    *inputs: Arguments of the function, which are kept: float tensors, and tuples, NamedTuples or
+      dictionaries of them; None where there is no tensor.
 
   Returns:
-    What the function returns, a tensor or a tuple of tensors.
+    The result of the function, of the same kinds.
   """
   replay = randomness.Replay()
+  # TensorFlow takes flat arguments and results alone. Nothing here may hold a tensor of a run.
+  arguments = _packer(inputs)
+  pack_result = None
 
-  def run(*arguments):
+  def run(*tensors):
+    nonlocal pack_result
     with replay.run() as is_first, normalization.recording(is_first), tf.name_scope(_SCOPE):
-      return function(*arguments)
+      result = function(*arguments(tensors))
+    pack_result = _packer(result)
+    return tuple(_tensors_in(result))
 
-  return tf.recompute_grad(run)(*inputs)
+  tensors = tf.recompute_grad(run)(*_tensors_in(inputs))
+  return pack_result(tensors)
+
+
+def _tensors_in(structure) -> list[tf.Tensor]:
+  return [x for x in tf.nest.flatten(structure) if x is not None]
+
+
+def _packer(structure):
+  """Returns the function from tensors to a structure of this form; None stays."""
+  is_tensor = tf.nest.map_structure(lambda x: x is not None, structure)
+
+  def pack(tensors):
+    tensors = iter(tensors)
+    return tf.nest.map_structure(lambda there: next(tensors) if there else None, is_tensor)
+
+  return pack

@@ -4,11 +4,12 @@ A block takes a feature before its activation and returns one before its activat
 shortcut is the activated input. Only a block that takes images does not activate them.
 """
 
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.axial_attention import AxialAttention2D
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.local_attention import LocalAttention2D
@@ -20,22 +21,33 @@ from deeplab_tf.layers.switchable_atrous import SwitchableAtrousConvolution
 
 
 class BlockOptions(NamedTuple):
-  """What all kinds of blocks have.
+  """The form of a block: what all blocks of a network share, and what depends on its place.
 
   Attributes:
-    stride: Of the block.
+    activation: Name of the activation.
+    squeeze_and_excite: Whether the branch ends in a gate.
+    num_heads: Number of heads of attention.
+    attention_expansion: Factors on the width for the keys and the values of attention.
+    attention: Form of the attention.
+    stride: Stride of the block.
     rate: Dilation of the (first) 3x3 convolution.
     last_rate: Dilation of the second 3x3 convolution of a basic block.
     keep_prob: Probability that the branch is kept in training, in (0, 1].
-    squeeze_and_excite: Whether the branch ends in a gate.
-    switchable_atrous: Whether the 3x3 convolution of a bottleneck is a switchable atrous one.
+    has_attention: Whether the middle layer of a bottleneck is attention, not a 3x3 convolution.
+    switchable_atrous: Whether that convolution is a switchable atrous one.
     activates_input: Whether the block activates its input, which it does unless that is an image.
   """
+  activation: str = 'relu'
+  squeeze_and_excite: bool = False
+  num_heads: int = 8
+  attention_expansion: tuple[int, int] = (1, 2)
+  attention: AttentionOptions = AXIAL
+  # Set by the block group.
   stride: int = 1
   rate: int = 1
   last_rate: int = 1
   keep_prob: float = 1.0
-  squeeze_and_excite: bool = False
+  has_attention: bool = False
   switchable_atrous: bool = False
   activates_input: bool = True
 
@@ -51,6 +63,7 @@ class _ResidualBlock(keras.layers.Layer):
   def __init__(self, in_channels, channels, norm, options):
     super().__init__()
     self.stride, self.keep_prob = options.stride, options.keep_prob
+    self.activation = activation_lib.by_name(options.activation)
     self._activates_input = options.activates_input
     self.shortcut = None
     if in_channels != channels:
@@ -60,7 +73,7 @@ class _ResidualBlock(keras.layers.Layer):
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, channels[-1]]."""
     if self._activates_input:
-      x = tf.nn.relu(x)
+      x = self.activation(x)
     branch = self._branch(x, training)
     if self.squeeze_excite is not None:
       branch = self.squeeze_excite(branch)
@@ -86,7 +99,7 @@ class BasicBlock(_ResidualBlock):
     """
     super().__init__(in_channels, channels[-1], norm, options)
     self.conv1 = Convolution(in_channels, channels[0], 3, options.stride, options.rate, norm,
-                             'relu')
+                             options.activation)
     self.conv2 = Convolution(channels[0], channels[1], 3, rate=options.last_rate, norm=norm,
                              zero_gamma=True)
 
@@ -98,8 +111,7 @@ class BottleneckBlock(_ResidualBlock):
   """1x1 convolution, 3x3 convolution or attention, 1x1 convolution, and a shortcut."""
 
   def __init__(self, in_channels: int, channels: Sequence[int], norm: NormFactory,
-               options: BlockOptions = _DEFAULT, attention_heads: Optional[int] = None,
-               attention_expansion: Sequence[int] = (1, 2), attention: AttentionOptions = AXIAL):
+               options: BlockOptions = _DEFAULT):
     """Makes the variables.
 
     Args:
@@ -107,24 +119,23 @@ class BottleneckBlock(_ResidualBlock):
       channels: Channels after the first convolution, of the middle one (or of the attention's
         queries), and of the block.
       norm: Makes the batch norms.
-      options: Strides, dilations and so on; the middle layer has the stride.
-      attention_heads: Heads of attention (figure A.7 of MaX-DeepLab) as the middle layer; None: a
-        3x3 convolution.
-      attention_expansion: Factors on channels[1] for the attention's keys and values.
-      attention: Form of the attention.
+      options: Strides, dilations and so on; the middle layer has the stride. With attention it is
+        the block of MaX-DeepLab's figure A.7.
     """
     super().__init__(in_channels, channels[-1], norm, options)
     first, middle, last = channels
-    self.conv1 = Convolution(in_channels, first, norm=norm, activation='relu')
+    self.conv1 = Convolution(in_channels, first, norm=norm, activation=options.activation)
     self.attention = None
-    self.is_axial = attention_heads is not None
-    if attention_heads is None:
+    self.is_axial = options.has_attention
+    if not options.has_attention:
       kind = SwitchableAtrousConvolution if options.switchable_atrous else Convolution
-      self.conv2 = kind(first, middle, 3, options.stride, options.rate, norm, 'relu')
+      self.conv2 = kind(first, middle, 3, options.stride, options.rate, norm,
+                        options.activation)
     else:
-      keys, values = (round(middle * factor) for factor in attention_expansion)
-      kind = LocalAttention2D if attention.kind == 'local' else AxialAttention2D
-      self.attention = kind(first, keys, values, attention_heads, norm, options.stride, attention)
+      keys, values = (round(middle * factor) for factor in options.attention_expansion)
+      kind = LocalAttention2D if options.attention.kind == 'local' else AxialAttention2D
+      self.attention = kind(first, keys, values, options.num_heads, norm, options.stride,
+                            options.attention)
       middle = values
     self.conv3 = Convolution(middle, last, norm=norm, zero_gamma=True)
 
@@ -133,5 +144,5 @@ class BottleneckBlock(_ResidualBlock):
     if self.attention is None:
       x = self.conv2(x, training=training)
     else:
-      x = tf.nn.relu(self.attention(x, training=training))
+      x = self.activation(self.attention(x, training=training))
     return self.conv3(x, training=training)

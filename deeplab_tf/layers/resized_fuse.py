@@ -5,6 +5,7 @@ from typing import Sequence
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
@@ -19,7 +20,7 @@ class ResizedFuse(keras.layers.Layer):
   """
 
   def __init__(self, in_channels: Sequence[int], strides: Sequence[int], channels: int,
-               stride: int, norm: NormFactory):
+               stride: int, norm: NormFactory, activation: str = 'relu'):
     """Makes the variables.
 
     Args:
@@ -28,8 +29,10 @@ class ResizedFuse(keras.layers.Layer):
       channels: Channels of the output.
       stride: Stride of the output with respect to the image.
       norm: Makes the batch norms.
+      activation: Name of the activation of inputs before their projection.
     """
     super().__init__()
+    self._activation = activation_lib.by_name(activation)
     self.projections = []
     for source_channels, source_stride in zip(in_channels, strides):
       if source_channels == channels:
@@ -51,6 +54,6 @@ class ResizedFuse(keras.layers.Layer):
     total = 0.0
     for feature, projection in zip(features, self.projections):
       if projection is not None:
-        feature = projection(tf.nn.relu(feature), training=training)
+        feature = projection(self._activation(feature), training=training)
       total += resize_bilinear(feature, size)
     return total

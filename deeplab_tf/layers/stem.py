@@ -10,19 +10,21 @@ from deeplab_tf.layers.normalization import NormFactory
 _SINGLE = {'resnet': (7, 64), 'wide_resnet': (3, 64)}
 
 
-def make_stem(kind: str, width: float, norm: NormFactory) -> keras.layers.Layer:
+def make_stem(kind: str, width: float, norm: NormFactory,
+              activation: str = 'relu') -> keras.layers.Layer:
   """Makes the layers of stride 2 that a network starts with; none has an activation at its end.
 
   Args:
     kind: 'resnet' (a 7x7 convolution), 'wide_resnet' (a 3x3 one) or 'inception'.
     width: Factor on the channels.
     norm: Makes the batch norms.
+    activation: Name of the activation between convolutions.
 
   Returns:
     A layer with the attribute `channels`.
   """
   if kind == 'inception':
-    return InceptionStem(width, norm)
+    return InceptionStem(width, norm, activation=activation)
   size, channels = _SINGLE[kind]
   return Convolution(3, round(channels * width), size, stride=2, norm=norm)
 
@@ -30,19 +32,22 @@ def make_stem(kind: str, width: float, norm: NormFactory) -> keras.layers.Layer:
 class InceptionStem(keras.layers.Layer):
   """Three 3x3 convolutions, the first with stride 2; the last without activation."""
 
-  def __init__(self, width: float, norm: NormFactory, in_channels: int = 3):
+  def __init__(self, width: float, norm: NormFactory, in_channels: int = 3,
+               activation: str = 'relu'):
     """Makes the variables.
 
     Args:
       width: Factor on the channels 64, 64, 128.
       norm: Makes the batch norms.
       in_channels: Channels of the image.
+      activation: Name of the activation.
     """
     super().__init__()
     self.channels = int(128 * width)
     narrow = int(64 * width)
-    self.conv1 = Convolution(in_channels, narrow, 3, stride=2, norm=norm, activation='relu')
-    self.conv2 = Convolution(narrow, narrow, 3, norm=norm, activation='relu')
+    self.conv1 = Convolution(in_channels, narrow, 3, stride=2, norm=norm,
+                             activation=activation)
+    self.conv2 = Convolution(narrow, narrow, 3, norm=norm, activation=activation)
     self.conv3 = Convolution(narrow, self.channels, 3, norm=norm)
 
   def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:

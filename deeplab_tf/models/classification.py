@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf import architecture, backbones, models
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
+from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.classes import ImageClasses
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
@@ -31,13 +32,12 @@ class Classifier(KerasModel):
     classifier: The linear layer.
   """
 
-  def __init__(self, dataset_info: ImageClasses, backbone: keras.layers.Layer,
-               dropout_rate: float = 0.0):
+  def __init__(self, dataset_info: ImageClasses, backbone: Backbone, dropout_rate: float = 0.0):
     """Initializes the model.
 
     Args:
       dataset_info: The classes.
-      backbone: As from backbones.build.
+      backbone: Network to pre-train; its last feature is pooled.
       dropout_rate: Share of the pooled features that is dropped in training.
     """
     # === Layers ===
@@ -47,7 +47,8 @@ class Classifier(KerasModel):
     self.classifier = keras.layers.Dense(
         dataset_info.num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype='float32')
-    self.classifier.build([None, backbone.channels['backbone_output']])
+    self._pooled = backbone.features[-1].name
+    self.classifier.build([None, backbone.features[-1].channels])
     self._dropout_rate = dropout_rate
 
   # === Forward pass ===
@@ -63,8 +64,8 @@ class Classifier(KerasModel):
     Returns:
       float32 `class_logits` [batch, classes].
     """
-    features, _ = self.backbone(images, training=training)
-    pooled = tf.reduce_mean(tf.cast(features['backbone_output'], tf.float32), [1, 2])
+    features = self.backbone(images, training=training)
+    pooled = tf.reduce_mean(tf.cast(features[self._pooled], tf.float32), [1, 2])
     if training and self._dropout_rate:
       kept = randomness.uniform(dimensions(pooled)) >= self._dropout_rate
       pooled = tf.where(kept, pooled / (1.0 - self._dropout_rate), 0.0)

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from deeplab_tf import architecture, models, modules
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
+from deeplab_tf.backbones import block_group_network
 from deeplab_tf.backbones import max_deeplab as backbones
-from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.backbones.block_group_network import TwoPathNetwork
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.compat import keras
 from deeplab_tf.heads import convolution_head
@@ -20,7 +21,8 @@ from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.heads.mask_head import MaskHead
 from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup
-from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
+from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathLayers, DualPathOptions
+from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.hourglass import Hourglass
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
@@ -49,7 +51,7 @@ class MaXDeepLab(KerasModel):
 
   def __init__(self, *,
                dataset_info: DatasetInfo,
-               backbone: BlockGroupNetwork,
+               backbone: TwoPathNetwork,
                extra_stage: BlockGroup,
                pixel_decoder: Hourglass,
                mask_head: MaskHead,
@@ -85,8 +87,8 @@ class MaXDeepLab(KerasModel):
     """
     memory = tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
     features, memory = self.backbone(images, memory, training=training)
-    features['extra'], memory = self.extra_stage(features[self.backbone.features[-1].name], memory,
-                                                 training=training)
+    features['extra'], memory = self.extra_stage(features[self.backbone.decoder_inputs[-1].name],
+                                                 memory, training=training)
     features, memory = self.pixel_decoder(features, memory, training=training)
     pixels = tf.nn.relu(features[self.pixel_decoder.outputs[-1].name])
     outputs = self.mask_head(memory, pixels, training=training)
@@ -104,7 +106,7 @@ class MaXDeepLab(KerasModel):
     return tf.nn.relu(features[first_at_highest_stride(self.pixel_decoder).name])
 
 
-def first_at_highest_stride(decoder: Hourglass) -> hourglass.Feature:
+def first_at_highest_stride(decoder: Hourglass) -> Feature:
   """Returns the first output of stride 4 of a decoder."""
   return next(f for f in decoder.outputs if f.stride == hourglass.HIGHEST_STRIDE)
 
@@ -127,24 +129,26 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
   model_options, options = config.model_options, config.model_options.max_deeplab
   norm = models.norm_factory(config.trainer_options.solver_options)
   network, variant = _variant(model_options.backbone, options)
-  dual_path = DualPathOptions(
-      channels=variant.transformer_channels,
-      feed_forward_channels=options.feed_forward_channels,
-      pixel_to_memory=options.pixel_to_memory_attention,
-      memory_to_memory=options.memory_to_memory_attention)
   memory_channels, groups = variant.memory_channels, network.groups
-  backbone = BlockGroupNetwork(network, norm, dual_path, memory_channels)
+  query_layers = DualPathLayers(
+      DualPathOptions(
+          channels=variant.transformer_channels,
+          feed_forward_channels=options.feed_forward_channels,
+          pixel_to_memory=options.pixel_to_memory_attention,
+          memory_to_memory=options.memory_to_memory_attention),
+      memory_channels, norm, variant.transformer_beyond_stride)
+  backbone = TwoPathNetwork(network, norm, query_layers)
 
   # Its kind of blocks is that of stride 32, whatever the output stride is.
-  extra_stage = BlockGroup(backbone.features[-1].channels, round(16 * 32 * network.width),
-                           variant.decoder_blocks, 1, 32, groups, norm, dual_path,
-                           memory_channels)
+  extra_stage = BlockGroup(backbone.decoder_inputs[-1].channels, round(16 * 32 * network.width),
+                           variant.decoder_blocks, 1, 32, groups, norm,
+                           functools.partial(query_layers, 16))
   # Later steps take it in, in place of the feature that it continues (as DeepLab2).
-  extra = hourglass.Feature('extra', groups.output_stride, extra_stage.channels)
+  extra = Feature('extra', groups.output_stride, extra_stage.channels)
   stacks = variant.decoder_stacks - network.decoder_stacks
   pixel_decoder = Hourglass(
-      hourglass.walk(groups.output_stride, stacks), [*backbone.features[:-1], extra],
-      variant.decoder_blocks, network.width, groups, norm, dual_path, memory_channels,
+      hourglass.walk(groups.output_stride, stacks), [*backbone.decoder_inputs[:-1], extra],
+      variant.decoder_blocks, network.width, groups, norm, query_layers,
       first_step=1 + (len(backbone.decoder.outputs) if backbone.decoder else 0))
 
   pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.outputs[-1].channels,
@@ -156,8 +160,8 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
     semantic_channels = first_at_highest_stride(pixel_decoder).channels
     if not stacks:
       semantic_decoder = aspp_decoder.build(
-          model_options.decoder, options.auxiliary_low_level, backbone.channels,
-          config.train_dataset_options.crop_size, groups.output_stride, norm)
+          model_options.decoder, options.auxiliary_low_level, backbone.features,
+          config.train_dataset_options.crop_size, norm)
       semantic_channels = semantic_decoder.channels
     semantic_head = convolution_head.build(options.auxiliary_semantic_head, semantic_channels,
                                            norm, dataset_info.num_classes)
@@ -177,7 +181,7 @@ def _variant(backbone_options, options):
     known = backbones.MASK_TRANSFORMERS
     raise ConfigError(f'model_options.backbone.name is "{name}": max_deeplab takes '
                       f'{", ".join(known)}.{modules.nearest(name, known)}')
-  network = backbones.VARIANTS[name].customized(backbone_options)
+  network = block_group_network.configured(backbones.VARIANTS[name], backbone_options)
   variant = backbones.MASK_TRANSFORMERS[name]
   changed = {
       'memory_channels': options.memory_channels,
@@ -187,7 +191,6 @@ def _variant(backbone_options, options):
       'decoder_blocks': options.decoder_blocks_per_stage,
   }
   variant = variant._replace(**{field: value for field, value in changed.items() if value})
-  network = network.with_groups(transformer_beyond_stride=variant.transformer_beyond_stride)
   kind = options.pixel_to_pixel_attention
   if kind != options.VARIANT_DEFAULT:
     network = network.with_groups(axial_beyond_stride=16 if kind == options.AXIAL else 0)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf import architecture, backbones, models
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
-from deeplab_tf.backbones.block_group_network import BlockGroupNetwork
+from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.compat import keras
 from deeplab_tf.config_text import ConfigError
@@ -37,7 +37,7 @@ class PanopticDeepLab(KerasModel):
 
   def __init__(self, *,
                dataset_info: DatasetInfo,
-               backbone: BlockGroupNetwork,
+               backbone: Backbone,
                semantic_decoder: ASPPDecoder,
                semantic_head: ConvolutionHead,
                instance_decoder: Optional[ASPPDecoder] = None,
@@ -68,7 +68,7 @@ class PanopticDeepLab(KerasModel):
       those of the decoder's last low level, in published networks ceil(height / 4) and
       ceil(width / 4).
     """
-    features, _ = self.backbone(images, training=training)
+    features = self.backbone(images, training=training)
     decoded = self.semantic_decoder(features, training=training)
     outputs = {'semantic_logits': self.semantic_head(decoded, training=training)}
     if self.instance_decoder is not None:
@@ -104,9 +104,8 @@ def _build(config, dataset_info) -> PanopticDeepLab:
   backbone = backbones.build(model_options.backbone, norm)
 
   def decoder(decoder_options, low_level):
-    return aspp_decoder.build(decoder_options, low_level, backbone.channels,
-                              config.train_dataset_options.crop_size,
-                              model_options.backbone.output_stride, norm)
+    return aspp_decoder.build(decoder_options, low_level, backbone.features,
+                              config.train_dataset_options.crop_size, norm)
 
   _check_head(options, 'semantic_head')
   semantic_decoder = decoder(model_options.decoder, options.low_level)

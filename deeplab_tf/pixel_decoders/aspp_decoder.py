@@ -7,6 +7,7 @@ import tensorflow as tf
 from deeplab_tf.compat import keras
 from deeplab_tf.layers.aspp import ASPP
 from deeplab_tf.layers.convolution import Convolution, convolution_block
+from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions, scaled_size
@@ -27,6 +28,7 @@ class DecoderOptions(NamedTuple):
     aspp_convolution: Kind of ASPP's dilated convolutions, see convolution_block.
     pool_size: Window of ASPP's image pooling; None: the whole input.
     low_level: Name and projected channels of each fused feature, from low resolution to high.
+    activation: Name of the activation of all convolutions.
   """
   feature: str
   channels: int
@@ -38,6 +40,7 @@ class DecoderOptions(NamedTuple):
   low_level: tuple[tuple[str, int], ...]
   skips_aspp: bool = False
   aspp_convolution: str = 'standard_conv'
+  activation: str = 'relu'
 
 
 class ASPPDecoder(keras.layers.Layer):
@@ -48,12 +51,11 @@ class ASPPDecoder(keras.layers.Layer):
     aspp: ASPP, or None.
   """
 
-  def __init__(self, feature_channels: dict[str, int], options: DecoderOptions,
-               norm: NormFactory):
+  def __init__(self, features: Sequence[Feature], options: DecoderOptions, norm: NormFactory):
     """Makes the variables.
 
     Args:
-      feature_channels: Channels of the backbone's features by name.
+      features: Features of the backbone.
       options: Sizes.
       norm: Makes the batch norms.
 
@@ -62,6 +64,7 @@ class ASPPDecoder(keras.layers.Layer):
     """
     super().__init__()
     self.options = options
+    feature_channels = {feature.name: feature.channels for feature in features}
     for name in (options.feature, *(name for name, _ in options.low_level)):
       if name not in feature_channels:
         raise ConfigError(f'decoder: unknown feature_key "{name}": the backbone has '
@@ -70,14 +73,16 @@ class ASPPDecoder(keras.layers.Layer):
     self.aspp = None
     if not options.skips_aspp:
       self.aspp = ASPP(channels, options.aspp_channels, options.atrous_rates, norm,
-                       options.pool_size, options.only_projection, options.aspp_convolution)
+                       options.pool_size, options.only_projection, options.aspp_convolution,
+                       options.activation)
       channels = options.aspp_channels
     self.low_level, self.fusion = [], []
     for name, projected in options.low_level:
       self.low_level.append(Convolution(feature_channels[name], projected, norm=norm,
-                                        activation='relu'))
+                                        activation=options.activation))
       self.fusion.append(convolution_block(options.convolution, channels + projected,
-                                           options.channels, 5, norm))
+                                           options.channels, 5, norm,
+                                           activation=options.activation))
       channels = options.channels
     self.channels = channels
 
@@ -101,19 +106,24 @@ def pool_size(crop_size: Sequence[int], output_stride: int) -> Optional[tuple[in
   return height, width
 
 
-def build(decoder, low_level, feature_channels: dict[str, int], crop_size: Sequence[int],
-          output_stride: int, norm: NormFactory) -> ASPPDecoder:
-  """Builds a decoder from its DecoderOptions and LowLevelOptions messages."""
+def build(decoder, low_level, features: Sequence[Feature], crop_size: Sequence[int],
+          norm: NormFactory, activation: str = 'relu') -> ASPPDecoder:
+  """Builds a decoder from its DecoderOptions and LowLevelOptions messages.
+
+  Without a feature_key the decoder reads the last of the backbone's features. Its stride decides
+  about the window of image pooling, whatever the decoder reads, as in DeepLab2.
+  """
   feature = decoder.feature_key
   if feature in ('', 'feature_semantic'):
-    feature = 'backbone_output'
+    feature = features[-1].name
   return ASPPDecoder(
-      feature_channels,
+      features,
       DecoderOptions(
           feature=feature, channels=decoder.decoder_channels,
           aspp_channels=decoder.aspp_channels, atrous_rates=tuple(decoder.atrous_rates),
           convolution=decoder.decoder_conv_type,
           only_projection=decoder.aspp_use_only_1x1_proj_conv,
-          pool_size=pool_size(crop_size, output_stride),
+          pool_size=pool_size(crop_size, features[-1].stride),
           low_level=tuple((low.feature_key, low.channels_project) for low in low_level),
-          skips_aspp=decoder.skip_aspp, aspp_convolution=decoder.aspp_conv_type), norm)
+          skips_aspp=decoder.skip_aspp, aspp_convolution=decoder.aspp_conv_type,
+          activation=activation), norm)

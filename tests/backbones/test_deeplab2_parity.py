@@ -46,7 +46,7 @@ def test_encoder_equals_deeplab2(model):
   # Every weight of the encoder has a place, and every variable a weight.
   load_reference_weights(encoder, 'deeplab2', parity_weights.recipe_weights(description))
 
-  features, _ = encoder.backbone(parity_weights.images(description))
+  features = encoder.backbone(parity_weights.images(description))
   recorded_names = {name.split('|')[1] for name in recorded if name.startswith('endpoint|')}
   assert {f'{kind}{level}' for kind in ('stage', 'res') for level in range(1, 6)} <= recorded_names
   for name in recorded_names:

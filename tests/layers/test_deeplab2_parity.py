@@ -11,7 +11,7 @@ import tensorflow as tf
 from deeplab_tf.layers.aspp import ASPP
 from deeplab_tf.layers.axial_attention import AxialAttention1D, AxialAttention2D
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
-from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathOptions
+from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathLayers, DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.resized_fuse import ResizedFuse
@@ -23,14 +23,13 @@ _DUAL = DualPathOptions(channels=32, feed_forward_channels=96)
 
 
 def _axial_block(norm, in_channels):
-  return BottleneckBlock(in_channels, (64, 32, 128), norm, attention_heads=8)
+  return BottleneckBlock(in_channels, (64, 32, 128), norm, BlockOptions(has_attention=True))
 
 
 def _decoder_stage(norm):
-  options = BlockGroupOptions(output_stride=32, axial_beyond_stride=16,
-                              transformer_beyond_stride=16)
-  return BlockGroup(64, 16, 2, 1, 16, options, norm,
-                    DualPathOptions(channels=64, feed_forward_channels=64), 40)
+  options = BlockGroupOptions(output_stride=32, axial_beyond_stride=16)
+  layers = DualPathLayers(DualPathOptions(channels=64, feed_forward_channels=64), 40, norm, 16)
+  return BlockGroup(64, 16, 2, 1, 16, options, norm, functools.partial(layers, 16))
 
 
 CASES = {

@@ -16,7 +16,7 @@ from deeplab_tf.layers.convolution import Convolution, DepthwiseConvolution, Pro
 from deeplab_tf.layers.dual_path_attention import NormalizedAttention
 from deeplab_tf.layers.folding import fold_norms
 from deeplab_tf.layers.local_attention import LOCAL, LocalAttention2D
-from deeplab_tf.layers.normalization import BatchNorm
+from deeplab_tf.layers.normalization import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm
 from deeplab_tf.layers.position_sensitive import AXIAL, PositionSensitiveAttention
 from deeplab_tf.layers.switchable_atrous import SwitchableAtrousConvolution
 from deeplab_tf.training import precision
@@ -121,6 +121,8 @@ def _set(layer, variance, seed=0):
 LAYERS = {
     'convolution': (lambda: Convolution(5, 6, 3, 2, norm=NORM, activation='relu'), [2, 7, 8, 5]),
     'depthwise': (lambda: DepthwiseConvolution(5, 3, NORM, 'relu'), [2, 7, 8, 5]),
+    'frozen': (lambda: Convolution(5, 6, 3, norm=FrozenBatchNorm, activation='gelu'), [2, 7, 8, 5]),
+    'frozen axial': (lambda: AxialAttention1D(5, 8, 12, 2, FrozenBatchNorm), [2, 9, 5]),
     'projection': (lambda: Projection(5, 6, NORM, 'gelu'), [2, 9, 5]),
     'axial': (lambda: AxialAttention1D(5, 8, 12, 2, NORM), [2, 9, 5]),
     'axial in blocks': (lambda: AxialAttention1D(5, 8, 12, 2, NORM, AXIAL._replace(span=3)),
@@ -148,6 +150,19 @@ def test_any_variance_can_be_folded(name, variance):
   fold_norms(layer)
   assert not _norms(layer)
   np.testing.assert_allclose(layer(x), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('norm', [LayerNorm, functools.partial(GroupNorm, groups=2)])
+@pytest.mark.parametrize('make', [lambda norm: Convolution(5, 6, 3, norm=norm),
+                                  lambda norm: DepthwiseConvolution(6, 3, norm),
+                                  lambda norm: Projection(5, 6, norm)])
+def test_norms_that_depend_on_their_input_stay(make, norm):
+  layer = make(norm)
+  x = tf.random.normal([2, 4, 4, 6 if isinstance(layer, DepthwiseConvolution) else 5])
+  expected = layer(x).numpy()
+  fold_norms(layer)
+  assert layer.norm is not None and layer.bias is None
+  np.testing.assert_array_equal(layer(x), expected)
 
 
 def test_folding_again_changes_nothing_and_nothing_is_left_to_train():

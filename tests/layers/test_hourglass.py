@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroupOptions
-from deeplab_tf.layers.hourglass import Feature, Hourglass
+from deeplab_tf.layers.features import Feature
+from deeplab_tf.layers.hourglass import Hourglass
 from deeplab_tf.layers.normalization import BatchNorm
 
 
@@ -26,7 +27,7 @@ def test_walk(stride, stacks, to_the_end, expected):
 
 
 def test_a_step_takes_in_the_two_latest_features_of_its_stride():
-  options = BlockGroupOptions(axial_beyond_stride=0, transformer_beyond_stride=0)
+  options = BlockGroupOptions(axial_beyond_stride=0)
   features = [Feature('stage2', 4, 32), Feature('stage3', 8, 64), Feature('stage5', 16, 256)]
   decoder = Hourglass(hourglass.walk(16, 2), features, 1, 0.125, options,
                       functools.partial(BatchNorm))

@@ -9,23 +9,22 @@ import tensorflow as tf
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.block_group import BlockGroup, BlockGroupOptions
-from deeplab_tf.layers.dual_path_attention import DualPathOptions
+from deeplab_tf.layers.dual_path_attention import DualPathLayers, DualPathOptions
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.variable_paths import variables_by_path
 
-_OPTIONS = BlockGroupOptions(output_stride=16, axial_beyond_stride=16, transformer_beyond_stride=16,
-                             drop_path_keep_prob=0.5, attention_expansion=(1, 2))
+_OPTIONS = BlockGroupOptions(output_stride=16, axial_beyond_stride=16, drop_path_keep_prob=0.5)
 
 
 def _group(recomputed: str, with_memory: bool) -> BlockGroup:
   keras.utils.set_random_seed(0)
   options = _OPTIONS._replace(recomputed=recomputed)
-  if not with_memory:
-    options = options._replace(transformer_beyond_stride=0)
+  norm = functools.partial(BatchNorm, momentum=0.5)
+  layers = DualPathLayers(DualPathOptions(channels=8, feed_forward_channels=16), 12, norm, 16)
   # One convolutional block (its input has stride 8), then an axial one; a path is dropped.
-  group = BlockGroup(16, 8, 2, 2, 8, options, functools.partial(BatchNorm, momentum=0.5),
-                     DualPathOptions(channels=8, feed_forward_channels=16), 12)
+  group = BlockGroup(16, 8, 2, 2, 8, options, norm,
+                     functools.partial(layers, 16) if with_memory else None)
   for path, variable in variables_by_path(group).items():
     if path.endswith('gamma'):
       variable.assign(tf.maximum(variable, 0.2))

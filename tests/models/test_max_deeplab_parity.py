@@ -59,7 +59,8 @@ def test_features_and_outputs_equal_deeplab2(recorded, model_and_images):
   last = f'_decoder_stage{steps}' if steps else '_stage5'
   check(memory, f'inter|encoder/{last}#1')
 
-  features['extra'], memory = model.extra_stage(features[model.backbone.features[-1].name], memory)
+  features['extra'], memory = model.extra_stage(features[model.backbone.decoder_inputs[-1].name],
+                                                memory)
   check(features['extra'], f'inter|encoder/{last}_extra#0')
   features, memory = model.pixel_decoder(features, memory)
   for output in model.pixel_decoder.outputs:

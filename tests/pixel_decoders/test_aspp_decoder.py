@@ -6,18 +6,19 @@ import tensorflow as tf
 
 from deeplab_tf.layers.aspp import ASPP
 from deeplab_tf.layers.convolution import SeparableConvolution
+from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.protos import model_pb2
 
-CHANNELS = {'res2': 6, 'res5': 20}
+FEATURES = (Feature('res2', 4, 6), Feature('res5', 16, 20))
 
 
 def _build(**options):
   decoder = model_pb2.DecoderOptions(feature_key='res5', decoder_channels=8, aspp_channels=4,
                                      atrous_rates=(1, 2, 3), **options)
   low = model_pb2.LowLevelOptions(feature_key='res2', channels_project=3)
-  return aspp_decoder.build(decoder, [low], CHANNELS, (33, 49), 16, BatchNorm)
+  return aspp_decoder.build(decoder, [low], FEATURES, (33, 49), BatchNorm)
 
 
 def _features():
@@ -70,7 +71,16 @@ def test_without_aspp_the_feature_is_fused_as_it_is():
 
 def test_without_aspp_and_low_levels_a_decoder_is_its_feature():
   options = model_pb2.DecoderOptions(feature_key='res5', skip_aspp=True)
-  decoder = aspp_decoder.build(options, [], CHANNELS, (33, 49), 16, BatchNorm)
+  decoder = aspp_decoder.build(options, [], FEATURES, (33, 49), BatchNorm)
   features = _features()
   assert decoder.channels == 20
   np.testing.assert_array_equal(decoder(features), features['res5'])
+
+
+def test_without_a_key_the_decoder_reads_the_last_feature():
+  options = model_pb2.DecoderOptions(decoder_channels=8, aspp_channels=4, atrous_rates=(1, 2, 3))
+  features = (*FEATURES, Feature('top', 8, 5))
+  decoder = aspp_decoder.build(options, [], features, (33, 49), BatchNorm)
+  assert decoder.options.feature == 'top' and decoder.options.pool_size == (5, 7)
+  assert decoder.aspp.pool.kernel.shape == (1, 1, 5, 4)
+  assert decoder({'top': tf.ones([2, 5, 7, 5])}).shape == (2, 5, 7, 4)

@@ -95,7 +95,7 @@ def test_corners_are_aligned_unless_another_rule_is_given():
   size = mask2former.FullSize((65, 49), (61, 33), (150, 70))
   default, aligned, other = (
       mask2former.semantic_inference(np.zeros((6, 4), np.float32), logits, False, size, *rule)
-      for rule in ((), (resizing.interpolation_matrix,), (_half_pixel,)))
+      for rule in ((), ('aligned',), ('half_pixel',)))
   np.testing.assert_array_equal(default.quality, aligned.quality)
   assert np.abs(default.quality - other.quality).max() > 1e-4
 
