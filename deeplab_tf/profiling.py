@@ -1,7 +1,7 @@
 """Counts parameters and multiply-adds of a network without running it.
 
 Multiply-adds are those of convolutions, matrix products and einsums in the traced graph at batch
-1 and inference, as papers count: normalisation, activations and interpolation are left out. Our
+1 and inference, as papers count: normalization, activations and interpolation are left out. Our
 bilinear resizing is a matrix product with a constant; no learned operation has a constant
 operand, and so products with one do not count.
 """
@@ -45,7 +45,7 @@ class Summary(NamedTuple):
     total: Of the whole model.
     by_part: Name of an attribute of the model -> its counts.
     input_size: Height and width that multiply-adds are counted at.
-    projected_parameters: Of centre models the trainable parameters of the backbone and of the
+    projected_parameters: Of center models the trainable parameters of the backbone and of the
       layers with which the decoders take its features in (ASPP or its 1x1 convolution, if any,
       and those of the low levels, without their batch norms): DeepLab2's Axial-DeepLabs have as
       many as the paper's tables. Else None.

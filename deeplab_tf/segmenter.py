@@ -52,7 +52,7 @@ class PanopticResult:
     self.dataset_info = dataset_info
 
   def overlay(self) -> np.ndarray:
-    """Returns the image with colours, outlines and class names, uint8 [height, width, 3]."""
+    """Returns the image with colors, outlines and class names, uint8 [height, width, 3]."""
     return draw.overlay(self.image, self.panoptic_map, self.dataset_info)
 
 

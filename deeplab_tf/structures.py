@@ -4,7 +4,7 @@ NamedTuples, since they cross tf.data, tf.function and strategy.run. `class id` 
 set's contiguous id, `class index` the position among its class ids without the ignored one,
 ascending: the channel of `class_logits`. A panoptic map holds class id * label divisor +
 instance number; instance number 0 of a thing class is a crowd region, and the ignore label
-times the divisor is unlabelled (void).
+times the divisor is unlabeled (void).
 """
 
 from typing import NamedTuple
@@ -30,10 +30,10 @@ class MaskTargets(NamedTuple):
   """What a mask model (MaX-DeepLab, CMT-DeepLab, Mask2Former) is trained on.
 
   Attributes:
-    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabelled.
+    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabeled.
     semantic_weights: float32 [batch, height, width], weight of the semantic loss.
     mask_ids: int32 [batch, height, width], the row of `mask_classes` that a pixel belongs to;
-      -1 on unlabelled and on crowd pixels.
+      -1 on unlabeled and on crowd pixels.
     mask_classes: int32 [batch, masks], class index of each annotated mask, -1 in unused rows.
       A row may have a class and no pixels: it is no mask then.
     mask_isthing: bool [batch, masks], whether the row is a thing instance.
@@ -46,14 +46,14 @@ class MaskTargets(NamedTuple):
 
 
 class CenterTargets(NamedTuple):
-  """What a centre model (Panoptic-DeepLab, Axial-DeepLab) is trained on.
+  """What a center model (Panoptic-DeepLab, Axial-DeepLab) is trained on.
 
   Attributes:
-    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabelled.
+    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabeled.
     semantic_weights: float32 [batch, height, width], weight of the semantic loss.
-    center_heatmap: float32 [batch, height, width, 1] in [0, 1], Gaussians at centres.
-    center_weights: float32 [batch, height, width], 0 on crowd and unlabelled pixels.
-    center_offsets: float32 [batch, height, width, 2], (y, x) from pixel to centre, in pixels.
+    center_heatmap: float32 [batch, height, width, 1] in [0, 1], Gaussians at centers.
+    center_weights: float32 [batch, height, width], 0 on crowd and unlabeled pixels.
+    center_offsets: float32 [batch, height, width, 2], (y, x) from pixel to center, in pixels.
     offset_weights: float32 [batch, height, width], 1 on thing instances.
   """
   semantic_map: tf.Tensor
@@ -77,7 +77,7 @@ class ClassEvaluationBatch(NamedTuple):
   """A batch of evaluation images with their classes.
 
   Attributes:
-    images: float32 [batch, crop height, crop width, 3], normalised.
+    images: float32 [batch, crop height, crop width, 3], normalized.
     class_index: int32 [batch], from 0 on.
     name: string [batch].
   """
@@ -101,7 +101,7 @@ class EvaluationBatch(NamedTuple):
   """A batch of evaluation images with their labels at the images' own size.
 
   Attributes:
-    images: float32 [batch, crop height, crop width, 3], normalised, resized and padded.
+    images: float32 [batch, crop height, crop width, 3], normalized, resized and padded.
     resized_size: int32 [batch, 2], height and width of the image inside the padding.
     raw_size: int32 [batch, 2], height and width of the image's file.
     label: int32 [batch, max raw height, max raw width], panoptic map, padded with void.

@@ -23,7 +23,7 @@ def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[i
     size: Height and width of the images.
 
   Returns:
-    float32 [batch, height, width, 3], normalised, and the targets; see structures.py.
+    float32 [batch, height, width, 3], normalized, and the targets; see structures.py.
   """
   rng = np.random.default_rng(0)
   height, width = size
@@ -84,14 +84,14 @@ def mask_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[
 
 
 def center_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[str, tf.Tensor]:
-  """Returns raw outputs of a centre model, with some centres; see `mask_outputs`."""
+  """Returns raw outputs of a center model, with some centers; see `mask_outputs`."""
   del config
   return {'semantic_logits': _blobs(batch, size, dataset_info.num_classes),
           'center_heatmap': centers(batch, size), 'center_offsets': _blobs(batch, size, 2)}
 
 
 def centers(batch: int, size: Sequence[int]) -> np.ndarray:
-  """Returns a heat map with a few centres, float32 [batch, *size, 1]."""
+  """Returns a heat map with a few centers, float32 [batch, *size, 1]."""
   heatmap = np.zeros((batch, *size, 1), np.float32)
   places = np.random.default_rng(0).integers(0, size, (_SEGMENTS, 2))
   heatmap[:, places[:, 0], places[:, 1]] = 0.9

@@ -3,14 +3,14 @@
   python -m deeplab_tf.data.build --dataset=coco_panoptic --root=COCO --split=train \\
       --output_dir=RECORDS
 
-Files are written under a temporary name and renamed when all of them are complete, so an
+Files are written under temporary names and renamed when all of them are complete, so an
 interrupted build leaves none behind. Field names, labels and the order of images are those of
 DeepLab2's builders.
 
   python -m deeplab_tf.data.build --dataset=coco_panoptic --root=COCO --split=train --dry_run
 
-writes nothing: it reads everything, prints what is there and lists all problems. With problems it
-exits with code 2. Of the data that a config names, records among them:
+A dry run writes nothing: it reads all data, prints statistics and lists all problems. It exits with
+code 2 if there are problems. To check the data that a config names, including records:
 
   python -m deeplab_tf.data.build --config_file=mine.textproto --split=train --dry_run
 """
@@ -27,7 +27,7 @@ from deeplab_tf.data import catalog, records, sources, threads
 from deeplab_tf.user_errors import UsageError
 
 _IMAGES_PER_SHARD = 128
-# Images of the complete data sets.
+# Numbers of images of the complete data sets.
 _SPLIT_SIZES = {
     'coco_panoptic': {'train': (118287,), 'val': (5000,), 'test': (20288, 40670)},
     'cityscapes_panoptic': {'train': (2975,), 'val': (500,), 'test': (1525,)},
@@ -44,12 +44,12 @@ def build(examples: Sequence[Callable], output_dir: str, split: str,
 
   Args:
     examples: Functions that each return a SourceExample.
-    output_dir: Made if it does not exist; shards of the same names are replaced.
-    split: Begins the file names.
-    num_shards: Default: about 128 images each, at most 1000.
-    num_workers: Threads that read images; default: one per core.
-    notes: Is told of images that were turned upright.
-    info: The classes of the labels, which records state; default: they state none.
+    output_dir: Folder of the shards, created if needed; shards of the same names are replaced.
+    split: Prefix of the file names.
+    num_shards: Number of shards; by default as many as give about 128 images each, at most 1000.
+    num_workers: Number of threads that read images; one per core by default.
+    notes: Collects the images that were rotated upright.
+    info: Classes of the labels, which are stored in the records; by default none are stored.
 
   Returns:
     The paths of the shards.
@@ -77,7 +77,7 @@ def _temporary(path):
 
 
 def _serializer(notes, info):
-  """From a function that returns a SourceExample to its record."""
+  """Returns a function that turns a function returning a SourceExample into a record."""
   from deeplab_tf.data.records import classes, tfrecord
   classes = classes.describe(info) if info else b''
 
@@ -109,7 +109,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   """Runs the program."""
   args = _parser().parse_args(argv)
   _check(args)
-  # So that a terminated build cleans up as an interrupted one does.
+  # A terminated build cleans up as an interrupted one does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   if not args.dataset:
     _survey_of_config(args)
@@ -136,7 +136,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _check(args):
-  """Refuses flags that make no sense, without waiting for TensorFlow."""
+  """Rejects invalid flags before TensorFlow is imported."""
   available = [name for name in modules.available('data.sources') if name != 'tfds']
   available += catalog.TFDS
   if not args.dataset:
@@ -166,7 +166,7 @@ def _check(args):
 
 
 def _label_folders(args):
-  """LabelFoldersOptions of the config; None for other data sets."""
+  """Returns the LabelFoldersOptions of the config; None for other data sets."""
   if not args.config_file:
     return None
   options, field = _dataset_options(args)
@@ -177,7 +177,7 @@ def _label_folders(args):
 
 
 def _dataset_options(args):
-  """DatasetOptions of the config for the split, and their name."""
+  """Returns the DatasetOptions of the config for the split, and their field name."""
   config = config_lib.load_config(args.config_file, args.override)
   if args.split == 'test':
     raise UsageError('--split=test: a config describes train and val')
@@ -228,7 +228,7 @@ def _say(line):
 
 
 def _how_to_read(args, options, module):
-  """What a config says to read the records of a data set that it has to describe; or None."""
+  """Returns the config options that read the records; None if the data set's name is enough."""
   if args.dataset == 'image_folders':
     return ('dataset: "imagenet" imagenet { num_classes: '
             f'{len(catalog.class_folders(args.root))} }}')

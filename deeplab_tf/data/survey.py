@@ -29,10 +29,10 @@ class Survey:
   Attributes:
     info: Its classes.
     sizes: (height, width) of each image that could be read.
-    segments: Number of segments of each labelled image.
+    segments: Number of segments of each labeled image.
     class_segments, class_crowds, class_images, class_pixels: Of each class id that occurs;
       a class's crowd regions in one image count as one, and not as segments.
-    unlabeled_pixels, pixels: Over all labelled images.
+    unlabeled_pixels, pixels: Over all labeled images.
     problems: One line each.
     notes: Findings that are worth a line, but are no problem.
   """

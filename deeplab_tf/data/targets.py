@@ -22,7 +22,7 @@ class SmallInstances(NamedTuple):
 
 
 _NO_WEIGHTS = SmallInstances()
-# The centre of what has none: far from every pixel.
+# The center of what has none: far from every pixel.
 _NOWHERE = -1e9
 
 
@@ -66,7 +66,7 @@ def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
 
 def center_targets(label: tf.Tensor, info: DatasetInfo, sigma: float,
                    small: SmallInstances = _NO_WEIGHTS) -> structures.CenterTargets:
-  """Makes the targets of centre models.
+  """Makes the targets of center models.
 
   Args:
     label: int32 [height, width], panoptic map.
@@ -121,7 +121,7 @@ def _semantic_weights(segments, small):
 
 
 def _offsets(segments):
-  """float32 [height, width, 2]: from each pixel of an instance to its centre, 0 elsewhere."""
+  """float32 [height, width, 2]: from each pixel of an instance to its center, 0 elsewhere."""
   height, width = tf.unstack(tf.shape(segments.place))
   centers = tf.where(segments.is_instance[:, None], tf.cast(segments.centers, tf.float32), _NOWHERE)
   centers = segments_lib.spread(centers, segments)
@@ -135,10 +135,10 @@ def _offsets(segments):
 
 
 def _heatmap(centers, height, width, sigma):
-  """float32 [height * width]: the largest of the Gaussians around int32 [n, 2] centres.
+  """float32 [height * width]: the largest of the Gaussians around int32 [n, 2] centers.
 
   As DeepLab2's, a Gaussian is cut to a square window of int(6 sigma + 3) pixels whose first row
-  is `round(3 sigma + 1)` above the centre, with the peak 3 sigma + 1 below that row: for a sigma
+  is `round(3 sigma + 1)` above the center, with the peak 3 sigma + 1 below that row: for a sigma
   like 2.5 the peak lies between two pixels.
   """
   window, peak = int(6 * sigma + 3), 3 * sigma + 1

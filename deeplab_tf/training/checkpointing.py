@@ -167,7 +167,7 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
     advice: Remedy if it was another training's.
 
   Raises:
-    ValueError: The checkpoint lacks the state of the optimiser.
+    ValueError: The checkpoint lacks the state of the optimizer.
   """
   with strategy.scope():
     status = checkpoint.restore(literal_paths.prefix(prefix))
@@ -178,5 +178,5 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
         f'{prefix} was written by a training with another optimizer, another '
         f'backbone_learning_rate_multiplier, another precision or without ema_decay; {advice} with '
         'this checkpoint as model_options.initial_checkpoint') from None
-  # Slots of another optimiser in the file would be silent otherwise.
+  # Slots of another optimizer in the file would be silent otherwise.
   status.expect_partial()

@@ -24,7 +24,7 @@ class ClassEvaluator(BatchEvaluator):
   def __init__(self, *, dataset_info: ImageClasses,
                on_picture: Optional[Callable[[int, np.ndarray], None]] = None,
                num_pictures: int = 0, **loop: Any):
-    """Initialises the evaluator.
+    """Initializes the evaluator.
 
     Args:
       dataset_info: The classes.

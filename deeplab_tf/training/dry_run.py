@@ -32,7 +32,7 @@ class DataReport(NamedTuple):
     images: Number of images looked at.
     class_pixels: class id -> share of all pixels; the ignore label among them.
     masks: Annotated masks with pixels, per image.
-    things: Those of things; as `masks` empty for centre models.
+    things: Those of things; as `masks` empty for center models.
   """
   images: int
   class_pixels: dict

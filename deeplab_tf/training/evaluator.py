@@ -53,7 +53,7 @@ class BatchEvaluator(orbit.AbstractEvaluator):
   def __init__(self, *, strategy: tf.distribute.Strategy, predict: Callable,
                batches: Callable[[], Iterable], progress: Callable,
                stop_requested: Callable[[], bool] = lambda: False):
-    """Initialises the evaluator.
+    """Initializes the evaluator.
 
     Args:
       strategy: The devices.
@@ -135,7 +135,7 @@ class Evaluator(BatchEvaluator):
   def __init__(self, *, dataset_info: DatasetInfo, extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, **loop: Any):
-    """Initialises the evaluator.
+    """Initializes the evaluator.
 
     Args:
       dataset_info: The classes.

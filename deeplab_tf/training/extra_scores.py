@@ -180,7 +180,7 @@ class QueryAveragePrecision(ExtraScore):
 
   def __init__(self, dataset_info: DatasetInfo,
                annotations: Optional[InstanceAnnotations] = None, masks_compete: bool = False):
-    """Initialises the score.
+    """Initializes the score.
 
     Args:
       dataset_info: The classes.

@@ -1,6 +1,6 @@
-"""Optimisers: one per group of variables with a learning rate of its own.
+"""Optimizers: one per group of variables with a learning rate of its own.
 
-These are the `legacy` Keras optimisers. Their fused update kernels make the first step of a
+These are the `legacy` Keras optimizers. Their fused update kernels make the first step of a
 700-variable model three times faster to trace, and each update more than twice as fast and
 with two thirds of the memory of the newer ones (62 M parameters on 2 CPU cores: 5 s against
 19 s, 0.05 s against 0.13 s, 1.9 GB against 2.7 GB). DeepLab2 and tensorflow-addons use them too.
@@ -44,10 +44,10 @@ def l2_penalty(variables: Sequence[tf.Variable], weight_decay: float) -> tf.Tens
 
 
 class GroupedOptimizer:
-  """Updates groups of variables, each by its own optimiser, with one gradient clipping."""
+  """Updates groups of variables, each by its own optimizer, with one gradient clipping."""
 
   def __init__(self, groups: Sequence[Group], clip_norm: Optional[float] = None):
-    """Initialises the optimiser.
+    """Initializes the optimizer.
 
     Args:
       groups: The groups.
@@ -79,7 +79,7 @@ class GroupedOptimizer:
     initial checkpoint has been read.
     """
     for group in self.groups:
-      group.optimizer._create_all_weights(group.variables)  # The legacy optimisers' `build`.
+      group.optimizer._create_all_weights(group.variables)  # The legacy optimizers' `build`.
 
   def learning_rates(self) -> dict:
     """Returns the learning rate of the next update by the group's name, float32 [] each."""

@@ -30,7 +30,7 @@ class LossScale(tf.Module):
 
   As Micikevicius et al., "Mixed precision training" (ICLR 2018) and Keras: it is halved when a
   gradient overflows, whose step is left out, and doubled after enough steps without. Keras has
-  the same inside its LossScaleOptimizer alone, around one optimiser; here several share it.
+  the same inside its LossScaleOptimizer alone, around one optimizer; here several share it.
 
   Attributes:
     factor: float32 [], at least 1.

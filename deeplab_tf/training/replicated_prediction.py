@@ -19,7 +19,7 @@ class ReplicatedPrediction:
   def __init__(self, strategy: tf.distribute.Strategy, network: Callable,
                postprocess: Callable, batch_size: int, *, static: bool = False,
                use_tf_function: bool = True, jit_compile: bool = False):
-    """Initialises the function.
+    """Initializes the function.
 
     Args:
       strategy: Under whose scope the model was made.

@@ -18,7 +18,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
   def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule,
                peak: float, warmup_steps: int):
-    """Initialises the schedule.
+    """Initializes the schedule.
 
     Args:
       schedule: What follows the warm-up.

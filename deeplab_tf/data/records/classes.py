@@ -1,7 +1,7 @@
 """What records say of the classes of their labels, and what contradicts a config.
 
 Each record with a label has the feature FEATURE: a JSON text with the class id, name and kind
-(1: thing, 0: stuff) of every class, the label divisor and the number of unlabelled pixels. Records
+(1: thing, 0: stuff) of every class, the label divisor and the number of unlabeled pixels. Records
 whose images have one class each state the names alone. DeepLab2's parsers pass over it.
 """
 

@@ -1,4 +1,4 @@
-"""Labelled images to TFRecords and back, with the field names of DeepLab2's records.
+"""Labeled images to TFRecords and back, with the field names of DeepLab2's records.
 
 Records of images with one class each are those that ImageNet is usually kept in.
 """

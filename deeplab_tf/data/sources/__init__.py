@@ -82,7 +82,7 @@ class BuildOptions(NamedTuple):
     dataset: Its name.
     root: Folder of the raw data; of tfds its data_dir.
     split: 'train', 'val' or 'test'.
-    treat_crowd_as_ignore: Whether crowd regions become unlabelled; None is the data set's
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled; None is the data set's
       default.
     annotation_file, annotation_dir, image_dir: Of coco_format; None is the usual place. Of
       coco_panoptic's test split, annotation_file is the JSON that lists its images.
@@ -91,7 +91,7 @@ class BuildOptions(NamedTuple):
     label_folders: LabelFoldersOptions, of label_folders.
     max_missing: So many of the files that a JSON names may be missing.
     report: Takes one line about each problem of the data; where it returns, what is wrong is left
-      out or unlabelled.
+      out or unlabeled.
     say: Takes one line about a choice that the data set made.
     note: Takes a cause and an example, as Notes.add, of what stops nothing.
   """

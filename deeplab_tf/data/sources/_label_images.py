@@ -19,7 +19,7 @@ class Meaning(NamedTuple):
   """What a number in a label image stands for.
 
   Attributes:
-    category_id: None where it is unlabelled.
+    category_id: None where it is unlabeled.
     is_crowd: Whether it is a crowd region and not one instance.
   """
   category_id: Optional[int]
@@ -45,16 +45,16 @@ def label_map(values: np.ndarray, meaning: Callable[[int], Meaning], info: Datas
   """Translates a label image into a panoptic map.
 
   Instances are numbered from 1 per class in ascending order of their numbers; stuff, crowd and
-  unlabelled pixels have number 0.
+  unlabeled pixels have number 0.
 
   Args:
     values: int32 [height, width].
     meaning: Of each number that occurs; two numbers are two instances.
     info: The classes.
     where: Names the file and a number of it, for errors.
-    treat_crowd_as_ignore: Whether crowd regions become unlabelled.
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled.
     report: Takes one line about each number that stands for no class of the data set, and about
-      each instance too many. If it returns, they are unlabelled.
+      each instance too many. If it returns, they are unlabeled.
 
   Returns:
     int32 [height, width].

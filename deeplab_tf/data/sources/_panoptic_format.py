@@ -1,4 +1,4 @@
-"""The COCO panoptic format: one JSON, and one PNG per image whose colours are segment ids.
+"""The COCO panoptic format: one JSON, and one PNG per image whose colors are segment ids.
 
 Every statement of the JSON is checked against the PNG, and what is wrong is named with its file,
 segment and class.
@@ -162,17 +162,17 @@ def read_label(image: AnnotatedImage, info: DatasetInfo, treat_crowd_as_ignore: 
                options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """Reads a panoptic PNG and returns the label map, int32 [height, width].
 
-  Things are numbered from 1 per class in the order of segments_info; stuff, crowd and unlabelled
+  Things are numbered from 1 per class in the order of segments_info; stuff, crowd and unlabeled
   pixels have number 0.
 
   Args:
     image: What to read.
     info: The classes; the JSON's category ids are its category ids.
-    treat_crowd_as_ignore: Whether crowd regions become unlabelled.
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled.
     check_area: Whether each segment must have pixels, and `area` should be their number; false
       where segments were painted over others after their areas were counted.
     options: `report` takes one line, with file, segment id and class, about each contradiction of
-      JSON and PNG; if it returns, what contradicts is unlabelled. `note` is told of wrong areas,
+      JSON and PNG; if it returns, what contradicts is unlabeled. `note` is told of wrong areas,
       which nothing here uses, and of stuff in several segments.
 
   Raises:
@@ -198,7 +198,7 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: DatasetInfo,
   segments = _segments(image, info, treat_crowd_as_ignore, report)
   _note_split_stuff(image, segments, options.note)
   known = np.array([0, *(segment.id for segment in segments)], np.int64)
-  order = np.argsort(known)  # Id 0, unlabelled, comes first.
+  order = np.argsort(known)  # Id 0, unlabeled, comes first.
   position = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
   unlisted = known[order][position] != ids
   if unlisted.any():

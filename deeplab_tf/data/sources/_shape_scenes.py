@@ -1,9 +1,9 @@
 """The synthetic panoptic data set "shapes": 128x160 images drawn from a seed.
 
 Six thing classes differ in outline alone (disc, square, triangle, star, cross, ring), three stuff
-classes in texture alone (stripes, checks, grain); colours are drawn independently of the class.
-Objects are patchworks of several colours, some of them shared with the background or with other
-objects, and backgrounds are textures of two colours: colour does not tell where an object ends.
+classes in texture alone (stripes, checks, grain); colors are drawn independently of the class.
+Objects are patchworks of several colors, some of them shared with the background or with other
+objects, and backgrounds are textures of two colors: color does not tell where an object ends.
 Image i of split s of seed d is a function of (d, s, i) alone.
 """
 
@@ -25,7 +25,7 @@ _MIN_VISIBLE_PIXELS = 90
 _MIN_VISIBLE_SHARE = 0.45
 _RIM = 0.2          # Brightness of the dark rim around an object.
 _RIM_PIXELS = 2.0
-_VOID_RIM_SHARE = 0.6   # Images in which objects have an unlabelled rim.
+_VOID_RIM_SHARE = 0.6   # Images in which objects have an unlabeled rim.
 _VOID_PATCH_SHARE = 0.3
 _CROWD_SHARE = 0.15
 
@@ -51,7 +51,7 @@ def generate(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
   Returns:
     uint8 [128, 160, 3] image and int32 [128, 160] panoptic label: class id * 256 + instance
-    number. Class ids are 1..6 (THINGS), 7..9 (STUFF), 0 is unlabelled; crowd has instance 0.
+    number. Class ids are 1..6 (THINGS), 7..9 (STUFF), 0 is unlabeled; crowd has instance 0.
   """
   if split not in SPLITS:
     raise DataError(f'shapes has no split "{split}": there are {", ".join(SPLITS)}')
@@ -86,7 +86,7 @@ def _draw(rng):
 
 
 def _palette(rng):
-  """Six colours [6, 3]; every second pair is far apart so that textures are visible."""
+  """Six colors [6, 3]; every second pair is far apart so that textures are visible."""
   colors = rng.uniform(25, 230, (6, 3)).astype(np.float32)
   for a in range(0, 6, 2):
     # The other half of the cube: at least about 100 away.
@@ -122,7 +122,7 @@ def _buries(objects, y, x, radius):
 
 
 def _label_objects(objects, owner, full_areas, void_rim, label):
-  """Writes instances into the label and counts them; what is nearly hidden is unlabelled."""
+  """Writes instances into the label and counts them; what is nearly hidden is unlabeled."""
   next_number = [1] * len(THINGS)
   counts = np.bincount(owner.ravel(), minlength=len(objects) + 1)
   values = np.zeros(len(objects) + 1, np.int32)
@@ -161,7 +161,7 @@ def _background(rng, palette):
     mask = region == part
     kind = int(order[part])
     mix = _TEXTURES[kind](rng)[mask][:, None]
-    # Two of the three regions of an image often share a pair of colours.
+    # Two of the three regions of an image often share a pair of colors.
     pair = int(pairs[part if rng.random() < 0.5 else 0])
     one, two = palette[2 * pair], palette[2 * pair + 1]
     image[mask] = one + (two - one) * mix
@@ -247,14 +247,14 @@ def _window(item, reach):
 
 
 def _patchwork(rng, palette, y, x, radius):
-  """Colours [..., 3] of an object: two halves and a wedge, shaded from side to side."""
+  """Colors [..., 3] of an object: two halves and a wedge, shaded from side to side."""
   turn = rng.uniform(0, 2 * math.pi)
   angle = np.mod(np.arctan2(y, x) - turn, 2 * math.pi)
-  # No part holds more than half of the object, so that no colour gives it away.
+  # No part holds more than half of the object, so that no color gives it away.
   patch = np.digitize(angle, np.array([0.8, 1.5]) * math.pi)
   own = rng.uniform(20, 235, 3).astype(np.float32)
   pair = 2 * int(rng.integers(len(palette) // 2))
-  # Two of the three colours are those of a texture, often of the one around the object.
+  # Two of the three colors are those of a texture, often of the one around the object.
   colors = np.stack([own, palette[pair], palette[pair + 1]])
   direction = rng.uniform(0, 2 * math.pi)
   shade = (x * math.cos(direction) + y * math.sin(direction)) / radius
@@ -292,7 +292,7 @@ def _draw_crowd(rng, palette, image, label):
 
 
 def _draw_void_patch(rng, image, owner, label):
-  """Puts a flat grey patch that belongs to no class on the background."""
+  """Puts a flat gray patch that belongs to no class on the background."""
   item = _Object(0, rng.uniform(0, HEIGHT), rng.uniform(0, WIDTH), rng.uniform(6, 14), 0.0)
   window = _window(item, item.radius)
   free = owner[window] == 0

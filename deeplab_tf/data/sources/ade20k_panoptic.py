@@ -51,9 +51,9 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
 
 
 def _read_pair(semantic_file, instance_file, info, report):
-  """Paints instances over stuff; a thing's pixels without an instance stay unlabelled.
+  """Paints instances over stuff; a thing's pixels without an instance stay unlabeled.
 
-  The semantic PNG holds class ids (0 is unlabelled), the instance PNG the place of a class among
+  The semantic PNG holds class ids (0 is unlabeled), the instance PNG the place of a class among
   the things in R, from 1 on, and the number of the instance in the image in G.
   """
   semantic = label_png.read(semantic_file)

@@ -29,7 +29,7 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
 
   Labels come from the panoptic files in train ids, else from those in evaluation ids, else from
   the *_instanceIds.png of the download: all three hold the same. As in DeepLab2, crowd regions
-  become unlabelled unless the options say otherwise, and the test split, whose labels are not
+  become unlabeled unless the options say otherwise, and the test split, whose labels are not
   public, has none.
   """
   options = options._replace(treat_crowd_as_ignore=options.treat_crowd_as_ignore is not False)

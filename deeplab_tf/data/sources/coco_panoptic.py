@@ -22,7 +22,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
-  As in DeepLab2, crowd regions become unlabelled unless the options say otherwise. The test split
+  As in DeepLab2, crowd regions become unlabeled unless the options say otherwise. The test split
   has no labels; its images are those of a JSON in annotations/, or else all of the folder.
   """
   image_dir = os.path.join(options.root, f'{options.split}2017')

@@ -45,7 +45,7 @@ def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each read one image; see the package.
 
   The root is the data_dir of tensorflow-datasets. As of coco_panoptic, crowd regions become
-  unlabelled unless the options say otherwise.
+  unlabeled unless the options say otherwise.
   """
   if options.split not in _SPLITS:
     raise DataError(f'--split={options.split}: {options.dataset} has {" and ".join(_SPLITS)}')

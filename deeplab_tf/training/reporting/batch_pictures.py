@@ -36,7 +36,7 @@ class BatchPictures:
     """Draws the first images of a batch of one replica.
 
     Args:
-      images: float32 [batch, height, width, 3], normalised.
+      images: float32 [batch, height, width, 3], normalized.
       targets: What they are trained on.
       step: The steps that are done.
     """
@@ -70,7 +70,7 @@ def label_map(targets: Union[MaskTargets, CenterTargets], info: DatasetInfo) -> 
 
 
 def _map_of_centers(targets: CenterTargets, info: DatasetInfo) -> np.ndarray:
-  """Numbers the instances by class and centre: two of one class and centre become one."""
+  """Numbers the instances by class and center: two of one class and center become one."""
   is_thing = targets.offset_weights > 0
   places = np.indices(is_thing.shape).transpose(1, 2, 0) + targets.center_offsets
   keys = np.concatenate([targets.semantic_map[..., None], np.round(places)], axis=-1)[is_thing]

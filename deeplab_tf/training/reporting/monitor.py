@@ -18,7 +18,7 @@ class TrainingMonitor:
 
   def __init__(self, writer: summaries.Writer, log: run_log.RunLog, *, total_steps: int,
                batch_size: int, summary_steps: int, quiet: bool = False):
-    """Initialises the monitor.
+    """Initializes the monitor.
 
     Args:
       writer: Of the training curves.
@@ -86,7 +86,7 @@ class SampleMonitor:
 
   def __init__(self, writer: summaries.Writer, dataset_info, options, model_dir: str,
                global_step):
-    """Initialises the monitor.
+    """Initializes the monitor.
 
     Args:
       writer: Of the evaluation curves.

@@ -36,7 +36,7 @@ class Progress:
   def __init__(self, label: str, total: Optional[int], batch_size: int = 1, *,
                first_step: int = 0, stream: Optional[TextIO] = None,
                interval: float = INTERVAL, clock=time.monotonic, quiet: bool = False):
-    """Initialises the display.
+    """Initializes the display.
 
     Args:
       label: What runs, e.g. 'train'.

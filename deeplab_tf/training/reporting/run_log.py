@@ -14,7 +14,7 @@ class RunLog:
   """Appends events to a file; several programs may append to the same one."""
 
   def __init__(self, path: Optional[Union[str, 'os.PathLike[str]']]):
-    """Initialises the log; the file is made at the first event.
+    """Initializes the log; the file is made at the first event.
 
     Args:
       path: The file; None: nothing is written.

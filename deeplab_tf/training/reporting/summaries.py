@@ -46,7 +46,7 @@ LAYOUT = {
     },
     **_HARDWARE,
 }
-# Of centre models.
+# Of center models.
 CENTER_LAYOUT = {
     'Overview': {
         **_LOSSES_AND_QUALITY,
@@ -112,7 +112,7 @@ class Writer:
   """Writes one TensorBoard run; the files are made at the first write."""
 
   def __init__(self, model_dir: Optional[str], run: str):
-    """Initialises the writer.
+    """Initializes the writer.
 
     Args:
       model_dir: The model directory; None: nothing is written.
