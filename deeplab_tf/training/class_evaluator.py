@@ -13,10 +13,10 @@ from deeplab_tf.training.reporting import pictures
 
 
 class ClassEvaluator(BatchEvaluator):
-  """Counts top-1 and top-5 accuracy.
+  """Computes top-1 and top-5 accuracy.
 
   Attributes:
-    result: See TopKAccuracy.result.
+    result: The last result; see TopKAccuracy.result.
   """
   title = 'accuracy'
   scores = top_k.SCORES
@@ -29,8 +29,9 @@ class ClassEvaluator(BatchEvaluator):
     Args:
       dataset_info: The classes.
       on_picture: Called with (position, uint8 [height, width, 3]) for the first images.
-      num_pictures: Their number.
-      **loop: As BatchEvaluator's; batches are ClassEvaluationBatch, predictions ClassPrediction.
+      num_pictures: Number of these images.
+      **loop: Arguments of BatchEvaluator; batches are ClassEvaluationBatch, predictions
+        ClassPrediction.
     """
     super().__init__(**loop)
     self._names = dataset_info.class_names
@@ -38,7 +39,7 @@ class ClassEvaluator(BatchEvaluator):
     self._num_pictures = num_pictures if on_picture is not None else 0
 
   def format_result(self) -> str:
-    """Returns the result as a line."""
+    """Returns the result as one line."""
     return top_k.format_result(self.result)
 
   def _new_metric(self) -> top_k.TopKAccuracy:
@@ -51,7 +52,7 @@ class ClassEvaluator(BatchEvaluator):
       self._on_picture(position + i, self._picture(batch, prediction, i))
 
   def _picture(self, batch, prediction, i: int) -> np.ndarray:
-    """The network's input, with its class and the most probable one above it."""
+    """Returns the input image with a caption of the predicted and the true class."""
     image = np.clip(np.round(pipeline.denormalize(batch.images[i]).numpy()), 0, 255)
     own, guess = int(batch.class_index[i]), int(prediction.class_index[i, 0])
     caption = f'{self._names[guess]} {100 * float(prediction.score[i, 0]):.0f} %'

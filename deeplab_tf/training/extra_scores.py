@@ -1,4 +1,4 @@
-"""What an evaluation scores besides panoptic quality, by EvaluatorOptions.extra_scores."""
+"""Scores besides panoptic quality, selected by EvaluatorOptions.extra_scores."""
 
 import abc
 import functools
@@ -27,19 +27,19 @@ _FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
 
 
 class ScoredImage:
-  """An evaluated image at the size of its file, with all that a score may ask for.
+  """An evaluated image at the size of its file, with everything that scores use.
 
   Attributes:
-    name: Of the file, without extension.
+    name: Name of the file, without extension.
     ground_truth: int32 [height, width], panoptic map.
     prediction: PanopticPrediction, batch of one.
-    queries: QueryOutputs, batch of one; None where no score needs them.
+    queries: QueryOutputs, batch of one; None if no score needs them.
   """
 
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
                queries: Optional[QueryOutputs] = None,
                full_size: Optional[query_scores.FullSize] = None):
-    """Keeps its parts; full_size tells where the image lies in the network's input."""
+    """Initializes the image; `full_size` is the place of the image in the network's input."""
     self.name = name
     self.ground_truth = ground_truth
     self.prediction = prediction
@@ -60,25 +60,25 @@ _query_masks = tf.function(query_scores.query_masks, autograph=False, reduce_ret
 
 
 class ExtraScore(abc.ABC):
-  """One score: it makes the accumulator, feeds it images and names the scalars of its result.
+  """One score: creates its accumulator, adds images to it and names the scalars of its result.
 
   Attributes:
-    name: In results, and what the tags of its scalars begin with.
-    tags: Of its scalars, without the name.
+    name: Name of the score in results, and prefix of the tags of its scalars.
+    tags: Tags of its scalars, without the name.
     """
   name: str
   tags: Sequence[str]
 
   @abc.abstractmethod
   def new_metric(self) -> Accumulator:
-    """Returns an accumulator that has counted nothing."""
+    """Returns an empty accumulator."""
 
   @abc.abstractmethod
   def update(self, metric: Any, image: ScoredImage) -> None:
-    """Counts an image."""
+    """Adds an image to the accumulator."""
 
   def scalars(self, result: dict) -> dict:
-    """Returns tag -> value; what is not available is left out."""
+    """Returns tag -> value, without unavailable values."""
     values = {tag: result[tag] for tag in self.tags}
     return {f'{self.name}/{tag}': value for tag, value in values.items() if value is not None}
 
@@ -87,12 +87,12 @@ class ExtraScore(abc.ABC):
 
 
 class MapMeanIoU(ExtraScore):
-  """Of the panoptic map, its segments merged by class."""
+  """Mean IoU of the panoptic map, with segments merged by class."""
   name = 'panoptic_map_miou'
   tags = ('miou',)
 
   def __init__(self, dataset_info: DatasetInfo):
-    """Takes the classes."""
+    """Initializes the score for the given classes."""
     self._info = dataset_info
 
   def new_metric(self) -> MeanIoU:
@@ -107,11 +107,16 @@ class MapMeanIoU(ExtraScore):
 
 
 class QueryMeanIoU(MapMeanIoU):
-  """Of the class scores that are summed over the queries; see query_scores."""
+  """Mean IoU of the class scores summed over the queries; see query_scores."""
   name = 'miou_pan'
 
   def __init__(self, dataset_info: DatasetInfo, masks_compete: bool = False):
-    """Takes the classes, and how masks are to be read; see query_scores."""
+    """Initializes the score.
+
+    Args:
+      dataset_info: The classes.
+      masks_compete: Whether the masks of queries compete for pixels; see query_scores.
+    """
     super().__init__(dataset_info)
     self._masks_compete = masks_compete
 
@@ -127,12 +132,12 @@ class InstanceAnnotations:
   """The annotations of a COCO instance JSON, by file name.
 
   Args:
-    path: The JSON.
-    dataset_info: The classes; the JSON's categories must be things of it.
+    path: Path of the JSON.
+    dataset_info: The classes; the JSON's categories must be thing classes.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It is no instance JSON, or of another data set.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is not an instance JSON, or belongs to another data set.
   """
 
   def __init__(self, path: str, dataset_info: DatasetInfo):
@@ -141,7 +146,7 @@ class InstanceAnnotations:
     for entry in content['categories']:
       own = dataset_info.by_category_id.get(entry['id'])
       name = str(entry.get('name', own.name if own else ''))
-      # Data sets number their instance categories in other ways, too.
+      # The instance categories of some data sets are numbered differently.
       if own is None or not own.isthing or own.name.casefold() != name.casefold():
         known = f'{own.name}, {"a thing" if own.isthing else "stuff"}' if own else 'none'
         raise DataError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
@@ -156,10 +161,10 @@ class InstanceAnnotations:
       self._annotations.setdefault(annotation['image_id'], []).append(annotation)
 
   def of_file(self, name: str) -> tuple[Any, list]:
-    """Returns the id and the annotations of the image with a file name, with extension or without.
+    """Returns id and annotations of the image with a file name, with or without extension.
 
     Raises:
-      ValueError: The JSON does not list it, or lists several that it may be.
+      ValueError: The JSON does not list the image, or lists several that match.
     """
     fitting = self._index.find(name)
     if not fitting:
@@ -174,7 +179,7 @@ class InstanceAnnotations:
 
 
 class QueryAveragePrecision(ExtraScore):
-  """Of the most probable pairs of a query and a class; see query_scores."""
+  """Average precision of the most probable pairs of a query and a class; see query_scores."""
   name = 'ap_th_pan'
   tags = _FIGURES
 
@@ -184,8 +189,8 @@ class QueryAveragePrecision(ExtraScore):
 
     Args:
       dataset_info: The classes.
-      annotations: The instances to find; without them they are the things of the labels.
-      masks_compete: How masks are to be read; see query_scores.
+      annotations: Ground-truth instances; None for the thing segments of the panoptic labels.
+      masks_compete: Whether the masks of queries compete for pixels; see query_scores.
     """
     self._info = dataset_info
     self._annotations = annotations
@@ -212,13 +217,18 @@ class QueryAveragePrecision(ExtraScore):
 
 
 class MapAveragePrecision(ExtraScore):
-  """Of the thing segments of the panoptic map, ranked by their scores."""
+  """Average precision of the thing segments of the panoptic map, ranked by their scores."""
   name = 'panoptic_map_ap'
   tags = _FIGURES
 
   def __init__(self, dataset_info: DatasetInfo,
                annotations: Optional[InstanceAnnotations] = None):
-    """Takes the instances to find; without them they are the things of the panoptic labels."""
+    """Initializes the score.
+
+    Args:
+      dataset_info: The classes.
+      annotations: Ground-truth instances; None for the thing segments of the panoptic labels.
+    """
     self._info = dataset_info
     self._annotations = annotations
 
@@ -245,7 +255,7 @@ def _average_precision(dataset_info: DatasetInfo) -> InstanceAveragePrecision:
 
 
 def _things(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> Iterator[tuple[int, dict]]:
-  """The labels of things in a map, each with its category and mask."""
+  """Yields the labels of things in a map, each with category and mask."""
   for label in np.unique(panoptic_map).tolist():
     category = dataset_info.by_class_id.get(label // dataset_info.label_divisor)
     if category is not None and category.isthing:
@@ -268,12 +278,12 @@ def _run_lengths(mask: np.ndarray) -> dict:
 
 
 class BoundaryQuality(ExtraScore):
-  """Panoptic quality by the smaller of mask IoU and boundary IoU."""
+  """Panoptic quality with the smaller of mask IoU and boundary IoU."""
   name = 'boundary_pq'
   tags = tuple(f'{group}/{key}' for group in ('All', 'Things', 'Stuff') for key in ('pq', 'n'))
 
   def __init__(self, dataset_info: DatasetInfo):
-    """Takes the classes."""
+    """Initializes the score for the given classes."""
     self._info = dataset_info
 
   def new_metric(self) -> PanopticQuality:
@@ -292,13 +302,14 @@ class BoundaryQuality(ExtraScore):
 
 
 class _Kind(NamedTuple):
-  """A score that a config can ask for.
+  """A score that a config can request.
 
   Attributes:
-    make: (classes, instance annotations or None, whether masks compete) -> the score.
-    needs_queries: Whether it reads the outputs of queries.
-    has_instances: Whether it compares with instance annotations where there are some.
-    tasks: The tasks that it scores.
+    make: Function of (classes, instance annotations or None, whether masks compete) that returns
+      the score.
+    needs_queries: Whether the score uses the outputs of queries.
+    has_instances: Whether the score uses instance annotations if there are any.
+    tasks: Tasks that have the score.
   """
   make: Callable[[DatasetInfo, Optional[InstanceAnnotations], bool], ExtraScore]
   needs_queries: bool = False
@@ -319,10 +330,10 @@ _KINDS = {
 
 
 def need_queries(config, architecture: Architecture) -> bool:
-  """Whether a score that a config asks for reads the queries.
+  """Returns whether a score that a config requests uses the queries.
 
   Raises:
-    ConfigError: One does, and the model has none.
+    ConfigError: A score uses queries, but the model has none.
   """
   chosen = [score for score in config.evaluator_options.extra_scores
             if _KINDS[score].needs_queries]
@@ -335,7 +346,7 @@ def need_queries(config, architecture: Architecture) -> bool:
 
 
 def build(config, architecture: Architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
-  """Returns the scores that a config asks for.
+  """Returns the scores that a config requests.
 
   Args:
     config: ExperimentOptions.
@@ -343,9 +354,9 @@ def build(config, architecture: Architecture, dataset_info: DatasetInfo) -> list
     dataset_info: The classes.
 
   Raises:
-    ConfigError: A score needs queries and the model has none, or is not for the config's task.
-    FileNotFoundError: There is no such annotation file.
-    ValueError: It is no instance JSON.
+    ConfigError: A score needs queries but the model has none, or it is not for the config's task.
+    FileNotFoundError: The annotation file does not exist.
+    ValueError: The annotation file is not an instance JSON.
   """
   options, task = config.evaluator_options, tasks.of(config)
   competes = need_queries(config, architecture) and architecture.masks_compete
