@@ -1,13 +1,14 @@
-"""Converts another program's checkpoint into one of this library.
+"""Converts a checkpoint of another library to one of this library.
 
   python trainer/convert_checkpoint.py --source=deeplab2 --input=downloaded/ckpt-100000 \\
       --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto --output=converted/ckpt-0
 
-The result is for model_options.initial_checkpoint, trainer/export.py and evaluation/predict.py.
-A backbone that was trained on ImageNet (a DeepLab2 or Model Garden encoder) is converted with a
-classification config, e.g. configs/imagenet/max_deeplab_s_backbone.textproto, and then given to
-another config as its initial_checkpoint. A PyTorch file (--source=axial_deeplab) is read without
-PyTorch, with configs/imagenet/axial26_s.textproto.
+Use the result as model_options.initial_checkpoint, or in trainer/export.py and
+evaluation/predict.py. To convert a backbone that was trained on ImageNet (a DeepLab2 or Model
+Garden encoder), use a classification config, e.g.
+configs/imagenet/max_deeplab_s_backbone.textproto, and set the result as initial_checkpoint of
+another config. PyTorch files (--source=axial_deeplab) are read without PyTorch, with
+configs/imagenet/axial26_s.textproto.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Exports a trained model as a program that runs without this library.
+"""Exports a trained model to a format that runs without this library.
 
   python trainer/export.py --config_file=F --checkpoint=runs/a --export_dir=exported
 """
@@ -35,7 +35,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   from deeplab_tf.checkpoints import restore
   from deeplab_tf.data import catalog
   from deeplab_tf.export import saved_model, serving_module, tflite
-  # What can be wrong is checked before the network is built.
+  # Paths are checked before the network is built.
   prefix = restore.find_checkpoint(args.checkpoint)
   is_tflite = args.format == 'tflite'
   saved_model.check_target(args.export_dir, tflite.MODEL_FILE if is_tflite else 'saved_model.pb')

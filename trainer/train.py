@@ -3,7 +3,7 @@
   python trainer/train.py --config_file=configs/shapes/max_deeplab_s.textproto --model_dir=runs/a \
       --mode=train_and_eval
 
-Run again with the same command, it goes on from the last checkpoint in --model_dir.
+Rerun the same command to resume from the last checkpoint in --model_dir.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def _run(argv: Optional[Sequence[str]]) -> None:
   flags = _parse(argv)
-  # Wrong configs are told before the seconds that TensorFlow takes to load.
+  # The config is checked before TensorFlow is imported, which takes seconds.
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(flags.config_file, flags.override)
   from deeplab_tf.training import distribution
@@ -62,7 +62,7 @@ def _run(argv: Optional[Sequence[str]]) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Runs the program; returns its exit code."""
+  """Runs the program and returns its exit code."""
   try:
     code = cli.run(_run, argv)
   except SystemExit as error:

@@ -1,4 +1,4 @@
-"""The axial and local attention of a network, layer by layer, to measure each form on its own."""
+"""Finds the axial and local attention layers of a network, to measure each kind separately."""
 
 import collections
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from deeplab_tf.layers.position_sensitive import AttentionOptions, PositionSensi
 
 
 class AttentionForm(NamedTuple):
-  """What makes the cost of an attention layer.
+  """The parameters that determine the cost of an attention layer.
 
   Attributes:
-    shape: Of its input, for one image: [rows, length, channels] of axial attention, whose rows
-      are the lines across the axis, or [1, height, width, channels] of local attention.
-    key_channels: Of queries and of keys, over all heads.
-    value_channels: As above.
+    shape: Shape of the input for one image: [rows, length, channels] for axial attention, where
+      rows are the lines along the axis, or [1, height, width, channels] for local attention.
+    key_channels: Number of channels of queries and of keys, over all heads.
+    value_channels: Number of channels of values, over all heads.
     num_heads: Number of heads.
-    options: The form of the layer.
+    options: Options of the layer.
   """
   shape: tuple[int, ...]
   key_channels: int
@@ -31,7 +31,7 @@ class AttentionForm(NamedTuple):
   options: AttentionOptions
 
   def make(self) -> PositionSensitiveAttention:
-    """Makes a layer of this form."""
+    """Returns a layer of this form."""
     kind = LocalAttention2D if self.options.kind == 'local' else AxialAttention1D
     return kind(self.shape[-1], self.key_channels, self.value_channels, self.num_heads, BatchNorm,
                 options=self.options)
@@ -45,14 +45,14 @@ class AttentionForm(NamedTuple):
 
 
 def find(config, input_size: tuple[int, int]) -> dict[AttentionForm, int]:
-  """Returns the forms of attention in a config's network and the number of layers of each.
+  """Returns the attention forms in the network of a config, with the number of layers of each.
 
   Args:
     config: ExperimentOptions.
     input_size: Height and width of the image.
   """
   found = collections.Counter()
-  # In a graph that never runs nothing is drawn or held.
+  # In a graph that never runs, variables have no values and take no time or memory.
   with tf.Graph().as_default():
     model = models.architecture(config).build(config, catalog.from_config(config))
     layers = [layer for layer in model.submodules
@@ -76,12 +76,12 @@ def _counting_call(layer, found):
 
 
 def infer(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
-  """Returns one number that needs the whole output of a layer at inference."""
+  """Returns a scalar that depends on the whole output of a layer at inference."""
   return tf.reduce_sum(layer(x, training=False))
 
 
 def train(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
-  """Returns one number that needs all gradients of a layer in training, its input's included."""
+  """Returns a scalar that depends on all gradients of a layer and its input in training."""
   with tf.GradientTape() as tape:
     tape.watch(x)
     loss = tf.reduce_sum(layer(x, training=True)**2)

@@ -1,4 +1,4 @@
-"""Where the time of the input pipeline goes: its stages, each run alone on the same images."""
+"""Measures the stages of the input pipeline, each separately on the same images."""
 
 import itertools
 import time
@@ -13,7 +13,7 @@ from deeplab_tf.data.augmentation import options as recipe_lib
 
 
 def unaugmented(options):
-  """Returns a copy of DatasetOptions with the same sizes on average and nothing random.
+  """Returns a copy of DatasetOptions with the same average sizes and without randomness.
 
   Args:
     options: DatasetOptions of images with masks.
@@ -38,14 +38,15 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
 
   Args:
     options: DatasetOptions of images with masks.
-    info: Their data set.
+    info: The data set.
     kind: 'mask' or 'center'.
-    images: How many are taken, from the first on.
-    seed: Of the augmentation.
+    images: Number of images, taken from the start.
+    seed: Seed of the augmentation.
 
   Returns:
-    Seconds of processor time per image, all cores together, of decode, resize, colors, crop, paste
-    (where there is any; the second image is resized and cropped in it), targets and normalize.
+    Stage -> processor seconds per image, summed over all cores. The stages are decode, resize,
+    colors, crop, paste (if configured; it includes resizing and cropping the second image), targets
+    and normalize.
   """
   field = 'train_dataset_options'
   recipe = recipe_lib.build(options, field)
@@ -90,10 +91,10 @@ def _paste(onto, other, recipe, info, max_things, seed):
 
 
 def _timed(step: Callable, inputs: Sequence) -> tuple[list, float]:
-  """The results for all inputs, and processor seconds per input."""
+  """Returns the results for all inputs, and the processor seconds per input."""
   function = tf.function(step, reduce_retracing=True, autograph=False)
   outputs = [function(*arguments) for arguments in inputs]  # Traces.
-  # Results are not kept this time, so that memory is used again, as it is between batches.
+  # Results are not kept this time, so that memory is reused, as it is between batches.
   begin = time.process_time()
   for arguments in inputs:
     function(*arguments)
