@@ -48,11 +48,11 @@ def _parser() -> arguments.Parser:
   parser = arguments.Parser('convert_checkpoint.py', __doc__)
   parser.add_config()
   parser.add_argument('--source', required=True, choices=SOURCES,
-                      help='the program that wrote the checkpoint')
+                      help='the library that wrote the checkpoint')
   parser.add_argument('--input', required=True, metavar='P', type=arguments.path,
-                      help='its checkpoint: a prefix, a folder (its latest), or a PyTorch file')
+                      help='the checkpoint: a prefix, a folder (its latest one), or a PyTorch file')
   parser.add_argument('--output', required=True, metavar='C', type=arguments.path,
-                      help='the prefix to write; in a folder that exists, ckpt-0')
+                      help='the prefix to write; if it is an existing folder, ckpt-0 in it')
   return parser
 
 

@@ -12,9 +12,9 @@ _NOTES = """\
 formats:
   saved_model  for tf.saved_model.load and TensorFlow Serving. Signatures: serving_default takes
                `images` uint8 [batch, height, width, 3] of any size, serve_encoded takes
-               `encoded_images` string [batch], JPEG or PNG, turned upright as their EXIF data
-               say. A batch holds one image or more, all of one size. Images are resized, padded
-               and normalized inside, as in evaluation.
+               `encoded_images` string [batch], JPEG or PNG, whose EXIF orientation is applied.
+               All images of a batch have the same size. Images are resized, padded and
+               normalized inside, as in evaluation.
   tflite       one fixed input size, eval_dataset_options.crop_size: `images` uint8
                [1, height, width, 3].
 outputs: panoptic_map, semantic_map, instance_map int32 [batch, height, width]; segment_ids,

@@ -23,18 +23,18 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
   parser.add_argument('--model_dir', metavar='D', type=arguments.path,
                       help='folder of checkpoints, TensorBoard logs and scores')
   parser.add_argument('--mode', choices=MODES, default='train',
-                      help='train_and_eval scores every evaluator_options.eval_interval steps; '
+                      help='train_and_eval evaluates every evaluator_options.eval_interval steps; '
                       'continuous_eval waits for checkpoints of another process '
                       '(default: %(default)s)')
   parser.add_argument('--num_gpus', type=int, metavar='N',
-                      help='0: the CPU; several share each batch (default: all there are)')
+                      help='number of GPUs, which share each batch; 0 for the CPU (default: all)')
   parser.add_argument('--tpu', metavar='NAME', help="name or address of a TPU, 'local' on its VM")
   parser.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
-                      help='merged over the file, the last wins; e.g. '
-                      "'trainer_options { seed: 1 }'; may be given several times")
+                      help='options merged over the file, e.g. '
+                      "'trainer_options { seed: 1 }'; may be given several times, the last wins")
   parser.add_argument('--dry_run', action='store_true',
-                      help='print layers, shapes, parameters, memory and checks of the data, and '
-                      'train nothing')
+                      help='print layers, shapes, parameters, memory and checks of the data '
+                      'without training')
   flags = parser.parse_args(argv)
   if not flags.model_dir and not flags.dry_run:
     parser.error('--model_dir is needed: a folder for checkpoints, logs and scores')

@@ -245,27 +245,30 @@ def _parser():
   parser.add_argument('--dataset',
                       help='e.g. coco_panoptic, cityscapes_panoptic, coco_format, label_folders')
   parser.add_argument('--root', default='',
-                      help='folder of the raw data set; of tfds/... its data_dir')
+                      help='folder of the raw data set; the data_dir for tfds/...')
   parser.add_argument('--split', required=True, choices=sources.SPLITS)
-  parser.add_argument('--output_dir', help='where the records go')
-  parser.add_argument('--num_shards', type=int, help='default: about 128 images in each')
-  parser.add_argument('--num_workers', type=int, help='threads; default: one per core')
+  parser.add_argument('--output_dir', help='folder of the records')
+  parser.add_argument('--num_shards', type=int,
+                      help='number of record files; default: about 128 images in each')
+  parser.add_argument('--num_workers', type=int, help='number of threads; default: one per core')
   parser.add_argument('--dry_run', action='store_true',
-                      help='write nothing, but read all and print figures and problems')
-  parser.add_argument('--max_images', type=int, help='of a dry run; default: all')
+                      help='write nothing, but read all data and print statistics and problems')
+  parser.add_argument('--max_images', type=int,
+                      help='number of images of a dry run; default: all')
   crowd = parser.add_mutually_exclusive_group()
   crowd.add_argument('--treat_crowd_as_ignore', dest='treat_crowd_as_ignore', default=None,
-                     action='store_true', help='crowd becomes unlabelled (default for COCO '
+                     action='store_true', help='crowd becomes unlabeled (default for COCO '
                      'and Cityscapes)')
   crowd.add_argument('--keep_crowd', dest='treat_crowd_as_ignore', action='store_false',
                      help='crowd stays, as instance 0 (default for the others)')
   group = parser.add_argument_group('coco_format, relative to --root')
-  group.add_argument('--annotation_file', help='panoptic JSON; of coco_panoptic --split=test: the '
+  group.add_argument('--annotation_file', help='panoptic JSON; for coco_panoptic --split=test the '
                      'JSON that lists the images')
-  group.add_argument('--annotation_dir', help='its PNGs; default: the JSON without .json')
-  group.add_argument('--image_dir', help='images')
+  group.add_argument('--annotation_dir',
+                     help='folder of the panoptic PNGs; default: the JSON without .json')
+  group.add_argument('--image_dir', help='folder of the images')
   group.add_argument('--label_divisor', type=int, default=256,
-                     help='more than the instances of a class in an image (256)')
+                     help='larger than the number of instances of a class in an image (256)')
   parser.add_config(required=False)
   group = parser.add_argument_group('shapes')
   group.add_argument('--num_images', type=int, default=2000)

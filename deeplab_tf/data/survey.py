@@ -217,7 +217,7 @@ def lines(survey: Survey) -> Iterator[str]:
     yield (f'segments per image: min {counts.min()}, median {np.median(counts):g}, max '
            f'{counts.max()}')
     yield from _table(survey)
-    yield f'unlabelled: {_percent(survey.unlabeled_pixels, survey.pixels)} of all pixels'
+    yield f'unlabeled: {_percent(survey.unlabeled_pixels, survey.pixels)} of all pixels'
   elif survey.class_images:
     for index, name in enumerate(survey.info.class_names):
       yield f'{survey.class_images[index]:8d} images of {name}'

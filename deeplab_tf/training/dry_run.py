@@ -199,9 +199,9 @@ def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
     dataset_info: The classes.
     queries: Number of queries of a mask model; 0 for other models.
   """
-  unlabelled = report.class_pixels.get(dataset_info.ignore_label, 0.0)
+  unlabeled = report.class_pixels.get(dataset_info.ignore_label, 0.0)
   seen = {i: share for i, share in report.class_pixels.items() if i in dataset_info.by_class_id}
-  lines = [f'  {report.images} images, {100 * unlabelled:.1f} % of the pixels unlabelled']
+  lines = [f'  {report.images} images, {100 * unlabeled:.1f} % of the pixels unlabeled']
   for class_id, share in seen.items():
     category = dataset_info.by_class_id[class_id]
     kind = 'thing' if category.isthing else 'stuff'

@@ -173,7 +173,7 @@ class InstanceAnnotations:
     if len(fitting) > 1:
       listed = image_names.shown(self._names[each] for each in fitting)
       raise DataError(f'{self._path}: the name of the image {name}, which is evaluated, is '
-                      f'ambiguous: it may be {listed}; image files need names of their own')
+                      f'ambiguous: it may be {listed}; image files need unique names')
     image_id = self._image_ids[fitting[0]]
     return image_id, self._annotations.get(image_id, [])
 
@@ -341,7 +341,7 @@ def need_queries(config, architecture: Architecture) -> bool:
     raise config_lib.ConfigError(
         f'evaluator_options.extra_scores: {EvaluatorOptions.Score.Name(chosen[0])} needs the '
         'queries of a mask model, which this model does not have; PANOPTIC_MAP_MIOU and '
-        'PANOPTIC_MAP_AP can be had of any')
+        'PANOPTIC_MAP_AP are available for all models')
   return bool(chosen)
 
 

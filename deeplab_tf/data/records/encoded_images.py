@@ -15,7 +15,7 @@ _PNG = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR'
 # Adobe's segment of a JPEG, which marks CMYK values as inverted. All programs write inverted CMYK,
 # but some omit the segment. If there are two, the second one counts.
 _ADOBE = b'\xff\xee\0\x0eAdobe\0d\0\0\0\0\0'
-_NO_IMAGE = 'the image is neither JPEG nor PNG, or it is damaged'
+_NO_IMAGE = 'the image is neither JPEG nor PNG, or it is corrupt'
 
 
 def problem(encoded: tf.Tensor) -> tf.Tensor:

@@ -152,7 +152,7 @@ def read_record(file: str, number: int, offset: int) -> RawRecord:
 
 def truncated(file: str, number: int) -> str:
   """Returns the message about an incomplete record."""
-  return (f'{file}: is truncated or damaged: record {number} is not whole. Make the file again '
+  return (f'{file}: is truncated or corrupt: record {number} is incomplete. Build the file again '
           '(python -m deeplab_tf.data.build)')
 
 
@@ -166,7 +166,7 @@ def _read_length(stream, file, number):
     raise DataError(f'{file}: is compressed ({kind}), and records are read as they are: unpack it '
                     f'({_UNPACK[kind]}), or write it without compression_type')
   if length > _MAX_RECORD:
-    kind = 'is no TFRecord file' if number == 0 else 'is damaged'
+    kind = 'is no TFRecord file' if number == 0 else 'is corrupt'
     raise DataError(f'{file}: {kind} (record {number} would be {length} bytes long)')
   # A wrong length would lead into the middle of a record, where zeros look like empty records.
   if header[8:] != _checksum(header[:8]):

@@ -168,7 +168,7 @@ def decode_or_name(encoded: tf.Tensor, where: Sequence, upright: bool = True) ->
     return encoded_images.decode_or_problem(encoded, upright)
 
   image, problem = errors.or_say(encoded, decode, lambda: [
-      *where, 'the image is cut off or damaged'])
+      *where, 'the image is truncated or corrupt'])
   with tf.control_dependencies([_check_image(problem, where)]):
     return tf.identity(image)
 
@@ -221,7 +221,7 @@ def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Te
     return [*where, 'the label holds ', wrong, ', which is class ', wrong // info.label_divisor,
             f': data set "{info.name}" has no such class (label = class id x '
             f'{info.label_divisor} + instance, classes {min(info.class_ids)} to '
-            f'{max(info.class_ids)}, unlabelled {info.ignore_label})']
+            f'{max(info.class_ids)}, unlabeled {info.ignore_label})']
 
   with tf.control_dependencies([errors.check(tf.reduce_all(valid), message)]):
     return tf.identity(label)

@@ -101,6 +101,6 @@ def _values(path, encoding):
   if blue.any():
     raise DataError(
         f'{path}: channel B is not 0, as label_folders.encoding TWO_CHANNEL (R: category, G: '
-        'instance) has it. If colours are segment ids, as in the COCO panoptic format, the classes '
-        'stand in its JSON: read it as dataset "coco_format"')
+        'instance) requires. If colors are segment ids, as in the COCO panoptic format, the '
+        'classes are listed in the JSON: read it as dataset "coco_format"')
   return red * 2**8 + green

@@ -179,7 +179,7 @@ def _tfrecords(place, info, split, decoders):
     try:
       return info.features.deserialize_example_np(record.data, decoders=decoders)
     except Exception as error:  # pylint: disable=broad-except; corrupt data raise many types.
-      raise DataError(f'{file}: record {skipped + number} is damaged '
+      raise DataError(f'{file}: record {skipped + number} is corrupt '
                       f'({errors.reason(error)}); prepare the data again') from None
 
   return _Prepared(place, ends[-1], fetch)
