@@ -10,7 +10,8 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import modules, structures
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, errors, sources
-from deeplab_tf.data.records import files, tfrecord
+from deeplab_tf.data.records import files as files_lib
+from deeplab_tf.data.records import tfrecord
 from deeplab_tf.data.sources import _labeled_files
 from deeplab_tf.formats import image_limits
 from deeplab_tf.user_errors import DataError, UserError
@@ -39,7 +40,7 @@ class RecordSource:
     self._with_label = with_label
     self._count: Optional[int] = None
     self._sound: set[bytes] = set()
-    if sum(files.size(file) for file in files) <= _CHECKED_BYTES:
+    if sum(files_lib.size(file) for file in files) <= _CHECKED_BYTES:
       self.count_exactly()
 
   def count(self) -> Optional[int]:
@@ -77,7 +78,7 @@ class RecordSource:
     return tfrecord.parse(record, file, self._info, self._with_label)
 
   def _count_file(self, file):
-    return files.count_records(file)
+    return files_lib.count_records(file)
 
   def _open(self, file):
     # Counting has checked all files. An invalid record length crashes TensorFlow.
@@ -89,7 +90,7 @@ class RecordSource:
     """Checks the record lengths of a file, once, and returns its path."""
     if file not in self._sound:
       try:
-        problem = files.index_records(file.decode()).problem
+        problem = files_lib.index_records(file.decode()).problem
       except UserError as error:
         problem = str(error)
       if problem:
@@ -114,12 +115,12 @@ class AddressedRecordSource(RecordSource):
   def load(self, address: tf.Tensor) -> structures.LabeledImage:
     """Reads and decodes a record."""
     file = tf.constant(self._files)[address[0]]
-    record = files.record_at(file, address[2])
+    record = files_lib.record_at(file, address[2])
     return tfrecord.parse(record, file, self._info, self._with_label)
 
   def encoded(self, address: np.ndarray) -> bytes:
     """Returns the encoded image of a record."""
-    record = files.record_at(
+    record = files_lib.record_at(
         tf.constant(self._files[address[0]]), tf.constant(address[2])).numpy()
     return tfrecord.encoded_image(record)
 
@@ -147,7 +148,7 @@ class AddressedRecordSource(RecordSource):
   def _find(self, file):
     """Returns the addresses of a file, int64 [records, 3]; the file is read once."""
     if file not in self._addresses:
-      index = files.index_records(file)
+      index = files_lib.index_records(file)
       offsets = [*index.offsets, index.end] if index.problem else index.offsets
       number = np.arange(len(offsets))
       self._addresses[file] = np.stack(

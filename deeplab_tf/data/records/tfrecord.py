@@ -11,7 +11,9 @@ import tensorflow as tf
 from deeplab_tf import cli, structures
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
 from deeplab_tf.data import errors, records, segments
-from deeplab_tf.data.records import classes, encoded_images, files
+from deeplab_tf.data.records import classes as classes_lib
+from deeplab_tf.data.records import encoded_images
+from deeplab_tf.data.records import files as files_lib
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 _FEATURES = {
@@ -73,7 +75,7 @@ def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
     features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
     features['image/segmentation/class/format'] = _bytes(b'raw')
   if classes and example.label is not None:
-    features[classes.FEATURE] = _bytes(classes)
+    features[classes_lib.FEATURE] = _bytes(classes)
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
@@ -244,14 +246,14 @@ def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list
   """
   files = []
   for pattern in patterns:
-    found = [f for f in files.matching(pattern) if not f.endswith(records.INCOMPLETE)]
+    found = [f for f in files_lib.matching(pattern) if not f.endswith(records.INCOMPLETE)]
     if not found:
       raise MissingFileError(
           f'file_pattern "{pattern}" matches no file; records are made by python -m '
           'deeplab_tf.data.build')
     files.extend(found)
   files = sorted(set(files))
-  if not any(files.size(file) for file in files):
+  if not any(files_lib.size(file) for file in files):
     raise DataError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
                     'empty; there is no record to read')
   for file in files:
@@ -276,14 +278,14 @@ def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
   stated_by_all = True
   for file in files:
     try:
-      raw = files.read_record(file, 0, 0) if files.size(file) else None
+      raw = files_lib.read_record(file, 0, 0) if files_lib.size(file) else None
     except DataError:
       continue
     if raw is None or not raw.is_whole or _record_problem(raw.data):
       continue
     features = tf.train.Example.FromString(raw.data).features.feature
-    stated = b''.join(features[classes.FEATURE].bytes_list.value)
-    problem = classes.difference(stated, info) if stated else None
+    stated = b''.join(features[classes_lib.FEATURE].bytes_list.value)
+    problem = classes_lib.difference(stated, info) if stated else None
     if problem:
       raise DataError(f'{file}: {problem}: the labels were made for other classes than the config '
                       'describes. Build the records again, or describe the classes that they have')
@@ -293,13 +295,13 @@ def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
 
 def _check_start(file, allow_damaged):
   """Reads the first record of a file and checks that it has the features of an image."""
-  if not files.size(file):
+  if not files_lib.size(file):
     return
-  raw = files.read_record(file, 0, 0)
+  raw = files_lib.read_record(file, 0, 0)
   problem = _record_problem(raw.data)
   if not raw.is_whole or (problem and not raw.has_right_checksum()):
     if not allow_damaged:
-      raise DataError(files.truncated(file, 0))
+      raise DataError(files_lib.truncated(file, 0))
   elif problem:
     raise DataError(f'{file}: {problem}')
 
@@ -327,7 +329,7 @@ def diagnose(files: Sequence[str], info: DatasetInfo) -> Optional[str]:
   """
   for file in files:
     try:
-      files.count_records(file)
+      files_lib.count_records(file)
     except UserError as error:
       return str(error)
   for file in files:
@@ -346,7 +348,7 @@ def _diagnose_content(file, info):
       if problem:
         return problem
   except tf.errors.DataLossError:
-    return files.truncated(file, number + 1)
+    return files_lib.truncated(file, number + 1)
   return None
 
 
@@ -365,7 +367,7 @@ def diagnose_record(file: str, number: int, offset: int, info: DatasetInfo,
     One line with the file, or None.
   """
   try:
-    raw = files.read_record(file, number, offset)
+    raw = files_lib.read_record(file, number, offset)
   except DataError:
     raw = None
   if raw is None or not raw.is_whole:
