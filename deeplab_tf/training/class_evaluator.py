@@ -54,11 +54,11 @@ class ClassEvaluator(BatchEvaluator):
   def _picture(self, batch, prediction, i: int) -> np.ndarray:
     """Returns the input image with a caption of the predicted and the true class."""
     image = np.clip(np.round(pipeline.denormalize(batch.images[i]).numpy()), 0, 255)
-    own, guess = int(batch.class_index[i]), int(prediction.class_index[i, 0])
-    caption = f'{self._names[guess]} {100 * float(prediction.score[i, 0]):.0f} %'
-    if own != guess:
-      caption += f', is {self._names[own]}'
-    return pictures.captioned(image.astype(np.uint8), caption, own == guess)
+    actual, predicted = int(batch.class_index[i]), int(prediction.class_index[i, 0])
+    caption = f'{self._names[predicted]} {100 * float(prediction.score[i, 0]):.0f} %'
+    if actual != predicted:
+      caption += f', is {self._names[actual]}'
+    return pictures.captioned(image.astype(np.uint8), caption, actual == predicted)
 
   def _scalars(self, result: dict) -> dict:
     return {name: value for name, value in result.items() if value is not None}

@@ -210,10 +210,10 @@ class QueryAveragePrecision(ExtraScore):
                    'segmentation': run_lengths(query)}
                   for query, class_index, score in zip(*(x.numpy().tolist() for x in instances))]
     if self._annotations is not None:
-      image_id, truths = self._annotations.of_file(image.name)
+      image_id, annotations = self._annotations.of_file(image.name)
     else:
-      image_id, truths = image.name, _thing_annotations(image.ground_truth, self._info)
-    metric.update(image_id, image.ground_truth.shape, truths, detections)
+      image_id, annotations = image.name, _thing_annotations(image.ground_truth, self._info)
+    metric.update(image_id, image.ground_truth.shape, annotations, detections)
 
 
 class MapAveragePrecision(ExtraScore):
@@ -243,10 +243,10 @@ class MapAveragePrecision(ExtraScore):
       metric.update_from_label_maps(image.name, image.ground_truth, panoptic_map, scores,
                                     self._info)
       return
-    image_id, truths = self._annotations.of_file(image.name)
+    image_id, annotations = self._annotations.of_file(image.name)
     detections = [{**thing, 'score': scores[label]}
                   for label, thing in _things(panoptic_map, self._info)]
-    metric.update(image_id, panoptic_map.shape, truths, detections)
+    metric.update(image_id, panoptic_map.shape, annotations, detections)
 
 
 def _average_precision(dataset_info: DatasetInfo) -> InstanceAveragePrecision:

@@ -40,8 +40,8 @@ class TrainingLoop:
     setup.print(f'{distribution.describe_batch(config, setup.strategy)}; '
                 f'{setup.total_steps} steps; learning rate '
                 f'{optimizers.peak_learning_rate(config):g} at its peak')
-    learnt, lines = self._restore()
-    self.average = learnt.average
+    training_state, lines = self._restore()
+    self.average = training_state.average
     _check_same_start(setup)
     setup.print(*lines)
 
@@ -53,7 +53,7 @@ class TrainingLoop:
         quiet=not setup.cluster.is_chief)
     self._pictures = _batch_pictures(setup, writer)
     self._trainer = trainer.build(
-        config, setup.architecture, setup.dataset_info, setup.strategy, learnt,
+        config, setup.architecture, setup.dataset_info, setup.strategy, training_state,
         lambda step: batches.training(config, setup.dataset_info, setup.architecture.target_form,
                                       setup.strategy, step),
         on_step=self._on_step, stop_requested=setup.stop_request)
@@ -71,14 +71,14 @@ class TrainingLoop:
           setup.model, config.model_options.initial_checkpoint,
           checkpointing.left_out(config, setup.model,
                                  setup.architecture.last_layers(setup.model)))
-    learnt = state.build(config, setup.architecture, setup.model, setup.global_step,
-                         setup.strategy)
-    self._checkpoint = checkpointing.make_checkpoint(learnt.checkpoint_items)
+    training_state = state.build(config, setup.architecture, setup.model, setup.global_step,
+                                 setup.strategy)
+    self._checkpoint = checkpointing.make_checkpoint(training_state.checkpoint_items)
     if latest is not None:
       checkpointing.restore_training(self._checkpoint, latest, setup.strategy,
                                      setup.folder.same_model_advice())
       lines = [f'checkpoint: going on from {latest}, step {setup.step}']
-    return learnt, lines
+    return training_state, lines
 
   @property
   def has_begun(self) -> bool:

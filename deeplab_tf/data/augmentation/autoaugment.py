@@ -107,7 +107,7 @@ def _blend(base, image, factor):
   return tf.floor(tf.clip_by_value(base + factor * (image - base), 0.0, 255.0))
 
 
-def _grey(image):
+def _gray(image):
   """Returns float32 [height, width, 1], computed as tf.image.rgb_to_grayscale does on uint8."""
   weighted = tf.tensordot(image * (1.0 / 255.0), tf.constant([0.2989, 0.587, 0.114]), [-1, -1])
   return tf.floor(weighted * 255.5)[..., None]
@@ -115,7 +115,7 @@ def _grey(image):
 
 def color(image: tf.Tensor, factor: float) -> tf.Tensor:
   """Blends with the gray image; 0 is gray, 1 is the image itself."""
-  return _blend(tf.tile(_grey(image), [1, 1, 3]), image, factor)
+  return _blend(tf.tile(_gray(image), [1, 1, 3]), image, factor)
 
 
 def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:

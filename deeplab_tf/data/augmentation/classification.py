@@ -105,8 +105,8 @@ def random_window(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tenso
       [tf.sqrt(area / aspect), tf.sqrt(area * aspect)], 1)), tf.int32), 1)
   fits = tf.reduce_all(windows <= size, 1)
   first = tf.argmax(fits, output_type=tf.int32)  # The first of those that fit.
-  centre = _largest_in_range(sides)
-  window = tf.where(fits[first], windows[first], centre)
+  center = _largest_in_range(sides)
+  window = tf.where(fits[first], windows[first], center)
   room = size - window
   start = tf.cast(drawn[2:, first] * tf.cast(room + 1, tf.float32), tf.int32)
   start = tf.where(fits[first], tf.minimum(start, room), room // 2)

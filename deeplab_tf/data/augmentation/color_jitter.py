@@ -66,7 +66,7 @@ def apply(image: tf.Tensor, change: Change) -> tf.Tensor:
 
   Args:
     image: float32 [height, width, 3], whole numbers in [0, 255].
-    change: From `draw`.
+    change: Result of `draw`.
 
   Returns:
     float32 of the same shape, whole numbers in [0, 255].

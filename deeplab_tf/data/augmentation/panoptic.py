@@ -14,7 +14,7 @@ from deeplab_tf.data.augmentation import (
 from deeplab_tf.data.augmentation import options as recipe_lib
 
 # Gray value of Mask2Former's padding.
-_MASK2FORMER_GREY = 128.0
+_MASK2FORMER_GRAY = 128.0
 # The whole image is resized, instead of only the crop, up to this multiple of the crop's area.
 _WHOLE = 3
 
@@ -148,8 +148,8 @@ def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
   label = placement.take_label(label, place, recipe.is_mask2former)
   if recipe.flip:
     image = tf.cond(place.flip, lambda: tf.reverse(image, [1]), lambda: image)
-  grey = _MASK2FORMER_GREY if recipe.is_mask2former else transforms.MEAN_COLOR
-  image, label = transforms.pad(image, label, recipe.crop_size, padding_label, place.offset, grey)
+  gray = _MASK2FORMER_GRAY if recipe.is_mask2former else transforms.MEAN_COLOR
+  image, label = transforms.pad(image, label, recipe.crop_size, padding_label, place.offset, gray)
   return tf.ensure_shape(image, [*recipe.crop_size, 3]), tf.ensure_shape(label, recipe.crop_size)
 
 

@@ -70,7 +70,7 @@ def _draw(rng):
   void_rim = rng.random() < _VOID_RIM_SHARE
   if rng.random() < _CROWD_SHARE:
     _draw_crowd(rng, palette, image, label)
-  objects = _scene(rng)
+  objects = _place_objects(rng)
   owner = np.zeros((HEIGHT, WIDTH), np.int32)
   full_areas = []
   for number, item in enumerate(objects, start=1):
@@ -95,7 +95,7 @@ def _palette(rng):
   return colors
 
 
-def _scene(rng):
+def _place_objects(rng):
   """Places 2 to 10 objects; 40 % of those after the first are next to one of the same kind."""
   count = int(rng.integers(2, 11))
   scale = 1.0 if count < 6 else 0.8

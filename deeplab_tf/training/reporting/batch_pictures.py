@@ -47,9 +47,9 @@ class BatchPictures:
     predictions = self._predict(images[:count]).panoptic_map.numpy()
     pixels = np.clip(np.round(pipeline.denormalize(images[:count]).numpy()), 0, 255)
     for i in range(count):
-      truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
-                        self._dataset_info)
-      sample = Sample(f'{i}', pixels[i].astype(np.uint8), truth, predictions[i])
+      ground_truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
+                               self._dataset_info)
+      sample = Sample(f'{i}', pixels[i].astype(np.uint8), ground_truth, predictions[i])
       self._writer.image(f'pictures/{i:02d}', side_by_side(sample, self._dataset_info), step)
     self._writer.flush()
 

@@ -27,13 +27,13 @@ def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
   Returns:
     uint8 [height, width, 3], two rows of two parts each.
   """
-  image, truth, guess = (_fitted(x) for x in
-                         (sample.image, sample.ground_truth, sample.prediction))
+  image, ground_truth, prediction = (_fitted(x) for x in
+                                     (sample.image, sample.ground_truth, sample.prediction))
   parts = {
       f'input {sample.name}': image,
-      'ground truth': draw.overlay(image, truth, dataset_info),
-      'prediction': draw.overlay(image, guess, dataset_info),
-      'errors': draw.error_map(truth, guess, dataset_info, image),
+      'ground truth': draw.overlay(image, ground_truth, dataset_info),
+      'prediction': draw.overlay(image, prediction, dataset_info),
+      'errors': draw.error_map(ground_truth, prediction, dataset_info, image),
   }
   return _grid(parts)
 
