@@ -99,14 +99,14 @@ def train(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
 
 
 def measure(config, options: MeasureOptions) -> Results:
-  """Measures each form of attention in a network, one layer along one axis.
+  """Measures one layer of each attention form in a network, along one axis.
 
   Args:
     config: ExperimentOptions.
-    options: Size, batch and repeats.
+    options: Input size, batch size and number of repeats.
 
   Raises:
-    UsageError: The network has none, or a layer takes more memory than there is.
+    UsageError: The network has no attention, or a layer needs more memory than available.
   """
   forms = find(config, options.input_size)
   if not forms:
@@ -123,7 +123,7 @@ def measure(config, options: MeasureOptions) -> Results:
 
 
 def _in_a_process(name: str, *arguments) -> dict[str, float]:
-  """Measures a layer in a process of its own: after others the peak would be theirs."""
+  """Measures a layer in a separate process, so that the peak memory is that of this layer."""
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
     job = pool.submit(_measure_layer, *arguments)
     try:

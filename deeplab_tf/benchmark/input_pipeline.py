@@ -15,16 +15,16 @@ from deeplab_tf.data import catalog, pipeline, readers
 from deeplab_tf.data.augmentation import copy_paste, panoptic, transforms
 from deeplab_tf.data.augmentation import options as recipe_lib
 
-# Images that each stage is measured with, at least.
+# Smallest number of images that each stage is measured with.
 _STAGE_IMAGES = 24
 
 
 def measure(config, options: MeasureOptions) -> Results:
-  """Measures training batches, each stage alone, and batches without augmentation.
+  """Measures training batches, each stage separately, and batches without augmentation.
 
   Args:
-    config: ExperimentOptions; train_dataset_options are read, and changed.
-    options: Batch and repeats.
+    config: ExperimentOptions, whose train_dataset_options are used and modified.
+    options: Batch size and number of repeats.
   """
   dataset_info = catalog.from_config(config)
   form = models.architecture(config).target_form
@@ -42,7 +42,7 @@ def _batches(config, dataset_info, form: TargetForm, options: MeasureOptions) ->
   start = time.perf_counter()
   batches = iter(pipeline.train_dataset(config, dataset_info, form, seed=0))
   result = measuring.calls(start, lambda: next(batches), options.repeats, options.batch_size)
-  # Batches wait ready behind the first call: only the mean over many tells the rate.
+  # Batches are prefetched during the first call, so only the mean over many calls gives the rate.
   begin = time.perf_counter()
   for _ in range(options.repeats):
     next(batches)
