@@ -57,7 +57,7 @@ def paste(onto: transforms.Pair, other: transforms.Pair, choice: Choice,
   pasted_things = tf.cumsum(tf.cast(is_chosen & found.is_instance, tf.int32))
   is_chosen &= ~found.is_instance | (pasted_things <= room)
   divisor = info.label_divisor
-  # The highest number would become 0, which means crowd; it shares the next one instead.
+  # The highest number would become 0, which means crowd; it becomes 1, like the one below it.
   renamed = found.class_id * divisor + tf.maximum(divisor - 1 - found.label % divisor, 1)
   values = tf.where(found.is_instance, renamed, found.label)
   pasted = segments_lib.spread(tf.where(is_chosen, values, -1), found)
