@@ -1,9 +1,9 @@
 """Counts parameters and multiply-adds of a network without running it.
 
-Multiply-adds are those of convolutions, matrix products and einsums in the traced graph at batch
-1 and inference, as papers count: normalisation, activations and interpolation are left out. Our
-bilinear resizing is a matrix product with a constant; no learned operation has a constant
-operand, and so products with one do not count.
+As in papers, multiply-adds are those of convolutions, matrix products and einsums at inference with
+batch size 1, without normalization, activations and interpolation. Bilinear resizing is implemented
+as a matrix product with a constant. No learned operation has a constant operand, so products with
+constants are not counted.
 """
 
 import math
@@ -19,18 +19,18 @@ from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.user_errors import ConfigError
 
 _PRODUCTS = ('MatMul', 'BatchMatMul', 'BatchMatMulV2', 'BatchMatMulV3')
-# Operations that hand a tensor on; a constant behind them is still a constant.
+# Operations whose output is constant if their input is.
 _TRANSPARENT = ('Identity', 'Cast', 'Reshape', 'Transpose', 'ExpandDims', 'Squeeze')
 
 
 class Part(NamedTuple):
-  """Counts of a part of a model, or of all of it.
+  """Counts for a part of a model or for a whole model.
 
   Attributes:
-    parameters: Numbers in all variables.
-    trainable_parameters: Those that training changes.
-    inference_parameters: The trainable ones that inference uses, which is what papers count.
-    madds: Multiply-adds at inference.
+    parameters: Number of parameters in all variables.
+    trainable_parameters: Number of trainable parameters.
+    inference_parameters: Number of trainable parameters used at inference, as reported in papers.
+    madds: Number of multiply-adds at inference.
   """
   parameters: int = 0
   trainable_parameters: int = 0
@@ -39,16 +39,16 @@ class Part(NamedTuple):
 
 
 class Summary(NamedTuple):
-  """Counts of a model.
+  """Counts for a model and its parts.
 
   Attributes:
-    total: Of the whole model.
-    by_part: Name of an attribute of the model -> its counts.
-    input_size: Height and width that multiply-adds are counted at.
-    projected_parameters: Of centre models the trainable parameters of the backbone and of the
-      layers with which the decoders take its features in (ASPP or its 1x1 convolution, if any,
-      and those of the low levels, without their batch norms): DeepLab2's Axial-DeepLabs have as
-      many as the paper's tables. Else None.
+    total: Counts for the whole model.
+    by_part: Name of an attribute of the model -> counts for that part.
+    input_size: Height and width of the input for which multiply-adds are counted.
+    projected_parameters: For center models, the number of trainable parameters of the backbone and
+      of the decoder layers that project its features (ASPP or its 1x1 convolution, if any, and the
+      low-level projections, without their batch norms). For DeepLab2's Axial-DeepLabs it equals
+      the paper's tables. None for other models.
   """
   total: Part
   by_part: dict[str, Part]
@@ -57,20 +57,20 @@ class Summary(NamedTuple):
 
 
 def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
-  """Builds a config's model and counts.
+  """Builds the model of a config and counts its parameters and multiply-adds.
 
   Args:
     config: ExperimentOptions.
-    input_size: Height and width; None: the evaluation crop.
+    input_size: Height and width of the input; None for the evaluation crop size.
 
   Raises:
-    ValueError: No size is given and the config has none.
+    ValueError: No size is given, and the config has no evaluation crop size.
   """
   size = tuple(input_size or config.eval_dataset_options.crop_size)
   if len(size) != 2:
     raise ConfigError('eval_dataset_options.crop_size is not set: give --input_size=HxW')
   architecture = models.architecture(config)
-  # In a graph that never runs, variables have no values: nothing is drawn or held.
+  # In a graph that never runs, variables have no values and take no time or memory.
   with tf.Graph().as_default() as graph:
     model = architecture.build(config, catalog.from_config(config))
     used = {id(v) for v in architecture.inference_variables(model)}
@@ -82,7 +82,7 @@ def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
     by_part[name] = Part(_numbers(variables), _numbers(trainable),
                          _numbers(v for v in trainable if id(v) in used),
                          0 if name in training_only else madds.get(name, 0))
-  # Operations of the model itself, outside of its parts.
+  # Operations of the model outside of its parts.
   if madds.get('', 0):
     by_part['other'] = Part(madds=madds[''])
   total = Part(*(sum(values) for values in zip(*by_part.values())))
@@ -92,10 +92,10 @@ def summarize(config, input_size: Optional[Sequence[int]] = None) -> Summary:
 
 
 def count_madds(graph: tf.Graph) -> dict[str, int]:
-  """Returns the multiply-adds of each operation of a graph with static shapes, by its name.
+  """Returns operation name -> multiply-adds of a graph with static shapes.
 
   Raises:
-    ValueError: A shape is not known.
+    ValueError: A shape is not static.
   """
   counts = {}
   for operation in graph.get_operations():
@@ -123,7 +123,7 @@ def _madds(operation: tf.Operation) -> int:
 
 
 def _einsum_madds(operation: tf.Operation) -> int:
-  """The product of the sizes of all indices."""
+  """Returns the product of the sizes of all indices."""
   terms = operation.get_attr('equation').decode().split('->')[0].split(',')
   if any('.' in term for term in terms):
     raise ValueError(f'{operation.name}: an einsum with an ellipsis cannot be counted')
@@ -151,7 +151,7 @@ def _is_constant(tensor: tf.Tensor) -> bool:
 
 
 def _madds_by_part(model, used, graph):
-  """Multiply-adds by part ('' for the rest), and the parts that inference does not use."""
+  """Returns part -> multiply-adds ('' for the rest), and the parts not used at inference."""
   counts = count_madds(graph)
   parts = _parts(model)
   # Keras names the operations of a layer `model name/layer name/...`.
@@ -171,7 +171,7 @@ def _parts(model) -> dict[str, keras.layers.Layer]:
 
 
 def _variables_by_part(model) -> dict[str, list[tf.Variable]]:
-  """Every variable once, by the attribute of the model that it belongs to."""
+  """Returns attribute of the model -> its variables, with each variable only once."""
   parts, seen = {}, set()
   for name, value in vars(model).items():
     if name.startswith('_') or not isinstance(value, (tf.Variable, keras.layers.Layer)):
@@ -185,7 +185,7 @@ def _variables_by_part(model) -> dict[str, list[tf.Variable]]:
 
 
 def _projected_parameters(model) -> int:
-  """See Summary."""
+  """Returns `projected_parameters` of Summary."""
   decoders = [layer for layer in _parts(model).values() if isinstance(layer, ASPPDecoder)]
   layers = [layer for decoder in decoders for layer in (decoder.aspp, *decoder.low_level)]
   kernels = [variable for layer in layers if layer is not None

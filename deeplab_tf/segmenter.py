@@ -1,4 +1,4 @@
-"""Segments one image after another, from a SavedModel or a checkpoint."""
+"""Segments single images with a SavedModel or a checkpoint."""
 
 import os
 from typing import Callable, NamedTuple
@@ -19,12 +19,12 @@ class Segment(NamedTuple):
   """One segment of an image.
 
   Attributes:
-    id: Its value in the panoptic map.
-    class_id: The contiguous class id.
-    category_id: The data set's own id of the class.
-    isthing: Whether the class is countable.
+    id: Value of the segment in the panoptic map.
+    class_id: Contiguous class id.
+    category_id: Category id of the data set.
+    isthing: Whether the class is a thing class.
     score: Confidence, in [0, 1].
-    area: Pixels.
+    area: Number of pixels.
   """
   id: int
   class_id: int
@@ -40,7 +40,7 @@ class PanopticResult:
   Attributes:
     image: uint8 [height, width, 3], the input.
     panoptic_map: int32 [height, width], class id * label divisor + instance number.
-    segments: list of Segment, the largest first.
+    segments: List of Segment, the largest first.
     dataset_info: The classes.
   """
 
@@ -52,22 +52,23 @@ class PanopticResult:
     self.dataset_info = dataset_info
 
   def overlay(self) -> np.ndarray:
-    """Returns the image with colours, outlines and class names, uint8 [height, width, 3]."""
+    """Returns the image with colors, outlines and class names, uint8 [height, width, 3]."""
     return draw.overlay(self.image, self.panoptic_map, self.dataset_info)
 
 
 class Segmenter:
-  """Callable from an image to a PanopticResult.
+  """Segments an image: a callable that takes an image and returns a PanopticResult.
 
   Attributes:
     dataset_info: The classes.
   """
 
   def __init__(self, predict: Callable, dataset_info: DatasetInfo):
-    """Keeps the parts; see `from_saved_model` and `from_checkpoint`.
+    """Initializes the segmenter; see `from_saved_model` and `from_checkpoint`.
 
     Args:
-      predict: uint8 [1, height, width, 3] to a dictionary of the fields of PanopticPrediction.
+      predict: Function of uint8 [1, height, width, 3] that returns a dictionary of the fields of
+        PanopticPrediction.
       dataset_info: The classes.
     """
     self._predict = predict
@@ -75,12 +76,12 @@ class Segmenter:
 
   @classmethod
   def from_saved_model(cls, directory: str) -> 'Segmenter':
-    """Reads what trainer/export.py wrote.
+    """Loads a SavedModel written by trainer/export.py.
 
     Raises:
       FileNotFoundError: There is no SavedModel.
-      HostError: A file of it cannot be opened.
-      CheckpointError: It is no SavedModel of this library, or damaged.
+      HostError: A file of the SavedModel cannot be opened.
+      CheckpointError: The SavedModel was not exported by this library, or is corrupt.
     """
     directory = os.fspath(directory)
     _check_readable(directory)
@@ -96,20 +97,20 @@ class Segmenter:
       raise CheckpointError(f'{directory}: TensorFlow cannot read the SavedModel '
                             f'({files.first_line(error)}); give another copy of it, or another '
                             'export') from None
-    # The function must keep the object alive, which owns the variables.
+    # The lambda keeps the loaded object alive, which owns the variables.
     return cls(lambda images: loaded.signatures['serving_default'](images=images), dataset_info)
 
   @classmethod
   def from_checkpoint(cls, config, path: str) -> 'Segmenter':
-    """Builds the network that a config describes and reads its weights.
+    """Builds the network that a config describes and restores its weights.
 
     Args:
       config: ExperimentOptions from `load_config`.
-      path: A checkpoint: its prefix, or a folder, which means its latest.
+      path: Prefix of a checkpoint, or a folder whose latest checkpoint is used.
 
     Raises:
       FileNotFoundError: There is no checkpoint.
-      ValueError: It is of another model.
+      ValueError: The checkpoint belongs to another model.
     """
     dataset_info = catalog.from_config(config)
     model = serving_module.build_network(config, dataset_info)
@@ -147,7 +148,7 @@ class Segmenter:
 
 
 def _check_readable(directory: str) -> None:
-  """Opens each file of an export, so that no lack of permission is taken for damage."""
+  """Opens each file of an export, so that missing permission is not reported as corruption."""
   def stop(error):
     raise HostError(f'{error.filename} cannot be opened: {error.strerror}') from None
 

@@ -1,10 +1,10 @@
-"""The containers that pass between data, models, losses and evaluation, with their shapes.
+"""Containers passed between data, models, losses and evaluation, with shapes and dtypes.
 
-NamedTuples, since they cross tf.data, tf.function and strategy.run. `class id` is the data
-set's contiguous id, `class index` the position among its class ids without the ignored one,
-ascending: the channel of `class_logits`. A panoptic map holds class id * label divisor +
-instance number; instance number 0 of a thing class is a crowd region, and the ignore label
-times the divisor is unlabelled (void).
+They are NamedTuples, which tf.data, tf.function and strategy.run support. A class id is a
+contiguous id of the data set. A class index is the position among the ascending class ids without
+the ignored one, which is the channel of `class_logits`. A panoptic map has the values class id *
+label divisor + instance number. Instance number 0 of a thing class marks a crowd region, and the
+ignore label times the divisor is unlabeled (void).
 """
 
 import re
@@ -21,8 +21,8 @@ class LabeledImage(NamedTuple):
 
   Attributes:
     image: uint8 [height, width, 3], RGB.
-    label: int32 [height, width], panoptic map (crowd regions have instance number 0); int32 [],
-      class index, where images have one class each.
+    label: int32 [height, width], panoptic map (crowd regions have instance number 0); or int32 [],
+      class index, for data sets with one class per image.
     name: string [], the file name without extension.
   """
   image: tf.Tensor
@@ -31,15 +31,15 @@ class LabeledImage(NamedTuple):
 
 
 class MaskTargets(NamedTuple):
-  """What a mask model (MaX-DeepLab, CMT-DeepLab, Mask2Former) is trained on.
+  """Targets of a mask model (MaX-DeepLab, CMT-DeepLab, Mask2Former).
 
   Attributes:
-    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabelled.
+    semantic_map: int32 [batch, height, width], class ids; the ignore label on unlabeled pixels.
     semantic_weights: float32 [batch, height, width], weight of the semantic loss.
     mask_ids: int32 [batch, height, width], the row of `mask_classes` that a pixel belongs to;
-      -1 on unlabelled and on crowd pixels.
-    mask_classes: int32 [batch, masks], class index of each annotated mask, -1 in unused rows.
-      A row may have a class and no pixels: it is no mask then.
+      -1 on unlabeled and crowd pixels.
+    mask_classes: int32 [batch, masks], class index of each ground-truth mask, -1 in unused rows.
+      A row with a class but without pixels is not a mask.
     mask_isthing: bool [batch, masks], whether the row is a thing instance.
   """
   semantic_map: tf.Tensor
@@ -66,14 +66,14 @@ class OverlappingMaskTargets(NamedTuple):
 
 
 class CenterTargets(NamedTuple):
-  """What a centre model (Panoptic-DeepLab, Axial-DeepLab) is trained on.
+  """Targets of a center model (Panoptic-DeepLab, Axial-DeepLab).
 
   Attributes:
-    semantic_map: int32 [batch, height, width], class ids; the ignore label where unlabelled.
+    semantic_map: int32 [batch, height, width], class ids; the ignore label on unlabeled pixels.
     semantic_weights: float32 [batch, height, width], weight of the semantic loss.
-    center_heatmap: float32 [batch, height, width, 1] in [0, 1], Gaussians at centres.
-    center_weights: float32 [batch, height, width], 0 on crowd and unlabelled pixels.
-    center_offsets: float32 [batch, height, width, 2], (y, x) from pixel to centre, in pixels.
+    center_heatmap: float32 [batch, height, width, 1] in [0, 1], Gaussians at centers.
+    center_weights: float32 [batch, height, width], 0 on crowd and unlabeled pixels.
+    center_offsets: float32 [batch, height, width, 2], (y, x) from pixel to center, in pixels.
     offset_weights: float32 [batch, height, width], 1 on thing instances.
   """
   semantic_map: tf.Tensor
@@ -85,10 +85,10 @@ class CenterTargets(NamedTuple):
 
 
 class ClassTargets(NamedTuple):
-  """What an image classifier is trained on.
+  """Targets of an image classifier.
 
   Attributes:
-    class_index: int32 [batch], from 0 on.
+    class_index: int32 [batch], class indices from 0 on.
   """
   class_index: tf.Tensor
 
@@ -97,9 +97,9 @@ class ClassEvaluationBatch(NamedTuple):
   """A batch of evaluation images with their classes.
 
   Attributes:
-    images: float32 [batch, crop height, crop width, 3], normalised.
-    class_index: int32 [batch], from 0 on.
-    name: string [batch].
+    images: float32 [batch, crop height, crop width, 3], normalized.
+    class_index: int32 [batch], class indices from 0 on.
+    name: string [batch], file names without extension.
   """
   images: tf.Tensor
   class_index: tf.Tensor
@@ -111,22 +111,22 @@ class ClassPrediction(NamedTuple):
 
   Attributes:
     class_index: int32 [batch, k], the most probable first; k is 5, or all classes if fewer.
-    score: float32 [batch, k], their probabilities.
+    score: float32 [batch, k], probabilities of these classes.
   """
   class_index: tf.Tensor
   score: tf.Tensor
 
 
 class EvaluationBatch(NamedTuple):
-  """A batch of evaluation images with their labels at the images' own size.
+  """A batch of evaluation images, with labels at the original size of the images.
 
   Attributes:
     images: float32 [batch, height, width, 3], resized, normalized and padded: to the crop size or,
       where the config has none, to the largest image of the batch.
     resized_size: int32 [batch, 2], height and width of the image inside the padding.
-    raw_size: int32 [batch, 2], height and width of the image's file.
+    raw_size: int32 [batch, 2], height and width of the original image.
     label: int32 [batch, max raw height, max raw width], panoptic map, padded with void.
-    name: string [batch].
+    name: string [batch], file names without extension.
   """
   images: tf.Tensor
   resized_size: tf.Tensor
@@ -136,10 +136,10 @@ class EvaluationBatch(NamedTuple):
 
 
 class PanopticPrediction(NamedTuple):
-  """A panoptic segmentation, batched.
+  """A batch of panoptic segmentations.
 
   Attributes:
-    panoptic_map: int32 [batch, height, width].
+    panoptic_map: int32 [batch, height, width], panoptic labels.
     semantic_map: int32 [batch, height, width], class ids.
     instance_map: int32 [batch, height, width], instance numbers; 0 for stuff and void.
     segment_ids: int32 [batch, segments], values of panoptic_map, padded with -1.
@@ -155,10 +155,10 @@ class PanopticPrediction(NamedTuple):
 
 
 class QueryOutputs(NamedTuple):
-  """The raw outputs of a mask model that tell of its queries.
+  """Per-query raw outputs of a mask model.
 
   Attributes:
-    class_logits: float32 [batch, queries, classes + 1], "no object" last.
+    class_logits: float32 [batch, queries, classes + 1]; "no object" is the last class.
     mask_logits: float32 [batch, h, w, queries].
   """
   class_logits: tf.Tensor
@@ -166,7 +166,7 @@ class QueryOutputs(NamedTuple):
 
 
 class ScoredPrediction(NamedTuple):
-  """A prediction together with what further scores are made from.
+  """A prediction with the outputs that extra scores are computed from.
 
   Attributes:
     panoptic: PanopticPrediction.

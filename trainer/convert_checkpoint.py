@@ -1,13 +1,14 @@
-"""Converts another program's checkpoint into one of this library.
+"""Converts a checkpoint of another library to one of this library.
 
   python trainer/convert_checkpoint.py --source=deeplab2 --input=downloaded/ckpt-100000 \\
       --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto --output=converted/ckpt-0
 
-The result is for model_options.initial_checkpoint, trainer/export.py and evaluation/predict.py.
-A backbone that was trained on ImageNet (a DeepLab2 or Model Garden encoder) is converted with a
-classification config, e.g. configs/imagenet/max_deeplab_s_backbone.textproto, and then given to
-another config as its initial_checkpoint. A PyTorch file (--source=axial_deeplab) is read without
-PyTorch, with configs/imagenet/axial26_s.textproto.
+Use the result as model_options.initial_checkpoint, or in trainer/export.py and
+evaluation/predict.py. To convert a backbone that was trained on ImageNet (a DeepLab2 or Model
+Garden encoder), use a classification config, e.g.
+configs/imagenet/max_deeplab_s_backbone.textproto, and set the result as initial_checkpoint of
+another config. PyTorch files (--source=axial_deeplab) are read without PyTorch, with
+configs/imagenet/axial26_s.textproto.
 """
 
 import os
@@ -47,11 +48,11 @@ def _parser() -> arguments.Parser:
   parser = arguments.Parser('convert_checkpoint.py', __doc__)
   parser.add_config()
   parser.add_argument('--source', required=True, choices=SOURCES,
-                      help='the program that wrote the checkpoint')
+                      help='the library that wrote the checkpoint')
   parser.add_argument('--input', required=True, metavar='P', type=arguments.path,
-                      help='its checkpoint: a prefix, a folder (its latest), or a PyTorch file')
+                      help='the checkpoint: a prefix, a folder (its latest one), or a PyTorch file')
   parser.add_argument('--output', required=True, metavar='C', type=arguments.path,
-                      help='the prefix to write; in a folder that exists, ckpt-0')
+                      help='the prefix to write; if it is an existing folder, ckpt-0 in it')
   return parser
 
 

@@ -1,4 +1,4 @@
-"""Exports a trained model as a program that runs without this library.
+"""Exports a trained model to a format that runs without this library.
 
   python trainer/export.py --config_file=F --checkpoint=runs/a --export_dir=exported
 """
@@ -12,9 +12,9 @@ _NOTES = """\
 formats:
   saved_model  for tf.saved_model.load and TensorFlow Serving. Signatures: serving_default takes
                `images` uint8 [batch, height, width, 3] of any size, serve_encoded takes
-               `encoded_images` string [batch], JPEG or PNG, turned upright as their EXIF data
-               say. A batch holds one image or more, all of one size. Images are resized, padded
-               and normalized inside, as in evaluation.
+               `encoded_images` string [batch], JPEG or PNG, whose EXIF orientation is applied.
+               All images of a batch have the same size. Images are resized, padded and
+               normalized inside, as in evaluation.
   tflite       one fixed input size, eval_dataset_options.crop_size: `images` uint8
                [1, height, width, 3].
 outputs: panoptic_map, semantic_map, instance_map int32 [batch, height, width]; segment_ids,
@@ -35,7 +35,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   from deeplab_tf.checkpoints import restore
   from deeplab_tf.data import catalog
   from deeplab_tf.export import saved_model, serving_module, tflite
-  # What can be wrong is checked before the network is built.
+  # Paths are checked before the network is built.
   prefix = restore.find_checkpoint(args.checkpoint)
   is_tflite = args.format == 'tflite'
   saved_model.check_target(args.export_dir, tflite.MODEL_FILE if is_tflite else 'saved_model.pb')

@@ -3,7 +3,7 @@
   python trainer/train.py --config_file=configs/shapes/max_deeplab_s.textproto --model_dir=runs/a \
       --mode=train_and_eval
 
-Run again with the same command, it goes on from the last checkpoint in --model_dir.
+Rerun the same command to resume from the last checkpoint in --model_dir.
 """
 
 import argparse
@@ -23,18 +23,18 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
   parser.add_argument('--model_dir', metavar='D', type=arguments.path,
                       help='folder of checkpoints, TensorBoard logs and scores')
   parser.add_argument('--mode', choices=MODES, default='train',
-                      help='train_and_eval scores every evaluator_options.eval_interval steps; '
+                      help='train_and_eval evaluates every evaluator_options.eval_interval steps; '
                       'continuous_eval waits for checkpoints of another process '
                       '(default: %(default)s)')
   parser.add_argument('--num_gpus', type=int, metavar='N',
-                      help='0: the CPU; several share each batch (default: all there are)')
+                      help='number of GPUs, which share each batch; 0 for the CPU (default: all)')
   parser.add_argument('--tpu', metavar='NAME', help="name or address of a TPU, 'local' on its VM")
   parser.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
-                      help='merged over the file, the last wins; e.g. '
-                      "'trainer_options { seed: 1 }'; may be given several times")
+                      help='options merged over the file, e.g. '
+                      "'trainer_options { seed: 1 }'; may be given several times, the last wins")
   parser.add_argument('--dry_run', action='store_true',
-                      help='print layers, shapes, parameters, memory and checks of the data, and '
-                      'train nothing')
+                      help='print layers, shapes, parameters, memory and checks of the data '
+                      'without training')
   flags = parser.parse_args(argv)
   if not flags.model_dir and not flags.dry_run:
     parser.error('--model_dir is needed: a folder for checkpoints, logs and scores')
@@ -43,7 +43,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def _run(argv: Optional[Sequence[str]]) -> None:
   flags = _parse(argv)
-  # Wrong configs are told before the seconds that TensorFlow takes to load.
+  # The config is checked before TensorFlow is imported, which takes seconds.
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(flags.config_file, flags.override)
   from deeplab_tf.training import distribution
@@ -62,7 +62,7 @@ def _run(argv: Optional[Sequence[str]]) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Runs the program; returns its exit code."""
+  """Runs the program and returns its exit code."""
   try:
     code = cli.run(_run, argv)
   except SystemExit as error:

@@ -1,1 +1,1 @@
-"""Synthetic inputs and parts of the library by themselves, for evaluation/benchmark.py."""
+"""Synthetic inputs and isolated parts of the library, for evaluation/benchmark.py."""

@@ -1,4 +1,4 @@
-"""The axial and local attention of a network, layer by layer, to measure each form on its own."""
+"""Finds the axial and local attention layers of a network, to measure each kind separately."""
 
 import collections
 import functools
@@ -24,15 +24,15 @@ from deeplab_tf.user_errors import UsageError
 
 
 class AttentionForm(NamedTuple):
-  """What makes the cost of an attention layer.
+  """The parameters that determine the cost of an attention layer.
 
   Attributes:
-    shape: Of its input, for one image: [rows, length, channels] of axial attention, whose rows
-      are the lines across the axis, or [1, height, width, channels] of local attention.
-    key_channels: Of queries and of keys, over all heads.
-    value_channels: As above.
+    shape: Shape of the input for one image: [rows, length, channels] for axial attention, where
+      rows are the lines along the axis, or [1, height, width, channels] for local attention.
+    key_channels: Number of channels of queries and of keys, over all heads.
+    value_channels: Number of channels of values, over all heads.
     num_heads: Number of heads.
-    options: The form of the layer.
+    options: Options of the layer.
   """
   shape: tuple[int, ...]
   key_channels: int
@@ -41,7 +41,7 @@ class AttentionForm(NamedTuple):
   options: AttentionOptions
 
   def make(self) -> PositionSensitiveAttention:
-    """Makes a layer of this form."""
+    """Returns a layer of this form."""
     kind = LocalAttention2D if self.options.kind == 'local' else AxialAttention1D
     return kind(self.shape[-1], self.key_channels, self.value_channels, self.num_heads, BatchNorm,
                 options=self.options)
@@ -55,7 +55,7 @@ class AttentionForm(NamedTuple):
 
 
 def find(config, input_size: tuple[int, int]) -> dict[AttentionForm, int]:
-  """Returns the forms of attention in a config's network and the number of layers of each.
+  """Returns the attention forms in the network of a config, with the number of layers of each.
 
   Args:
     config: ExperimentOptions.
@@ -77,12 +77,12 @@ def _form(record: AttentionRecord) -> AttentionForm:
 
 
 def infer(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
-  """Returns one number that needs the whole output of a layer at inference."""
+  """Returns a scalar that depends on the whole output of a layer at inference."""
   return tf.reduce_sum(layer(x, training=False))
 
 
 def train(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
-  """Returns one number that needs all gradients of a layer in training, its input's included."""
+  """Returns a scalar that depends on all gradients of a layer and its input in training."""
   with tf.GradientTape() as tape:
     tape.watch(x)
     loss = tf.reduce_sum(layer(x, training=True)**2)
@@ -91,14 +91,14 @@ def train(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
 
 
 def measure(config, options: MeasureOptions) -> Results:
-  """Measures each form of attention in a network, one layer along one axis.
+  """Measures one layer of each attention form in a network, along one axis.
 
   Args:
     config: ExperimentOptions.
-    options: Size, batch and repeats.
+    options: Input size, batch size and number of repeats.
 
   Raises:
-    UsageError: The network has none, or a layer takes more memory than there is.
+    UsageError: The network has no attention, or a layer needs more memory than available.
   """
   forms = find(config, options.input_size)
   if not forms:
@@ -115,7 +115,7 @@ def measure(config, options: MeasureOptions) -> Results:
 
 
 def _in_a_process(name: str, *arguments) -> dict[str, float]:
-  """Measures a layer in a process of its own: after others the peak would be theirs."""
+  """Measures a layer in a separate process, so that the peak memory is that of this layer."""
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
     job = pool.submit(_measure_layer, *arguments)
     try:

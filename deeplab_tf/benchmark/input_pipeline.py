@@ -1,4 +1,4 @@
-"""Where the time of the input pipeline goes: its stages, each run alone on the same images."""
+"""Measures the stages of the input pipeline, each separately on the same images."""
 
 import itertools
 import time
@@ -16,16 +16,16 @@ from deeplab_tf.data.augmentation import copy_paste, panoptic
 from deeplab_tf.data.augmentation import options as recipe_lib
 from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
-# Images that each stage is measured with, at least.
+# Smallest number of images that each stage is measured with.
 _STAGE_IMAGES = 24
 
 
 def measure(config, options: MeasureOptions) -> Results:
-  """Measures training batches, each stage alone, and batches without augmentation.
+  """Measures training batches, each stage separately, and batches without augmentation.
 
   Args:
-    config: ExperimentOptions; train_dataset_options are read, and changed.
-    options: Batch and repeats.
+    config: ExperimentOptions, whose train_dataset_options are used and modified.
+    options: Batch size and number of repeats.
   """
   dataset_info = catalog.from_config(config)
   form = models.architecture(config).target_form
@@ -44,7 +44,7 @@ def _batches(config, dataset_info, form: TargetForm, options: MeasureOptions) ->
   start = time.perf_counter()
   batches = iter(pipeline.train_dataset(config, dataset_info, form, seed=0))
   result = measuring.calls(start, lambda: next(batches), options.repeats, options.batch_size)
-  # Batches wait ready behind the first call: only the mean over many tells the rate.
+  # Batches are prefetched during the first call, so only the mean over many calls gives the rate.
   begin = time.perf_counter()
   for _ in range(options.repeats):
     next(batches)
@@ -53,7 +53,7 @@ def _batches(config, dataset_info, form: TargetForm, options: MeasureOptions) ->
 
 
 def unaugmented(options):
-  """Returns a copy of DatasetOptions with the same sizes on average and nothing random.
+  """Returns a copy of DatasetOptions with the same average sizes and without randomness.
 
   Args:
     options: DatasetOptions of images with masks.
@@ -78,15 +78,16 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
 
   Args:
     options: DatasetOptions of images with masks.
-    info: Their data set.
+    info: The data set.
     kind: 'mask' or 'center'.
     images: How many are taken, from the first on.
     seed: Of the augmentation.
     normalization: Of the images.
 
   Returns:
-    Seconds of processor time per image, all cores together, of decode, resize, colors, crop, paste
-    (where there is any; the second image is resized and cropped in it), targets and normalize.
+    Stage -> processor seconds per image, summed over all cores. The stages are decode, resize,
+    colors, crop, paste (if configured; it includes resizing and cropping the second image), targets
+    and normalize.
   """
   field = 'train_dataset_options'
   recipe = recipe_lib.build(options, field, normalization)
@@ -131,10 +132,10 @@ def _paste(onto, other, recipe, info, max_things, seed):
 
 
 def _timed(step: Callable, inputs: Sequence) -> tuple[list, float]:
-  """The results for all inputs, and processor seconds per input."""
+  """Returns the results for all inputs, and the processor seconds per input."""
   function = tf.function(step, reduce_retracing=True, autograph=False)
   outputs = [function(*arguments) for arguments in inputs]  # Traces.
-  # Results are not kept this time, so that memory is used again, as it is between batches.
+  # Results are not kept this time, so that memory is reused, as it is between batches.
   begin = time.process_time()
   for arguments in inputs:
     function(*arguments)

@@ -1,4 +1,4 @@
-"""How time and memory are measured and shown: what all measurements have in common."""
+"""Measures and reports time and memory; shared by all benchmarks."""
 
 import os
 import platform
@@ -8,19 +8,19 @@ import sys
 import time
 from typing import Any, Callable, Mapping, NamedTuple
 
-# Side of the square matrices whose product tells the machine's speed.
+# Side of the square matrices whose product measures the speed of the machine.
 _SIDE = 1536
 
 Results = dict[str, dict[str, float]]
 
 
 class MeasureOptions(NamedTuple):
-  """What is measured, and how often.
+  """Options of a measurement.
 
   Attributes:
     input_size: Height and width of the images.
-    batch_size: Images of a batch.
-    repeats: Calls after the first.
+    batch_size: Number of images of a batch.
+    repeats: Number of calls after the first.
     jit_compile: Whether the network, or the training step, is compiled with XLA.
   """
   input_size: tuple[int, int]
@@ -30,17 +30,18 @@ class MeasureOptions(NamedTuple):
 
 
 def calls(start: float, step: Callable, repeats: int, images: int) -> dict[str, float]:
-  """Calls a step once and then `repeats` times.
+  """Measures a step, which is called once and then `repeats` times.
 
   Args:
-    start: When the work for the first result began, in time.perf_counter's seconds.
-    step: Function that returns when its result is in hand.
-    repeats: Calls after the first.
-    images: Images of a call.
+    start: Start of the work for the first result, a value of time.perf_counter.
+    step: Function that returns after its result is available.
+    repeats: Number of calls after the first.
+    images: Number of images per call.
 
   Returns:
-    Seconds: `first_s` since `start`, `first_call_s`, `median_s` and `fastest_s` of the later calls
-    and `processor_s`, their median processor time; and `images_per_s`.
+    Seconds `first_s` from `start` to the first result and `first_call_s` of the first call;
+    `median_s`, `fastest_s` and `processor_s` (median processor time) of the later calls; and
+    `images_per_s`.
   """
   before = time.perf_counter()
   step()
@@ -58,7 +59,7 @@ def calls(start: float, step: Callable, repeats: int, images: int) -> dict[str, 
 
 
 def machine(with_tensorflow: bool) -> dict[str, Any]:
-  """Describes the machine: cores, load, and its own speed, which times are compared by."""
+  """Describes the machine: cores, load, and its speed, which makes times comparable."""
   found = {'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
            else os.cpu_count(), 'processor': platform.machine(),
            'load_average': os.getloadavg()[0], 'gmadds_per_s': matrix_product_rate()}
@@ -71,8 +72,8 @@ def machine(with_tensorflow: bool) -> dict[str, Any]:
 def matrix_product_rate() -> float:
   """Returns the billions of multiply-adds per second of NumPy's float32 matrix product.
 
-  The best of five products on all cores; times of one machine times its rate can be compared with
-  those of another.
+  This is the best of five products on all cores. Times multiplied by this rate can be compared
+  between machines.
   """
   import numpy as np
   matrix = np.full((_SIDE, _SIDE), 0.5, np.float32)
@@ -94,8 +95,8 @@ def table(report: Mapping[str, Any]) -> str:
   """Returns the lines of a report.
 
   Args:
-    report: `what` was measured, `results` by name, `machine`, `peak_gb`, and, where they play a
-      role, `input_size` and `batch_size`.
+    report: Dictionary with `what` (the name of the benchmark), `results` by name, `machine`,
+      `peak_gb`, and `input_size` and `batch_size` if they apply.
   """
   lines = [report['what'] + (f' at {report["input_size"][0]}x{report["input_size"][1]}, batch '
                              f'{report["batch_size"]}' if 'input_size' in report else '')]
@@ -113,7 +114,7 @@ def table(report: Mapping[str, Any]) -> str:
   found = report['machine']
   tensorflow = (f'{found["gpus"]} GPUs, TensorFlow {found["tensorflow"]}, '
                 if 'tensorflow' in found else '')
-  # The memory of layers is that of their own processes: this one has measured nothing.
+  # Attention layers are measured in separate processes, so the peak of this one means nothing.
   peak = '' if report['what'] == 'attention' else f'peak memory {report["peak_gb"]:.2f} GB; '
   lines.append(f'{peak}{found["cores"]} cores, {tensorflow}load average '
                f'{found["load_average"]:.1f}, matrix products '

@@ -1,4 +1,4 @@
-"""Measures a network: inference as exported, a training step, and post-processing alone."""
+"""Measures a network: exported inference, a training step, and post-processing alone."""
 
 import itertools
 import time
@@ -16,14 +16,14 @@ from deeplab_tf.training import distribution, state, trainer
 
 
 def inference(config, options: MeasureOptions) -> Results:
-  """Measures the way from uint8 images to panoptic maps, with random weights.
+  """Measures inference from uint8 images to panoptic maps, with random weights.
 
   Class (or center) predictions are replaced by ones of which some are confident, so that
-  post-processing has as much to do as with a trained network.
+  post-processing takes as long as with a trained network.
 
   Args:
     config: ExperimentOptions.
-    options: Size, batch and repeats.
+    options: Input size, batch size and number of repeats.
   """
   images = np.random.default_rng(0).integers(
       0, 256, (options.batch_size, *options.input_size, 3), dtype=np.uint8)
@@ -55,11 +55,11 @@ def inference(config, options: MeasureOptions) -> Results:
 
 
 def train_step(config, options: MeasureOptions) -> Results:
-  """Measures forward, losses, matching, backward and update, as the trainer does them.
+  """Measures a training step: forward pass, matching, losses, backward pass and update.
 
   Args:
     config: ExperimentOptions.
-    options: Size, batch and repeats.
+    options: Input size, batch size and number of repeats.
   """
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)
@@ -71,8 +71,8 @@ def train_step(config, options: MeasureOptions) -> Results:
   start = time.perf_counter()
   model, global_step = state.build_model(config, dataset_info, architecture, strategy)
   built = time.perf_counter()
-  learnt = state.build(config, architecture, model, global_step, strategy)
-  trained = trainer.build(config, architecture, dataset_info, strategy, learnt,
+  training_state = state.build(config, architecture, model, global_step, strategy)
+  trained = trainer.build(config, architecture, dataset_info, strategy, training_state,
                           lambda step: itertools.repeat(batch))
   result = measuring.calls(start, lambda: trained.train(1), options.repeats, options.batch_size)
   return {'train_step': {'build_s': built - start, **result}}
@@ -83,7 +83,7 @@ def postprocess(config, options: MeasureOptions) -> Results:
 
   Args:
     config: ExperimentOptions.
-    options: Size, batch and repeats.
+    options: Input size, batch size and number of repeats.
   """
   dataset_info = catalog.from_config(config)
   architecture = models.architecture(config)

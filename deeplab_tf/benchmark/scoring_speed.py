@@ -13,10 +13,10 @@ def measure(options: MeasureOptions) -> Results:
   """Measures panoptic quality and boundary panoptic quality of pairs of PNGs, in one process.
 
   Args:
-    options: Size of the maps, and the number of pairs as repeats.
+    options: Size of the maps, and the number of pairs as `repeats`.
 
   Returns:
-    Seconds for each pair.
+    Score -> seconds per pair.
   """
   results = {}
   with tempfile.TemporaryDirectory() as folder:

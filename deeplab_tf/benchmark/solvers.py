@@ -13,11 +13,11 @@ _LEAST_REPEATS = 20
 
 
 def measure(config, options: MeasureOptions) -> Results:
-  """Measures each solver with 128 queries and 100 ground truth masks.
+  """Measures each solver with 128 queries and 100 ground-truth masks.
 
   Args:
-    config: ExperimentOptions; plays no role.
-    options: Batch and repeats, at least 20.
+    config: ExperimentOptions; unused.
+    options: Batch size and number of repeats; at least 20 repeats are made.
   """
   del config
   tf.random.set_seed(0)

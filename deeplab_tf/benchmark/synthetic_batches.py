@@ -1,4 +1,4 @@
-"""Made-up images, annotations and raw outputs of networks, to measure time and memory with."""
+"""Synthetic images, ground truth and raw outputs of networks, to measure time and memory."""
 
 from typing import Sequence
 
@@ -8,22 +8,22 @@ import tensorflow as tf
 from deeplab_tf import structures
 from deeplab_tf.data import targets
 
-# Segments of made-up predictions and annotations.
+# Number of segments in synthetic predictions and ground truth.
 _SEGMENTS = 20
 
 
 def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[int]):
-  """Returns random images with boxes as annotated masks, or with random classes.
+  """Returns random images with boxes as ground-truth masks, or with random classes.
 
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    kind: TARGETS of the architecture.
+    kind: Form of the targets: 'mask', 'center' or 'class'.
     batch: Number of images.
     size: Height and width of the images.
 
   Returns:
-    float32 [batch, height, width, 3], normalised, and the targets; see structures.py.
+    float32 [batch, height, width, 3], normalized, and the targets; see structures.py.
   """
   rng = np.random.default_rng(0)
   height, width = size
@@ -44,7 +44,7 @@ def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[i
   def make(label):
     if kind == 'mask':
       return targets.mask_targets(label, dataset_info, options.max_thing_id,
-                                  targets.SmallInstances(), tf.constant('made up'))
+                                  targets.SmallInstances(), tf.constant('synthetic'))
     return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
 
   made = [make(tf.constant(label)) for label in labels]
@@ -52,11 +52,11 @@ def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[i
 
 
 def confidence(queries: int, outputs: int) -> np.ndarray:
-  """Returns class logits that make some queries sure of a class and the others sure of none.
+  """Returns class logits with which some queries predict a class and the others "no object".
 
   Args:
     queries: Number of queries.
-    outputs: Number of classes, with "no object".
+    outputs: Number of classes, including "no object".
 
   Returns:
     float32 [queries, outputs].
@@ -69,7 +69,7 @@ def confidence(queries: int, outputs: int) -> np.ndarray:
 
 
 def mask_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[str, tf.Tensor]:
-  """Returns raw outputs of a mask model, with some sure queries.
+  """Returns synthetic raw outputs of a mask model, in which some queries are confident.
 
   Args:
     config: ExperimentOptions of the model.
@@ -84,14 +84,14 @@ def mask_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[
 
 
 def center_outputs(config, dataset_info, batch: int, size: Sequence[int]) -> dict[str, tf.Tensor]:
-  """Returns raw outputs of a centre model, with some centres; see `mask_outputs`."""
+  """Returns synthetic raw outputs of a center model with some centers; see `mask_outputs`."""
   del config
   return {'semantic_logits': _blobs(batch, size, dataset_info.num_classes),
           'center_heatmap': centers(batch, size), 'center_offsets': _blobs(batch, size, 2)}
 
 
 def centers(batch: int, size: Sequence[int]) -> np.ndarray:
-  """Returns a heat map with a few centres, float32 [batch, *size, 1]."""
+  """Returns a heatmap with a few centers, float32 [batch, *size, 1]."""
   heatmap = np.zeros((batch, *size, 1), np.float32)
   places = np.random.default_rng(0).integers(0, size, (_SEGMENTS, 2))
   heatmap[:, places[:, 0], places[:, 1]] = 0.9
@@ -99,5 +99,5 @@ def centers(batch: int, size: Sequence[int]) -> np.ndarray:
 
 
 def _blobs(batch: int, size: Sequence[int], channels: int):
-  """Maps with regions instead of noise."""
+  """Returns random maps with smooth regions instead of noise."""
   return tf.image.resize(tf.random.normal([batch, 12, 12, channels], stddev=8.0), size)

@@ -1,4 +1,4 @@
-"""Draws panoptic maps with segments of irregular shape, to measure the speed of scoring."""
+"""Synthetic panoptic maps with segments of irregular shape, to measure the speed of scoring."""
 
 import os
 import pathlib
@@ -13,21 +13,21 @@ _THINGS = 20
 
 
 class Files(NamedTuple):
-  """Paths of two panoptic JSONs, with their PNGs in folders of the same name beside them."""
+  """Paths of two panoptic JSONs, whose PNGs are in folders with the same names."""
   ground_truth: pathlib.Path
   predictions: pathlib.Path
 
 
 def write(folder: coco_panoptic.PathLike, images: int, size: Tuple[int, int],
           segments: int = 60, seed: int = 0) -> Files:
-  """Writes a ground truth and predictions that resemble it, in the COCO panoptic format.
+  """Writes a ground truth and similar predictions in the COCO panoptic format.
 
   Args:
-    folder: Exists.
-    images: Number of pairs.
+    folder: An existing folder.
+    images: Number of pairs of maps.
     size: Height and width in pixels.
-    segments: Per map, about; a few percent of the pixels belong to none.
-    seed: Of the drawing.
+    segments: Approximate number of segments per map; a few percent of the pixels belong to none.
+    seed: Seed of the random generator.
   """
   rng = np.random.default_rng(seed)
   categories = [{'id': index + 1, 'name': f'class {index + 1}', 'isthing': int(index < _THINGS)}
@@ -46,7 +46,7 @@ def write(folder: coco_panoptic.PathLike, images: int, size: Tuple[int, int],
       entries.append({'image_id': image_id, 'file_name': name, 'segments_info': [
           {'id': index + 1, 'category_id': int(classes[index]), 'area': int(area), 'iscrowd': 0}
           for index, area in enumerate(areas) if area]})
-      # The prediction takes every tenth segment for another class.
+      # The prediction has a wrong class for about every tenth segment.
       classes = np.where(rng.random(segments) < 0.1, rng.permutation(classes), classes)
   for path, entries in zip(paths, annotations):
     coco_panoptic.write_json(path, {'images': [], 'categories': categories,
@@ -56,17 +56,17 @@ def write(folder: coco_panoptic.PathLike, images: int, size: Tuple[int, int],
 
 def draw_pair(rng: np.random.Generator, size: Tuple[int, int],
               segments: int) -> Tuple[np.ndarray, np.ndarray]:
-  """Draws two similar maps: one division of the plane, bent in two ways.
+  """Generates two similar maps, two distortions of one division of the plane.
 
   Args:
-    rng: Draws.
+    rng: Random generator.
     size: Height and width in pixels.
-    segments: Numbered from 1; 0 is no segment.
+    segments: Number of segments, which have ids from 1 on; 0 is no segment.
 
   Returns:
-    Two int32 [height, width].
+    Two maps, int32 [height, width].
   """
-  # Bent coarsely at an eighth of the size; then each map gets its own fine edges.
+  # A coarse distortion at an eighth of the size is shared; each map gets its own fine edges.
   small = [-(-extent // 8) for extent in size]
   coarse = _bent(rng, _nearest(rng, small, segments), small, min(small) / 8)
   first, second = (_bent(rng, coarse, size, min(size) / 60) for _ in range(2))
@@ -75,13 +75,13 @@ def draw_pair(rng: np.random.Generator, size: Tuple[int, int],
 
 def _bent(rng: np.random.Generator, ids: np.ndarray, size: Sequence[int],
           strength: float) -> np.ndarray:
-  """Looks each pixel of a map up at a place nearby.
+  """Distorts a map by looking up each pixel at a random position nearby.
 
   Args:
-    rng: Draws.
-    ids: int [rows, columns], spread over the whole size.
+    rng: Random generator.
+    ids: int [rows, columns], a map that is resized to the result.
     size: Height and width of the result.
-    strength: How far, in pixels of the result.
+    strength: Approximate distance in pixels of the result.
   """
   places = []
   for axis, (extent, rows) in enumerate(zip(size, ids.shape)):
@@ -92,13 +92,13 @@ def _bent(rng: np.random.Generator, ids: np.ndarray, size: Sequence[int],
 
 
 def _nearest(rng: np.random.Generator, size: Sequence[int], segments: int) -> np.ndarray:
-  """Gives each pixel to the nearest of random points; a few points belong to no segment."""
+  """Assigns each pixel to the nearest of random points; a few points belong to no segment."""
   points = rng.random((segments + 3, 2)) * size
   rows, columns = np.mgrid[:size[0], :size[1]]
   best = np.full(size, np.inf)
   owner = np.zeros(size, np.int32)
   for number, (row, column) in enumerate(points):
-    # Some reach further than others.
+    # Random weights give the segments different sizes.
     away = ((rows - row)**2 + (columns - column)**2) * rng.uniform(0.4, 2.5)
     owner[away < best] = number + 1 if number < segments else 0
     best = np.minimum(best, away)
@@ -106,10 +106,10 @@ def _nearest(rng: np.random.Generator, size: Sequence[int], segments: int) -> np
 
 
 def _noise(rng: np.random.Generator, size: Sequence[int], strength: float) -> np.ndarray:
-  """Adds smooth random fields, each half as wide and half as strong as the one before.
+  """Returns a sum of smooth random fields, each half as wide and half as strong as the last.
 
   Returns:
-    float32 [height, width], about as large as strength.
+    float32 [height, width] with values of about `strength`.
   """
   step = 2**max(2, int(np.log2(4 * strength)))
   total = np.zeros([-(-extent // step) + 1 for extent in size], np.float32)
@@ -126,6 +126,6 @@ def _enlarged(grid: np.ndarray, size: Sequence[int], step: int) -> np.ndarray:
     place = np.arange(extent, dtype=np.float32) / step
     low = np.minimum(place.astype(np.int32), len(grid) - 2)
     share = (place - low)[:, None]
-    # The other axis comes to the front, so that after both they lie as before.
+    # The transpose brings the other axis to the front; two of them restore the order.
     grid = np.ascontiguousarray((grid[low] * (1 - share) + grid[low + 1] * share).T)
   return grid

@@ -3,14 +3,14 @@
   python -m deeplab_tf.data.build --dataset=coco_panoptic --root=COCO --split=train \\
       --output_dir=RECORDS
 
-Files are written under a temporary name and renamed when all of them are complete, so an
+Files are written under temporary names and renamed when all of them are complete, so an
 interrupted build leaves none behind. Field names, labels and the order of images are those of
 DeepLab2's builders.
 
   python -m deeplab_tf.data.build --dataset=coco_panoptic --root=COCO --split=train --dry_run
 
-writes nothing: it reads everything, prints what is there and lists all problems. With problems it
-exits with code 2. Of the data that a config names, records among them:
+A dry run writes nothing: it reads all data, prints statistics and lists all problems. It exits with
+code 2 if there are problems. To check the data that a config names, including records:
 
   python -m deeplab_tf.data.build --config_file=mine.textproto --split=train --dry_run
 """
@@ -27,7 +27,7 @@ from deeplab_tf.data import catalog, records, sources, threads
 from deeplab_tf.user_errors import UsageError
 
 _IMAGES_PER_SHARD = 128
-# Images of the complete data sets.
+# Numbers of images of the complete data sets.
 _SPLIT_SIZES = {
     'coco_panoptic': {'train': (118287,), 'val': (5000,), 'test': (20288, 40670)},
     'cityscapes_panoptic': {'train': (2975,), 'val': (500,), 'test': (1525,)},
@@ -44,12 +44,12 @@ def build(examples: Sequence[Callable], output_dir: str, split: str,
 
   Args:
     examples: Functions that each return a SourceExample.
-    output_dir: Made if it does not exist; shards of the same names are replaced.
-    split: Begins the file names.
-    num_shards: Default: about 128 images each, at most 1000.
-    num_workers: Threads that read images; default: one per core.
-    notes: Is told of images that were turned upright.
-    info: The classes of the labels, which records state; default: they state none.
+    output_dir: Folder of the shards, created if needed; shards of the same names are replaced.
+    split: Prefix of the file names.
+    num_shards: Number of shards; by default as many as give about 128 images each, at most 1000.
+    num_workers: Number of threads that read images; one per core by default.
+    notes: Collects the images that were rotated upright.
+    info: Classes of the labels, which are stored in the records; by default none are stored.
 
   Returns:
     The paths of the shards.
@@ -77,7 +77,7 @@ def _temporary(path):
 
 
 def _serializer(notes, info):
-  """From a function that returns a SourceExample to its record."""
+  """Returns a function that turns a function returning a SourceExample into a record."""
   from deeplab_tf.data.records import classes, tfrecord
   classes = classes.describe(info) if info else b''
 
@@ -109,7 +109,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   """Runs the program."""
   args = _parser().parse_args(argv)
   _check(args)
-  # So that a terminated build cleans up as an interrupted one does.
+  # A terminated build cleans up as an interrupted one does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   if not args.dataset:
     _survey_of_config(args)
@@ -136,7 +136,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _check(args):
-  """Refuses flags that make no sense, without waiting for TensorFlow."""
+  """Rejects invalid flags before TensorFlow is imported."""
   available = [name for name in modules.available('data.sources') if name != 'tfds']
   available += catalog.TFDS
   if not args.dataset:
@@ -166,7 +166,7 @@ def _check(args):
 
 
 def _label_folders(args):
-  """LabelFoldersOptions of the config; None for other data sets."""
+  """Returns the LabelFoldersOptions of the config; None for other data sets."""
   if not args.config_file:
     return None
   options, field = _dataset_options(args)
@@ -177,7 +177,7 @@ def _label_folders(args):
 
 
 def _dataset_options(args):
-  """DatasetOptions of the config for the split, and their name."""
+  """Returns the DatasetOptions of the config for the split, and their field name."""
   config = config_lib.load_config(args.config_file, args.override)
   if args.split == 'test':
     raise UsageError('--split=test: a config describes train and val')
@@ -228,7 +228,7 @@ def _say(line):
 
 
 def _how_to_read(args, options, module):
-  """What a config says to read the records of a data set that it has to describe; or None."""
+  """Returns the config options that read the records; None if the data set's name is enough."""
   if args.dataset == 'image_folders':
     return ('dataset: "imagenet" imagenet { num_classes: '
             f'{len(catalog.class_folders(args.root))} }}')
@@ -245,27 +245,30 @@ def _parser():
   parser.add_argument('--dataset',
                       help='e.g. coco_panoptic, cityscapes_panoptic, coco_format, label_folders')
   parser.add_argument('--root', default='',
-                      help='folder of the raw data set; of tfds/... its data_dir')
+                      help='folder of the raw data set; the data_dir for tfds/...')
   parser.add_argument('--split', required=True, choices=sources.SPLITS)
-  parser.add_argument('--output_dir', help='where the records go')
-  parser.add_argument('--num_shards', type=int, help='default: about 128 images in each')
-  parser.add_argument('--num_workers', type=int, help='threads; default: one per core')
+  parser.add_argument('--output_dir', help='folder of the records')
+  parser.add_argument('--num_shards', type=int,
+                      help='number of record files; default: about 128 images in each')
+  parser.add_argument('--num_workers', type=int, help='number of threads; default: one per core')
   parser.add_argument('--dry_run', action='store_true',
-                      help='write nothing, but read all and print figures and problems')
-  parser.add_argument('--max_images', type=int, help='of a dry run; default: all')
+                      help='write nothing, but read all data and print statistics and problems')
+  parser.add_argument('--max_images', type=int,
+                      help='number of images of a dry run; default: all')
   crowd = parser.add_mutually_exclusive_group()
   crowd.add_argument('--treat_crowd_as_ignore', dest='treat_crowd_as_ignore', default=None,
-                     action='store_true', help='crowd becomes unlabelled (default for COCO '
+                     action='store_true', help='crowd becomes unlabeled (default for COCO '
                      'and Cityscapes)')
   crowd.add_argument('--keep_crowd', dest='treat_crowd_as_ignore', action='store_false',
                      help='crowd stays, as instance 0 (default for the others)')
   group = parser.add_argument_group('coco_format, relative to --root')
-  group.add_argument('--annotation_file', help='panoptic JSON; of coco_panoptic --split=test: the '
+  group.add_argument('--annotation_file', help='panoptic JSON; for coco_panoptic --split=test the '
                      'JSON that lists the images')
-  group.add_argument('--annotation_dir', help='its PNGs; default: the JSON without .json')
-  group.add_argument('--image_dir', help='images')
+  group.add_argument('--annotation_dir',
+                     help='folder of the panoptic PNGs; default: the JSON without .json')
+  group.add_argument('--image_dir', help='folder of the images')
   group.add_argument('--label_divisor', type=int, default=256,
-                     help='more than the instances of a class in an image (256)')
+                     help='larger than the number of instances of a class in an image (256)')
   parser.add_config(required=False)
   group = parser.add_argument_group('shapes')
   group.add_argument('--num_images', type=int, default=2000)

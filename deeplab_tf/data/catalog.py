@@ -1,10 +1,11 @@
-"""What a data set's labels mean: classes, names, colours and the numbers behind its label maps.
+"""Classes of data sets: names, colors, class ids and label divisors.
 
-The built-in data sets are the JSON files in `categories/`; "coco_format" takes its classes from
-the panoptic JSON that the config names, "label_folders" from the config itself. Numbers are
-DeepLab2's where it has the data set. It does not have Mapillary Vistas: class ids 0..64 as in the
-data set's label images, 65 is unlabelled and, as for Cityscapes, not counted in `num_classes`. All
-these have masks and a DatasetInfo; data sets whose images have one class each have an ImageClasses.
+The built-in data sets are described by the JSON files in `categories/`. "coco_format" takes its
+classes from the panoptic JSON that the config names, "label_folders" from the config itself. Class
+ids are DeepLab2's where it supports the data set. It does not support Mapillary Vistas, whose class
+ids are 0..64 as in the data set's label images; 65 is unlabeled and, as for Cityscapes, not counted
+in `num_classes`. Data sets with masks have a DatasetInfo, data sets with one class per image an
+ImageClasses.
 """
 
 import dataclasses
@@ -21,22 +22,22 @@ from deeplab_tf.formats import coco_categories, image_limits
 from deeplab_tf.user_errors import UserError
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
-# Data sets of tensorflow-datasets, and whose classes they have.
+# Data sets of tensorflow-datasets -> the data set whose classes they have.
 TFDS = {'tfds/coco/2017_panoptic': 'coco_panoptic'}
 
 
 def names() -> list[str]:
-  """Returns the data sets with masks that a config can name."""
+  """Returns the names of all data sets with masks that a config can use."""
   return sorted([*(path.stem for path in _FOLDER.glob('*.json')), 'coco_format', 'label_folders',
                  *TFDS])
 
 
 @functools.cache
 def built_in(name: str) -> DatasetInfo:
-  """Returns a data set whose categories come with the library.
+  """Returns a data set whose categories are included in the library.
 
   Raises:
-    ConfigError: There is none of that name.
+    ConfigError: There is no data set of that name.
   """
   path = _FOLDER / f'{name}.json'
   if '/' in name or not path.is_file():
@@ -54,7 +55,7 @@ def from_options(options) -> AnyInfo:
   """Returns the classes of the data set that a DatasetOptions message describes.
 
   Raises:
-    ConfigError: Unknown data set, or a description of one of the user's own that cannot be used.
+    ConfigError: The data set is unknown, or its description is invalid.
   """
   if not options.dataset:
     raise config_lib.ConfigError(f'dataset is not set: there are {", ".join(_all_names())}')
@@ -78,10 +79,10 @@ def from_options(options) -> AnyInfo:
 
 
 def from_config(config) -> AnyInfo:
-  """Returns the classes of an experiment: of its training data, else of its evaluation data.
+  """Returns the classes of an experiment's training data, or else of its evaluation data.
 
   Raises:
-    ConfigError: Neither is described, or the two do not have the same classes.
+    ConfigError: Neither data set is described, or their classes differ.
   """
   train, evaluation = config.train_dataset_options, config.eval_dataset_options
   if not train.dataset and not evaluation.dataset:
@@ -117,10 +118,10 @@ def _difference(info: AnyInfo, other: AnyInfo) -> str:
 
 
 def class_folders(path: str) -> list[str]:
-  """Returns the sub-folders of a folder, sorted: the classes of "image_folders".
+  """Returns the sorted sub-folders of a folder, which are the classes of "image_folders".
 
   Raises:
-    ConfigError: There is no such folder, or it has fewer than two.
+    ConfigError: The folder does not exist, or has fewer than two sub-folders.
   """
   if not path:
     raise config_lib.ConfigError('image_folders.image_dir is not set: name the folder whose '
@@ -141,16 +142,16 @@ def from_annotation_file(path: str, label_divisor: int = 256,
                          name: str = 'coco_format') -> DatasetInfo:
   """Reads the classes of a panoptic JSON.
 
-  Class ids are 1, 2, ... in ascending category id; 0 is unlabelled. Colours are the JSON's,
-  or generated where it has none.
+  Class ids are 1, 2, ... in the order of category ids; 0 is unlabeled. Colors are those of the
+  JSON, and generated where it has none.
 
   Args:
-    path: The JSON.
-    label_divisor: More than the instances of a class in an image.
-    name: Of the result.
+    path: Path of the JSON.
+    label_divisor: A number larger than the number of instances of a class in an image.
+    name: Name of the data set.
 
   Raises:
-    ConfigError: The file is missing, is no JSON or has no usable categories.
+    ConfigError: The file does not exist, is not JSON or has no valid categories.
   """
   try:
     modified = os.stat(path).st_mtime_ns
@@ -177,7 +178,7 @@ def _read_json(path: str) -> Any:
 
 def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 256,
                     name: str = 'coco_format') -> DatasetInfo:
-  """As `from_annotation_file`, for a JSON that is read already."""
+  """Does what `from_annotation_file` does, with the parsed content of the JSON."""
   if label_divisor < 2:
     raise config_lib.ConfigError(f'{name}.label_divisor is {label_divisor}: it must be at least 2')
   entries = content.get('categories') if isinstance(content, dict) else None
@@ -202,10 +203,10 @@ def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 
 
 
 def from_label_folders(options) -> DatasetInfo:
-  """Reads the classes of LabelFoldersOptions; class ids are as of `from_annotation_file`.
+  """Reads the classes of LabelFoldersOptions; class ids are those of `from_annotation_file`.
 
   Raises:
-    ConfigError: They cannot be used.
+    ConfigError: The classes are missing or invalid.
   """
   entries, where = [_entry(category) for category in options.categories], 'label_folders.categories'
   if bool(entries) == bool(options.categories_file):

@@ -1,8 +1,8 @@
-"""Damaged images: each is named once, they are counted, and beyond a limit they stop the run.
+"""Corrupt images: each is reported once, and more than the configured limit stop the run.
 
-A training image that cannot be read is replaced by the one before it in the stream, so that no
-other sample moves; in evaluation it is left out. What replaces it depends on the stream alone,
-neither on where the run was resumed nor on how many workers share it.
+A training image that cannot be read is replaced by the one before it in the stream, so that all
+other samples keep their places; in evaluation it is left out. The replacement depends only on the
+stream, not on where the run was resumed or how many workers share it.
 """
 
 import sys
@@ -16,34 +16,34 @@ from deeplab_tf import structures
 from deeplab_tf.data import errors
 from deeplab_tf.user_errors import DataError
 
-# So many images before a damaged one are tried in its place.
+# Number of images before a corrupt one that are tried in its place.
 EARLIER = 16
-# So many are listed when there are too many.
+# Number of images listed in the error about too many corrupt images.
 _LISTED = 3
 
 
 class Source(Protocol):
-  """Images that are read one by one, each by its address, int64 of a fixed shape."""
+  """Images that are read individually by address, an int64 tensor of fixed shape."""
 
   def load(self, address: tf.Tensor) -> structures.LabeledImage:
-    """Reads an image; runs inside tf.data, and fails if it is damaged."""
+    """Reads an image; runs inside tf.data, and fails if the image is corrupt."""
 
   def place(self, address: np.ndarray) -> str:
-    """Returns what the user calls the image."""
+    """Returns the name of an image for messages."""
 
   def fault(self, address: np.ndarray) -> Optional[str]:
-    """Returns one line about what is wrong with an image; None if nothing is found."""
+    """Returns one line that says what is wrong with an image; None if no problem is found."""
 
 
 # --- Counting ---------------------------------------------------------------------------------
 
 
 class Log:
-  """Counts different damaged images; any thread may add to it.
+  """Counts distinct corrupt images; thread-safe.
 
   Args:
-    field: Path of the DatasetOptions.
-    limit: Their max_damaged_images.
+    field: Field path of the DatasetOptions.
+    limit: Largest number of corrupt images, `max_damaged_images` of the DatasetOptions.
   """
 
   def __init__(self, field: str, limit: int):
@@ -53,14 +53,14 @@ class Log:
     self._lock = threading.Lock()
 
   def add(self, place: str, fault: Callable[[], Optional[str]]) -> None:
-    """Counts an image if it is new, and says on standard error that it is left out.
+    """Counts an image if it is new, and reports on standard error that it is left out.
 
     Args:
-      place: Tells images apart.
-      fault: Finds the line about it; called for new images.
+      place: Name that identifies the image.
+      fault: Returns one line that says what is wrong; only called for new images.
 
     Raises:
-      ValueError: There are more than the limit; the message is marked as that of a check.
+      ValueError: The limit is exceeded; the message is marked as that of `errors.check`.
     """
     if place not in self._lines:
       line = fault() or f'{place}: cannot be read, but a second look finds nothing wrong with it'
@@ -70,7 +70,7 @@ class Log:
       raise DataError(errors.marked(self._verdict()))
 
   def _add(self, place, line):
-    # Whatever comes after the one too many does not change the verdict.
+    # Images after the first one beyond the limit do not change the message.
     if place in self._lines or len(self._lines) > self._limit:
       return
     self._lines[place] = line
@@ -90,9 +90,9 @@ _logs: dict[tuple, Log] = {}
 
 
 def log_of(options, field: str) -> Log:
-  """Returns this process's log of the images that DatasetOptions name.
+  """Returns this process's log for the given DatasetOptions.
 
-  A training evaluates many times: an image counts once all the same.
+  It is shared, so that an image counts once however often a training evaluates.
   """
   key = (field, options.SerializeToString(deterministic=True))
   return _logs.setdefault(key, Log(field, options.max_damaged_images))
@@ -105,19 +105,19 @@ class Loaded(NamedTuple):
   """An image, or a blank one where none could be read.
 
   Attributes:
-    example: LabeledImage.
-    is_intact: bool [].
+    example: The image, a LabeledImage.
+    is_intact: bool [], false for a blank image.
   """
   example: structures.LabeledImage
   is_intact: tf.Tensor
 
 
 class Guard:
-  """Reads images of which some may be damaged.
+  """Reads images of which some may be corrupt.
 
   Args:
-    source: The images.
-    log: Counts the damaged ones.
+    source: Source of the images.
+    log: Counts the corrupt images.
     blank: Returns the blank image.
   """
 
@@ -127,14 +127,14 @@ class Guard:
     self._make_blank = blank
 
   def load(self, candidates: tf.Tensor) -> Loaded:
-    """Reads the first intact image of several, the later ones only if they are needed.
+    """Returns the first intact image among candidates; later ones are read only if needed.
 
-    Runs inside tf.data; it fails once the log is full.
+    Runs inside tf.data; fails once the limit of the log is exceeded.
 
     Args:
       candidates: int64 [images, ...], addresses.
     """
-    # Only a data set can go on after an error.
+    # Only a tf.data.Dataset can continue after an error.
     first = _one(candidates, lambda c: self._intact(c[0])).ignore_errors()
     others = tf.data.Dataset.from_tensors(candidates).flat_map(self._search)
     return first.concatenate(others).take(1).get_single_element()
@@ -143,13 +143,13 @@ class Guard:
     return Loaded(self._source.load(address), tf.constant(True))
 
   def _search(self, candidates):
-    """A data set of Loaded, the first of which is wanted; what cannot be read is reported."""
+    """Returns a tf.data.Dataset of Loaded, intact ones first; reports what cannot be read."""
     attempts = tf.data.Dataset.from_tensor_slices(candidates).flat_map(self._attempt)
     found = attempts.filter(lambda loaded: loaded.is_intact)
     return found.concatenate(_one(candidates, lambda _: self._blank(False)))
 
   def _attempt(self, address):
-    """A data set of one Loaded; the image is looked at again if it cannot be read."""
+    """Returns a tf.data.Dataset of one Loaded; an image that cannot be read is diagnosed."""
     intact = _one(address, self._intact).ignore_errors()
     return intact.concatenate(_one(address, self._report)).take(1)
 
@@ -168,12 +168,12 @@ class Guard:
 
 
 def _one(value, function):
-  """A data set of one element, computed when it is needed."""
+  """Returns a tf.data.Dataset of one element that is computed lazily."""
   return tf.data.Dataset.from_tensors(value).map(function)
 
 
 def alone(addresses: tf.data.Dataset) -> tf.data.Dataset:
-  """Turns (address,) into (candidates,), int64 [1, ...]: nothing stands in for an image."""
+  """Turns (address,) into (candidates,), int64 [1, ...], so that no image is replaced."""
   return addresses.map(lambda address: (address[None],))
 
 
@@ -181,11 +181,12 @@ def with_earlier(numbered: tf.data.Dataset) -> tf.data.Dataset:
   """Joins each address of a stream with those before it, the nearest first.
 
   Args:
-    numbered: (number, (address,)), numbers rising by 1.
+    numbered: Data set of (number, (address,)), with consecutive numbers.
 
   Returns:
-    (number, (candidates,)), int64 [1 to EARLIER + 1, ...]: fewer at the start, where the number
-    is less than EARLIER. The first EARLIER elements of a stream that starts later are no use.
+    Data set of (number, (candidates,)), int64 [1 to EARLIER + 1, ...]. There are fewer candidates
+    at the start, where the number is less than EARLIER. If the stream starts at a later number,
+    its first EARLIER elements are invalid.
   """
   address = numbered.element_spec[1][0]
 

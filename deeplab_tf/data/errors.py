@@ -1,8 +1,8 @@
-"""Errors about the content of data files, from inside tf.data to one line for the user.
+"""Turns errors about the content of data files inside tf.data into one line for the user.
 
-A tf.data graph can only fail with a long message of TensorFlow's. Checks made here carry their
-sentence between marks, and `describe_data_error` finds it again. A damaged record file fails
-inside TensorFlow without being named, so files in use are remembered and searched then.
+A tf.data graph can only fail with a long TensorFlow message. The checks of this module put their
+line between marks, and `describe_data_error` extracts it. TensorFlow does not name a record file
+that is corrupt, so the files in use are remembered and searched on failure.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from deeplab_tf.user_errors import HostError, MissingFileError
 _START, _END = '<<data: ', ' :data>>'
 _MARKED = re.compile(f'{_START}(.*?){_END}', re.DOTALL)
 
-# Bytes of a text out of a file that stand in a message.
+# Number of bytes of a file's text that are quoted in a message.
 _LONGEST_TEXT = 1000
 
-# How TensorFlow says that a file cannot be opened: the path, and the reason of the system.
+# TensorFlow's message that a file cannot be opened: the path, and the reason of the system.
 _NOT_OPENED = re.compile('(\\S[^\n]*?); (' + '|'.join(
     re.escape(os.strerror(number)) for number in (
         errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EISDIR,
         errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP)) + ')')
 
-# Finds what is wrong with the files in use; the readers add theirs. The latest are searched first.
+# Searches for problems of the files in use, added by the readers. The latest are called first.
 _diagnoses: dict[str, Callable[[], Optional[str]]] = {}
 
 
@@ -37,17 +37,17 @@ def check(condition: tf.Tensor, message: Callable[[], Sequence]) -> tf.Operation
 
   Args:
     condition: bool [].
-    message: Returns strings and scalar tensors that make up the line when joined; it is
-      computed only on failure.
+    message: Returns strings and scalar tensors that are joined to the line; it is computed only
+      on failure.
 
   Returns:
-    Something to depend on by tf.control_dependencies.
+    A value for tf.control_dependencies.
   """
 
   def fail():
     parts = [part if isinstance(part, str) else _text(part) for part in message()]
     line = tf.strings.join([_START, *parts, _END])
-    # Python cannot take a message that is not UTF-8, whatever the error is.
+    # Python cannot decode an error message that is not UTF-8.
     line = tf.strings.unicode_transcode(line, 'UTF-8', 'UTF-8')
     with tf.control_dependencies([tf.debugging.Assert(False, [line])]):
       return tf.constant(False)
@@ -57,26 +57,26 @@ def check(condition: tf.Tensor, message: Callable[[], Sequence]) -> tf.Operation
 
 def or_say(value: tf.Tensor, function: Callable[[tf.Tensor], Any],
            message: Callable[[], Sequence]) -> Any:
-  """Computes a function of a tensor; where it fails, stops the pipeline with one line of ours.
+  """Computes a function of a tensor; if it fails, stops the pipeline with one line for the user.
 
-  TensorFlow's own message does not know the file. It costs about half a millisecond.
+  TensorFlow's own message does not name the file. This costs about half a millisecond.
 
   Args:
-    value: What the function takes.
-    function: Returns tensors.
-    message: As that of `check`.
+    value: Argument of the function.
+    function: Function that returns tensors.
+    message: Returns the parts of the line; see `check`.
   """
   def fail(value):
     with tf.control_dependencies([check(tf.constant(False), message)]):
       return function(value)
 
-  # Only a data set can go on after an error.
+  # Only a tf.data.Dataset can continue after an error.
   once = tf.data.Dataset.from_tensors(value)
   return once.map(function).ignore_errors().concatenate(once.map(fail)).take(1).get_single_element()
 
 
 def marked(message: str) -> str:
-  """Returns a message that `describe_data_error` finds again in TensorFlow's own."""
+  """Returns a message with marks, so that `describe_data_error` finds it in TensorFlow's."""
   return f'{_START}{message}{_END}'
 
 
@@ -88,12 +88,11 @@ def _text(value):
 
 @contextlib.contextmanager
 def opening(path: str) -> Iterator[None]:
-  """Turns TensorFlow's failure to open a file into an error for the user: it says nothing of what
-  is in the file.
+  """Turns TensorFlow's failure to open a file into an error for the user.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It cannot be opened.
+    MissingFileError: The file does not exist.
+    HostError: The file cannot be opened.
   """
   try:
     yield
@@ -104,7 +103,7 @@ def opening(path: str) -> Iterator[None]:
 
 
 def cannot_open(error: Exception) -> Optional[str]:
-  """Returns a line with the path where TensorFlow says that the system opens a file not; or None.
+  """Returns a line with path and reason if an error says that a file cannot be opened, or None.
 
   Args:
     error: Exception that TensorFlow raised.
@@ -120,18 +119,18 @@ def on_failure(name: str, diagnose: Callable[[], Optional[str]]) -> None:
   """Adds a search for the cause of failures that TensorFlow does not explain.
 
   Args:
-    name: Another search of this name is replaced.
-    diagnose: Returns one line, or None when it finds nothing wrong.
+    name: Key of the search; an earlier search with this key is replaced.
+    diagnose: Returns one line, or None if no problem is found.
   """
   _diagnoses.pop(name, None)
   _diagnoses[name] = diagnose
 
 
 def describe_data_error(error: tf.errors.OpError) -> str:
-  """Returns one line that tells the user which file of the data is wrong, and how.
+  """Returns one line that names the data file that caused an error, and what is wrong with it.
 
   Args:
-    error: What iterating over a data set raised.
+    error: Exception raised while iterating over a data set.
   """
   line = stated(error) or cannot_open(error)
   if line:
@@ -146,19 +145,19 @@ def describe_data_error(error: tf.errors.OpError) -> str:
 
 
 def stated(error: Exception) -> Optional[str]:
-  """Returns the line that a check of ours put into an error, or None."""
+  """Returns the line that `check` or `marked` put into an error, or None."""
   found = _MARKED.search(str(error))
   return cli.one_line(_unescape(found.group(1), str(error))) if found else None
 
 
 def reason(error: Exception) -> str:
-  """Returns the start of TensorFlow's own message, without the names of nodes and ops."""
+  """Returns the start of a TensorFlow message, without the names of nodes and ops."""
   text = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]( name:)?', '', str(error))
   return cli.one_line(text)[:200]
 
 
 def _unescape(line, text):
-  """Undoes what tf.debugging.Assert does to quotes and to bytes beyond ASCII."""
+  """Undoes the escaping of quotes and non-ASCII bytes by tf.debugging.Assert."""
   if 'assertion failed' not in text:
     return line
   return line.encode().decode('unicode_escape').encode('latin-1').decode('utf-8', 'replace')

@@ -1,4 +1,4 @@
-"""Opens what a config names as data: record files, or images that need none."""
+"""Opens the configured data set, from TFRecords or from image files."""
 
 import sys
 from typing import Optional, Sequence, Union
@@ -10,25 +10,26 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import modules, structures
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, errors, sources
-from deeplab_tf.data.records import files, tfrecord
+from deeplab_tf.data.records import files as files_lib
+from deeplab_tf.data.records import tfrecord
 from deeplab_tf.data.sources import _labeled_files
 from deeplab_tf.formats import image_limits
 from deeplab_tf.user_errors import DataError, UserError
 
 _INTERLEAVED_FILES = 16
-# Data sets that raw_data can name.
+# Data sets that raw_data supports.
 _KNOWN_LAYOUTS = ('coco_panoptic', 'cityscapes_panoptic', 'ade20k_panoptic', 'mapillary_vistas')
-# Files of up to this size in all are read through for damage when they are opened.
+# Files of up to this total size are checked completely when they are opened.
 _CHECKED_BYTES = 2 * 2**30
-# First files of those record files that state no classes, and of which this was said.
+# First files of the record files without stated classes for which a note was printed.
 _said_to_state_nothing: set[str] = set()
 
 
 class RecordSource:
-  """Record files.
+  """Images and labels of TFRecord files.
 
   Args:
-    files: Their paths.
+    files: Paths of the record files.
     info: The data set.
     with_label: Whether labels are decoded.
   """
@@ -39,36 +40,36 @@ class RecordSource:
     self._with_label = with_label
     self._count: Optional[int] = None
     self._sound: set[bytes] = set()
-    if sum(files.size(file) for file in files) <= _CHECKED_BYTES:
+    if sum(files_lib.size(file) for file in files) <= _CHECKED_BYTES:
       self.count_exactly()
 
   def count(self) -> Optional[int]:
-    """Returns the number of records, or None where counting would take long."""
+    """Returns the number of records, or None if counting would take long."""
     return self._count
 
   def count_exactly(self) -> int:
-    """Returns the number of records; reads through all files once.
+    """Returns the number of records; scans all files once.
 
     Raises:
-      ValueError: A file is damaged; names it.
+      DataError: A file is corrupt; the message names it.
     """
     if self._count is None:
       self._count = sum(self._count_file(file) for file in self._files)
     return self._count
 
   def in_order(self) -> tf.data.Dataset:
-    """Returns the arguments of `load` for every record, in order."""
+    """Returns a data set of the arguments of `load` for all records, in order."""
     return tf.data.Dataset.from_tensor_slices(self._files).flat_map(self._open)
 
   def shuffled(self, seed: int, epoch: tf.Tensor, buffer_size: int) -> tf.data.Dataset:
-    """Returns the arguments of `load` for every record in the order of an epoch, int64 []."""
+    """Returns the arguments of `load` for all records in the order of an epoch (int64 [])."""
     files = tf.random.experimental.stateless_shuffle(
         tf.constant(self._files), tf.stack([tf.constant(seed, tf.int64), epoch]))
     records = tf.data.Dataset.from_tensor_slices(files).interleave(
         self._open, cycle_length=min(_INTERLEAVED_FILES, len(self._files)), block_length=1,
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    # Inside the epoch's function, hence for it alone: the order must not depend on what seed the
-    # program has set globally.
+    # Set inside the epoch's function, so it applies only there: the order must not depend on the
+    # program's global seed.
     tf.random.set_seed(seed + 1)
     return records.shuffle(max(buffer_size, 1), seed=epoch + 1)
 
@@ -77,19 +78,19 @@ class RecordSource:
     return tfrecord.parse(record, file, self._info, self._with_label)
 
   def _count_file(self, file):
-    return files.count_records(file)
+    return files_lib.count_records(file)
 
   def _open(self, file):
-    # Counting has looked at all files. A length that is no record's crashes TensorFlow.
+    # Counting has checked all files. An invalid record length crashes TensorFlow.
     if self._count is None:
       file = tf.ensure_shape(tf.numpy_function(self._checked, [file], tf.string), [])
     return tf.data.TFRecordDataset(file).map(lambda record: (record, file))
 
   def _checked(self, file):
-    """Returns the path of a file after a look at the lengths of its records, once."""
+    """Checks the record lengths of a file, once, and returns its path."""
     if file not in self._sound:
       try:
-        problem = files.index_records(file.decode()).problem
+        problem = files_lib.index_records(file.decode()).problem
       except UserError as error:
         problem = str(error)
       if problem:
@@ -99,10 +100,11 @@ class RecordSource:
 
 
 class AddressedRecordSource(RecordSource):
-  """Record files whose records are read one by one, so that a damaged one hides no other.
+  """TFRecord files whose records are read individually, so that a corrupt one hides no other.
 
-  The order is that of RecordSource. An address is int64 [3]: file, record number in it, offset.
-  Where a file is damaged so that the next record cannot be found, its rest counts as one record.
+  The order is that of RecordSource. An address is int64 [3]: index of the file, number of the
+  record in the file, byte offset. If a file is so corrupt that the next record cannot be found,
+  the rest of the file counts as one record.
   """
   is_upright = False
 
@@ -113,21 +115,21 @@ class AddressedRecordSource(RecordSource):
   def load(self, address: tf.Tensor) -> structures.LabeledImage:
     """Reads and decodes a record."""
     file = tf.constant(self._files)[address[0]]
-    record = files.record_at(file, address[2])
+    record = files_lib.record_at(file, address[2])
     return tfrecord.parse(record, file, self._info, self._with_label)
 
   def encoded(self, address: np.ndarray) -> bytes:
-    """Returns the image file in a record."""
-    record = files.record_at(
+    """Returns the encoded image of a record."""
+    record = files_lib.record_at(
         tf.constant(self._files[address[0]]), tf.constant(address[2])).numpy()
     return tfrecord.encoded_image(record)
 
   def place(self, address: np.ndarray) -> str:
-    """Returns what the user calls a record."""
+    """Returns the name of a record for messages."""
     return f'{self._files[address[0]]}: record {address[1]}'
 
   def fault(self, address: np.ndarray) -> Optional[str]:
-    """Returns one line about what is wrong with a record; None if nothing is found."""
+    """Returns one line that says what is wrong with a record; None if no problem is found."""
     file, number, offset = address.tolist()
     try:
       return tfrecord.diagnose_record(self._files[file], number, offset, self._info,
@@ -144,9 +146,9 @@ class AddressedRecordSource(RecordSource):
     return tf.data.Dataset.from_tensor_slices((addresses,))
 
   def _find(self, file):
-    """int64 [records, 3]; the file is read once."""
+    """Returns the addresses of a file, int64 [records, 3]; the file is read once."""
     if file not in self._addresses:
-      index = files.index_records(file)
+      index = files_lib.index_records(file)
       offsets = [*index.offsets, index.end] if index.problem else index.offsets
       number = np.arange(len(offsets))
       self._addresses[file] = np.stack(
@@ -155,7 +157,11 @@ class AddressedRecordSource(RecordSource):
 
 
 class IndexSource:
-  """Images that are loaded by index, which is also their address."""
+  """Images that are loaded by index, which is also their address.
+
+  Args:
+    direct: The images.
+  """
   is_upright = True
 
   def __init__(self, direct: sources.DirectSource):
@@ -170,11 +176,11 @@ class IndexSource:
     return self._direct.count
 
   def in_order(self) -> tf.data.Dataset:
-    """Returns the argument of `load` for every image, in order."""
+    """Returns a data set of the arguments of `load` for all images, in order."""
     return tf.data.Dataset.range(self._direct.count).map(lambda index: (index,))
 
   def shuffled(self, seed: int, epoch: tf.Tensor, buffer_size: int) -> tf.data.Dataset:
-    """Returns the argument of `load` for every image in the order of an epoch, int64 []."""
+    """Returns the arguments of `load` for all images in the order of an epoch (int64 [])."""
     del buffer_size  # All indices are shuffled.
     order = tf.random.experimental.stateless_shuffle(
         tf.range(self._direct.count, dtype=tf.int64),
@@ -186,16 +192,16 @@ class IndexSource:
     return self._direct.load(index)
 
   def encoded(self, index: np.ndarray) -> bytes:
-    """Returns the image file; nothing where images are no files."""
+    """Returns the bytes of the image file; empty for images that are not files."""
     files = self._direct.files
     return image_limits.read_bytes(files[index]) if files else b''
 
   def place(self, index: np.ndarray) -> str:
-    """Returns what the user calls an image."""
+    """Returns the name of an image for messages."""
     return self._direct.files[index] if self._direct.files else f'image {index}'
 
   def fault(self, index: np.ndarray) -> Optional[str]:
-    """Returns one line about what is wrong with an image; None if nothing is found."""
+    """Returns one line that says what is wrong with an image; None if no problem is found."""
     try:
       self.load(tf.constant(index))
     except (tf.errors.OpError, UserError) as error:
@@ -207,19 +213,19 @@ class IndexSource:
 
 def open_source(options, info: DatasetInfo,
                 field: str) -> Union[RecordSource, IndexSource]:
-  """Returns the RecordSource or IndexSource that DatasetOptions name.
+  """Returns the RecordSource or IndexSource that DatasetOptions describe.
 
-  If they allow damaged images it is read by addresses: a damage.Source.
+  If they allow corrupt images, it is read by address and implements corrupt.Source.
 
   Args:
     options: DatasetOptions.
-    info: Their data set.
-    field: Their name in errors.
+    info: The data set.
+    field: Name of the options in errors.
 
   Raises:
-    ConfigError: They name no data.
-    ValueError: The data cannot be used; one line with the file.
-    FileNotFoundError: A pattern matches no file.
+    ConfigError: The options name no data.
+    DataError: The data are invalid; the message names the file.
+    MissingFileError: A pattern matches no file.
   """
   direct = _direct(options, info, only=bool(options.file_pattern))
   if direct is not None:
@@ -245,7 +251,7 @@ def open_source(options, info: DatasetInfo,
 
 
 def _compare_classes(files, info, options):
-  """Compares what records state with the config; says once where they state nothing."""
+  """Compares the classes stated in the records with the config; notes once if none are stated."""
   if not options.decode_groundtruth_label or tfrecord.check_classes(files, info):
     return
   if files[0] not in _said_to_state_nothing:
@@ -255,7 +261,7 @@ def _compare_classes(files, info, options):
 
 
 def _direct(options, info, only):
-  """The data set's own images; with record files named, only where the options ask for it."""
+  """Returns the DirectSource of the data set, or None if its records are to be read."""
   name = options.dataset.split('/')[0]
   if name not in modules.available('data.sources'):
     return None
@@ -275,9 +281,9 @@ def _direct(options, info, only):
 
 
 def count_examples(options) -> Optional[int]:
-  """Returns the number of images that DatasetOptions name, or None where counting takes long.
+  """Returns the number of images of a data set, or None if counting would take long.
 
   Raises:
-    As open_source.
+    ConfigError, DataError, MissingFileError: See `open_source`.
   """
   return open_source(options, catalog.from_options(options), 'dataset_options').count()

@@ -1,6 +1,6 @@
-"""The segments of a label map: which there are, how large, and what each pixel gets from its own.
+"""The segments of a label map: their labels, sizes and centers, and per-segment values of pixels.
 
-Looked at per run of equal labels in a row instead of per pixel, since runs are few.
+They are computed from runs of equal labels in a row instead of single pixels, since runs are few.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
 
-# Tables of up to so many entries are indexed by the label itself.
+# Largest table that is indexed by the label itself.
 _TABLE_ENTRIES = 2**21
 
 
@@ -18,15 +18,15 @@ class Segments(NamedTuple):
   """The distinct values of a label map in order of first appearance, row by row.
 
   Attributes:
-    label: int32 [values], the values themselves.
+    label: int32 [values], the panoptic labels.
     class_id: int32 [values].
-    is_instance: bool [values], a thing and no crowd.
-    is_labeled: bool [values], neither void nor crowd.
-    pixels: int32 [values].
-    centers: int32 [values, 2]: mean (y, x), rounded half to even.
-    place: int32 [height, width], the entry of a pixel's segment in a table.
-    entries: int32 [values], the entry of each segment in such a table.
-    table_size: int32 [], entries of such a table.
+    is_instance: bool [values], true for a thing that is not crowd.
+    is_labeled: bool [values], true for all segments except void and crowd.
+    pixels: int32 [values], number of pixels.
+    centers: int32 [values, 2], mean (y, x), rounded half to even.
+    place: int32 [height, width], the index of each pixel's segment in a look-up table.
+    entries: int32 [values], the index of each segment in that table.
+    table_size: int32 [], number of entries of that table.
   """
   label: tf.Tensor
   class_id: tf.Tensor
@@ -47,7 +47,7 @@ def find(label: tf.Tensor, info: DatasetInfo) -> Segments:
   count = tf.size(values)
   length = tf.concat([starts[1:], [tf.size(label)]], 0) - starts
   row, column = starts // width, starts % width
-  # int64: sums of coordinates of a megapixel.
+  # Sums of coordinates over a megapixel need int64.
   columns = tf.cast(length, tf.int64) * tf.cast(2 * column + length - 1, tf.int64) // 2
   rows = tf.cast(length, tf.int64) * tf.cast(row, tf.int64)
   pixels = tf.math.unsorted_segment_sum(length, segment, count)
@@ -59,7 +59,7 @@ def find(label: tf.Tensor, info: DatasetInfo) -> Segments:
   is_stuff = tf.gather(class_table(info, info.stuff_class_ids), class_id)
   place, entries, table_size = label, values, _largest_label(info) + 1
   if table_size > _TABLE_ENTRIES:
-    # In the same order, since a row's first run begins with the row.
+    # The order is the same as that of `values`, by first appearance.
     place = tf.reshape(tf.unique(tf.reshape(label, [-1])).idx, tf.shape(label))
     entries, table_size = tf.range(count), count
   return Segments(values, class_id, is_instance, is_instance | is_stuff, pixels,
@@ -71,8 +71,8 @@ def spread(values: tf.Tensor, segments: Segments) -> tf.Tensor:
   """Gives each pixel the value of its segment.
 
   Args:
-    values: [values, ...].
-    segments: Of a label map [height, width].
+    values: [values, ...], one value per segment.
+    segments: Segments of a label map [height, width].
 
   Returns:
     [height, width, ...].
@@ -103,7 +103,7 @@ def _largest_label(info):
 
 
 def _run_starts(label):
-  """int32 [runs], the flat index of the first pixel of each run; no run goes on in the next row."""
+  """Returns int32 [runs], the flat index of each run's first pixel; runs do not cross rows."""
   first = tf.ones([tf.shape(label)[0], 1], tf.bool)
   is_start = tf.concat([first, tf.not_equal(label[:, 1:], label[:, :-1])], 1)
   return tf.cast(tf.where(tf.reshape(is_start, [-1]))[:, 0], tf.int32)

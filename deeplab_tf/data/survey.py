@@ -1,6 +1,6 @@
-"""What a raw data set holds, and what is wrong with it, without writing anything.
+"""Statistics and problems of a data set, without writing anything.
 
-Everything is read as the builder reads it, but a problem is noted and the reading goes on.
+Everything is read as the builder reads it, but problems are collected instead of stopping.
 """
 
 import collections
@@ -18,23 +18,24 @@ from deeplab_tf.data.sources import _label_images
 from deeplab_tf.formats import orientation
 from deeplab_tf.user_errors import UserError
 
-# Problems that are listed, absent classes that are named, and letters of a name.
+# Number of listed problems, number of named absent classes, and letters of a class name.
 _LISTED, _NAMED, _LETTERS = 20, 8, 40
 
 
 @dataclasses.dataclass
 class Survey:
-  """Figures of a data set.
+  """Statistics of a data set.
 
   Attributes:
-    info: Its classes.
+    info: The classes.
     sizes: (height, width) of each image that could be read.
-    segments: Number of segments of each labelled image.
-    class_segments, class_crowds, class_images, class_pixels: Of each class id that occurs;
-      a class's crowd regions in one image count as one, and not as segments.
-    unlabeled_pixels, pixels: Over all labelled images.
-    problems: One line each.
-    notes: Findings that are worth a line, but are no problem.
+    segments: Number of segments of each labeled image.
+    class_segments, class_crowds, class_images, class_pixels: Class id -> number of segments, crowd
+      regions, images and pixels. The crowd regions of a class in one image count as one crowd
+      region and not as segments.
+    unlabeled_pixels, pixels: Number of unlabeled pixels and of all pixels of labeled images.
+    problems: One line per problem.
+    notes: Findings that are reported but are not problems.
   """
   info: AnyInfo
   sizes: list = dataclasses.field(default_factory=list)
@@ -49,16 +50,16 @@ class Survey:
   notes: sources.Notes = dataclasses.field(default_factory=sources.Notes)
 
   def crowd_only(self) -> list[Category]:
-    """Returns the things of which there are only crowd regions."""
+    """Returns the thing classes that only occur as crowd regions."""
     return [c for c in self.info.categories
             if self.class_crowds[c.class_id] and not self.class_segments[c.class_id]]
 
   def add_label(self, labels: np.ndarray, pixels: np.ndarray) -> None:
-    """Counts an image's label.
+    """Adds the label of an image.
 
     Args:
       labels: int [segments], the distinct panoptic labels of a map.
-      pixels: int [segments], how many pixels each has.
+      pixels: int [segments], number of pixels of each label.
     """
     info = self.info
     things, class_ids = set(info.thing_class_ids), labels // info.label_divisor
@@ -77,7 +78,7 @@ class Survey:
 
 
 class _Found(NamedTuple):
-  """What one image adds; label is a class, or distinct panoptic labels with their pixels."""
+  """Size and label of an image; the label is a class, or panoptic labels with pixel counts."""
   size: tuple
   label: object
 
@@ -85,14 +86,14 @@ class _Found(NamedTuple):
 def take(make_examples: Callable[[sources.BuildOptions], list], info: AnyInfo,
          options: sources.BuildOptions, max_images: Optional[int] = None,
          num_workers: Optional[int] = None) -> Survey:
-  """Reads a data set.
+  """Surveys a raw data set.
 
   Args:
-    make_examples: Of the data set's source; see data.sources.
-    info: Its classes.
-    options: What is read; crowd regions are kept.
-    max_images: So many images from the start; default: all.
-    num_workers: Threads; default: one per core.
+    make_examples: Function `examples` of the data set's source; see data.sources.
+    info: The classes.
+    options: Options of the source; crowd regions are kept in any case.
+    max_images: Number of images to read from the start; default: all.
+    num_workers: Number of threads; default: one per core.
 
   Raises:
     ValueError, FileNotFoundError: There is nothing to read.
@@ -105,7 +106,7 @@ def take(make_examples: Callable[[sources.BuildOptions], list], info: AnyInfo,
   except UserError as error:
     if not survey.problems:
       raise
-    survey.problems.append(str(error))  # Those before tell why.
+    survey.problems.append(str(error))  # The earlier problems explain it.
     examples = []
 
   def read(make):
@@ -116,14 +117,14 @@ def take(make_examples: Callable[[sources.BuildOptions], list], info: AnyInfo,
 
 def take_configured(options, info: AnyInfo, field: str, max_images: Optional[int] = None,
                     num_workers: Optional[int] = None) -> Survey:
-  """Reads the images that a config names: records, or files as they are.
+  """Surveys the data that a config names, records or image files.
 
   Args:
     options: DatasetOptions.
-    info: Their classes.
-    field: Their name in errors.
-    max_images: So many images from the start; default: all.
-    num_workers: Threads; default: one per core.
+    info: The classes.
+    field: Name of the options in errors.
+    max_images: Number of images to read from the start; default: all.
+    num_workers: Number of threads; default: one per core.
 
   Raises:
     ValueError, FileNotFoundError: There is nothing to read.
@@ -166,7 +167,7 @@ def _note_orientation(source, address, notes):
 
 
 def _filled(survey, read, items, num_workers):
-  """Adds what a function finds for each item."""
+  """Adds the result of `read` for each item to the survey."""
   import tqdm
   found = threads.in_order(num_workers or os.cpu_count(), read, items)
   for image in tqdm.tqdm(found, total=len(items), unit='image', desc='reading', file=sys.stderr):
@@ -203,7 +204,7 @@ def _add(survey, image):
     survey.class_images[image.label - 1] += 1
 
 
-# --- For people -------------------------------------------------------------------------------
+# --- Text output ------------------------------------------------------------------------------
 
 
 def lines(survey: Survey) -> Iterator[str]:
@@ -216,7 +217,7 @@ def lines(survey: Survey) -> Iterator[str]:
     yield (f'segments per image: min {counts.min()}, median {np.median(counts):g}, max '
            f'{counts.max()}')
     yield from _table(survey)
-    yield f'unlabelled: {_percent(survey.unlabeled_pixels, survey.pixels)} of all pixels'
+    yield f'unlabeled: {_percent(survey.unlabeled_pixels, survey.pixels)} of all pixels'
   elif survey.class_images:
     for index, name in enumerate(survey.info.class_names):
       yield f'{survey.class_images[index]:8d} images of {name}'
@@ -227,7 +228,7 @@ def lines(survey: Survey) -> Iterator[str]:
 
 
 def _sizes(sizes):
-  """The smallest, median and largest by area."""
+  """Returns a text with the smallest, the median and the largest size by area."""
   ordered = sorted(sizes, key=lambda size: size[0] * size[1])
   chosen = [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
   return ', '.join(f'{name} {height}x{width}' for name, (height, width)
@@ -277,7 +278,7 @@ def _problems(problems: Sequence[str]):
 
 
 def _cause(problem):
-  """What problems of one kind have in common: no file, number or name."""
+  """Returns a problem without files, numbers and names; it is equal for problems of one kind."""
   text = problem.split(': ', 1)[-1]
   text = re.sub(r'"[^"]*"', '""', text)
   return re.sub(r'\d+', '#', re.sub(r'\S*\.\w{3,4}\b', 'FILE', text))

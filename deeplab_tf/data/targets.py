@@ -1,7 +1,7 @@
-"""From a label map to what a model is trained on, equal to DeepLab2's targets.
+"""Makes training targets from a label map; they equal DeepLab2's targets.
 
 Functions take one label map, int32 [height, width], and return the containers of structures.py
-without the batch dimension, with static shapes.
+with static shapes and without a batch dimension.
 """
 
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from deeplab_tf.data import segments as segments_lib
 
 
 class SmallInstances(NamedTuple):
-  """Instances of fewer pixels than `threshold` get `weight` in the semantic loss."""
+  """Instances with fewer pixels than `threshold` have `weight` in the semantic loss."""
   threshold: int = 0
   weight: float = 1.0
 
 
 _NO_WEIGHTS = SmallInstances()
-# The centre of what has none: far from every pixel.
+# Center of segments that have none, far from every pixel.
 _NOWHERE = -1e9
 
 
@@ -31,15 +31,16 @@ def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
                  name: tf.Tensor = None) -> structures.MaskTargets:
   """Makes the targets of mask models.
 
-  Rows 0..max_things-1 of the masks are thing instances in order of first appearance, unused ones
-  with class -1; then one row per stuff class in ascending class id, whether or not it occurs.
+  Rows 0..max_things-1 of the masks are thing instances in order of first appearance; unused rows
+  have class -1. They are followed by one row per stuff class in ascending order of class ids,
+  whether or not the class occurs.
 
   Args:
     label: int32 [height, width], panoptic map.
-    info: Its data set.
-    max_things: Rows for things. More instances in the image are an error.
+    info: The data set.
+    max_things: Number of rows for things. More instances in an image are an error.
     small: Weights of small instances.
-    name: string [], the image's, for the error.
+    name: string [], name of the image, for the error.
   """
   segments = segments_lib.find(label, info)
   count = tf.reduce_sum(tf.cast(segments.is_instance, tf.int32))
@@ -66,11 +67,11 @@ def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
 
 def center_targets(label: tf.Tensor, info: DatasetInfo, sigma: float,
                    small: SmallInstances = _NO_WEIGHTS) -> structures.CenterTargets:
-  """Makes the targets of centre models.
+  """Makes the targets of center models.
 
   Args:
     label: int32 [height, width], panoptic map.
-    info: Its data set.
+    info: The data set.
     sigma: Standard deviation of the Gaussians in pixels.
     small: Weights of small instances.
   """
@@ -78,7 +79,7 @@ def center_targets(label: tf.Tensor, info: DatasetInfo, sigma: float,
   height, width = tf.unstack(tf.shape(label))
   centers = tf.boolean_mask(segments.centers, segments.is_instance)
   heatmap = tf.reshape(_heatmap(centers, height, width, sigma), tf.shape(label))[..., None]
-  # 0 on void and crowd, 1 on stuff, 2 on instances: one look-up for two weights.
+  # 0 on void and crowd, 1 on stuff, 2 on instances, so that one look-up gives two weights.
   kinds = tf.cast(segments.is_labeled, tf.float32) + tf.cast(segments.is_instance, tf.float32)
   kinds = segments_lib.spread(kinds, segments)
   is_instance = tf.maximum(kinds - 1.0, 0.0)
@@ -92,7 +93,7 @@ def center_targets(label: tf.Tensor, info: DatasetInfo, sigma: float,
 
 
 def is_crowd(label: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
-  """Returns bool, the shape of the label: pixels of a thing class with instance number 0."""
+  """Returns bool of the label's shape, true on thing pixels with instance number 0."""
   table = segments_lib.class_table(info, info.thing_class_ids)
   things = tf.gather(table, segments_lib.class_map(label, info))
   return things & (label % info.label_divisor == 0)
@@ -102,7 +103,7 @@ def is_crowd(label: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
 
 
 def _class_tables(info, max_things):
-  """By class id: the class index (-1: none) and the row of a stuff class (-1: no stuff)."""
+  """Returns tables by class id: the class index, and the row of a stuff class; -1 for none."""
   size = info.table_size
   index, row = np.full(size, -1, np.int32), np.full(size, -1, np.int32)
   for class_id, position in info.class_index.items():
@@ -121,7 +122,7 @@ def _semantic_weights(segments, small):
 
 
 def _offsets(segments):
-  """float32 [height, width, 2]: from each pixel of an instance to its centre, 0 elsewhere."""
+  """Returns float32 [height, width, 2], offsets from instance pixels to centers, else 0."""
   height, width = tf.unstack(tf.shape(segments.place))
   centers = tf.where(segments.is_instance[:, None], tf.cast(segments.centers, tf.float32), _NOWHERE)
   centers = segments_lib.spread(centers, segments)
@@ -135,11 +136,11 @@ def _offsets(segments):
 
 
 def _heatmap(centers, height, width, sigma):
-  """float32 [height * width]: the largest of the Gaussians around int32 [n, 2] centres.
+  """Returns float32 [height * width], the maximum of the Gaussians around int32 [n, 2] centers.
 
-  As DeepLab2's, a Gaussian is cut to a square window of int(6 sigma + 3) pixels whose first row
-  is `round(3 sigma + 1)` above the centre, with the peak 3 sigma + 1 below that row: for a sigma
-  like 2.5 the peak lies between two pixels.
+  As in DeepLab2, a Gaussian is cut to a square window of int(6 sigma + 3) pixels. Its first row is
+  `round(3 sigma + 1)` above the center and 3 sigma + 1 above the peak, so that the peak lies
+  between two pixels for a sigma like 2.5.
   """
   window, peak = int(6 * sigma + 3), 3 * sigma + 1
   distance = (np.arange(window) - peak)**2
@@ -149,7 +150,7 @@ def _heatmap(centers, height, width, sigma):
   inside = ((rows >= 0) & (rows < height))[:, :, None] & (
       (columns >= 0) & (columns < width))[:, None]
   index = rows[:, :, None] * width + columns[:, None]
-  # Out of the frame: a cell past the end, cut off below.
+  # Pixels outside of the image go to an extra entry that is cut off below.
   index = tf.where(inside, index, height * width)
   updates = tf.broadcast_to(tf.constant(values), tf.shape(index))
   flat = tf.zeros([height * width + 1], tf.float32)

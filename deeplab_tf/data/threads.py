@@ -1,22 +1,22 @@
-"""Work on many images in threads, with few results waiting."""
+"""Processes many images in threads, with a bounded number of pending results."""
 
 import concurrent.futures
 from typing import Any, Callable, Iterator, Sequence
 
-# Items of each thread that are under way or wait to be taken.
+# Number of items per thread that are in progress or wait to be consumed.
 _AHEAD = 4
 
 
 def in_order(num_threads: int, function: Callable, items: Sequence) -> Iterator[Any]:
-  """As Executor.map, but with few results waiting, and without the rest once one has failed.
+  """Works like Executor.map, but limits the pending results and cancels the rest on failure.
 
   Args:
-    num_threads: That call the function.
-    function: Of one item.
-    items: What it is called with.
+    num_threads: Number of threads.
+    function: Function of one item.
+    items: Arguments of the function.
 
   Yields:
-    Its results, in the order of the items.
+    The results, in the order of the items.
   """
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
     yield from _results(pool, function, items, _AHEAD * num_threads)

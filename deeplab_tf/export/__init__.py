@@ -1,1 +1,1 @@
-"""Models as programs that run without this library."""
+"""Exports models to formats that run without this library."""

@@ -1,4 +1,4 @@
-"""Writes a SavedModel that needs nothing but TensorFlow."""
+"""Exports a SavedModel that runs with TensorFlow alone."""
 
 import contextlib
 import os
@@ -23,19 +23,19 @@ CONFIG_FILE = 'config.textproto'
 
 def export_saved_model(module: ServingModule, config, dataset_info: DatasetInfo,
                        export_dir: str) -> None:
-  """Writes a module with its two signatures, whole or not at all.
+  """Writes a module with its two signatures, or nothing on failure.
 
-  The folder assets.extra holds the classes (dataset.json) and the config; TensorFlow does not
-  read them.
+  The folder assets.extra contains the classes (dataset.json) and the config, which TensorFlow does
+  not read.
 
   Args:
-    module: What is exported.
-    config: Its ExperimentOptions.
+    module: The module to export.
+    config: ExperimentOptions of the module.
     dataset_info: The classes.
-    export_dir: The folder to write. An earlier export in it is replaced.
+    export_dir: Folder to write. An earlier export in it is replaced.
 
   Raises:
-    ValueError: The folder holds something else.
+    ValueError: The folder contains other files.
   """
   signatures = {'serving_default': module.predict, 'serve_encoded': module.predict_encoded}
   with whole_folder(export_dir, 'saved_model.pb') as folder:
@@ -44,7 +44,7 @@ def export_saved_model(module: ServingModule, config, dataset_info: DatasetInfo,
 
 
 def write_description(folder: str, config, dataset_info: DatasetInfo) -> None:
-  """Writes the classes and the config of an export into a folder."""
+  """Writes the classes and the config of an export to a folder."""
   os.makedirs(folder, exist_ok=True)
   with open(os.path.join(folder, DATASET_FILE), 'w', encoding='utf-8') as file:
     file.write(dataset_info.to_json())
@@ -54,17 +54,17 @@ def write_description(folder: str, config, dataset_info: DatasetInfo) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: str, main_file: str) -> Iterator[str]:
-  """Gives a temporary folder that takes the target's place when all went well.
+  """Yields a temporary folder that replaces the target on success.
 
   Args:
-    target: The folder to write.
-    main_file: What marks a folder as an earlier export, which may be replaced.
+    target: Folder to write.
+    main_file: Name of the file that identifies an earlier export, which may be replaced.
 
   Raises:
-    ValueError: The target is a file, or a folder that holds something else.
+    ValueError: The target is a file, or a folder with other files.
   """
   check_target(target, main_file)
-  # A link stays one.
+  # Writes to the target of a link instead of replacing the link.
   target = os.path.realpath(target)
   parent = os.path.dirname(target)
   os.makedirs(parent, exist_ok=True)

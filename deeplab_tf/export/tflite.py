@@ -1,4 +1,4 @@
-"""Writes a TensorFlow Lite file for images of one fixed size."""
+"""Exports a TensorFlow Lite model with a fixed input size."""
 
 import os
 
@@ -14,19 +14,19 @@ MODEL_FILE = 'model.tflite'
 
 def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
                   export_dir: str) -> None:
-  """Writes model.tflite, the classes (dataset.json) and the config, whole or not at all.
+  """Writes model.tflite, the classes (dataset.json) and the config, or nothing on failure.
 
-  The input is uint8 [1, *crop_size, 3], outputs are those of the SavedModel at that size; the
-  caller resizes and pads. Only TensorFlow Lite's own operations are used.
+  The input is uint8 [1, *crop_size, 3], already resized and padded by the caller. The outputs are
+  those of the SavedModel at that size. Only built-in TensorFlow Lite operations are used.
 
   Args:
-    module: What is exported.
-    config: Its ExperimentOptions.
+    module: The module to export.
+    config: ExperimentOptions of the module.
     dataset_info: The classes.
-    export_dir: The folder to write. An earlier export in it is replaced.
+    export_dir: Folder to write. An earlier export in it is replaced.
 
   Raises:
-    ValueError: The config has no evaluation crop size, or the folder holds something else.
+    ValueError: The config has no evaluation crop size, or the folder contains other files.
   """
   if not module.recipe.crop_size:
     raise ConfigError('eval_dataset_options.crop_size is not set: a tflite file has one input '

@@ -1,4 +1,4 @@
-"""The minimum-cost assignment of predicted to annotated masks: one contract, two solvers."""
+"""Minimum-cost assignment of queries to targets: one function with two solvers."""
 
 import tensorflow as tf
 
@@ -9,19 +9,19 @@ SOLVERS = {'scipy': hungarian.solve, 'native': native.solve}
 
 
 def match(costs: tf.Tensor, valid: tf.Tensor, solver: str = 'scipy') -> tf.Tensor:
-  """Assigns to every valid target a query of its own, at the least total cost.
+  """Assigns a distinct query to every valid target, with the lowest total cost.
 
-  With more valid targets than queries, as many targets as there are queries are matched. The
-  two solvers find assignments of equal cost, to float32 rounding. No gradient passes.
+  If there are more valid targets than queries, as many targets as queries are matched. The two
+  solvers find assignments of equal cost up to float32 rounding. Gradients are stopped.
 
   Args:
-    costs: float32 [batch, queries, targets]. Where they are NaN or infinite 'scipy' raises;
-      'native' cannot, since XLA drops assertions, and returns some valid assignment.
+    costs: float32 [batch, queries, targets]. If costs are NaN or infinite, 'scipy' raises an
+      error; 'native' cannot, since XLA drops assertions, and returns some valid assignment.
     valid: bool [batch, targets], the targets to match.
     solver: 'scipy' (on the host; not under XLA) or 'native' (TensorFlow ops, compiled by XLA).
 
   Returns:
-    int32 [batch, targets], the query of each target; -1 where it is not valid or not matched.
+    int32 [batch, targets], the query of each target; -1 if it is not valid or not matched.
 
   Raises:
     ValueError: There is no such solver.

@@ -1,10 +1,10 @@
-"""Similarities between all queries and all annotated masks of an image, as matrix products."""
+"""Similarities of all queries to all ground-truth masks of an image, as matrix products."""
 
 import tensorflow as tf
 
 
 def mask_overlap(probabilities: tf.Tensor, mask_ids: tf.Tensor, masks: int) -> tf.Tensor:
-  """Sums the probability of each query over the pixels of each annotated mask.
+  """Sums the mask probability of each query over the pixels of each ground-truth mask.
 
   Args:
     probabilities: float32 [batch, pixels, queries] in [0, 1].
@@ -31,7 +31,7 @@ def mask_areas(mask_ids: tf.Tensor, masks: int) -> tf.Tensor:
 
 
 def dice(overlap: tf.Tensor, predicted_area: tf.Tensor, area: tf.Tensor) -> tf.Tensor:
-  """Dice coefficient of soft predicted and annotated masks (MaX-DeepLab, equation 6).
+  """Computes the Dice coefficient of soft and ground-truth masks (MaX-DeepLab, equation 6).
 
   Args:
     overlap: float32 [batch, queries, masks], in pixels.
@@ -46,7 +46,7 @@ def dice(overlap: tf.Tensor, predicted_area: tf.Tensor, area: tf.Tensor) -> tf.T
 
 
 def class_similarity(class_probabilities: tf.Tensor, mask_classes: tf.Tensor) -> tf.Tensor:
-  """Probability that each query gives to the class of each annotated mask.
+  """Returns the probability that each query predicts for the class of each ground-truth mask.
 
   Args:
     class_probabilities: float32 [batch, queries, classes] in [0, 1].

@@ -24,7 +24,7 @@ def solve(costs: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 def _solve_batch(costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
-  # SciPy takes a quarter of a second to import; whoever only predicts never needs it.
+  # Importing SciPy takes a quarter of a second, and prediction does not need it.
   from scipy import optimize
 
   finite = np.isfinite(costs) | ~valid[:, np.newaxis]

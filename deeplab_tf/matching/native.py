@@ -1,31 +1,31 @@
-"""An assignment solver in TensorFlow ops of static shape, which XLA compiles.
+"""An assignment solver in TensorFlow ops with static shapes, compiled by XLA.
 
-The shortest augmenting path algorithm of Jonker and Volgenant ("A shortest augmenting path
-algorithm for dense and sparse linear assignment problems", 1987), for all images of a batch at
-once: each turn of the loop scans one row of every image, and images do not wait for each other.
+It uses the shortest augmenting path algorithm of Jonker and Volgenant ("A shortest augmenting path
+algorithm for dense and sparse linear assignment problems", 1987) for all images of a batch at once.
+Each loop iteration scans one row of every image, and images do not wait for each other.
 
-Rows are what must be matched, columns what they are matched with: targets and queries, or, in
-an image with more valid targets than queries, queries and targets.
+All rows must be matched, each with a column. Rows are targets and columns are queries; in an image
+with more valid targets than queries it is the other way around.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-# The sum of a path's costs stays finite in float32.
+# Keeps the sum of costs along a path finite in float32.
 _LARGEST_COST = 1e30
 
 
 class _State(NamedTuple):
-  """The search of each image, between two scans.
+  """The state of the search in each image between two scans.
 
   Attributes:
     prices: float32 [batch, columns], the dual variables; 0 for free columns, else <= 0.
     owner: int32 [batch, columns], the row that a column is matched with, -1 if free.
-    waiting: bool [batch, rows], the rows that are still to be matched.
+    waiting: bool [batch, rows], the rows that are not matched yet.
     row: int32 [batch], the row to scan next.
-    column: int32 [batch], the column through which it was reached, -1 if it starts a path.
-    length: float32 [batch], the length of the path up to that row.
+    column: int32 [batch], the column through which `row` was reached, -1 if it starts a path.
+    length: float32 [batch], the length of the path up to `row`.
     distance: float32 [batch, columns], the length of the shortest path to each column.
     previous: int32 [batch, columns], the last row on that path.
     scanned: bool [batch, columns], the columns whose rows were scanned.
@@ -41,13 +41,13 @@ class _State(NamedTuple):
   scanned: tf.Tensor
 
 
-# Op by op the loop is a hundred times slower, hence compiled whatever is around it.
+# Always compiled, since the loop is a hundred times slower without XLA.
 @tf.function(jit_compile=True, autograph=False)
 def solve(costs: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
   """Assigns queries to targets; see deeplab_tf.matching.match.
 
   Args:
-    costs: float32 [batch, queries, targets], of static queries and targets.
+    costs: float32 [batch, queries, targets], with static numbers of queries and targets.
     valid: bool [batch, targets].
 
   Returns:
@@ -62,7 +62,7 @@ def solve(costs: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     owner = _assign_rows(by_target, valid, real)
     return _column_of_row(owner, targets)
 
-  # Both orientations fit into one square, of which each image uses one.
+  # Both orientations are padded to one square, and each image uses one of them.
   size = targets
   swapped = tf.reduce_sum(tf.cast(valid, tf.int32), axis=1) > queries
   real = tf.pad(real, [[0, 0], [0, size - queries]])
@@ -104,7 +104,7 @@ def _assign_rows(costs: tf.Tensor, rows_valid: tf.Tensor, columns_valid: tf.Tens
 
 
 def _start(costs: tf.Tensor, rows_valid: tf.Tensor) -> _State:
-  """Nothing is matched; every image sets out from its first valid row."""
+  """Returns the state with no matches, in which every image starts from its first valid row."""
   batch, columns = tf.shape(costs)[0], costs.shape[2]
   return _State(
       prices=tf.zeros([batch, columns]),
@@ -119,13 +119,13 @@ def _start(costs: tf.Tensor, rows_valid: tf.Tensor) -> _State:
 
 
 def _scan(costs: tf.Tensor, columns_valid: tf.Tensor, state: _State) -> _State:
-  """Lengthens the shortest path by one row, and flips it when it reaches a free column."""
+  """Extends the shortest path by one row, and augments along it when it reaches a free column."""
   never = costs.dtype.max
   columns = tf.range(costs.shape[2])
   active = tf.reduce_any(state.waiting, axis=1)
   start = tf.argmax(state.waiting, axis=1, output_type=tf.int32)
 
-  # Distances through this row, whose own matched column is at `length`.
+  # Distances through this row, whose matched column is at distance `length`.
   net = tf.gather(costs, state.row, batch_dims=1) - state.prices
   entered = tf.equal(state.column[:, tf.newaxis], columns)
   offset = tf.reduce_sum(tf.where(entered, net, 0.), axis=1) - state.length
@@ -134,7 +134,7 @@ def _scan(costs: tf.Tensor, columns_valid: tf.Tensor, state: _State) -> _State:
   distance = tf.where(closer, through, state.distance)
   previous = tf.where(closer, state.row[:, tf.newaxis], state.previous)
 
-  # The nearest column; among equals a free one, which ends the path.
+  # The nearest column; among equally near ones a free one, which ends the path.
   reachable = tf.where(state.scanned, never, distance)
   length = tf.reduce_min(reachable, axis=1)
   nearest = tf.equal(reachable, length[:, tf.newaxis]) & columns_valid
@@ -164,7 +164,7 @@ def _scan(costs: tf.Tensor, columns_valid: tf.Tensor, state: _State) -> _State:
 
 def _flip_path(owner: tf.Tensor, previous: tf.Tensor, column: tf.Tensor, start: tf.Tensor,
                flip: tf.Tensor) -> tf.Tensor:
-  """Gives each column of the path that ends in `column` to the row before it, up to `start`."""
+  """Matches each column of the path that ends in `column` with the row before it, up to `start`."""
   columns = tf.range(owner.shape[1])
 
   def give(owner, column, flip):

@@ -14,11 +14,12 @@ def checked(batches: Iterable, strategy: Optional[tf.distribute.Strategy] = None
   """Iterates over batches.
 
   Args:
-    batches: Of tf.data.
-    strategy: What shares them. The loss of another worker may show here first, and is passed on.
+    batches: A tf.data.Dataset or distributed data set.
+    strategy: Strategy that shares the batches. The loss of another worker may appear here first;
+      its error is passed on.
 
   Raises:
-    UsageError: The content of a data file is wrong; the message names it.
+    UsageError: The content of a data file is invalid; the message names the file.
   """
   iterator = iter(batches)
   while True:
@@ -35,14 +36,14 @@ def checked(batches: Iterable, strategy: Optional[tf.distribute.Strategy] = None
 
 def training(config, dataset_info, targets: str, strategy: tf.distribute.Strategy,
              start_step: int) -> Iterator:
-  """Returns the batches of a training from a step on, for each replica its part.
+  """Returns the training batches from a step on, split over the replicas.
 
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
     targets: 'mask', 'center' or 'class'; see structures.
-    strategy: What shares the batch.
-    start_step: Steps whose batches are skipped.
+    strategy: Strategy that shares the batches.
+    start_step: Number of steps whose batches are skipped.
   """
   def dataset(input_context=None):
     return pipeline.train_dataset(config, dataset_info, targets,
@@ -62,6 +63,6 @@ def evaluation(config, dataset_info, cluster: Cluster) -> Iterator:
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    cluster: The workers, each of which gets every n-th image.
+    cluster: The workers; each of n workers gets every n-th image.
   """
   return checked(pipeline.eval_dataset(config, dataset_info, len(cluster.workers), cluster.index))

@@ -17,7 +17,7 @@ _HELD = 'being_evaluated'
 
 
 class BestCheckpoint:
-  """Compares each evaluation with the best one so far, also of earlier runs in the folder.
+  """Compares each evaluation with the best one so far, including earlier runs in the folder.
 
   Attributes:
     metric: Name of the score.
@@ -29,14 +29,14 @@ class BestCheckpoint:
     """Reads the best score so far, if there is one.
 
     Args:
-      model_dir: The copy goes to best_checkpoint/ below it.
-      metric: A key of the scalars of an evaluation, e.g. 'All/pq'.
-      scores: What an evaluation has.
-      higher_is_better: Else lower is.
+      model_dir: Model directory; the copy is written to best_checkpoint/ below it.
+      metric: Name of the score to compare, e.g. 'All/pq'.
+      scores: Names of all scores of an evaluation.
+      higher_is_better: Whether higher scores are better.
 
     Raises:
       ConfigError: There is no such metric.
-      CheckpointError: The file of the best score cannot be understood.
+      CheckpointError: The file of the best score is invalid.
     """
     if metric not in scores:
       raise ConfigError(f'evaluator_options.best_checkpoint_metric is "{metric}": an evaluation '
@@ -47,32 +47,32 @@ class BestCheckpoint:
     self.score = _read_score(self._folder / _SCORE_FILE)
 
   def hold(self, prefix: str) -> str:
-    """Returns a copy of a checkpoint that stays until the next one is held.
+    """Returns the prefix of a copy of a checkpoint, which is kept until the next call.
 
     Raises:
-      FileNotFoundError: The checkpoint is gone.
+      FileNotFoundError: The checkpoint does not exist any more.
     """
     return files.copy_checkpoint(prefix, str(self._folder / _HELD))
 
   def update(self, scalars: Mapping[str, float], prefix: str) -> Optional[str]:
-    """Takes in an evaluation.
+    """Compares an evaluation with the best one, and copies its checkpoint if it is better.
 
     Args:
-      scalars: Its scores.
-      prefix: The checkpoint that was evaluated.
+      scalars: The scores of the evaluation.
+      prefix: Prefix of the evaluated checkpoint.
 
     Returns:
-      The copy, where this is the best so far, else None: also where there is no such score, for
-      want of classes to average over, or it is not finite.
+      The prefix of the copy if this is the best evaluation so far, else None. It is also None if
+      the score is not finite or missing because there are no classes to average over.
 
     Raises:
-      FileNotFoundError: The checkpoint is gone.
+      FileNotFoundError: The checkpoint does not exist any more.
     """
     score = scalars.get(self.metric)
     if score is None or not self._is_better(float(score)):
       return None
     copy = files.copy_checkpoint(prefix, str(self._folder))
-    # After the copy: a run that is killed in between compares again.
+    # Written after the copy, so that a run that is killed in between compares again.
     with atomic_file.writing(self._folder / _SCORE_FILE) as file:
       json.dump(float(score), file)
     self.score = float(score)
@@ -95,5 +95,5 @@ def _read_score(path: pathlib.Path) -> Optional[float]:
     raise CheckpointError(f'{path}: holds no number, so that no score can be compared with the '
                           'best one; write the score of the checkpoint beside it into it, or move '
                           'the folder away') from None
-  # Earlier versions wrote the largest number for none.
+  # Earlier versions wrote the largest number if there was no score.
   return score if abs(score) < sys.float_info.max else None

@@ -1,4 +1,4 @@
-"""The checkpoints of a model directory, and the weights that a new run starts from."""
+"""The checkpoints of a model directory, and the initial weights of a new run."""
 
 import os
 import pathlib
@@ -17,12 +17,12 @@ _CLEAR = '--override=\'model_options { initial_checkpoint: "" }\''
 
 
 class DiskFullError(HostError, OSError):
-  """There is no room to write to; the checkpoints are whole."""
+  """The disk is full; the existing checkpoints are intact."""
   exit_code = 1
 
 
 class Manager(tf.train.CheckpointManager):
-  """Saves checkpoints, each whole or not at all and once, and removes the oldest."""
+  """Saves each checkpoint once and completely or not at all, and removes the oldest."""
 
   def __init__(self, checkpoint: tf.train.Checkpoint, model_dir: str, *,
                on_saved: Callable[[str], None], **kwargs):
@@ -32,7 +32,7 @@ class Manager(tf.train.CheckpointManager):
 
   @property
   def newest(self) -> Optional[str]:
-    """The prefix of the latest checkpoint, below the folder's own name; None before the first."""
+    """The prefix of the latest checkpoint, starting with `model_dir`; None before the first."""
     latest = self.latest_checkpoint
     return latest and os.path.join(self._model_dir, os.path.basename(latest))
 
@@ -40,7 +40,7 @@ class Manager(tf.train.CheckpointManager):
     """Saves as tf.train.CheckpointManager does, unless this step is saved already.
 
     Raises:
-      DiskFullError: There is no room for it.
+      DiskFullError: The disk is full.
     """
     if self.latest_checkpoint == os.path.join(self.directory, f'ckpt-{int(checkpoint_number)}'):
       return None
@@ -58,11 +58,11 @@ class Manager(tf.train.CheckpointManager):
 def explain_full_disk(error: Exception, model_dir: str) -> None:
   """Raises DiskFullError with a line for the user if an error says that a disk is full.
 
-  For the process that writes there.
+  Only the process that writes to the model directory may call this.
 
   Args:
-    error: Of Python or of TensorFlow.
-    model_dir: The folder that was written to; what was half-written there is removed.
+    error: Error of Python or TensorFlow.
+    model_dir: The model directory; incomplete files in it are removed.
   """
   if isinstance(error, DiskFullError) or not cli.is_disk_full(error):
     return
@@ -75,23 +75,24 @@ def explain_full_disk(error: Exception, model_dir: str) -> None:
 
 
 def make_checkpoint(items: Mapping) -> tf.train.Checkpoint:
-  """Returns what is saved, from state.TrainingState.checkpoint_items or some of them."""
+  """Returns the checkpoint of all or some of state.TrainingState.checkpoint_items."""
   return tf.train.Checkpoint(**items)
 
 
 def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: int,
                  last: Optional[str] = None,
                  on_saved: Callable[[str], None] = lambda prefix: None) -> Manager:
-  """Returns the manager of `model_dir/ckpt-STEP`, after tidying up what a killed run left.
+  """Returns the manager of `model_dir/ckpt-STEP`, after removing the leftovers of a killed run.
 
-  It saves whenever it is asked at a new step. For the one process that writes there.
+  It saves at every new step at which `save` is called. Only the process that writes to the model
+  directory may call this.
 
   Args:
-    checkpoint: What is saved.
-    model_dir: Where; the folder is made.
-    max_to_keep: Checkpoints that are kept, the latest ones.
-    last: The newest whole checkpoint there, from `latest`.
-    on_saved: Called with the prefix of each.
+    checkpoint: The checkpoint object.
+    model_dir: Model directory, created if needed.
+    max_to_keep: Number of latest checkpoints to keep.
+    last: Newest complete checkpoint in the folder, from `latest`.
+    on_saved: Called with the prefix of each saved checkpoint.
   """
   os.makedirs(model_dir, exist_ok=True)
   files.remove_leftovers(model_dir)
@@ -102,20 +103,20 @@ def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: i
 
 
 def restore_initial(model: keras.Model, path: str, skip: Collection[str] = ()) -> list[str]:
-  """Sets the variables of a model that a checkpoint of ours has; see initial.restore_matching.
+  """Restores the variables that a checkpoint of this library has; see initial.restore_matching.
 
   Args:
     model: A model whose variables exist.
-    path: `model_options.initial_checkpoint`: a prefix or a directory.
-    skip: Paths of variables to leave as they are, from `left_out`.
+    path: `model_options.initial_checkpoint`, a prefix or a directory.
+    skip: Paths of variables that are not restored, from `left_out`.
 
   Returns:
-    Lines that tell what was restored and what was not.
+    Lines that describe what was restored and what was not.
 
   Raises:
     ConfigError: The path is still a placeholder.
     FileNotFoundError: There is no checkpoint.
-    ValueError: No variable matches, or the checkpoint is damaged.
+    ValueError: No variable matches, or the checkpoint is corrupt.
   """
   try:
     config_lib.require_value(path, 'model_options.initial_checkpoint')
@@ -132,12 +133,12 @@ def restore_initial(model: keras.Model, path: str, skip: Collection[str] = ()) -
 
 def left_out(config, model: keras.Model,
              last_layers: Mapping[str, Sequence[keras.layers.Layer]]) -> list[str]:
-  """Returns the paths of the variables that a config keeps out of the initial checkpoint.
+  """Returns the paths of the variables that are not restored from the initial checkpoint.
 
   Args:
     config: ExperimentOptions.
     model: The model.
-    last_layers: What the architecture's `last_layers(model)` returns.
+    last_layers: Result of the architecture's `last_layers(model)`.
   """
   options = config.model_options
   restored = {'semantic': options.restore_semantic_last_layer_from_initial_checkpoint,
@@ -147,10 +148,10 @@ def left_out(config, model: keras.Model,
 
 
 def latest(model_dir: str) -> Optional[str]:
-  """Returns the prefix of the latest whole checkpoint of a model directory, or None.
+  """Returns the prefix of the latest intact checkpoint of a model directory, or None.
 
   Raises:
-    ValueError: All its checkpoints are damaged.
+    ValueError: All checkpoints are corrupt.
   """
   return files.newest_whole(str(pathlib.Path(model_dir)))
 
@@ -158,16 +159,16 @@ def latest(model_dir: str) -> Optional[str]:
 def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
                      strategy: tf.distribute.Strategy,
                      advice: str = 'use the config that made it, or another --model_dir') -> None:
-  """Restores model, step and optimizers, all of them.
+  """Restores model, step and optimizers completely.
 
   Args:
-    checkpoint: Checkpoint object that is restored.
-    prefix: The checkpoint's files.
+    checkpoint: Checkpoint object to restore.
+    prefix: Prefix of the checkpoint's files.
     strategy: The devices.
-    advice: Remedy if it was another training's.
+    advice: Advice in the error about a checkpoint of another training.
 
   Raises:
-    ValueError: The checkpoint lacks the state of the optimiser.
+    ValueError: The checkpoint lacks the state of the optimizer.
   """
   with strategy.scope():
     status = checkpoint.restore(literal_paths.prefix(prefix))
@@ -178,5 +179,5 @@ def restore_training(checkpoint: tf.train.Checkpoint, prefix: str,
         f'{prefix} was written by a training with another optimizer, another '
         f'backbone_learning_rate_multiplier, another precision or without ema_decay; {advice} with '
         'this checkpoint as model_options.initial_checkpoint') from None
-  # Slots of another optimiser in the file would be silent otherwise.
+  # Silences warnings about values in the file that have no object, as slots of another optimizer.
   status.expect_partial()

@@ -13,10 +13,10 @@ from deeplab_tf.training.reporting import pictures
 
 
 class ClassEvaluator(BatchEvaluator):
-  """Counts top-1 and top-5 accuracy.
+  """Computes top-1 and top-5 accuracy.
 
   Attributes:
-    result: See TopKAccuracy.result.
+    result: The last result; see TopKAccuracy.result.
   """
   title = 'accuracy'
   scores = top_k.SCORES
@@ -24,14 +24,15 @@ class ClassEvaluator(BatchEvaluator):
   def __init__(self, *, dataset_info: ImageClasses, normalization: Normalization,
                on_picture: Optional[Callable[[int, np.ndarray], None]] = None,
                num_pictures: int = 0, **loop: Any):
-    """Initialises the evaluator.
+    """Initializes the evaluator.
 
     Args:
       dataset_info: The classes.
       normalization: Of the images.
       on_picture: Called with (position, uint8 [height, width, 3]) for the first images.
-      num_pictures: Their number.
-      **loop: As BatchEvaluator's; batches are ClassEvaluationBatch, predictions ClassPrediction.
+      num_pictures: Number of these images.
+      **loop: Arguments of BatchEvaluator; batches are ClassEvaluationBatch, predictions
+        ClassPrediction.
     """
     super().__init__(**loop)
     self._names = dataset_info.class_names
@@ -40,7 +41,7 @@ class ClassEvaluator(BatchEvaluator):
     self._num_pictures = num_pictures if on_picture is not None else 0
 
   def format_result(self) -> str:
-    """Returns the result as a line."""
+    """Returns the result as one line."""
     return top_k.format_result(self.result)
 
   def _new_metric(self) -> top_k.TopKAccuracy:

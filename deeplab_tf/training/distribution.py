@@ -1,4 +1,4 @@
-"""The devices of a run, by flags and by the environment variable TF_CONFIG."""
+"""The devices of a run, from flags and the environment variable TF_CONFIG."""
 
 import contextlib
 import json
@@ -16,23 +16,23 @@ CPU_WARNING = (
 _LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
                 tf.errors.DeadlineExceededError, tf.errors.InternalError,
                 tf.errors.FailedPreconditionError)
-# What TensorFlow puts before its messages.
+# Prefix of TensorFlow's messages.
 _NODE = re.compile(r'\{\{.*?\}\}')
 _EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
             '"index": 0}}')
 
 
 class LostWorkerError(HostError):
-  """Another worker of a cluster is gone."""
+  """Another worker of the cluster has stopped."""
   exit_code = 1
 
 
 class Cluster(NamedTuple):
-  """The workers of a run and which of them this process is.
+  """The workers of a run, and the index of this process.
 
   Attributes:
-    workers: Addresses, the chief's first.
-    index: This process's place among them.
+    workers: Addresses of the workers, the chief first.
+    index: Index of this process among the workers.
   """
   workers: tuple[str, ...] = ('localhost',)
   index: int = 0
@@ -44,19 +44,19 @@ class Cluster(NamedTuple):
 
 
 def build(num_gpus: Optional[int] = None, tpu: Optional[str] = None) -> tf.distribute.Strategy:
-  """Builds the strategy that a run uses; call before anything else touches TensorFlow.
+  """Builds the distribution strategy of a run; call this before any other use of TensorFlow.
 
   Args:
-    num_gpus: GPUs of this machine to use: 0 is the CPU, several are mirrored; None: all.
-    tpu: Name or address of a TPU ('local' on a TPU VM); None: none.
+    num_gpus: Number of GPUs of this machine to use; 0 for the CPU, None for all GPUs.
+    tpu: Name or address of a TPU ('local' on a TPU VM); None for no TPU.
 
   Returns:
-    OneDeviceStrategy, MirroredStrategy, MultiWorkerMirroredStrategy where TF_CONFIG names several
-    workers (it waits until all are there), or TPUStrategy.
+    OneDeviceStrategy, MirroredStrategy, TPUStrategy, or MultiWorkerMirroredStrategy if TF_CONFIG
+    names several workers; it waits until all workers have started.
 
   Raises:
-    ValueError: There are fewer GPUs than asked for, both kinds are asked for, or TF_CONFIG is
-      wrong.
+    ValueError: There are fewer GPUs than requested, GPUs and a TPU are requested, or TF_CONFIG is
+      invalid.
   """
   if tpu is not None:
     if num_gpus:
@@ -96,10 +96,10 @@ def read_cluster(text: str) -> Cluster:
   """Reads TF_CONFIG.
 
   Args:
-    text: Its value; empty: this process is alone.
+    text: Value of TF_CONFIG; empty for a single process.
 
   Raises:
-    ValueError: It is no JSON or no description of workers; the message shows one.
+    ValueError: The value is not JSON or does not describe workers; the message has an example.
   """
   if not text:
     return Cluster()
@@ -122,14 +122,14 @@ def read_cluster(text: str) -> Cluster:
 
 
 def cluster_of(strategy: tf.distribute.Strategy) -> Cluster:
-  """Returns the workers of a strategy that `build` returned."""
+  """Returns the workers of a strategy from `build`."""
   if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
     return read_cluster(os.environ['TF_CONFIG'])
   return Cluster()
 
 
 def is_tpu(strategy: tf.distribute.Strategy) -> bool:
-  """Whether a strategy runs on TPU, which compiles all that it runs."""
+  """Returns whether a strategy runs on TPU, where everything is compiled."""
   return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
@@ -139,14 +139,14 @@ def local_replicas(strategy: tf.distribute.Strategy) -> int:
 
 
 def tells_lost_worker(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> bool:
-  """Whether an error is what TensorFlow says, anywhere, when another worker is gone."""
+  """Returns whether an error is one that TensorFlow raises when another worker has stopped."""
   return len(cluster_of(strategy).workers) > 1 and (
       isinstance(error, _LOST_WORKER) or 'Collective ops is aborted' in str(error))
 
 
 @contextlib.contextmanager
 def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
-  """Turns what TensorFlow says when another worker is gone into a LostWorkerError."""
+  """Turns TensorFlow's errors about a stopped worker into a LostWorkerError."""
   try:
     yield
   except tf.errors.OpError as error:
@@ -159,15 +159,15 @@ def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 def check(config, strategy: tf.distribute.Strategy, mode: str = 'train_and_eval') -> None:
-  """Checks that a config can train and be evaluated on these devices.
+  """Checks that a config can be trained and evaluated on the given devices.
 
   Args:
     config: ExperimentOptions.
     strategy: The devices.
-    mode: What the run does, as --mode says.
+    mode: Value of --mode.
 
   Raises:
-    ValueError: It cannot; one line with what to change.
+    ValueError: The config does not fit the devices; the message says what to change.
   """
   options, losses = config.trainer_options, config.trainer_options.loss_options
   replicas = strategy.num_replicas_in_sync
@@ -209,14 +209,14 @@ def _check_sizes(config, strategy, mode):
 
 
 def adapt(config, strategy: tf.distribute.Strategy) -> None:
-  """Sets what the devices decide: on TPU the matching solver is NATIVE."""
+  """Sets options that depend on the devices: on TPU the matching solver AUTO becomes NATIVE."""
   losses = config.trainer_options.loss_options
   if is_tpu(strategy) and losses.matching_solver == losses.AUTO:
     losses.matching_solver = losses.NATIVE
 
 
 def describe(strategy: tf.distribute.Strategy) -> list[str]:
-  """Returns the lines that tell which devices a run uses, with a warning on a CPU alone."""
+  """Returns lines that describe the devices of a run, with a warning if there is only a CPU."""
   devices = strategy.extended.worker_devices
   kinds = [tf.DeviceSpec.from_string(device).device_type for device in devices]
   counts = ', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))
@@ -231,10 +231,10 @@ def describe(strategy: tf.distribute.Strategy) -> list[str]:
 
 
 def per_replica_batch(strategy: tf.distribute.Strategy, config) -> int:
-  """Returns the images that a replica has in memory at once.
+  """Returns the number of images that a replica processes at a time.
 
   Raises:
-    ValueError: The replicas and their accumulation steps cannot share the batch evenly.
+    ValueError: The batch size is not divisible by replicas times accumulation steps.
   """
   batch_size = config.train_dataset_options.batch_size
   replicas = strategy.num_replicas_in_sync

@@ -1,4 +1,4 @@
-"""A look at an experiment without training: layers, shapes, memory, and whether data fit."""
+"""Reports on an experiment without training: layers, shapes, memory and checks of the data."""
 
 import collections
 import math
@@ -16,23 +16,23 @@ from deeplab_tf.layers import recomputation
 from deeplab_tf.structures import ClassTargets, MaskTargets
 from deeplab_tf.training import batches, distribution, state
 
-# Images that the checks of the data look at, at least.
+# Smallest number of images that the checks of the data use.
 _CHECKED_IMAGES = 32
-# Classes of whole images that are listed, the most frequent ones.
+# Number of most frequent image classes that are listed.
 _LISTED_CLASSES = 10
-# Operations whose output is another's memory, or no activation.
+# Operations whose output shares memory with another tensor, or is not an activation.
 _FREE_OPS = ('Identity', 'Reshape', 'ReadVariableOp', 'Const', 'ExpandDims', 'Squeeze',
              'StopGradient', 'Placeholder', 'ResourceGather')
 
 
 class DataReport(NamedTuple):
-  """What a few training batches hold.
+  """Content of a few training batches.
 
   Attributes:
-    images: Number of images looked at.
-    class_pixels: class id -> share of all pixels; the ignore label among them.
-    masks: Annotated masks with pixels, per image.
-    things: Those of things; as `masks` empty for centre models.
+    images: Number of images.
+    class_pixels: Class id -> share of all pixels, including the ignore label.
+    masks: Number of ground-truth masks with pixels, per image; empty for center models.
+    things: Number of thing masks, per image; empty for center models.
   """
   images: int
   class_pixels: dict
@@ -41,11 +41,11 @@ class DataReport(NamedTuple):
 
 
 def run(config, strategy: tf.distribute.Strategy) -> None:
-  """Prints the report of an experiment; trains nothing.
+  """Prints the report of an experiment without training.
 
   Args:
     config: ExperimentOptions.
-    strategy: The devices that it would train on.
+    strategy: The devices of the training.
   """
   print(*distribution.describe(strategy), sep='\n')
   dataset_info = catalog.from_config(config)
@@ -71,7 +71,7 @@ def run(config, strategy: tf.distribute.Strategy) -> None:
 
 
 def layer_table(model: keras.Model) -> list[str]:
-  """Returns a line for each part of a model, two levels deep, with its parameters."""
+  """Returns a line for each layer of a model with its parameters, two levels deep."""
   lines = []
   for name, layer in _parts(model):
     lines.append(_layer_line(f'  {name}', layer))
@@ -86,10 +86,10 @@ def _layer_line(name: str, layer) -> str:
 
 
 def _parts(layer) -> list:
-  """(attribute name, layer) of the layers in a layer's attributes and lists, in order."""
+  """Returns (attribute name, layer) of the layers in a layer's attributes and lists, in order."""
   view = tf.train.TrackableView(layer)
   found = {}
-  # A model has each layer under "layer-0" and the like, too; attributes come first.
+  # A model also tracks each layer as "layer-0" and so on; attributes come first.
   for name, child in sorted(view.children(layer).items(), key=lambda x: x[0].startswith('layer')):
     if isinstance(child, keras.layers.Layer):
       found.setdefault(id(child), (name, child))
@@ -105,7 +105,7 @@ def _count(variables) -> int:
 
 
 def _trace(model, criterion, batch, per_replica):
-  """Traces the forward pass and the losses; (graph, name -> shape of outputs and losses)."""
+  """Traces forward pass and losses; returns the graph and name -> shape of outputs and losses."""
   found = {}
 
   @tf.function(autograph=False)
@@ -130,7 +130,7 @@ def _shape_lines(batch, shapes) -> list[str]:
 
 
 def memory_lines(config, model: keras.Model, graph: tf.Graph) -> list[str]:
-  """Returns the memory of a train step, estimated from the variables and the forward graph."""
+  """Returns lines with the memory of a train step, estimated from variables and forward graph."""
   weights = sum(math.prod(v.shape) * v.dtype.size for v in model.variables)
   trained = sum(math.prod(v.shape) * v.dtype.size for v in model.trainable_variables)
   options = config.trainer_options
@@ -144,12 +144,12 @@ def memory_lines(config, model: keras.Model, graph: tf.Graph) -> list[str]:
 
 
 def _activations(graph: tf.Graph) -> int:
-  """Bytes of all activations; of those that are recomputed what is in memory at once."""
+  """Returns the bytes of all kept activations plus those of the largest recomputed region."""
   kept, recomputed = 0, collections.Counter()
   for operation in graph.get_operations():
     region = recomputation.region(operation)
     if operation.type == 'IdentityN':
-      # Behind recomputation: its results, which are kept, and what it was given.
+      # Follows a recomputed region; its inputs from the region are results that are kept.
       kept += sum(_bytes(tensor) for tensor in operation.inputs
                   if recomputation.region(tensor.op) is not None)
     elif operation.type not in _FREE_OPS:
@@ -192,16 +192,16 @@ def inspect_data(examples: Iterable, dataset_info) -> DataReport:
 
 
 def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
-  """Returns what a report says, with warnings.
+  """Returns the lines of a report, with warnings.
 
   Args:
-    report: From inspect_data.
+    report: Result of inspect_data.
     dataset_info: The classes.
-    queries: Of a mask model; 0: it is none.
+    queries: Number of queries of a mask model; 0 for other models.
   """
-  unlabelled = report.class_pixels.get(dataset_info.ignore_label, 0.0)
+  unlabeled = report.class_pixels.get(dataset_info.ignore_label, 0.0)
   seen = {i: share for i, share in report.class_pixels.items() if i in dataset_info.by_class_id}
-  lines = [f'  {report.images} images, {100 * unlabelled:.1f} % of the pixels unlabelled']
+  lines = [f'  {report.images} images, {100 * unlabeled:.1f} % of the pixels unlabeled']
   for class_id, share in seen.items():
     category = dataset_info.by_class_id[class_id]
     kind = 'thing' if category.isthing else 'stuff'
@@ -222,10 +222,10 @@ def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
 
 def class_lines(examples: Iterable[tuple[tf.Tensor, ClassTargets]],
                 dataset_info: ImageClasses) -> list[str]:
-  """Returns what the first batches of an image classification hold.
+  """Returns lines that describe the first batches of an image classification.
 
   Args:
-    examples: (images, targets).
+    examples: Batches of (images, targets).
     dataset_info: The classes.
   """
   found = np.concatenate([targets.class_index.numpy() for _, targets in examples])

@@ -1,4 +1,4 @@
-"""The evaluation of a run: of the weights as they are, or of each new checkpoint."""
+"""The evaluation of a run, either of the current weights or of each new checkpoint."""
 
 import contextlib
 import math
@@ -19,7 +19,7 @@ from deeplab_tf.user_errors import CheckpointError
 
 
 class EvaluationLoop:
-  """Scores the network of a Setup.
+  """Evaluates the network of a Setup.
 
   Attributes:
     has_written: Whether scores have been written.
@@ -29,11 +29,12 @@ class EvaluationLoop:
     """Builds the evaluator.
 
     Args:
-      setup: What the run began with.
-      average: Averaged weights, which are scored in place of the trained ones; None: without.
+      setup: Setup of the run.
+      average: Averaged weights, which are evaluated instead of the trained ones; None for no
+        averaging.
 
     Raises:
-      UserError: A score cannot be had.
+      UserError: A requested score is not available.
     """
     self._setup = setup
     self._average = average
@@ -62,31 +63,31 @@ class EvaluationLoop:
 
   @property
   def result(self) -> Optional[dict]:
-    """The last result (see PanopticQuality.result and TopKAccuracy.result); None before."""
+    """The last result (see PanopticQuality.result and TopKAccuracy.result), or None."""
     return self._evaluator.result
 
   def last_step(self) -> Optional[int]:
-    """Returns the step of the last scores in the model directory; None without any."""
+    """Returns the step of the last scores in the model directory, or None."""
     return self._scores.last_step()
 
   def evaluate(self, prefix: Optional[str]) -> None:
-    """Scores the network as it is, which is that of a checkpoint.
+    """Evaluates the network with its current weights.
 
     Args:
-      prefix: The checkpoint.
+      prefix: Prefix of the checkpoint that has the same weights.
 
     Raises:
       Stopped: A stop was requested.
     """
     with self._average.applied() if self._average is not None else contextlib.nullcontext():
       scalars = self._controller.evaluate(self._setup.config.evaluator_options.eval_steps)
-    scalars.pop('steps_per_second', None)  # Orbit's, of batches of different sizes.
+    scalars.pop('steps_per_second', None)  # From Orbit; batches have different sizes.
     if self._setup.cluster.is_chief:
       self.has_written |= self._setup.writes
       self._scores.record(self._setup.step, scalars, self._evaluator, prefix)
 
   def continuously(self) -> None:
-    """Scores each new checkpoint until the last step, or until none has come for some time.
+    """Evaluates each new checkpoint until the last step, or until a time without a new one.
 
     Raises:
       Stopped: A stop was requested.
@@ -95,7 +96,7 @@ class EvaluationLoop:
     timeout = setup.config.evaluator_options.continuous_eval_timeout
     for prefix in new_checkpoints(setup.model_dir, timeout, setup.stop_request):
       try:
-        # Training may remove it while it is evaluated.
+        # Training may remove the checkpoint while it is evaluated.
         held = self._scores.best.hold(prefix) if self._scores.best else prefix
         setup.restore_for_evaluation(held)
       except (tf.errors.OpError, CheckpointError, FileNotFoundError):

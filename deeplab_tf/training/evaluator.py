@@ -1,4 +1,4 @@
-"""Scores a model on the evaluation data, for Orbit's Controller."""
+"""Evaluates a model on the evaluation data, for Orbit's Controller."""
 
 import abc
 from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence
@@ -17,7 +17,7 @@ from deeplab_tf.training import distribution, replicated_prediction
 from deeplab_tf.training.extra_scores import ExtraScore, ScoredImage
 from deeplab_tf.training.signals import Stopped
 
-# Of panoptic quality among the scores.
+# Name of panoptic quality among the scores.
 _PANOPTIC = 'panoptic'
 
 
@@ -25,9 +25,9 @@ class Sample(NamedTuple):
   """One evaluated image, at the size of its file.
 
   Attributes:
-    name: Of the file, without extension.
-    image: uint8 [height, width, 3]; made from the network's input, so as sharp as that.
-      None where nobody asked for it.
+    name: Name of the file, without extension.
+    image: uint8 [height, width, 3], the network's input resized to the size of the file; None if
+      it is not needed.
     ground_truth: int32 [height, width], panoptic map.
     prediction: int32 [height, width], panoptic map.
   """
@@ -38,14 +38,14 @@ class Sample(NamedTuple):
 
 
 class BatchEvaluator(orbit.AbstractEvaluator):
-  """Predicts batch after batch on all replicas; subclasses know what a prediction is worth.
+  """Predicts all batches on all replicas; subclasses score the predictions.
 
-  Each worker scores its own images; then the counts of all are added up.
+  Each worker scores its own images; then the counts of all workers are summed.
 
   Attributes:
-    title: What is scored, for people.
+    title: Name of the main score, for messages.
     scores: Names of the scalars of an evaluation.
-    result: Of the last evaluation; None before the first.
+    result: Result of the last evaluation; None before the first.
   """
   title: str
   scores: tuple[str, ...]
@@ -53,14 +53,15 @@ class BatchEvaluator(orbit.AbstractEvaluator):
   def __init__(self, *, strategy: tf.distribute.Strategy, predict: Callable,
                batches: Callable[[], Iterable], progress: Callable,
                stop_requested: Callable[[], bool] = lambda: False):
-    """Initialises the evaluator.
+    """Initializes the evaluator.
 
     Args:
       strategy: The devices.
-      predict: Images of a batch -> their prediction; see ReplicatedPrediction.
-      batches: Returns this worker's evaluation data, from its start.
-      progress: Number of batches or None -> a progress.Progress to enter.
-      stop_requested: Asked after each batch where there is one worker.
+      predict: Function of the images of a batch that returns their prediction; see
+        ReplicatedPrediction.
+      batches: Returns this worker's evaluation batches from the start.
+      progress: Function of the number of batches (or None) that returns a progress.Progress.
+      stop_requested: Returns whether to stop; called after each batch if there is only one worker.
     """
     super().__init__()
     self._strategy = strategy
@@ -72,14 +73,14 @@ class BatchEvaluator(orbit.AbstractEvaluator):
     self.result = None
 
   def evaluate(self, num_steps) -> dict:
-    """Evaluates.
+    """Runs an evaluation.
 
     Args:
-      num_steps: Batches; -1: all.
+      num_steps: Number of batches; -1 for all.
 
     Returns:
-      Flat scalars for TensorBoard, by `scores`; what is not available (no class or image to
-      average over) is left out.
+      Flat scalars for TensorBoard with the names in `scores`, without those that are not available
+      because there is no class or image to average over.
 
     Raises:
       Stopped: A stop was requested.
@@ -103,19 +104,19 @@ class BatchEvaluator(orbit.AbstractEvaluator):
 
   @abc.abstractmethod
   def format_result(self) -> str:
-    """Returns the result for people."""
+    """Returns the result as text."""
 
   @abc.abstractmethod
   def _new_metric(self) -> Accumulator:
-    """Returns a score that has counted nothing."""
+    """Returns an empty accumulator."""
 
   def _result(self, metric: Accumulator) -> dict:
-    """Returns what `result` becomes."""
+    """Returns the new value of `result`."""
     return metric.result()
 
   @abc.abstractmethod
   def _score_batch(self, metric: Any, batch: Any, prediction: Any, position: int) -> None:
-    """Counts a batch whose first image is the one at `position` of this worker."""
+    """Adds a batch to the score; its first image is number `position` of this worker."""
 
   @abc.abstractmethod
   def _scalars(self, result: dict) -> dict:
@@ -123,10 +124,10 @@ class BatchEvaluator(orbit.AbstractEvaluator):
 
 
 class Evaluator(BatchEvaluator):
-  """Resizes predictions to the size of the files and counts panoptic quality, and more on request.
+  """Resizes predictions to the size of the files and computes panoptic quality and extra scores.
 
   Attributes:
-    result: See PanopticQuality.result; and of each extra score the result by its name.
+    result: The last result: that of PanopticQuality.result, and name -> result of each extra score.
   """
   title = 'panoptic quality'
   scores = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
@@ -136,16 +137,16 @@ class Evaluator(BatchEvaluator):
                extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, **loop: Any):
-    """Initialises the evaluator.
+    """Initializes the evaluator.
 
     Args:
       dataset_info: The classes.
       normalization: Of the images.
       extra_scores: What is scored besides.
       on_sample: Called with (position, Sample) for each image of this worker.
-      num_images: Samples from this position on have no `image`; None: all have it.
-      **loop: As BatchEvaluator's; batches are EvaluationBatch, predictions PanopticPrediction, or
-        ScoredPrediction where an extra score needs the queries.
+      num_images: Number of first samples that have an `image`; None for all.
+      **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions
+        PanopticPrediction, or ScoredPrediction if an extra score needs the queries.
     """
     super().__init__(**loop)
     self._dataset_info = dataset_info
@@ -159,7 +160,7 @@ class Evaluator(BatchEvaluator):
                                      reduce_retracing=True)
 
   def format_result(self) -> str:
-    """Returns the result as a table, with a line for each figure of the extra scores."""
+    """Returns the result as a table, with a line for each value of the extra scores."""
     lines = [format_result(self.result)]
     for tag, value in self._extra_scalars(self.result).items():
       if not tag.endswith('/n'):
@@ -197,7 +198,7 @@ class Evaluator(BatchEvaluator):
             for tag, value in score.scalars(result[score.name]).items()}
 
   def _scored_image(self, batch: EvaluationBatch, prediction, i: int) -> ScoredImage:
-    """The image at index i of a batch, at the size of its file."""
+    """Returns image i of a batch, at the size of its file."""
     raw_size, resized_size = batch.raw_size[i], batch.resized_size[i]
     height, width = raw_size.numpy()
     own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
@@ -216,12 +217,12 @@ def _pixels(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.
 
 
 def _on_host(value: tf.Tensor) -> tf.Tensor:
-  """Brings a prediction to the host's memory, where maps of any size fit."""
+  """Copies a prediction to the host's memory, where maps of any size fit."""
   with tf.device('/cpu:0'):
     return tf.identity(value)
 
 
 def flat_scalars(result: dict) -> dict:
-  """Returns 'All/pq' and so on of a PanopticQuality result, without what is not available."""
+  """Returns 'All/pq' and so on from a PanopticQuality result, without unavailable values."""
   return {f'{group}/{name}': value for group in ('All', 'Things', 'Stuff')
           for name, value in result[group].items() if value is not None}

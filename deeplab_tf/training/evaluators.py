@@ -1,4 +1,4 @@
-"""Builds the evaluator of a task, and the post-processing that its scores need."""
+"""Builds the evaluator of a task, and the post-processing required by its scores."""
 
 from typing import Any, Callable, NamedTuple
 
@@ -17,13 +17,13 @@ from deeplab_tf.training.reporting import monitor, summaries
 
 
 class Surroundings(NamedTuple):
-  """Where an evaluation happens.
+  """Outputs and step of the run that an evaluation belongs to.
 
   Attributes:
-    writer: Writes the evaluation's curves and pictures.
+    writer: Writer of the evaluation's curves and pictures.
     model_dir: The model directory.
-    global_step: The variable with the steps that are done.
-    shows_images: Whether pictures and files of predictions are made.
+    global_step: Variable with the number of completed steps.
+    shows_images: Whether pictures and files of predictions are written.
   """
   writer: summaries.Writer
   model_dir: str
@@ -39,8 +39,8 @@ def build(config, architecture: Architecture, dataset_info: AnyInfo, surrounding
     config: ExperimentOptions.
     architecture: The config's architecture.
     dataset_info: The classes.
-    surroundings: Where it happens.
-    **loop: As BatchEvaluator's.
+    surroundings: Outputs and step of the run.
+    **loop: Arguments of BatchEvaluator.
   """
   return _EVALUATORS[tasks.of(config)](config, architecture, dataset_info, surroundings, **loop)
 
@@ -74,16 +74,16 @@ _EVALUATORS = {Task.PANOPTIC: _panoptic, Task.CLASSIFICATION: _classification}
 
 
 def build_read_out(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:
-  """Returns what an evaluation makes of the network's outputs.
+  """Returns the post-processing of an evaluation.
 
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    static_shapes: For XLA and TPU.
+    static_shapes: Whether all shapes are static, as XLA and TPU require.
 
   Returns:
-    (outputs, output_size) -> the architecture's prediction, or ScoredPrediction where an extra
-    score needs the queries.
+    Function of (outputs, output_size) that returns the architecture's prediction, or a
+    ScoredPrediction if an extra score needs the queries.
   """
   architecture = models.architecture(config)
   postprocess = architecture.build_postprocessor(config, dataset_info, static_shapes)

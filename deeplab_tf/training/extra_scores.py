@@ -1,4 +1,4 @@
-"""What an evaluation scores besides panoptic quality, by EvaluatorOptions.extra_scores."""
+"""Scores besides panoptic quality, selected by EvaluatorOptions.extra_scores."""
 
 import abc
 import functools
@@ -27,13 +27,13 @@ _FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
 
 
 class ScoredImage:
-  """An evaluated image at the size of its file, with all that a score may ask for.
+  """An evaluated image at the size of its file, with everything that scores use.
 
   Attributes:
-    name: Of the file, without extension.
+    name: Name of the file, without extension.
     ground_truth: int32 [height, width], panoptic map.
     prediction: PanopticPrediction, batch of one.
-    queries: QueryOutputs, batch of one; None where no score needs them.
+    queries: QueryOutputs, batch of one; None if no score needs them.
   """
 
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
@@ -61,25 +61,25 @@ _semantic_inference = tf.function(mask2former.semantic_inference, autograph=Fals
 
 
 class ExtraScore(abc.ABC):
-  """One score: it makes the accumulator, feeds it images and names the scalars of its result.
+  """One score: creates its accumulator, adds images to it and names the scalars of its result.
 
   Attributes:
-    name: In results, and what the tags of its scalars begin with.
-    tags: Of its scalars, without the name.
+    name: Name of the score in results, and prefix of the tags of its scalars.
+    tags: Tags of its scalars, without the name.
     """
   name: str
   tags: Sequence[str]
 
   @abc.abstractmethod
   def new_metric(self) -> Accumulator:
-    """Returns an accumulator that has counted nothing."""
+    """Returns an empty accumulator."""
 
   @abc.abstractmethod
   def update(self, metric: Any, image: ScoredImage) -> None:
-    """Counts an image."""
+    """Adds an image to the accumulator."""
 
   def scalars(self, result: dict) -> dict:
-    """Returns tag -> value; what is not available is left out."""
+    """Returns tag -> value, without unavailable values."""
     values = {tag: result[tag] for tag in self.tags}
     return {f'{self.name}/{tag}': value for tag, value in values.items() if value is not None}
 
@@ -88,12 +88,12 @@ class ExtraScore(abc.ABC):
 
 
 class MapMeanIoU(ExtraScore):
-  """Of the panoptic map, its segments merged by class."""
+  """Mean IoU of the panoptic map, with segments merged by class."""
   name = 'panoptic_map_miou'
   tags = ('miou',)
 
   def __init__(self, dataset_info: DatasetInfo):
-    """Takes the classes."""
+    """Initializes the score for the given classes."""
     self._info = dataset_info
 
   def new_metric(self) -> MeanIoU:
@@ -128,12 +128,12 @@ class InstanceAnnotations:
   """The annotations of a COCO instance JSON, by file name.
 
   Args:
-    path: The JSON.
-    dataset_info: The classes; the JSON's categories must be things of it.
+    path: Path of the JSON.
+    dataset_info: The classes; the JSON's categories must be thing classes.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It is no instance JSON, or of another data set.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is not an instance JSON, or belongs to another data set.
   """
 
   def __init__(self, path: str, dataset_info: DatasetInfo):
@@ -142,7 +142,7 @@ class InstanceAnnotations:
     for entry in content['categories']:
       own = dataset_info.by_category_id.get(entry['id'])
       name = str(entry.get('name', own.name if own else ''))
-      # Data sets number their instance categories in other ways, too.
+      # The instance categories of some data sets are numbered differently.
       if own is None or not own.isthing or own.name.casefold() != name.casefold():
         known = f'{own.name}, {"a thing" if own.isthing else "stuff"}' if own else 'none'
         raise DataError(f'{path}: category {entry["id"]} is "{name}", and of {dataset_info.name} '
@@ -157,10 +157,10 @@ class InstanceAnnotations:
       self._annotations.setdefault(annotation['image_id'], []).append(annotation)
 
   def of_file(self, name: str) -> tuple[Any, list]:
-    """Returns the id and the annotations of the image with a file name, with extension or without.
+    """Returns id and annotations of the image with a file name, with or without extension.
 
     Raises:
-      ValueError: The JSON does not list it, or lists several that it may be.
+      ValueError: The JSON does not list the image, or lists several that match.
     """
     fitting = self._index.find(name)
     if not fitting:
@@ -169,7 +169,7 @@ class InstanceAnnotations:
     if len(fitting) > 1:
       listed = image_names.shown(self._names[each] for each in fitting)
       raise DataError(f'{self._path}: the name of the image {name}, which is evaluated, is '
-                      f'ambiguous: it may be {listed}; image files need names of their own')
+                      f'ambiguous: it may be {listed}; image files need unique names')
     image_id = self._image_ids[fitting[0]]
     return image_id, self._annotations.get(image_id, [])
 
@@ -181,7 +181,7 @@ class QueryAveragePrecision(ExtraScore):
 
   def __init__(self, dataset_info: DatasetInfo,
                annotations: Optional[InstanceAnnotations] = None, masks_compete: bool = False):
-    """Initialises the score.
+    """Initializes the score.
 
     Args:
       dataset_info: The classes.
@@ -206,20 +206,25 @@ class QueryAveragePrecision(ExtraScore):
                    'segmentation': run_lengths(query)}
                   for query, class_index, score in zip(*(x.numpy().tolist() for x in instances))]
     if self._annotations is not None:
-      image_id, truths = self._annotations.of_file(image.name)
+      image_id, annotations = self._annotations.of_file(image.name)
     else:
-      image_id, truths = image.name, _thing_annotations(image.ground_truth, self._info)
-    metric.update(image_id, image.ground_truth.shape, truths, detections)
+      image_id, annotations = image.name, _thing_annotations(image.ground_truth, self._info)
+    metric.update(image_id, image.ground_truth.shape, annotations, detections)
 
 
 class MapAveragePrecision(ExtraScore):
-  """Of the thing segments of the panoptic map, ranked by their scores."""
+  """Average precision of the thing segments of the panoptic map, ranked by their scores."""
   name = 'panoptic_map_ap'
   tags = _FIGURES
 
   def __init__(self, dataset_info: DatasetInfo,
                annotations: Optional[InstanceAnnotations] = None):
-    """Takes the instances to find; without them they are the things of the panoptic labels."""
+    """Initializes the score.
+
+    Args:
+      dataset_info: The classes.
+      annotations: Ground-truth instances; None for the thing segments of the panoptic labels.
+    """
     self._info = dataset_info
     self._annotations = annotations
 
@@ -234,10 +239,10 @@ class MapAveragePrecision(ExtraScore):
       metric.update_from_label_maps(image.name, image.ground_truth, panoptic_map, scores,
                                     self._info)
       return
-    image_id, truths = self._annotations.of_file(image.name)
+    image_id, annotations = self._annotations.of_file(image.name)
     detections = [{**thing, 'score': scores[label]}
                   for label, thing in _things(panoptic_map, self._info)]
-    metric.update(image_id, panoptic_map.shape, truths, detections)
+    metric.update(image_id, panoptic_map.shape, annotations, detections)
 
 
 def _average_precision(dataset_info: DatasetInfo) -> InstanceAveragePrecision:
@@ -246,7 +251,7 @@ def _average_precision(dataset_info: DatasetInfo) -> InstanceAveragePrecision:
 
 
 def _things(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> Iterator[tuple[int, dict]]:
-  """The labels of things in a map, each with its category and mask."""
+  """Yields the labels of things in a map, each with category and mask."""
   for label in np.unique(panoptic_map).tolist():
     category = dataset_info.by_class_id.get(label // dataset_info.label_divisor)
     if category is not None and category.isthing:
@@ -269,12 +274,12 @@ def _run_lengths(mask: np.ndarray) -> dict:
 
 
 class BoundaryQuality(ExtraScore):
-  """Panoptic quality by the smaller of mask IoU and boundary IoU."""
+  """Panoptic quality with the smaller of mask IoU and boundary IoU."""
   name = 'boundary_pq'
   tags = tuple(f'{group}/{key}' for group in ('All', 'Things', 'Stuff') for key in ('pq', 'n'))
 
   def __init__(self, dataset_info: DatasetInfo):
-    """Takes the classes."""
+    """Initializes the score for the given classes."""
     self._info = dataset_info
 
   def new_metric(self) -> PanopticQuality:
@@ -293,13 +298,14 @@ class BoundaryQuality(ExtraScore):
 
 
 class _Kind(NamedTuple):
-  """A score that a config can ask for.
+  """A score that a config can request.
 
   Attributes:
-    make: (classes, instance annotations or None, whether masks compete) -> the score.
-    needs_queries: Whether it reads the outputs of queries.
-    has_instances: Whether it compares with instance annotations where there are some.
-    tasks: The tasks that it scores.
+    make: Function of (classes, instance annotations or None, whether masks compete) that returns
+      the score.
+    needs_queries: Whether the score uses the outputs of queries.
+    has_instances: Whether the score uses instance annotations if there are any.
+    tasks: Tasks that have the score.
   """
   make: Callable[[DatasetInfo, Optional[InstanceAnnotations], bool], ExtraScore]
   needs_queries: bool = False
@@ -320,10 +326,10 @@ _KINDS = {
 
 
 def need_queries(config, architecture: Architecture) -> bool:
-  """Whether a score that a config asks for reads the queries.
+  """Returns whether a score that a config requests uses the queries.
 
   Raises:
-    ConfigError: One does, and the model has none.
+    ConfigError: A score uses queries, but the model has none.
   """
   chosen = [score for score in config.evaluator_options.extra_scores
             if _KINDS[score].needs_queries]
@@ -331,12 +337,12 @@ def need_queries(config, architecture: Architecture) -> bool:
     raise config_lib.ConfigError(
         f'evaluator_options.extra_scores: {EvaluatorOptions.Score.Name(chosen[0])} needs the '
         'queries of a mask model, which this model does not have; PANOPTIC_MAP_MIOU and '
-        'PANOPTIC_MAP_AP can be had of any')
+        'PANOPTIC_MAP_AP are available for all models')
   return bool(chosen)
 
 
 def build(config, architecture: Architecture, dataset_info: DatasetInfo) -> list[ExtraScore]:
-  """Returns the scores that a config asks for.
+  """Returns the scores that a config requests.
 
   Args:
     config: ExperimentOptions.
@@ -344,9 +350,9 @@ def build(config, architecture: Architecture, dataset_info: DatasetInfo) -> list
     dataset_info: The classes.
 
   Raises:
-    ConfigError: A score needs queries and the model has none, or is not for the config's task.
-    FileNotFoundError: There is no such annotation file.
-    ValueError: It is no instance JSON.
+    ConfigError: A score needs queries but the model has none, or it is not for the config's task.
+    FileNotFoundError: The annotation file does not exist.
+    ValueError: The annotation file is not an instance JSON.
   """
   options, task = config.evaluator_options, tasks.of(config)
   competes = need_queries(config, architecture) and architecture.masks_compete

@@ -1,4 +1,4 @@
-"""Where the scores of a run go: TensorBoard, log.jsonl, metrics.json, and the best checkpoint."""
+"""Writes the scores of a run to TensorBoard, log.jsonl and metrics.json, and keeps the best."""
 
 import pathlib
 import sys
@@ -19,14 +19,14 @@ class KeptScores:
   """Writes the scores of evaluations into a model directory.
 
   Attributes:
-    path: The file of the last evaluation's result.
-    best: The best checkpoint; None: none is kept.
+    path: Path of the file with the last result.
+    best: Keeper of the best checkpoint; None if none is kept.
   """
 
   def __init__(self, model_dir: str, writer: summaries.Writer, log: run_log.RunLog, *,
                show: Callable[..., None], is_writable: bool, must_write: bool,
                best: Optional[BestCheckpoint] = None):
-    """Initializes; nothing is written.
+    """Initializes the scores without writing anything.
 
     Args:
       model_dir: Model directory.
@@ -47,13 +47,13 @@ class KeptScores:
 
   def record(self, step: int, scalars: Mapping[str, float], evaluator: BatchEvaluator,
              prefix: str) -> None:
-    """Writes and prints the scores of an evaluation; they are printed whatever cannot be written.
+    """Writes and prints the scores of an evaluation; prints them even if writing fails.
 
     Args:
-      step: The steps that are done.
+      step: Number of completed steps.
       scalars: The scores by name.
-      evaluator: The evaluator with all that was found.
-      prefix: The checkpoint that was evaluated.
+      evaluator: The evaluator with its result.
+      prefix: Prefix of the evaluated checkpoint.
     """
     problem = self._write(step, scalars, evaluator.result) if self._is_writable else None
     is_kept = self._is_writable and problem is None
@@ -69,7 +69,7 @@ class KeptScores:
       self._show(self._describe_best() + (f', kept as {kept}' if kept else ''))
 
   def _write(self, step: int, scalars: Mapping[str, float], result: dict) -> Optional[Exception]:
-    """Writes the scores; returns what kept it from writing all of them, or None."""
+    """Writes the scores; returns the error if not all of them could be written, or None."""
     try:
       self._writer.scalars(scalars, step)
       self._log.write('eval', step, **scalars)
@@ -85,12 +85,12 @@ class KeptScores:
     return f'best so far: {self.best.score:.4g}'
 
   def last_step(self) -> Optional[int]:
-    """Returns the step of the last scores that were written; None without any."""
+    """Returns the step of the last scores that were written, or None."""
     if not self.path.exists():
       return None
     return coco_panoptic.read_json(self.path, 'the scores of a training').get('step')
 
 
 def warn(line: str) -> None:
-  """Prints a warning where it does not mix with the scores."""
+  """Prints a warning to standard error, separate from the scores."""
   print(f'WARNING: {line}', file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""The folder of a training: who may write to it, and when.
+"""The model directory of a training, and which process may write to it.
 
-It is written to after all checks: a start that is refused leaves it as it was. A lock keeps a
-second training away; the operating system drops it when its process ends, however that ends.
+It is only written to after all checks, so that a rejected start leaves it unchanged. A lock keeps
+other trainings from writing; the operating system releases it when the process ends for any reason.
 """
 
 import datetime
@@ -19,9 +19,10 @@ from deeplab_tf.user_errors import HostError, UsageError
 
 CONFIG_FILE = 'config.textproto'
 LOCK_FILE = '.lock'
-# What a training writes to in place; it replaces other files, for which the folder counts.
+# Files and folders that a training writes in place. Other files are replaced, so that only the
+# permissions of the folder matter for them.
 _WRITTEN_IN_PLACE = ('train', 'eval', 'best_checkpoint', 'log.jsonl', LOCK_FILE)
-# What file systems without locks say.
+# Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 # A process that is forked must not keep the lock of its parent.
@@ -32,18 +33,18 @@ class ModelFolder:
   """A --model_dir.
 
   Attributes:
-    path: The folder as the user gave it.
+    path: Path of the folder as given by the user.
   """
 
   def __init__(self, path: str, must_exist: bool = False):
-    """Checks that the path can be a folder; changes nothing.
+    """Checks that the path can be a folder, without changing anything.
 
     Args:
-      path: The folder.
-      must_exist: Whether it must exist.
+      path: Path of the folder.
+      must_exist: Whether the folder must exist.
 
     Raises:
-      UsageError: It is a file or a URL, or it does not exist and must.
+      UsageError: The path is a file or a URL, or it does not exist although it must.
     """
     self.path = path
     if '://' in path:
@@ -57,7 +58,7 @@ class ModelFolder:
     self._seen = []
 
   def why_not_writable(self) -> Optional[str]:
-    """Returns what keeps this process from writing to the folder, or None; changes nothing."""
+    """Returns the reason why the folder is not writable, or None, without changing anything."""
     for path in (self.path, *(os.path.join(self.path, name) for name in _WRITTEN_IN_PLACE)):
       reason = atomic_file.why_not_writable(path)
       if reason is not None:
@@ -65,16 +66,16 @@ class ModelFolder:
     return None
 
   def check_for_evaluation(self, options) -> Optional[str]:
-    """Checks that an evaluation can write what it is asked for.
+    """Checks that an evaluation can write all requested files.
 
     Args:
       options: EvaluatorOptions.
 
     Returns:
-      What keeps it from writing scores to the folder, or None.
+      The reason why scores cannot be written to the folder, or None.
 
     Raises:
-      HostError: Predictions are to be saved where they cannot be.
+      HostError: Predictions are to be saved to a folder that is not writable.
     """
     reason = self.why_not_writable()
     if options.save_predictions or options.save_raw_predictions:
@@ -87,13 +88,13 @@ class ModelFolder:
     return reason
 
   def reserve(self) -> list[str]:
-    """Keeps other trainings away, as far as that is possible without changing the folder.
+    """Locks the folder, as far as that is possible without changing it.
 
     Returns:
       Lines for the user.
 
     Raises:
-      HostError: The folder cannot be written to, or another training writes to it.
+      HostError: The folder is not writable, or another training writes to it.
     """
     reason = self.why_not_writable()
     if reason is not None:
@@ -103,7 +104,7 @@ class ModelFolder:
     return self._take(create=False)
 
   def begin(self, config_text: str) -> None:
-    """Writes the config, and into the lock who holds it; the folder is made.
+    """Creates the folder and writes the config and the holder of the lock.
 
     Args:
       config_text: The experiment as a textproto.
@@ -125,7 +126,7 @@ class ModelFolder:
     self._lock.release()
 
   def same_model_advice(self) -> str:
-    """Returns what to do where the folder's checkpoints are of another model."""
+    """Returns the advice for a folder whose checkpoints belong to another model."""
     path = os.path.join(self.path, CONFIG_FILE)
     named = f', {path},' if os.path.isfile(path) else ','
     return f'use the config that made it{named} or another --model_dir'
@@ -149,7 +150,7 @@ def _checkpoints(path: str) -> list[str]:
 
 
 class _Lock:
-  """A lock on a file, for the life of this process."""
+  """A lock on a file that is held at most until this process ends."""
 
   def __init__(self, path: str):
     self._path = path
@@ -157,19 +158,19 @@ class _Lock:
     self._close = None
 
   def take(self, create: bool) -> None:
-    """Takes the lock, unless it is taken already.
+    """Acquires the lock, unless this process holds it already.
 
     Args:
-      create: Whether to make the file; without it and without a file nothing happens.
+      create: Whether the file is created if it does not exist; otherwise nothing is locked then.
 
     Raises:
-      BlockingIOError: Another process has it.
+      BlockingIOError: Another process holds the lock.
       OSError: The file system has no locks.
     """
     if self._descriptor is not None:
       return
     try:
-      # Python's descriptors are closed in programs that this one starts.
+      # Python's descriptors are not inherited by child programs.
       descriptor = os.open(self._path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
     except FileNotFoundError:
       return
@@ -183,7 +184,7 @@ class _Lock:
     _held.add(self)
 
   def sign(self) -> None:
-    """Writes into the file who holds the lock."""
+    """Writes the holder of the lock into the file."""
     if self._descriptor is None:
       return
     now = datetime.datetime.now().isoformat(timespec='minutes')
@@ -192,13 +193,13 @@ class _Lock:
     os.pwrite(self._descriptor, json.dumps(entry).encode() + b'\n', 0)
 
   def release(self) -> None:
-    """Gives the lock back; the file stays, since another process may have opened it."""
+    """Releases the lock; the file is kept, since another process may have opened it."""
     if self._close is not None:
       self._close()
     self._descriptor = self._close = None
 
   def holder(self) -> str:
-    """Returns ' (process 123 on host x since 2026-11-28 10:28)', or '' where that is not known."""
+    """Returns ' (process 123 on host x since 2026-11-28 10:28)', or '' if it is not known."""
     try:
       with open(self._path, encoding='utf-8') as file:
         entry = json.load(file)
@@ -207,7 +208,7 @@ class _Lock:
     except (OSError, ValueError, KeyError, TypeError):
       return ''
     if host == socket.gethostname() and not _is_alive(process):
-      return ''  # An earlier holder: the new one has not signed yet.
+      return ''  # This is an earlier holder; the new one has not signed yet.
     return f' (process {process} on host {host} since {since:%Y-%m-%d %H:%M})'
 
 
@@ -216,7 +217,7 @@ def _is_alive(process: int) -> bool:
     os.kill(process, 0)
   except ProcessLookupError:
     return False
-  except OSError:  # Another user's.
+  except OSError:  # The process of another user.
     pass
   return True
 

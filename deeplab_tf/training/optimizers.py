@@ -1,9 +1,9 @@
-"""Optimisers: one per group of variables with a learning rate of its own.
+"""Optimizers: one per group of variables with its own learning rate.
 
-These are the `legacy` Keras optimisers. Their fused update kernels make the first step of a
-700-variable model three times faster to trace, and each update more than twice as fast and
-with two thirds of the memory of the newer ones (62 M parameters on 2 CPU cores: 5 s against
-19 s, 0.05 s against 0.13 s, 1.9 GB against 2.7 GB). DeepLab2 and tensorflow-addons use them too.
+They are `legacy` Keras optimizers. Compared to the newer ones, their fused update kernels make the
+first step of a 700-variable model three times faster to trace, and each update more than twice as
+fast with two thirds of the memory (62 M parameters on 2 CPU cores: 5 s against 19 s, 0.05 s against
+0.13 s, 1.9 GB against 2.7 GB). DeepLab2 and tensorflow-addons use them too.
 """
 
 import collections
@@ -26,9 +26,9 @@ class Group(NamedTuple):
   Attributes:
     name: 'main', 'backbone' or another name.
     optimizer: The optimizer.
-    schedule: The learning rate over the steps.
+    schedule: Learning rate schedule.
     variables: The variables, never empty.
-    decayed: Those among them that weight decay touches.
+    decayed: Variables of the group to which weight decay applies.
   """
   name: str
   optimizer: keras.optimizers.legacy.Optimizer
@@ -44,45 +44,45 @@ def l2_penalty(variables: Sequence[tf.Variable], weight_decay: float) -> tf.Tens
 
 
 class GroupedOptimizer:
-  """Updates groups of variables, each by its own optimiser, with one gradient clipping."""
+  """Updates each group of variables with its own optimizer, and clips all gradients jointly."""
 
   def __init__(self, groups: Sequence[Group], clip_norm: Optional[float] = None):
-    """Initialises the optimiser.
+    """Initializes the optimizer.
 
     Args:
       groups: The groups.
-      clip_norm: The largest global norm of the gradients over all groups; None: no clipping.
+      clip_norm: Largest global norm of the gradients of all groups; None for no clipping.
     """
     self.groups = tuple(groups)
     self.clip_norm = clip_norm
 
   @property
   def variables(self) -> list:
-    """The trained variables, group by group; gradients are in this order."""
+    """The trained variables, group by group; gradients have the same order."""
     return [variable for group in self.groups for variable in group.variables]
 
   @property
   def decayed_variables(self) -> list:
-    """Those among `variables` that weight decay touches, in their order."""
+    """The elements of `variables` to which weight decay applies, in the same order."""
     return [variable for group in self.groups for variable in group.decayed]
 
   @property
   def checkpoint_items(self) -> dict:
-    """What to save: 'optimizer', and 'backbone_optimizer' where there is that group."""
+    """Items of a checkpoint: 'optimizer', and 'backbone_optimizer' if there is that group."""
     names = {'main': 'optimizer'}
     return {names.get(g.name, f'{g.name}_optimizer'): g.optimizer for g in self.groups}
 
   def build(self) -> None:
-    """Creates all slots, so that a restore covers them; call under the strategy's scope.
+    """Creates all slots, so that they can be restored; call this under the strategy's scope.
 
-    Lookahead's slow weights are copies of the weights at this moment, so call it after an
-    initial checkpoint has been read.
+    Lookahead's slow weights are copied from the current weights, so call this after an initial
+    checkpoint has been restored.
     """
     for group in self.groups:
-      group.optimizer._create_all_weights(group.variables)  # The legacy optimisers' `build`.
+      group.optimizer._create_all_weights(group.variables)  # The legacy optimizers' `build`.
 
   def learning_rates(self) -> dict:
-    """Returns the learning rate of the next update by the group's name, float32 [] each."""
+    """Returns group name -> learning rate of the next update, float32 []."""
     return {g.name: tf.cast(g.schedule(g.optimizer.iterations), tf.float32)
             for g in self.groups}
 
@@ -105,7 +105,7 @@ class GroupedOptimizer:
 
     Args:
       gradients: A tensor or None for each of `variables`, already summed over the replicas.
-        A variable without a gradient stays as it is.
+        Variables without a gradient are not changed.
     """
     start = 0
     for group in self.groups:
@@ -117,14 +117,14 @@ class GroupedOptimizer:
 
 
 class _DecoupledDecay:
-  """Decoupled weight decay of chosen variables (AdamW): variable -= rate * decay * variable."""
+  """Decoupled weight decay of selected variables (AdamW): variable -= rate * decay * variable."""
 
   # Neither `decay` nor `weight_decay`: these are hyperparameters of the base classes.
   decoupled_decay = 0.0
   decayed = frozenset()
 
   def decay_weights(self, variables: Sequence[tf.Variable], decay: float) -> None:
-    """Sets the variables that decay, and how strongly."""
+    """Sets the variables that decay, and the weight decay."""
     self.decayed, self.decoupled_decay = frozenset(id(v) for v in variables), decay
 
   def _resource_apply_dense(self, grad, var, apply_state=None):
@@ -140,15 +140,16 @@ def _whole(variable: tf.Variable) -> tf.Variable:
 
 
 class AdamW(_DecoupledDecay, keras.optimizers.legacy.Adam):
-  """Adam with decoupled weight decay, as DeepLab2's."""
+  """Adam with decoupled weight decay, as in DeepLab2."""
 
 
 def _radam_lookahead(schedule, solver, decayed):
-  # Ended in 2024 and heavy to import: only for the recipe of the MaX-DeepLab paper.
+  # tensorflow-addons ended in 2024 and is slow to import; only this optimizer of the MaX-DeepLab
+  # paper needs it.
   import tensorflow_addons as tfa
 
   class RectifiedAdam(_DecoupledDecay, tfa.optimizers.RectifiedAdam):
-    """RAdam with decoupled weight decay; the base class's own decays everything."""
+    """RAdam with decoupled weight decay; the base class would decay all variables."""
 
   optimizer = RectifiedAdam(schedule)
   optimizer.decay_weights(decayed, solver.adamw_weight_decay)
@@ -171,7 +172,7 @@ def _build_one(solver, schedule, decayed):
 
 
 def learning_rate_scale(batch_size: int, reference: int) -> float:
-  """Returns the factor of the linear rule on learning rates for a batch size; 1 if reference is 0.
+  """Returns the linear scaling factor of learning rates for a batch size; 1 if reference is 0.
 
   Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.1.
   """
@@ -179,7 +180,7 @@ def learning_rate_scale(batch_size: int, reference: int) -> float:
 
 
 def peak_learning_rate(config) -> float:
-  """Returns the highest learning rate of the main group, for the config's batch size."""
+  """Returns the highest learning rate of the main group at the config's batch size."""
   solver = config.trainer_options.solver_options
   return solver.base_learning_rate * learning_rate_scale(
       config.train_dataset_options.batch_size, solver.learning_rate_batch_size)
@@ -187,20 +188,20 @@ def peak_learning_rate(config) -> float:
 
 def build(solver, variables: Sequence[tf.Variable], groups: Sequence[ParameterGroup],
           batch_size: int = 0) -> GroupedOptimizer:
-  """Builds the optimizer that the solver options describe; its slots are made by `.build()`.
+  """Builds the optimizer that the solver options describe; `.build()` creates its slots.
 
   Args:
     solver: SolverOptions.
-    variables: All trainable variables; each group's optimizer has its own in this order.
-    groups: The architecture's groups, which together hold each variable once. Those of one name
-      share an optimizer.
-    batch_size: Images per step over all replicas; where learning_rate_batch_size is set, rates are
-      multiplied by the ratio of the two.
+    variables: All trainable variables; each group keeps its variables in this order.
+    groups: Groups of the architecture, which together contain each variable once. Groups with the
+      same name share an optimizer.
+    batch_size: Images per step over all replicas. If learning_rate_batch_size is set, learning
+      rates are multiplied by batch_size / learning_rate_batch_size.
 
   Raises:
     ConfigError: The optimizer or the learning policy is unknown.
-    ValueError: The groups leave a variable out or hold one twice, or groups of one name differ in
-      their rates.
+    ValueError: The groups omit or repeat a variable, or groups with the same name have different
+      rates.
   """
   _check_groups(variables, groups)
   scale = learning_rate_scale(batch_size, solver.learning_rate_batch_size)

@@ -1,4 +1,4 @@
-"""Mixed precision: what activations are computed in, and the loss scaling of float16."""
+"""Mixed precision: the dtype of activations, and loss scaling for float16."""
 
 import contextlib
 from typing import Iterator
@@ -12,7 +12,7 @@ _POLICIES = {'FLOAT32': 'float32', 'BFLOAT16': 'mixed_bfloat16', 'FLOAT16': 'mix
 
 @contextlib.contextmanager
 def scope(precision: str) -> Iterator[None]:
-  """Lets the layers that are made inside compute in a precision; their variables are float32.
+  """Sets the precision of layers created inside the scope; their variables are float32.
 
   Args:
     precision: 'FLOAT32', 'BFLOAT16' or 'FLOAT16'.
@@ -26,23 +26,24 @@ def scope(precision: str) -> Iterator[None]:
 
 
 class LossScale(tf.Module):
-  """The factor on the loss that keeps float16 gradients from vanishing; it finds itself.
+  """Dynamic loss scale for float16 training.
 
-  As Micikevicius et al., "Mixed precision training" (ICLR 2018) and Keras: it is halved when a
-  gradient overflows, whose step is left out, and doubled after enough steps without. Keras has
-  the same inside its LossScaleOptimizer alone, around one optimiser; here several share it.
+  As in Micikevicius et al., "Mixed precision training" (ICLR 2018), and Keras, the factor is halved
+  when a gradient overflows, in which case the step is skipped, and doubled after a number of steps
+  without overflow. Keras's LossScaleOptimizer wraps a single optimizer; this one is shared by
+  several.
 
   Attributes:
-    factor: float32 [], at least 1.
-    steps: int64 [], the steps since it last changed.
+    factor: float32 [], factor on the loss, at least 1.
+    steps: int64 [], number of steps since the factor last changed.
   """
 
   def __init__(self, initial: float = 2.0**15, growth_steps: int = 2000):
-    """Makes the variables; call under the strategy's scope.
+    """Initializes the loss scale; call this under the strategy's scope.
 
     Args:
-      initial: The factor to start with.
-      growth_steps: Steps without an overflow after which it is doubled.
+      initial: Initial factor.
+      growth_steps: Number of steps without overflow after which the factor is doubled.
     """
     super().__init__()
     aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -51,10 +52,14 @@ class LossScale(tf.Module):
     self._growth_steps = growth_steps
 
   def update(self, finite: tf.Tensor) -> None:
-    """Takes in whether a step's gradients were finite, bool []; in cross-replica context."""
+    """Updates the factor after a step; call this in cross-replica context.
+
+    Args:
+      finite: bool [], whether the gradients of the step were finite.
+    """
     steps, factor = self.steps.read_value() + 1, self.factor.read_value()
     grows = finite & (steps >= self._growth_steps)
-    # Beyond float32's range it would be of no use.
+    # The factor must stay in the range of float32.
     grown = tf.minimum(factor * 2.0, 2.0**100)
     self.steps.assign(tf.where(finite & ~grows, steps, 0))
     self.factor.assign(tf.where(finite, tf.where(grows, grown, factor),

@@ -1,4 +1,4 @@
-"""Predicts a batch on all replicas of this process, each its share of the images."""
+"""Predicts a batch on all replicas of this process, which share the images."""
 
 from typing import Callable, Optional
 
@@ -10,12 +10,12 @@ from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.structures import PanopticPrediction
 from deeplab_tf.training import distribution
 
-# Of a score's counts, in one exchange between workers.
+# Largest number of bytes in one exchange between workers.
 _BYTES_AT_ONCE = 2**20
 
 
 class ReplicatedPrediction:
-  """The network and its read-out over a strategy; see `__call__`."""
+  """Network and post-processing distributed by a strategy; see `__call__`."""
 
   def __init__(self, strategy: tf.distribute.Strategy, network: Callable,
                postprocess: Callable, batch_size: int, *, static: bool = False,
@@ -37,7 +37,7 @@ class ReplicatedPrediction:
     self._network = network
     self._postprocess = postprocess
     self._replicas = distribution.local_replicas(strategy)
-    # Images of a replica; None: any number.
+    # Number of images of a replica; None for any number.
     self._share: Optional[int] = None
     if static or self._replicas > 1:
       self._share = -(-batch_size // self._replicas)
@@ -72,7 +72,7 @@ class ReplicatedPrediction:
     def predict(images):
       return self._postprocess(self._network(images), tuple(dimensions(images)[1:3]))
 
-    # What each replica does alone, so that it can be compiled wherever there are several.
+    # The computation of one replica, so that it can be compiled even if there are several.
     own = tf.function(predict, autograph=False, jit_compile=True) if self._jit_compile else predict
 
     def run(images):
@@ -89,14 +89,14 @@ class ReplicatedPrediction:
 
 
 def merge_over_workers(strategy: tf.distribute.Strategy, metric: Accumulator) -> None:
-  """Adds up what the workers have counted; all call it at once, and all get the sum."""
+  """Sums the counts of all workers; all workers call this together and get the sum."""
   cluster = distribution.cluster_of(strategy)
   count = len(cluster.workers)
   if count == 1:
     return
   own = np.frombuffer(metric.to_bytes(), np.uint8)
-  # Each worker fills in its own row; float32 holds bytes and lengths below 2^24 exactly, and is
-  # what every device can add.
+  # Each worker fills in its own row. float32 represents bytes and lengths below 2^24 exactly, and
+  # every device can add it.
   sizes = np.zeros((count, 2), np.float32)
   sizes[cluster.index] = divmod(len(own), 2**20)
   sizes = sum_over_workers(strategy, tf.constant(sizes)).numpy().astype(np.int64)
@@ -113,7 +113,7 @@ def merge_over_workers(strategy: tf.distribute.Strategy, metric: Accumulator) ->
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
-  """Returns the sum of a tensor that each worker has its own of; all workers call it at once."""
+  """Returns the sum of a tensor over the workers; all workers call this together."""
   if len(distribution.cluster_of(strategy).workers) == 1:
     return values
   replicas = distribution.local_replicas(strategy)

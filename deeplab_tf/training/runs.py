@@ -1,4 +1,4 @@
-"""A run from its first line to its last: set up, train, evaluate."""
+"""A complete run of the training program: setup, training and evaluation."""
 
 import contextlib
 from typing import Optional
@@ -17,12 +17,12 @@ from deeplab_tf.training.training_loop import TrainingLoop
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 
-# Orbit prints every output as a Python dictionary; the progress line shows the same shorter.
+# Orbit prints every output as a Python dictionary; the progress line shows the same in short.
 orbit_controller._log = logging.debug
 
 
 class Run:
-  """One call of the training program."""
+  """One run of the training program."""
 
   def __init__(self, config, model_dir: str, mode: str, strategy: tf.distribute.Strategy,
                stop_request: Optional[StopRequest] = None):
@@ -30,14 +30,13 @@ class Run:
 
     Args:
       config: ExperimentOptions; not changed.
-      model_dir: Where checkpoints, logs and scores go.
+      model_dir: Folder of checkpoints, logs and scores.
       mode: One of MODES.
       strategy: The devices.
-      stop_request: Asked between steps whether to save and stop.
+      stop_request: Tells between steps whether to save and stop.
 
     Raises:
-      UserError: Something is wrong with the config, the data or the model directory; the message
-        is one line for the user.
+      UserError: The config, the data or the model directory is invalid; the message is one line.
     """
     self._setup = setup_lib.prepare(config, model_dir, mode, strategy, stop_request)
     self._training = self._evaluation = self._restored = None
@@ -67,14 +66,14 @@ class Run:
     return self._setup.model
 
   def run(self) -> Optional[dict]:
-    """Does what the mode says.
+    """Trains and evaluates according to the mode.
 
     Returns:
-      The last evaluation's result (see PanopticQuality.result and TopKAccuracy.result), or None
-      without one.
+      The result of the last evaluation (see PanopticQuality.result and TopKAccuracy.result), or
+      None.
 
     Raises:
-      Stopped: A stop was requested, and what was learnt is saved.
+      Stopped: A stop was requested, and the training is saved.
     """
     setup = self._setup
     run = {'train': lambda: self._training.until(setup.total_steps),
@@ -104,7 +103,7 @@ class Run:
     step = setup.step
     if step < setup.total_steps:
       training.begin()
-    # Stopped in the middle of an evaluation, or started again after the last step.
+    # The last run was stopped during an evaluation, or all steps are completed.
     if step and (step % interval == 0 and step != evaluation.last_step()
                  or step >= setup.total_steps):
       evaluation.evaluate(training.newest)
@@ -129,6 +128,6 @@ class Run:
                 or self._evaluation and self._evaluation.has_written)
 
   def _note(self, event: str, **values):
-    """Writes an event into the log of a run that has written something before."""
+    """Writes an event to the log if the run has written anything before."""
     if self._has_written:
       self._setup.log.write(event, self._setup.step, **values)

@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a training: poly or cosine, with linear warm-up."""
+"""Learning rate schedules: poly or cosine, with linear warm-up."""
 
 import tensorflow as tf
 
@@ -9,21 +9,21 @@ POLICIES = ('poly', 'cosine')
 
 
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-  """Rises from 0 to a peak in a straight line, then follows another schedule.
+  """Increases linearly from 0 to a peak, then follows another schedule.
 
-  The other schedule is read at the unshifted step, so the rate drops a little where the
-  warm-up ends, as in DeepLab2. tf-models-official's LinearWarmup rises to the value that the
-  other schedule has at the end of the warm-up instead of to the peak.
+  The other schedule is evaluated at the unshifted step, so the learning rate drops slightly at the
+  end of the warm-up, as in DeepLab2. LinearWarmup of tf-models-official instead increases to the
+  value of the other schedule at the end of the warm-up.
   """
 
   def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule,
                peak: float, warmup_steps: int):
-    """Initialises the schedule.
+    """Initializes the schedule.
 
     Args:
-      schedule: What follows the warm-up.
-      peak: The learning rate that the warm-up rises to.
-      warmup_steps: Its number of steps, at least 1.
+      schedule: Schedule after the warm-up.
+      peak: Learning rate at the end of the warm-up.
+      warmup_steps: Number of steps of the warm-up, at least 1.
     """
     super().__init__()
     self.schedule = schedule
@@ -52,8 +52,8 @@ def build(solver, multiplier: float = 1.0) -> keras.optimizers.schedules.Learnin
 
   Args:
     solver: SolverOptions.
-    multiplier: Factor on base_learning_rate. The end of the poly schedule is not multiplied,
-      as in DeepLab2.
+    multiplier: Factor on base_learning_rate. As in DeepLab2, the final learning rate of the poly
+      schedule is not multiplied.
 
   Raises:
     ValueError: learning_policy is unknown.

@@ -1,4 +1,4 @@
-"""What a run begins with: devices, data, model directory and network, made once and then fixed."""
+"""Setup of a run: devices, data, model directory and network, created once and then fixed."""
 
 import dataclasses
 import pathlib
@@ -24,24 +24,24 @@ LOG_FILE = 'log.jsonl'
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """One call of the training program; the loops take it. Of several workers one is the chief.
+  """Everything that is fixed during a run; the training and evaluation loops use it.
 
   Attributes:
     config: ExperimentOptions, adapted to the devices.
     mode: 'train', 'eval', 'train_and_eval' or 'continuous_eval'.
-    model_dir: Where checkpoints, logs and scores go.
+    model_dir: Folder of checkpoints, logs and scores.
     strategy: The devices.
-    cluster: The workers.
-    stop_request: Asked between steps whether to save and stop.
-    folder: The right to write to the model directory.
-    writes: Whether this process writes to it: the chief alone, and in an evaluation only where it
-      can be written to.
+    cluster: The workers, one of which is the chief.
+    stop_request: Tells between steps whether to save and stop.
+    folder: The model directory with its lock.
+    writes: Whether this process writes to the model directory. Only the chief does, and in an
+      evaluation only if the folder is writable.
     dataset_info: The classes.
     architecture: The architecture of the config.
-    num_eval_images: Images of the evaluation data; None: unknown, or there is no evaluation.
+    num_eval_images: Number of evaluation images; None if unknown or without evaluation.
     model: The network.
-    global_step: int64 [], the steps that are done.
-    log: The run's log of events.
+    global_step: int64 [], number of completed steps.
+    log: Event log of the run.
   """
   config: Any
   mode: str
@@ -65,28 +65,29 @@ class Setup:
 
   @property
   def step(self) -> int:
-    """The steps that are done."""
+    """The number of completed steps."""
     return int(self.global_step.numpy())
 
   @property
   def total_steps(self) -> int:
-    """The steps of a whole training."""
+    """The number of steps of the whole training."""
     return self.config.trainer_options.solver_options.training_number_of_steps
 
   def print(self, *lines: str) -> None:
-    """Prints lines; on the chief alone."""
+    """Prints lines on the chief."""
     _print(self.cluster, *lines)
 
   def written(self, path) -> Optional[str]:
-    """Returns a path for the process that writes, and None for others."""
+    """Returns a path if this process writes to the model directory, else None."""
     return str(path) if self.writes else None
 
   def build_prediction(self, batch_size: int, build_postprocessor) -> ReplicatedPrediction:
-    """Returns what predicts batches on all devices.
+    """Returns a function that predicts batches on all devices.
 
     Args:
-      batch_size: Images of a batch on this worker.
-      build_postprocessor: (config, dataset_info, static_shapes) -> the post-processing.
+      batch_size: Number of images of a batch on this worker.
+      build_postprocessor: Function of (config, dataset_info, static_shapes) that returns the
+        post-processing.
     """
     options = self.config.trainer_options
     compiled = options.jit_compile or distribution.is_tpu(self.strategy)
@@ -98,10 +99,10 @@ class Setup:
         any_size=not self.config.eval_dataset_options.crop_size)
 
   def restore_for_evaluation(self, prefix: str) -> None:
-    """Reads the weights of a checkpoint, and its step.
+    """Restores the weights and the step of a checkpoint.
 
     Raises:
-      CheckpointError: It is of another model, or cannot be read.
+      CheckpointError: The checkpoint belongs to another model, or cannot be read.
     """
     restore.check_same_model(self.model, prefix, self.folder.same_model_advice())
     with self.strategy.scope():
@@ -112,19 +113,19 @@ class Setup:
 
 def prepare(config, model_dir: str, mode: str, strategy: tf.distribute.Strategy,
             stop_request: Optional[StopRequest] = None) -> Setup:
-  """Builds the network and prints the first lines; nothing is written.
+  """Builds the network and prints the first lines, without writing files.
 
   Args:
     config: ExperimentOptions; not changed.
-    model_dir: Where checkpoints, logs and scores go.
-    mode: As Setup's.
+    model_dir: Folder of checkpoints, logs and scores.
+    mode: 'train', 'eval', 'train_and_eval' or 'continuous_eval'.
     strategy: The devices.
-    stop_request: As Setup's; None: nobody asks.
+    stop_request: Tells between steps whether to save and stop; None to never stop.
 
   Raises:
-    UserError: Something is wrong with the config, the data or the model directory.
+    UserError: The config, the data or the model directory is invalid.
   """
-  tf.get_logger().setLevel('ERROR')  # AutoGraph's advice is not for the user.
+  tf.get_logger().setLevel('ERROR')  # Hides AutoGraph's warnings from the user.
   config = type(config).FromString(config.SerializeToString())
   folder = ModelFolder(model_dir, must_exist=mode == 'eval')
   try:
@@ -169,7 +170,7 @@ def _count_images(config, mode):
 
 
 def _reserve(folder, config, mode, cluster):
-  """Whether this process writes to the model directory; a training must be able to."""
+  """Returns whether this process writes to the model directory; a training has to."""
   if not cluster.is_chief:
     return False
   if _trains(mode):

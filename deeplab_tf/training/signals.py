@@ -1,4 +1,4 @@
-"""Stopping by SIGTERM or Ctrl-C: the step at hand is finished and saved first."""
+"""Stopping by SIGTERM or Ctrl-C, after finishing and saving the current step."""
 
 import contextlib
 import os
@@ -7,16 +7,16 @@ from typing import Optional
 
 
 class Stopped(Exception):
-  """A run was asked to stop, and what it was doing is finished."""
+  """A run was asked to stop and has finished its current step."""
 
 
 class StopRequest:
-  """Notes SIGTERM and SIGINT while it is open; a second one has its usual effect.
+  """Records SIGTERM and SIGINT while it is open; a second signal has its usual effect.
 
-  Use as a context manager in the main thread.
+  Use it as a context manager in the main thread.
 
   Attributes:
-    signal: The signal that came; None: none did.
+    signal: The received signal, or None.
   """
 
   def __init__(self):
@@ -32,18 +32,18 @@ class StopRequest:
     self._restore()
 
   def __call__(self) -> bool:
-    """Whether a stop was asked for."""
+    """Returns whether a stop was requested."""
     return self.signal is not None
 
   @property
   def exit_code(self) -> int:
-    """What a shell calls an end by the signal; SIGTERM if it came to another worker."""
+    """The shell's exit code for the signal; that of SIGTERM if another worker received it."""
     return 128 + (self.signal or signal.SIGTERM)
 
   def _note(self, number, frame):
     del frame
     self.signal = signal.Signals(number)
-    # On a line of its own, below the progress line; printing could meet a print that it interrupts.
+    # Written below the progress line with os.write, since `print` may be interrupted by the signal.
     with contextlib.suppress(OSError):
       os.write(1, (f'\n{self.signal.name}: finishing this step, then saving; once more stops at '
                    'once\n').encode())

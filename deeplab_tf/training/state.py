@@ -1,4 +1,4 @@
-"""All that training changes, and so all that a checkpoint holds."""
+"""The state of a training, which is what a checkpoint contains."""
 
 from typing import NamedTuple, Optional
 
@@ -14,14 +14,14 @@ from deeplab_tf.training.weight_average import WeightAverage
 
 
 class TrainingState(NamedTuple):
-  """What a training run has learnt and where it is.
+  """The state of a training run.
 
   Attributes:
     model: The network.
-    global_step: int64 [], the steps that are done.
-    optimizer: Its slots exist.
-    loss_scale: Of float16; None in other precisions.
-    average: Of the weights; None without.
+    global_step: int64 [], number of completed steps.
+    optimizer: The optimizer, with existing slots.
+    loss_scale: Loss scale for float16; None in other precisions.
+    average: Averaged weights; None without averaging.
   """
   model: keras.Model
   global_step: tf.Variable
@@ -31,7 +31,7 @@ class TrainingState(NamedTuple):
 
   @property
   def checkpoint_items(self) -> dict:
-    """What a checkpoint holds, by name."""
+    """Name -> item of a checkpoint."""
     items = {'model': self.model, 'global_step': self.global_step,
              **self.optimizer.checkpoint_items}
     if self.loss_scale is not None:
@@ -43,7 +43,7 @@ class TrainingState(NamedTuple):
 
 def build_model(config, dataset_info, architecture,
                 strategy: tf.distribute.Strategy) -> tuple[keras.Model, tf.Variable]:
-  """Returns the network with random weights, and a step counter of 0."""
+  """Returns the network with random weights and a step counter at 0."""
   options = config.trainer_options
   keras.utils.set_random_seed(options.seed)
   with strategy.scope(), precision.scope(options.Precision.Name(options.precision)):
@@ -52,7 +52,7 @@ def build_model(config, dataset_info, architecture,
 
 def build(config, architecture, model: keras.Model, global_step: tf.Variable,
           strategy: tf.distribute.Strategy) -> TrainingState:
-  """Adds what training needs; copies of weights start from those that the model has now."""
+  """Adds the state that training needs; copies of weights start from the model's current ones."""
   options = config.trainer_options
   solver = options.solver_options
   with strategy.scope():

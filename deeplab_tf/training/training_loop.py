@@ -1,4 +1,4 @@
-"""The training of a run: from the latest checkpoint to a step, saving on the way."""
+"""The training of a run, from the latest checkpoint to a given step with regular saving."""
 
 import tempfile
 from typing import Optional
@@ -22,16 +22,16 @@ class TrainingLoop:
   """Trains the network of a Setup.
 
   Attributes:
-    average: The averaged weights, a WeightAverage; None without.
+    average: The averaged weights, a WeightAverage; None without averaging.
   """
 
   def __init__(self, setup: Setup):
-    """Makes the trainer, with the state of the latest or the initial checkpoint.
+    """Builds the trainer with the state of the latest or the initial checkpoint.
 
     Nothing is written before `until` or `begin`.
 
     Raises:
-      UserError: A checkpoint is of another model, or cannot be read.
+      UserError: A checkpoint belongs to another model, or cannot be read.
     """
     self._setup = setup
     config = setup.config
@@ -41,8 +41,8 @@ class TrainingLoop:
     setup.print(f'{distribution.describe_batch(config, setup.strategy)}; '
                 f'{setup.total_steps} steps; learning rate '
                 f'{optimizers.peak_learning_rate(config):g} at its peak')
-    learnt, lines = self._restore()
-    self.average = learnt.average
+    training_state, lines = self._restore()
+    self.average = training_state.average
     _check_same_start(setup)
     setup.print(*lines)
 
@@ -54,7 +54,7 @@ class TrainingLoop:
         quiet=not setup.cluster.is_chief)
     self._pictures = _batch_pictures(setup, writer)
     self._trainer = trainer.build(
-        config, setup.architecture, setup.dataset_info, setup.strategy, learnt,
+        config, setup.architecture, setup.dataset_info, setup.strategy, training_state,
         lambda step: batches.training(config, setup.dataset_info, setup.architecture.target_form,
                                       setup.strategy, step),
         on_step=self._on_step, stop_requested=setup.stop_request)
@@ -72,14 +72,14 @@ class TrainingLoop:
           setup.model, config.model_options.initial_checkpoint,
           checkpointing.left_out(config, setup.model,
                                  setup.architecture.last_layers(setup.model)))
-    learnt = state.build(config, setup.architecture, setup.model, setup.global_step,
-                         setup.strategy)
-    self._checkpoint = checkpointing.make_checkpoint(learnt.checkpoint_items)
+    training_state = state.build(config, setup.architecture, setup.model, setup.global_step,
+                                 setup.strategy)
+    self._checkpoint = checkpointing.make_checkpoint(training_state.checkpoint_items)
     if latest is not None:
       checkpointing.restore_training(self._checkpoint, latest, setup.strategy,
                                      setup.folder.same_model_advice())
       lines = [f'checkpoint: going on from {latest}, step {setup.step}']
-    return learnt, lines
+    return training_state, lines
 
   @property
   def has_begun(self) -> bool:
@@ -88,11 +88,11 @@ class TrainingLoop:
 
   @property
   def newest(self) -> Optional[str]:
-    """The prefix of the newest checkpoint; None before the first."""
+    """The prefix of the newest checkpoint, or None before the first."""
     return self._controller.checkpoint_manager.newest if self.has_begun else self._restored
 
   def begin(self) -> None:
-    """Writes what a training begins with, once nothing can be refused any more."""
+    """Writes the first files of a training, after all checks have passed."""
     if self.has_begun:
       return
     setup = self._setup
@@ -101,11 +101,11 @@ class TrainingLoop:
       setup.folder.begin(text_format.MessageToString(setup.config))
       summaries.write_experiment(setup.model_dir, setup.config, setup.step)
     setup.log.write('start', setup.step)
-    # Given to the controller's constructor, it would be restored a second time, and unchecked.
+    # The controller's constructor would restore the checkpoint again, without checks.
     self._controller.checkpoint_manager = self._build_manager()
 
   def until(self, step: int) -> None:
-    """Trains until a number of steps is done.
+    """Trains until the given number of steps is completed.
 
     Raises:
       Stopped: A stop was requested.
@@ -120,13 +120,13 @@ class TrainingLoop:
       self._controller.train(step)
 
   def save(self) -> None:
-    """Saves a checkpoint of the present step."""
+    """Saves a checkpoint of the current step."""
     self._controller.save_checkpoint()
 
   def clean_up(self) -> None:
-    """Removes what a worker that is not the chief had to save.
+    """Removes the checkpoints that a worker other than the chief had to save.
 
-    By hand: such a process ends without Python's own tidying up.
+    This is explicit because such a process exits without Python's cleanup.
     """
     if self._thrown_away is not None:
       self._thrown_away.cleanup()
@@ -138,7 +138,7 @@ class TrainingLoop:
           self._checkpoint, setup.model_dir,
           setup.config.trainer_options.num_checkpoints_to_keep, self._restored,
           on_saved=lambda prefix: setup.log.write('checkpoint', setup.step, path=prefix))
-    # All workers take part in saving, and what the others write is thrown away.
+    # All workers have to take part in saving; the files of all but the chief are discarded.
     self._thrown_away = tempfile.TemporaryDirectory(prefix='deeplab_tf_worker_')
     return checkpointing.make_manager(self._checkpoint, self._thrown_away.name, 1)
 
@@ -153,13 +153,13 @@ class TrainingLoop:
       self._pictures.draw(images, targets, step)
 
   def _steps_to_checkpoint(self, step: int) -> int:
-    """Orbit's inner loop ends at each multiple of save_checkpoints_steps and saves there."""
+    """Returns the length of Orbit's inner loop, which ends at the next step to save at."""
     interval = self._setup.config.trainer_options.save_checkpoints_steps
     return int(interval - step % interval)
 
 
 def _batch_pictures(setup: Setup, writer: summaries.Writer) -> Optional[BatchPictures]:
-  """Pictures of training batches; with evaluation there are some of evaluated images instead."""
+  """Returns the pictures of training batches; None if the evaluation makes pictures instead."""
   has_maps = setup.architecture.target_form is not TargetForm.CLASS
   if setup.mode != 'train' or not has_maps or not setup.cluster.is_chief:
     return None
@@ -171,7 +171,7 @@ def _batch_pictures(setup: Setup, writer: summaries.Writer) -> Optional[BatchPic
 
 
 def _check_same_start(setup: Setup) -> None:
-  """Checks that all workers have read the same checkpoint."""
+  """Checks that all workers have restored the same checkpoint."""
   workers = len(setup.cluster.workers)
   steps = sum_over_workers(setup.strategy, tf.cast(setup.global_step.read_value(), tf.float64))
   if int(steps) != workers * setup.step:

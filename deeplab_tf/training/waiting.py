@@ -1,4 +1,4 @@
-"""Waits for the checkpoints of a training that runs elsewhere."""
+"""Waits for the checkpoints of a training that runs in another process."""
 
 import os
 import time
@@ -13,16 +13,16 @@ _POLL_SECONDS = 2.0
 
 def new_checkpoints(model_dir: str, timeout: float, stop_requested: Callable[[], bool],
                     poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:
-  """Yields the newest whole checkpoint of a folder whenever there is a newer one.
+  """Yields the newest intact checkpoint of a folder whenever there is a newer one.
 
-  Half-written and damaged ones are passed over; those that came and went during an evaluation
-  too.
+  Incomplete and corrupt checkpoints are skipped, as are those that appeared and were replaced by
+  newer ones during an evaluation.
 
   Args:
-    model_dir: The folder; it may not exist yet.
-    timeout: Seconds without a new one after which this ends; negative: never.
-    stop_requested: Asked while waiting.
-    poll_seconds: Time between two looks.
+    model_dir: The folder, which may not exist yet.
+    timeout: Number of seconds without a new checkpoint after which this ends; negative for never.
+    stop_requested: Returns whether to stop; called while waiting.
+    poll_seconds: Seconds between two checks.
 
   Raises:
     Stopped: A stop was requested.
@@ -33,7 +33,7 @@ def new_checkpoints(model_dir: str, timeout: float, stop_requested: Callable[[],
     if stop_requested():
       raise Stopped
     listed = _listing(model_dir)
-    # Reading a checkpoint through takes time: only when something has changed.
+    # Verifying a checkpoint takes time, so it is only done after a change.
     if listed != looked_at:
       newest = _newest(model_dir)
       looked_at = listed
@@ -48,13 +48,13 @@ def new_checkpoints(model_dir: str, timeout: float, stop_requested: Callable[[],
 
 
 def _listing(model_dir: str) -> list:
-  """Names, sizes and times of the files of checkpoints."""
+  """Returns names, sizes and modification times of checkpoint files."""
   found = []
   for entry in os.scandir(model_dir) if os.path.isdir(model_dir) else ():
     if entry.name.startswith('ckpt-'):
       try:
         status = entry.stat()
-      except FileNotFoundError:  # Removed since.
+      except FileNotFoundError:  # The file has just been removed.
         continue
       found.append((entry.name, status.st_size, status.st_mtime_ns))
   return sorted(found)
@@ -63,5 +63,5 @@ def _listing(model_dir: str) -> list:
 def _newest(model_dir: str):
   try:
     return files.newest_whole(model_dir, warn=lambda line: None)
-  except CheckpointError:  # None is whole yet.
+  except CheckpointError:  # No checkpoint is complete yet.
     return None

@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights, for evaluation and export."""
+"""Exponential moving average of a model's weights, for evaluation and export."""
 
 import contextlib
 from typing import Iterator
@@ -10,21 +10,21 @@ from deeplab_tf.layers.variable_paths import variables_by_path
 
 
 class WeightAverage:
-  """Averages of all floating-point variables of a model, the statistics of batch norms included.
+  """Averages all floating-point variables of a model, including batch norm statistics.
 
-  average = d * average + (1 - d) * weight after each step, with d = min(decay, (1 + n) / (10 + n))
-  at step n, so that the first weights are soon forgotten (as tf.train.ExponentialMovingAverage).
+  After step n, average = d * average + (1 - d) * weight with d = min(decay, (1 + n) / (10 + n)), so
+  that the first weights are soon forgotten, as in tf.train.ExponentialMovingAverage.
 
   Attributes:
-    variables: Path in the model -> average; what a checkpoint holds.
+    variables: Path in the model -> average, as saved in a checkpoint.
   """
 
   def __init__(self, model: keras.Model, decay: float):
-    """Starts from the weights as they are; call under the strategy's scope.
+    """Starts from the current weights; call this under the strategy's scope.
 
     Args:
-      model: Its variables exist.
-      decay: In [0, 1).
+      model: A model whose variables exist.
+      decay: Decay of the average, in [0, 1).
     """
     self._decay = decay
     self._weights = {path: variable for path, variable in variables_by_path(model).items()
@@ -32,7 +32,12 @@ class WeightAverage:
     self.variables = {path: _like(variable) for path, variable in self._weights.items()}
 
   def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
-    """Takes in the weights after a step, int64 [] from 1; in cross-replica context."""
+    """Updates the averages after a step; call this in cross-replica context.
+
+    Args:
+      strategy: The devices.
+      step: int64 [], number of the step, from 1 on.
+    """
     number = tf.cast(step, tf.float32)
     keep = tf.minimum(self._decay, (1.0 + number) / (10.0 + number))
 
@@ -51,14 +56,14 @@ class WeightAverage:
       for average, weight in local:
         move(average, weight, keep)
 
-    # Each replica has its own statistics; they meet when a checkpoint is written.
+    # Each replica has its own statistics; they are aggregated when a checkpoint is written.
     strategy.run(move_local, args=(keep,))
 
   @contextlib.contextmanager
   def applied(self) -> Iterator[None]:
-    """Puts the averages in the place of the weights while the context is open.
+    """Replaces the weights by the averages while the context is open.
 
-    The two are exchanged variable by variable, so no third copy is in memory.
+    Both are swapped variable by variable, so that no third copy is in memory.
     """
     self._exchange()
     try:
@@ -79,7 +84,7 @@ def _is_per_replica(variable) -> bool:
 
 
 def _like(variable):
-  """A variable of the value and the distribution of another."""
+  """Returns a variable with the value and the distribution of another."""
   aggregation = variable.aggregation
   if not _is_per_replica(variable):
     aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA

@@ -114,7 +114,7 @@ def wrong_class():
     (lambda r: r.truncate(8), [8, 9, 10, 11],
      'a-2: record 0 and what follows in the file cannot be read'),
     (lambda r: r.replace(5, encoded=b'this is no image'), [5],
-     f'a-1: {name(5)}: the image is neither JPEG nor PNG, or it is damaged'),
+     f'a-1: {name(5)}: the image is neither JPEG nor PNG, or it is corrupt'),
     (lambda r: r.replace(5, encoded=r.examples[5].encoded[:900]), [5],
      f'a-1: record 1 ({name(5)}) cannot be decoded: '),
     (lambda r: r.replace(5, label=wrong_class()), [5],
@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_named_once_and_left_out(
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'encoded': b'this is no image'}, 'the image is neither JPEG nor PNG, or it is damaged'),
+    ({'encoded': b'this is no image'}, 'the image is neither JPEG nor PNG, or it is corrupt'),
     ({'label': None}, 'the record has no label'),
 ])
 def test_by_default_the_first_one_stops_the_run(records, experiment, capsys, changes, message):
@@ -150,7 +150,7 @@ def test_by_default_a_damaged_file_stops_the_run(records, experiment):
   records.flip(5)
   with failure() as lines:
     stream(experiment, PLAIN + 'batch_size: 4 ' + records.pattern, 3)
-  assert f'{records.paths[1]}: is truncated or damaged: record 1' in lines[0]
+  assert f'{records.paths[1]}: is truncated or corrupt: record 1' in lines[0]
   records.truncate(6)
   with pytest.raises(ValueError, match='truncated'):
     names(experiment, PLAIN + records.pattern)
@@ -365,7 +365,7 @@ def unknown_segment(folder):
 
 
 @pytest.mark.parametrize('harm, message', [
-    (spoil_image, 'val/photo1.png: the image is neither JPEG nor PNG, or it is damaged'),
+    (spoil_image, 'val/photo1.png: the image is neither JPEG nor PNG, or it is corrupt'),
     (cut_image, 'val/photo1.png: '),
     (remove_image, 'raw/val/photo1.png: No such file or directory'),
     (remove_label, 'panoptic_val/photo1.png: there is no such panoptic PNG'),

@@ -40,7 +40,7 @@ def test_figures_of_a_sound_data_set(panoptic_folder, capsys):
   assert [line.split() for line in lines[4:6]] == [
       ['1', 'cat', 'thing', '4', '2', '2', f'{100 * 170 / 984:.2f}', '%'],
       ['2', 'grass', 'stuff', '2', '0', '2', f'{100 * grass / 984:.2f}', '%']]
-  assert lines[6:] == [f'unlabelled: {100 * 162 / 984:.2f} % of all pixels', 'problems: 0']
+  assert lines[6:] == [f'unlabeled: {100 * 162 / 984:.2f} % of all pixels', 'problems: 0']
   assert sorted(panoptic_folder.root.rglob('*')) == before  # Nothing is written.
 
 
@@ -145,7 +145,7 @@ def test_figures_of_coco_are_those_counted_independently(capsys):
   lines = capsys.readouterr().out.splitlines()
   pixels = sum(image['height'] * image['width'] for image in counts)
   void = sum(image['void_pixels'] for image in counts)
-  assert f'unlabelled: {100 * void / pixels:.2f} % of all pixels' in lines
+  assert f'unlabeled: {100 * void / pixels:.2f} % of all pixels' in lines
   for category in catalog.built_in('coco_panoptic').categories:
     found = [image['per_category'][category.name] for image in counts
              if category.name in image['per_category']]

@@ -1,8 +1,8 @@
-"""AutoAugment policies for the colours of training images, with DeepLab2's numbers.
+"""AutoAugment color policies for training images, with DeepLab2's parameters.
 
-A policy is a list of sub-policies, each a pair of operations (name, probability, level 0..10);
-an image goes through one sub-policy, drawn at random. Operations never move pixels, so labels
-stay as they are.
+A policy is a list of sub-policies, each a pair of operations (name, probability, level 0..10).
+One randomly drawn sub-policy is applied to each image. No operation moves pixels, so labels are
+unchanged.
 """
 
 import functools
@@ -32,14 +32,14 @@ POLICIES = {
 
 
 def policy(name: str, field: str) -> Sequence:
-  """Returns the policy of a name, for `distort`; none for an empty name.
+  """Returns the policy with the given name, for `distort`; an empty name gives an empty policy.
 
   Args:
     name: `augmentations.autoaugment_policy_name`.
     field: Name of the DatasetOptions in errors.
 
   Raises:
-    ConfigError: There is none of that name.
+    ConfigError: There is no policy of that name.
   """
   if name and name not in POLICIES:
     raise config_lib.ConfigError(
@@ -52,7 +52,7 @@ def distort(image: tf.Tensor, policy: Sequence, seed: tf.Tensor) -> tf.Tensor:
   """Applies one random sub-policy.
 
   Args:
-    image: uint8 or float32 [height, width, 3] in [0, 255]; rounded down.
+    image: uint8 or float32 [height, width, 3] in [0, 255]; values are rounded down.
     policy: One of POLICIES.
     seed: int32 [2].
 
@@ -80,8 +80,8 @@ def apply_operation(image: tf.Tensor, name: str, level: float) -> tf.Tensor:
 
   Args:
     image: uint8, or float32 with whole numbers in [0, 255], [height, width, 3].
-    name: Of the operation.
-    level: How strongly.
+    name: Name of the operation.
+    level: Strength of the operation.
 
   Returns:
     float32 of the same shape, whole numbers.
@@ -98,31 +98,32 @@ def apply_operation(image: tf.Tensor, name: str, level: float) -> tf.Tensor:
 
 # --- Operations -------------------------------------------------------------------------------
 #
-# On float32 images with whole numbers, which TensorFlow works on far faster than on uint8; they
-# are rounded down where DeepLab2 goes back to uint8.
+# They take float32 images with whole numbers, which TensorFlow processes far faster than uint8.
+# Values are rounded down where DeepLab2 casts back to uint8.
 
 
 def _blend(base, image, factor):
-  """base + factor * (image - base), rounded down; factors above 1 overshoot."""
+  """Returns base + factor * (image - base), rounded down; factors above 1 extrapolate."""
   return tf.floor(tf.clip_by_value(base + factor * (image - base), 0.0, 255.0))
 
 
-def _grey(image):
-  """float32 [height, width, 1], with the arithmetic of tf.image.rgb_to_grayscale on uint8."""
+def _gray(image):
+  """Returns float32 [height, width, 1], computed as tf.image.rgb_to_grayscale does on uint8."""
   weighted = tf.tensordot(image * (1.0 / 255.0), tf.constant([0.2989, 0.587, 0.114]), [-1, -1])
   return tf.floor(weighted * 255.5)[..., None]
 
 
 def color(image: tf.Tensor, factor: float) -> tf.Tensor:
-  """Blends with the grey image; 0 is grey, 1 is the image itself."""
-  return _blend(tf.tile(_grey(image), [1, 1, 3]), image, factor)
+  """Blends with the gray image; 0 is gray, 1 is the image itself."""
+  return _blend(tf.tile(_gray(image), [1, 1, 3]), image, factor)
 
 
 def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
-  """Blends with a uniform grey.
+  """Blends with a uniform gray.
 
-  The grey should be the mean of the image; DeepLab2 takes the sum of the 256 histogram counts
-  divided by 256, that is the number of pixels by 256 (at most 255), and so do we.
+  The gray value should be the mean of the image. DeepLab2 instead divides the sum of the 256
+  histogram counts by 256, which is the number of pixels / 256 (at most 255). This function does
+  the same.
   """
   pixels = tf.cast(tf.size(image) // 3, tf.float32)
   return _blend(tf.floor(tf.minimum(pixels / 256.0, 255.0)), image, factor)
@@ -134,7 +135,7 @@ def brightness(image: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
-  """Blends with a 3x3 smoothing; the outermost pixels stay."""
+  """Blends with a version smoothed by a 3x3 kernel; the outermost pixels are unchanged."""
   kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13.0
   kernel = tf.repeat(kernel[..., None, None], 3, axis=2)
   smooth = tf.nn.depthwise_conv2d(image[None], kernel, [1, 1, 1, 1], 'VALID')[0]
@@ -145,24 +146,24 @@ def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
-  """Inverts values from the threshold on; 256 counts as 0, as in DeepLab2's uint8."""
+  """Inverts values at or above the threshold; 256 counts as 0, as in DeepLab2's uint8."""
   is_high = tf.cast(image >= threshold % 256, tf.float32)
   return image + is_high * (255.0 - 2.0 * image)
 
 
 def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
-  """Keeps the given number of high bits; at least one, as TensorFlow's shifts in DeepLab2 do."""
+  """Keeps the given number of high bits, at least one as with TensorFlow's shifts in DeepLab2."""
   step = 1 << (8 - max(bits, 1))
   return tf.floor(image / step) * step
 
 
 def invert(image: tf.Tensor) -> tf.Tensor:
-  """255 minus the image."""
+  """Returns 255 minus the image."""
   return 255.0 - image
 
 
 def autocontrast(image: tf.Tensor) -> tf.Tensor:
-  """Stretches each channel to 0..255; a uniform channel stays."""
+  """Stretches each channel to 0..255; a uniform channel is unchanged."""
   low, high = tf.reduce_min(image, [0, 1]), tf.reduce_max(image, [0, 1])
   scale = tf.math.divide_no_nan(255.0, high - low)
   stretched = tf.floor(tf.clip_by_value(image * scale - low * scale, 0.0, 255.0))
@@ -170,7 +171,7 @@ def autocontrast(image: tf.Tensor) -> tf.Tensor:
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
-  """Flattens the histogram of each channel."""
+  """Equalizes the histogram of each channel."""
   planes = tf.unstack(tf.transpose(tf.cast(image, tf.int32), [2, 0, 1]))
   return tf.transpose(tf.stack([_equalize_channel(plane) for plane in planes]), [1, 2, 0])
 

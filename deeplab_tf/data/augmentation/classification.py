@@ -1,7 +1,7 @@
-"""Crops of images that have one class each, as image classification is usually trained.
+"""Random-resized crops for training image classifiers, and center crops for evaluating them.
 
-Training sees a random part of the image, of random area and aspect ratio, and its mirror image;
-evaluation the centre. A crop and its flip are functions of the seed and the image's size.
+A training crop has random position, area and aspect ratio and may be mirrored; an evaluation crop
+is the center. Crop and flip are functions of the seed and of the image's size.
 """
 
 import math
@@ -14,16 +14,16 @@ from deeplab_tf import structures
 from deeplab_tf.data.augmentation import autoaugment
 from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
-# Width over height of random crops.
+# Range of the aspect ratio (width / height) of random crops.
 _ASPECTS = (3 / 4, 4 / 3)
-# Random crops that are tried before the largest one in the centre is taken.
+# Number of random crops that are tried before the largest center crop is used.
 _ATTEMPTS = 10
-# Evaluation crops have this share of the shorter side: 224 of 256 pixels.
+# Evaluation crops cover this share of the shorter side: 224 of 256 pixels.
 _EVALUATION_SHARE = 0.875
 
 
 class Recipe(NamedTuple):
-  """What is done to an image.
+  """Augmentation options.
 
   Attributes:
     crop_size: Height and width of the network's input.
@@ -48,7 +48,7 @@ def build_recipe(options, field: str, normalization: Normalization = SYMMETRIC) 
     normalization: Of the images.
 
   Raises:
-    ConfigError: They have no crop size, or name no policy.
+    ConfigError: The crop size is not set, or the policy is unknown.
   """
   if len(options.crop_size) != 2:
     raise config_lib.ConfigError(f'{field}.crop_size is not set: it takes two values, height and '
@@ -68,7 +68,7 @@ def training_sample(example: structures.LabeledImage, recipe: Recipe,
 
   Args:
     example: A decoded image.
-    recipe: What to do.
+    recipe: Augmentation options.
     seed: int64 [2].
 
   Returns:
@@ -87,14 +87,14 @@ def training_sample(example: structures.LabeledImage, recipe: Recipe,
 
 
 def random_window(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tensor:
-  """Draws a part of an image: area uniform in [min_area, 1], aspect log-uniform in [3/4, 4/3].
+  """Draws a crop window: area uniform in [min_area, 1], aspect ratio log-uniform in [3/4, 4/3].
 
-  Of ten draws the first that fits into the image is taken; if none does, the largest window in
-  the centre whose aspect ratio is in the range.
+  The first of ten draws that fits into the image is used. If none fits, the result is the largest
+  centered window whose aspect ratio is in the range.
 
   Args:
     size: int32 [2], height and width of the image.
-    min_area: Smallest share of its area.
+    min_area: Smallest area as a share of the image's area.
     seed: int64 [2].
 
   Returns:
@@ -109,8 +109,8 @@ def random_window(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tenso
       [tf.sqrt(area / aspect), tf.sqrt(area * aspect)], 1)), tf.int32), 1)
   fits = tf.reduce_all(windows <= size, 1)
   first = tf.argmax(fits, output_type=tf.int32)  # The first of those that fit.
-  centre = _largest_in_range(sides)
-  window = tf.where(fits[first], windows[first], centre)
+  center = _largest_in_range(sides)
+  window = tf.where(fits[first], windows[first], center)
   room = size - window
   start = tf.cast(drawn[2:, first] * tf.cast(room + 1, tf.float32), tf.int32)
   start = tf.where(fits[first], tf.minimum(start, room), room // 2)
@@ -118,7 +118,7 @@ def random_window(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tenso
 
 
 def _largest_in_range(sides):
-  """int32 [2], the largest height and width in an image whose aspect is in the range."""
+  """Returns int32 [2], the largest height and width whose aspect ratio is in the range."""
   height = tf.minimum(sides[0], sides[1] / _ASPECTS[0])
   width = tf.minimum(sides[1], sides[0] * _ASPECTS[1])
   return tf.maximum(tf.cast(tf.stack([height, width]), tf.int32), 1)
@@ -128,11 +128,11 @@ def _largest_in_range(sides):
 
 
 def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-  """Resizes an image until the crop is 7/8 of its shorter side, and cuts out the centre.
+  """Resizes an image so that the crop is 7/8 of its shorter side, and returns the center crop.
 
   Args:
     image: uint8 [height, width, 3].
-    recipe: Its crop size.
+    recipe: Augmentation options, of which only the crop size is used.
 
   Returns:
     float32 [*crop_size, 3] in [0, 255].

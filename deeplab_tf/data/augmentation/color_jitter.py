@@ -1,8 +1,8 @@
-"""Random brightness, contrast, saturation and hue, as SSD and after it Mask2Former train with.
+"""Random brightness, contrast, saturation and hue, as in SSD and Mask2Former.
 
-SSD: Liu et al., "SSD: Single Shot MultiBox Detector", section 2.2 (data augmentation). Colours are
-whole numbers after each step, hue and saturation those of 8-bit images in OpenCV: hue 0..179 in
-steps of 2 degrees, saturation 0..255.
+SSD: Liu et al., "SSD: Single Shot MultiBox Detector", section 2.2 (data augmentation). Colors are
+rounded to whole numbers after each step. Hue and saturation have OpenCV's ranges for 8-bit images:
+hue 0..179 in steps of 2 degrees, saturation 0..255.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ import tensorflow as tf
 
 
 class Strength(NamedTuple):
-  """How much colours may change.
+  """Ranges of the color changes.
 
   Attributes:
-    probability: Of each of the four changes.
-    brightness: At most so much is added or taken away, of 255.
+    probability: Probability of each of the four changes.
+    brightness: Largest value that is added to or subtracted from values in 0..255.
     contrast: Smallest and largest factor on the pixel values.
     saturation: Smallest and largest factor on the saturation.
-    hue: The hue turns by at most so many steps of 2 degrees.
+    hue: Largest rotation of the hue in either direction, in steps of 2 degrees.
   """
   probability: float = 0.5
   brightness: float = 32.0
@@ -28,14 +28,14 @@ class Strength(NamedTuple):
 
 
 class Change(NamedTuple):
-  """What is done to one image.
+  """Color changes drawn for one image.
 
   Attributes:
-    brightness: float32 [], is added.
-    contrast: float32 [], a factor.
+    brightness: float32 [], added to the pixel values.
+    contrast: float32 [], factor on the pixel values.
     contrast_first: bool [], whether contrast comes before saturation and hue.
-    saturation: float32 [], a factor.
-    hue: int32 [], steps of 2 degrees.
+    saturation: float32 [], factor on the saturation.
+    hue: int32 [], rotation in steps of 2 degrees.
   """
   brightness: tf.Tensor
   contrast: tf.Tensor
@@ -45,7 +45,7 @@ class Change(NamedTuple):
 
 
 def draw(strength: Strength, seed: tf.Tensor) -> Change:
-  """Draws a change, a function of the seed, int [2]."""
+  """Draws a change, a function of the seed (int [2])."""
   uniform = tf.random.stateless_uniform([9], seed)
   happens = uniform[:4] < strength.probability
 
@@ -62,11 +62,11 @@ def draw(strength: Strength, seed: tf.Tensor) -> Change:
 
 
 def apply(image: tf.Tensor, change: Change) -> tf.Tensor:
-  """Changes the colours of an image.
+  """Changes the colors of an image.
 
   Args:
     image: float32 [height, width, 3], whole numbers in [0, 255].
-    change: From `draw`.
+    change: Result of `draw`.
 
   Returns:
     float32 of the same shape, whole numbers in [0, 255].
@@ -123,7 +123,7 @@ def rgb_to_hsv(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 def hsv_to_rgb(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
   """Converts back: float32 [3, ...], whole numbers in [0, 255]."""
   sixth = hue / 30.0
-  drop = value * saturation / 255.0  # By how much the weakest channel is below the strongest.
+  drop = value * saturation / 255.0  # Difference of the strongest and the weakest channel.
 
   def channel(lack):  # 0 where the channel is the strongest, 1 where it is the weakest.
     return tf.clip_by_value(tf.round(value - drop * lack), 0.0, 255.0)

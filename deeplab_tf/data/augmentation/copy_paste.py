@@ -1,4 +1,4 @@
-"""Panoptic copy-paste: segments of one image cover parts of another, as DeepLab2 has it."""
+"""Panoptic copy-paste: segments of one image are pasted over another, as in DeepLab2."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import segments as segments_lib
 from deeplab_tf.data.augmentation import transforms
 
-# For each kind of segments: never, some at random, or all.
+# Which segments of a kind are pasted: none, a random subset, or all.
 OPTIONS = ('none', 'random', 'all')
 
 
@@ -17,7 +17,7 @@ class Choice(NamedTuple):
 
   Attributes:
     scale: Factor on the random scales of the pasted image.
-    thing, stuff, void: One of OPTIONS each; crowds count as things.
+    thing, stuff, void: One of OPTIONS for each kind of segment; crowds count as things.
   """
   scale: float
   thing: str = 'random'
@@ -26,23 +26,23 @@ class Choice(NamedTuple):
 
 
 def padding_label(info: DatasetInfo) -> int:
-  """Returns the label of the padding of the pasted image, which tells it from void."""
+  """Returns the label of the padding of the pasted image, which differs from void."""
   return info.void_label + 1
 
 
 def paste(onto: transforms.Pair, other: transforms.Pair, choice: Choice,
           info: DatasetInfo, max_things: int, seed: tf.Tensor) -> transforms.Pair:
-  """Pastes random segments; instance i of a class becomes its instance label_divisor - 1 - i.
+  """Pastes random segments; instance i of a class becomes instance label_divisor - 1 - i.
 
-  Classes, crowds (instance 0) and void stay what they are. So that two instances never become
-  one, an image should have less than label_divisor / 2 of a class.
+  Stuff, crowds (instance 0) and void keep their labels. An image should have fewer than
+  label_divisor / 2 instances of a class, so that no two instances get the same label.
 
   Args:
-    onto: float32 [height, width, 3] and int32 [height, width]; segments may be covered.
-    other: The same of the image with the segments; its padding has `padding_label`.
-    choice: Which are pasted.
+    onto: Image to paste onto, float32 [height, width, 3], and its label, int32 [height, width].
+    other: Image that the segments come from, and its label, in which padding is `padding_label`.
+    choice: Which segments are pasted.
     info: The data set.
-    max_things: No instance is pasted that makes more than this in one image.
+    max_things: Largest number of instances in the result; further instances are not pasted.
     seed: int [2].
 
   Returns:
@@ -57,23 +57,23 @@ def paste(onto: transforms.Pair, other: transforms.Pair, choice: Choice,
   pasted_things = tf.cumsum(tf.cast(is_chosen & found.is_instance, tf.int32))
   is_chosen &= ~found.is_instance | (pasted_things <= room)
   divisor = info.label_divisor
-  # The highest number would become 0, a crowd; it shares a number with the one below it instead.
+  # The highest number would become 0, which means crowd; it becomes 1, like the one below it.
   renamed = found.class_id * divisor + tf.maximum(divisor - 1 - found.label % divisor, 1)
   values = tf.where(found.is_instance, renamed, found.label)
   pasted = segments_lib.spread(tf.where(is_chosen, values, -1), found)
   is_pasted = pasted >= 0
   share = tf.cast(is_pasted, tf.float32)[..., None]
-  # Exact, as a sum with one term 0; choosing by tf.where takes far longer.
+  # This sum is exact since one of its terms is 0, and it is far faster than tf.where.
   return (image * (1.0 - share) + other_image * share, tf.where(is_pasted, pasted, label))
 
 
 def _chosen(found, choice, info, seed):
-  """bool [values]: which segments are pasted."""
+  """Returns bool [values], which segments are pasted."""
   is_padding = tf.equal(found.label, padding_label(info))
   uniform = tf.random.stateless_uniform([tf.size(found.label) + 1], seed)
   real = tf.reduce_sum(tf.cast(~is_padding, tf.int32))
-  # Of how many the random number is, the description of DeepLab2 leaves open: here 0 to all, each
-  # number as probable.
+  # DeepLab2's description does not say how the number of segments is distributed; here it is
+  # uniform from 0 to all of them.
   count = tf.minimum(tf.cast(uniform[0] * tf.cast(real + 1, tf.float32), tf.int32), real)
   order = tf.argsort(tf.where(is_padding, 2.0, uniform[1:]))
   is_random = tf.argsort(order) < count

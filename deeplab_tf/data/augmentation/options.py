@@ -1,4 +1,4 @@
-"""What is done to images before they reach the network, as the config says it."""
+"""Augmentation options of panoptic data, translated from the config."""
 
 from typing import NamedTuple, Optional
 
@@ -8,7 +8,7 @@ from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
 
 class Recipe(NamedTuple):
-  """What is done to an image; sizes are (height, width), empty where not wanted.
+  """Augmentation options; sizes are (height, width), and empty where unused.
 
   Attributes:
     crop_size: Of the network's input; in evaluation empty for images of any size.
@@ -43,20 +43,20 @@ class Recipe(NamedTuple):
 
   @property
   def is_mask2former(self) -> bool:
-    """Whether sizes and crops are Mask2Former's and not DeepLab2's."""
+    """Whether sizes and crops follow Mask2Former instead of DeepLab2."""
     return bool(self.jitter or self.shorter_sides)
 
   @property
   def colors_before_crop(self) -> bool:
-    """Whether colours are changed on the whole image, as DeepLab2 does.
+    """Whether colors are changed on the whole image, as in DeepLab2.
 
-    Changes that look at one pixel at a time may as well come after the crop.
+    Changes of single pixels give the same result after the crop.
     """
     return bool(self.policy) and not self.is_mask2former
 
   def scaled(self, factor: float) -> 'Recipe':
-    """Returns the recipe with all random sizes times a factor."""
-    # The step of DeepLab2's scales is not mentioned as multiplied; so it stays.
+    """Returns the options with all random sizes multiplied by a factor."""
+    # DeepLab2 does not say that the step of the scales is multiplied too, so it is kept.
     low, high, step = self.scale
     return self._replace(scale=(low * factor, high * factor, step),
                          jitter=tuple(bound * factor for bound in self.jitter),
@@ -75,7 +75,7 @@ def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Reci
     normalization: Of the images; padding has its mean color.
 
   Raises:
-    ConfigError: They contradict themselves, or a value cannot be used.
+    ConfigError: Options contradict each other, or a value is not allowed.
   """
   if len(options.crop_size) != 2:
     raise config_lib.ConfigError(f'{field}.crop_size is not set: it takes two values, height and '
@@ -119,10 +119,10 @@ def build_for_evaluation(options, normalization: Normalization) -> Recipe:
 
 
 def require_masks(options, field: str) -> None:
-  """Refuses augmentations of images with masks where images have one class each.
+  """Rejects augmentations that need masks, for data sets with one class per image.
 
   Raises:
-    ConfigError: One is set.
+    ConfigError: One of them is set.
   """
   for name in ('large_scale_jitter', 'random_shorter_side', 'color_jitter', 'panoptic_copy_paste'):
     if options.augmentations.HasField(name):

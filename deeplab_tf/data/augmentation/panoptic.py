@@ -1,4 +1,4 @@
-"""Makes a training crop from an image: resize, colours, crop, and segments of another image."""
+"""Makes a training crop of an image: resizing, color changes, cropping and copy-paste."""
 
 import tensorflow as tf
 
@@ -21,11 +21,11 @@ _WHOLE = 3
 
 def augment(example: structures.LabeledImage, recipe: recipe_lib.Recipe,
             info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
-  """Makes a training crop, a function of the image and the seed; pastes nothing.
+  """Makes a training crop, a function of the image and the seed, without copy-paste.
 
   Args:
     example: A decoded image.
-    recipe: What to do.
+    recipe: Augmentation options.
     info: The data set.
     seed: int64 [2].
 
@@ -38,14 +38,14 @@ def augment(example: structures.LabeledImage, recipe: recipe_lib.Recipe,
 def augment_and_paste(example: structures.LabeledImage, other: structures.LabeledImage,
                       recipe: recipe_lib.Recipe, info: DatasetInfo, max_things: int,
                       seed: tf.Tensor) -> transforms.Pair:
-  """As `augment`, and pastes segments of another image.
+  """Makes a training crop as `augment` does, and pastes segments of another image.
 
   Args:
     example: A decoded image.
-    other: Where the segments come from.
-    recipe: What to do; has `paste`.
+    other: A decoded image that the segments come from.
+    recipe: Augmentation options, in which `paste` is set.
     info: The data set.
-    max_things: Most instances in one image.
+    max_things: Largest number of instances in one image.
     seed: int64 [2].
   """
   onto = augment(example, recipe, info, seed)
@@ -56,7 +56,7 @@ def augment_and_paste(example: structures.LabeledImage, other: structures.Labele
 
 def pasted_crop(other: structures.LabeledImage, recipe: recipe_lib.Recipe,
                 info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
-  """Returns the crop that segments are taken from, of the seed of the crop that they go to."""
+  """Returns the crop that segments are taken from; `seed` is that of the crop they go to."""
   return _augment(other, recipe.scaled(recipe.paste.scale), info, _fold(seed, 4),
                   copy_paste.padding_label(info))
 
@@ -73,7 +73,7 @@ def _augment(example, recipe, info, seed, padding_label):
 
 def draw_placement(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
                    seed: tf.Tensor) -> placement.Placement:
-  """Draws where the crop comes from, a function of the seed and of the label map."""
+  """Draws the placement of the crop, a function of the seed and of the label map."""
   return placement.draw(label, recipe, info, [_fold(seed, i) for i in (0, 2, 3)])
 
 
@@ -81,13 +81,13 @@ def resize(image: tf.Tensor, place: placement.Placement,
            recipe: recipe_lib.Recipe) -> tf.Tensor:
   """Resizes an image.
 
-  DeepLab2's way the whole image is made: TensorFlow's kernel for that takes less time than
-  anything that makes a part of it with the same numbers.
+  With DeepLab2's resizing the whole image is resized: TensorFlow's kernel for that is faster than
+  any way to compute the same values for a part of it.
 
   Args:
     image: uint8 [height, width, 3].
-    place: Of the crop.
-    recipe: What to do.
+    place: Placement of the crop.
+    recipe: Augmentation options.
 
   Returns:
     float32 [*kept, 3], the window; the whole image if `recipe.colors_before_crop`.
@@ -103,12 +103,12 @@ def resize(image: tf.Tensor, place: placement.Placement,
 
 
 def _resize_like_pillow(values, place):
-  """Bilinear with antialiasing: a pixel averages those that it covers, rounded."""
+  """Resizes bilinearly with antialiasing (a pixel averages those that it covers) and rounds."""
   size = place.scaled
   enlarges = tf.reduce_all(size >= place.source)
   is_near = tf.reduce_prod(size) <= _WHOLE * tf.reduce_prod(place.kept)
   factor = tf.cast(size, tf.float32) / tf.cast(place.source, tf.float32)
-  # The same function of a place, but for rounding: the first is faster where it can be used.
+  # Both branches compute the same values up to rounding; the first is faster where it applies.
   resized = tf.cond(
       enlarges & is_near,
       lambda: _window(tf.image.resize(values, size), place),
@@ -119,7 +119,7 @@ def _resize_like_pillow(values, place):
 
 
 def change_colors(image: tf.Tensor, recipe: recipe_lib.Recipe, seed: tf.Tensor) -> tf.Tensor:
-  """Changes the colours of a float32 image [height, width, 3] in [0, 255]."""
+  """Changes the colors of a float32 image [height, width, 3] in [0, 255]."""
   seed = _fold(seed, 1)
   if recipe.policy:
     image = autoaugment.distort(image, recipe.policy, seed)
@@ -131,14 +131,14 @@ def change_colors(image: tf.Tensor, recipe: recipe_lib.Recipe, seed: tf.Tensor) 
 
 def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
          recipe: recipe_lib.Recipe, padding_label: int) -> transforms.Pair:
-  """Cuts out the window and puts it, with that of the label, into the crop.
+  """Cuts out the windows of image and label and pads them to the crop size.
 
   Args:
-    image: What `resize` returned, with other colours perhaps.
-    label: int32 [height, width], of the image's own size.
-    place: Of the crop.
-    recipe: What to do.
-    padding_label: Fills the label up.
+    image: Result of `resize`, possibly with changed colors.
+    label: int32 [height, width], of the image's original size.
+    place: Placement of the crop.
+    recipe: Augmentation options.
+    padding_label: Value that pads the label.
 
   Returns:
     float32 [*crop_size, 3] and int32 [*crop_size].

@@ -1,7 +1,7 @@
-"""Where a training crop comes from: the image's new size, a window of it, and a mirror image.
+"""Placement of a training crop: the image's new size, the window in it, and the flip.
 
-All that is random about places is drawn here, before a pixel is touched, so that image and label
-need only be resized where the crop will be.
+All random geometry is drawn here before any pixel is processed, so that image and label need only
+be resized where the crop will be.
 """
 
 from typing import NamedTuple, Sequence
@@ -13,7 +13,7 @@ from deeplab_tf.data import segments as segments_lib
 from deeplab_tf.data.augmentation import options as recipe_lib
 from deeplab_tf.data.augmentation import transforms
 
-# How often a crop is drawn in the search of one where no class covers too much.
+# Number of draws in the search for a crop in which no class covers too much.
 _ATTEMPTS = 10
 
 
@@ -21,9 +21,9 @@ class Placement(NamedTuple):
   """A window of a resized image and its place in the crop; int32 [2] are (height, width).
 
   Attributes:
-    source: int32 [2], the image's own size.
-    resized: int32 [2], its size after a first resizing.
-    scaled: int32 [2], its size after a second one; the window is cut out of this.
+    source: int32 [2], size of the original image.
+    resized: int32 [2], size after the first resizing.
+    scaled: int32 [2], size after the second resizing; the window is cut out of this image.
     start: int32 [2], first row and column of the window.
     kept: int32 [2], size of the window.
     offset: int32 [2], first row and column of the (mirrored) window in the crop.
@@ -44,9 +44,9 @@ def draw(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
 
   Args:
     label: int32 [height, width], panoptic map of the image.
-    recipe: What to do.
+    recipe: Augmentation options.
     info: The data set.
-    seeds: int [2] each: of the size, of the crop and of the mirroring.
+    seeds: Seeds of the size, of the crop and of the flip, int [2] each.
   """
   source = tf.shape(label)
   flip = tf.constant(False)
@@ -59,7 +59,7 @@ def draw(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
 
 
 def _deeplab2(source, recipe, flip, seeds, is_diverse):
-  """Resizing to a range, then a random scale; a smaller image lies anywhere in the crop."""
+  """Resizes to a range, then by a random scale; a smaller image lies anywhere in the crop."""
   resized = source
   if any(recipe.min_size) or any(recipe.max_size):
     resized = transforms.size_in_range(source, recipe.min_size, recipe.max_size,
@@ -71,7 +71,7 @@ def _deeplab2(source, recipe, flip, seeds, is_diverse):
                  seeds[1], is_diverse)
   offset = _random_below(tf.maximum(recipe.crop_size - scaled, 1),
                          tf.random.experimental.stateless_fold_in(seeds[1], 1))
-  # The whole crop is mirrored, padding and all.
+  # The whole crop is mirrored, including its padding.
   mirrored = tf.stack([offset[0], recipe.crop_size[1] - offset[1] - made.kept[1]])
   return made._replace(offset=tf.where(flip, mirrored, offset))
 
@@ -90,7 +90,7 @@ def _large_scale_jitter(source, recipe, flip, seeds):
   start = jittered_start(scaled, recipe.crop_size,
                          tf.random.stateless_uniform([], seeds[1], dtype=tf.float64))
   kept = tf.minimum(scaled, recipe.crop_size)
-  # Mask2Former mirrors first, so the window lies in the mirror image.
+  # Mask2Former flips first, so the window lies in the mirrored image.
   mirrored = tf.stack([start[0], scaled[1] - kept[1] - start[1]])
   return Placement(source, source, scaled, tf.where(flip, mirrored, start), kept,
                    tf.zeros([2], tf.int32), flip)
@@ -102,7 +102,7 @@ def _large_scale_jitter(source, recipe, flip, seeds):
 def jittered_size(size: tf.Tensor, scale: tf.Tensor, crop_size: Sequence[int]) -> tf.Tensor:
   """Returns the size of an image fitted into a box of `scale` times the crop, aspect ratio kept.
 
-  Mask2Former's large scale jittering: rounded half to even.
+  This is Mask2Former's large scale jittering; sizes are rounded half to even.
 
   Args:
     size: int32 [2].
@@ -118,7 +118,7 @@ def jittered_size(size: tf.Tensor, scale: tf.Tensor, crop_size: Sequence[int]) -
 
 
 def jittered_start(size: tf.Tensor, crop_size: Sequence[int], uniform: tf.Tensor) -> tf.Tensor:
-  """Returns int32 [2], the first row and column of a crop: one random number for both.
+  """Returns int32 [2], the first row and column of a crop; one random number gives both.
 
   Args:
     size: int32 [2].
@@ -133,7 +133,8 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int,
                       box: Sequence[int] = ()) -> tf.Tensor:
   """Returns the size of an image whose shorter side becomes `shorter`, aspect ratio kept.
 
-  Mask2Former's: it becomes less if the longer side would exceed its maximum; rounded half up.
+  As in Mask2Former, it becomes smaller if the longer side would exceed its maximum, and sizes are
+  rounded half up.
 
   Args:
     size: int32 [2].
@@ -145,7 +146,7 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int,
     int32 [2], at least 1.
   """
   sides, shorter = tf.cast(size, tf.float64), tf.cast(shorter, tf.float64)
-  # Not one factor times both sides: the shorter one comes out exact.
+  # Not one factor for both sides, so that the shorter side is exact.
   new = tf.where(sides <= sides[::-1], shorter, shorter / tf.reduce_min(sides) * sides)
   if max_longer:
     new *= tf.minimum(max_longer / tf.reduce_max(new), 1.0)
@@ -155,7 +156,7 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int,
 
 
 def _window(placement, recipe, seed, is_diverse):
-  """Adds a random window, drawn again while a class covers too much of it."""
+  """Adds a random window, which is drawn again while one class covers too much of it."""
   scaled = placement.scaled
   kept = tf.minimum(scaled, recipe.crop_size)
   limits = scaled - kept + 1
@@ -171,13 +172,13 @@ def _window(placement, recipe, seed, is_diverse):
 
 
 def _random_below(limits, seed):
-  """int32 [2], uniform in [0, limit) each."""
+  """Returns int32 [2], each uniform in [0, limit)."""
   uniform = tf.random.stateless_uniform([2], seed, 0, 2**31 - 1, tf.int32)
   return uniform % limits
 
 
 def _is_diverse(label, recipe, info):
-  """Whether a window has several classes and none covers too much of what is labelled."""
+  """Returns whether a window has several classes and none covers too much of the labeled area."""
 
   def check(placement):
     window = take_label(label, placement, recipe.is_mask2former)
@@ -196,7 +197,7 @@ def _is_diverse(label, recipe, info):
 
 
 def take_label(label: tf.Tensor, placement: Placement, half_pixel: bool) -> tf.Tensor:
-  """Cuts the window out of the resized label, whose other pixels are never made.
+  """Returns the window of the resized label, without computing pixels outside of it.
 
   Args:
     label: int32 [height, width].
@@ -204,12 +205,12 @@ def take_label(label: tf.Tensor, placement: Placement, half_pixel: bool) -> tf.T
     half_pixel: See `nearest`.
 
   Returns:
-    int32 [*kept], mirrored if the placement says so.
+    int32 [*kept], mirrored if `placement.flip`.
   """
   rows, columns = (_source_indices(placement, axis, half_pixel) for axis in (0, 1))
   columns = tf.cond(placement.flip, lambda: columns[::-1], lambda: columns)
-  # Whole rows are copied, then whole columns as rows of the transpose, not one pixel at a time.
-  # The axis that gives fewer pixels in between comes first.
+  # Whole rows are copied, then whole columns as rows of the transpose, instead of single pixels.
+  # The axis with the smaller intermediate result comes first.
   by_column = lambda x: tf.transpose(tf.gather(tf.transpose(x), columns))  # noqa: E731
   return tf.cond(tf.size(rows) < tf.shape(label)[0],
                  lambda: by_column(tf.gather(label, rows)),
@@ -217,22 +218,21 @@ def take_label(label: tf.Tensor, placement: Placement, half_pixel: bool) -> tf.T
 
 
 def _source_indices(placement, axis, half_pixel):
-  """int32 [kept rows or columns], where each row or column of the window comes from."""
+  """Returns int32 [kept rows or columns], the source index of each row or column."""
   index = placement.start[axis] + tf.range(placement.kept[axis])
   index = nearest(index, placement.resized[axis], placement.scaled[axis], half_pixel)
   return nearest(index, placement.source[axis], placement.resized[axis], half_pixel)
 
 
 def nearest(index: tf.Tensor, before: tf.Tensor, after: tf.Tensor, half_pixel: bool) -> tf.Tensor:
-  """Returns which of `before` positions each of some positions out of `after` comes from.
+  """Returns the source positions of nearest-neighbor resizing along one axis.
 
   Args:
     index: int32 [n], positions after resizing.
-    before: int32 [], length before.
-    after: int32 [], length after.
-    half_pixel: Whether pixels are areas, as in Pillow, or points of which the outermost are
-      aligned, as in DeepLab2. The numbers of the latter are float32 and rounded half up, as in
-      TensorFlow.
+    before: int32 [], length before resizing.
+    after: int32 [], length after resizing.
+    half_pixel: Whether pixel centers are at half-integers, as in Pillow; otherwise corners are
+      aligned, as in DeepLab2, and positions are float32 and rounded half up, as in TensorFlow.
 
   Returns:
     int32 [n].

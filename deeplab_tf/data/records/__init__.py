@@ -1,4 +1,4 @@
-"""TFRecords: examples, the files that hold them, and the encoded images in them."""
+"""TFRecords: examples, the files that contain them, and the encoded images in them."""
 
-# Ends the names of record files while they are written.
+# Suffix of record files while they are written.
 INCOMPLETE = '.incomplete'

@@ -1,8 +1,8 @@
-"""What records say of the classes of their labels, and what contradicts a config.
+"""Classes stated in records, and their comparison with the config.
 
-Each record with a label has the feature FEATURE: a JSON text with the class id, name and kind
-(1: thing, 0: stuff) of every class, the label divisor and the number of unlabelled pixels. Records
-whose images have one class each state the names alone. DeepLab2's parsers pass over it.
+Each record with a label has the feature FEATURE, a JSON text with the id, name and kind (1: thing,
+0: stuff) of every class, the label divisor and the ignore label. Records of images with one class
+each state only the class names. DeepLab2's parsers ignore this feature.
 """
 
 import json
@@ -15,7 +15,7 @@ _KINDS = ('stuff', 'a thing')
 
 
 def describe(info: AnyInfo) -> bytes:
-  """Returns what records of a data set state; nothing where there are no classes."""
+  """Returns the content of FEATURE for a data set; empty if it has no classes."""
   if isinstance(info, ImageClasses):
     content = {'names': list(info.class_names)}
   elif info.categories:
@@ -34,7 +34,7 @@ def difference(stated: bytes, info: AnyInfo) -> Optional[str]:
     info: The data set as the config describes it.
 
   Returns:
-    A line that names the first difference; None where there is none.
+    A line that names the first difference, or None.
   """
   if stated == describe(info):
     return None
@@ -51,7 +51,7 @@ def difference(stated: bytes, info: AnyInfo) -> Optional[str]:
 
 
 def _of_names(names, info):
-  # A config of "imagenet" knows the number of classes only.
+  # A config of "imagenet" states only the number of classes.
   if len(names) == info.num_classes:
     return None
   return (f'the records are of {len(names)} classes, "{names[0]}" to "{names[-1]}", and data set '

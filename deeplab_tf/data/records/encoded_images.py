@@ -1,7 +1,7 @@
-"""Decodes JPEG and PNG inside TensorFlow, after a look at the size that the first bytes state.
+"""Decodes JPEG and PNG inside TensorFlow, after checking the size stated in the header.
 
-The pixels are those that formats.rgb_images reads, by its rules; of JPEGs they differ in the last
-digits.
+The result equals that of formats.rgb_images, except that values decoded from JPEGs may differ
+slightly.
 """
 
 import tensorflow as tf
@@ -10,31 +10,31 @@ from deeplab_tf.data.records import encoded_orientation
 from deeplab_tf.formats import image_limits
 
 _JPEG = b'\xff\xd8\xff'
-# The signature, and the header's length and kind: the header has to be the first chunk.
+# The signature, and length and type of the header, which has to be the first chunk.
 _PNG = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR'
-# Adobe's segment of a JPEG. CMYK with it is inverted, and no program writes another one, but some
-# leave the segment out. Where there are two, the second counts.
+# Adobe's segment of a JPEG, which marks CMYK values as inverted. All programs write inverted CMYK,
+# but some omit the segment. If there are two, the second one counts.
 _ADOBE = b'\xff\xee\0\x0eAdobe\0d\0\0\0\0\0'
-_NO_IMAGE = 'the image is neither JPEG nor PNG, or it is damaged'
+_NO_IMAGE = 'the image is neither JPEG nor PNG, or it is corrupt'
 
 
 def problem(encoded: tf.Tensor) -> tf.Tensor:
-  """Says why an image must not be decoded: what it is, or its size; no pixel is read.
+  """Returns why an image must not be decoded (its format or its size), without reading pixels.
 
-  GIF and BMP are refused too: nothing here writes them, and a GIF of many pictures is unpacked as
-  a whole.
+  GIF and BMP are rejected too: they are never written to records, and all frames of a GIF would be
+  decoded.
 
   Args:
     encoded: string [], the bytes of an image file.
 
   Returns:
-    string []; empty if it may be decoded.
+    string []; empty if the image may be decoded.
 
   Raises:
-    tf.errors.InvalidArgumentError: When it runs, on a JPEG whose header is damaged.
+    tf.errors.InvalidArgumentError: When run on a JPEG whose header is corrupt.
   """
   start = tf.strings.join([tf.strings.substr(encoded, 0, len(_PNG) + 8), ' ' * (len(_PNG) + 8)])
-  # Width comes first, and no number is negative.
+  # The width comes first, and numbers are unsigned.
   png_size = tf.bitcast(tf.reverse(tf.io.decode_raw(
       tf.strings.substr(start, len(_PNG), 8), tf.int32, little_endian=False), [0]), tf.uint32)
   is_png = tf.strings.substr(start, 0, len(_PNG)) == _PNG
@@ -54,7 +54,7 @@ def decode(encoded: tf.Tensor, upright: bool = True) -> tf.Tensor:
 
   Args:
     encoded: string [], the bytes of an image file.
-    upright: Whether it is turned as its EXIF data say; images inside records are not.
+    upright: Whether the EXIF orientation is applied; it is not for images inside records.
 
   Returns:
     uint8 [height, width, 3].
@@ -67,17 +67,17 @@ def decode(encoded: tf.Tensor, upright: bool = True) -> tf.Tensor:
 
 
 def _pixels(encoded):
-  # As DeepLab2, so that samples are the same bit by bit: JPEGs by the fast cosine transform, of
-  # PNGs of 16 bits the high byte.
+  # As in DeepLab2, so that samples are bitwise equal: the fast cosine transform for JPEGs, and the
+  # high byte of 16-bit PNGs.
   image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   return tf.ensure_shape(image, [None, None, 3])
 
 
-# Not inlined: ops that are not needed cost time too.
+# Not inlined, since ops that are not needed cost time too.
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False,
              experimental_attributes={'_noinline': True})
 def _unusual(encoded):
-  """As `decode`, of any file."""
+  """Decodes any file, including CMYK and rotated images; see `decode`."""
   is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
   channels = tf.cond(is_jpeg, lambda: tf.image.extract_jpeg_shape(encoded)[2], lambda: 3)
   marked = tf.strings.join([tf.strings.substr(encoded, 0, 2), _ADOBE, tf.strings.substr(
@@ -87,7 +87,7 @@ def _unusual(encoded):
 
 
 def decode_or_problem(encoded: tf.Tensor, upright: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the image, one without pixels if it has a problem, and the `problem`."""
+  """Returns the image, without pixels if it has a problem, and the result of `problem`."""
   found = problem(encoded)
   image = tf.cond(found == '', lambda: decode(encoded, upright),
                   lambda: tf.zeros([0, 0, 3], tf.uint8))

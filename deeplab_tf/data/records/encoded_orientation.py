@@ -6,15 +6,15 @@ from deeplab_tf.formats import orientation
 
 _JPEG, _PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
 _EXIF = b'Exif\0\0'
-# Places and texts of the usual starts: of a JPEG the JFIF header and then the tables, or between
-# them the color profile that most programs write; of a PNG pixels right behind the header.
+# Offsets and bytes of common file starts: for JPEG the JFIF header followed by the tables, possibly
+# with the usual color profile in between; for PNG pixel data directly after the header.
 _PLAIN = ((0, b'\xff\xd8\xff\xe0\0\x10JFIF'), (20, b'\xff\xdb'), (20, b'\xff\xe2\x0c\x58'),
           (3182, b'\xff\xdb'), (37, b'IDAT'))
 _LOOK = 3184
 
 
 def stated(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns the orientation that an image file states; as formats.orientation.stated.
+  """Returns the orientation stated in an image file; equals formats.orientation.stated.
 
   Args:
     encoded: string [], the bytes of a file.
@@ -31,7 +31,7 @@ def stated(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def is_plain(encoded: tf.Tensor) -> tf.Tensor:
-  """Whether the usual start of a file rules out Exif data: a look that costs less than `stated`.
+  """Returns whether the start of a file rules out EXIF data, which is cheaper than `stated`.
 
   Args:
     encoded: string [], the bytes of a file.
@@ -47,11 +47,11 @@ def is_plain(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def upright(image: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-  """Turns an image upright; as formats.orientation.upright.
+  """Rotates an image upright; equals formats.orientation.upright.
 
   Args:
     image: uint8 [height, width, channels], as it is stored.
-    number: int32 [], 1 to 8.
+    number: int32 [], EXIF orientation from 1 to 8.
   """
 
   def turned():
@@ -69,20 +69,20 @@ def _among(number, numbers):
   return tf.reduce_any(number == tf.constant(numbers))
 
 
-# --- Where the orientation stands -------------------------------------------------------------
+# --- Finding the orientation ------------------------------------------------------------------
 
 
 def _walk(encoded, start, step):
-  """Goes from part to part of a file.
+  """Walks through the segments or chunks of a file to the TIFF structure with the EXIF data.
 
   Args:
-    encoded: The file.
-    start: Where the first part begins.
-    step: From the file and a part's place to the next part's, -1 behind the last, and to where
-      the TIFF structure inside this part begins and ends, 0 without one.
+    encoded: string [], the bytes of the file.
+    start: Offset of the first part.
+    step: Function of the file and the offset of a part. It returns the offset of the next part,
+      -1 after the last one, and begin and end of the TIFF structure in this part, 0 without one.
 
   Returns:
-    Where the TIFF structure begins and ends, int64 []; 0 without one.
+    Begin and end of the TIFF structure, int64 []; 0 without one.
   """
   zero = tf.constant(0, tf.int64)
   _, begin, end = tf.while_loop(
@@ -120,7 +120,7 @@ def _png_chunk(encoded, position):
 
 
 def _in_tiff(content):
-  """The orientation in the first directory of a TIFF structure."""
+  """Returns the orientation in the first directory of a TIFF structure."""
   order = _part(content, tf.constant(0, tf.int64), tf.constant(4, tf.int64))
   little = order == b'II*\0'
   start = _number(_bytes(content, tf.constant(4, tf.int64), 4), little)
@@ -139,20 +139,20 @@ def _in_tiff(content):
 
 
 def _number(values, little):
-  """The number that bytes are, along the last axis, int64."""
+  """Returns the int64 numbers that bytes along the last axis encode."""
   count = values.shape[-1]
   powers = tf.constant([256**place for place in range(count)], tf.int64)
   return tf.reduce_sum(values * tf.where(little, powers, powers[::-1]), -1)
 
 
 def _bytes(text, position, size):
-  """int64 [size], bytes of a text from a place on; zeros behind its end."""
+  """Returns int64 [size], the bytes of a string from a position on, padded with zeros."""
   padded = tf.strings.join([_part(text, position, tf.constant(size, tf.int64)), '\0' * size])
   numbers = tf.io.decode_raw(tf.strings.substr(padded, 0, size), tf.uint8)
   return tf.cast(tf.reshape(numbers, [size]), tf.int64)
 
 
 def _part(text, position, size):
-  """A part of a text, string []; shorter where the text ends."""
+  """Returns a substring, string []; shorter if the text ends before."""
   length = tf.cast(tf.strings.length(text), tf.int64)
   return tf.strings.substr(text, tf.minimum(position, length), tf.maximum(size, 0))

@@ -1,6 +1,6 @@
-"""TFRecord files as containers: where the records lie, and whether they are whole.
+"""TFRecord files as containers: where records begin, and whether they are complete.
 
-A record is its length (uint64), the checksum of the length, the data and their checksum.
+A record consists of its length (uint64), the checksum of the length, the data and their checksum.
 """
 
 import fnmatch
@@ -19,18 +19,18 @@ _HEADER, _FOOTER = 12, 4
 _UNPACK = {'GZIP': 'gzip -dc FILE > NEW_FILE',
            'ZLIB': 'python -c "import sys, zlib; sys.stdout.buffer.write(zlib.decompress('
                    'sys.stdin.buffer.read()))" < FILE > NEW_FILE'}
-# A record's length beyond this is garbage read as a number.
+# A larger record length means that the bytes are not a length.
 _MAX_RECORD = 2**31
 
 
 class RecordIndex(NamedTuple):
-  """Where the records of a file lie.
+  """Positions of the records in a file.
 
   Attributes:
-    offsets: Where each whole record begins.
-    end: Of the file. Reading a record there fails, while TensorFlow would take memory for whatever
-      length stands behind the last whole record.
-    problem: One line about what stands there; None where the file ends.
+    offsets: Byte offset of each complete record.
+    end: Size of the file. Reading a record at this offset fails, while after the last complete
+      record TensorFlow would allocate memory for whatever length stands there.
+    problem: One line about what follows the last complete record; None if the file ends there.
   """
   offsets: list
   end: int
@@ -38,7 +38,7 @@ class RecordIndex(NamedTuple):
 
 
 def matching(pattern: str) -> list[str]:
-  """Returns the files that a pattern names, without hidden ones; see tfrecord.matching_files."""
+  """Returns the files that match a pattern, except hidden ones; see tfrecord.matching_files."""
   if os.path.isfile(pattern):
     return [pattern]
   folder, name = os.path.split(pattern)
@@ -52,22 +52,22 @@ def matching(pattern: str) -> list[str]:
 
 
 def size(file: str) -> int:
-  """Returns the bytes of a file.
+  """Returns the size of a file in bytes.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: The system does not let it be looked at.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file cannot be accessed.
   """
   with errors.opening(file):
     return tf.io.gfile.stat(file).length
 
 
 def index_records(file: str) -> RecordIndex:
-  """Finds the records of a file by reading their lengths alone.
+  """Finds the records of a file by reading only their lengths.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It cannot be opened.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file cannot be opened.
   """
   length = size(file)
   offsets, position = [], 0
@@ -86,10 +86,10 @@ def index_records(file: str) -> RecordIndex:
 
 
 def count_records(file: str) -> int:
-  """Counts the records of a file by reading their lengths alone.
+  """Counts the records of a file by reading only their lengths.
 
   Raises:
-    ValueError: The file is truncated or no TFRecord file.
+    ValueError: The file is truncated or not a TFRecord file.
   """
   index = index_records(file)
   if index.problem:
@@ -98,11 +98,11 @@ def count_records(file: str) -> int:
 
 
 def record_at(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-  """Reads the record at one place of a file; fails if its checksums are wrong.
+  """Reads the record at an offset; fails if its checksums are wrong.
 
   Args:
-    file: string [].
-    offset: int64 [], where the record begins.
+    file: string [], path of the file.
+    offset: int64 [], byte offset of the record.
 
   Returns:
     string [].
@@ -111,24 +111,24 @@ def record_at(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
       filenames=file[None], compression_type='', buffer_size=tf.constant(0, tf.int64),
       byte_offsets=offset[None])
   records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
-  # What follows in the file belongs to them too.
+  # The data set contains the following records too.
   return records.take(1).get_single_element()
 
 
 class RawRecord(NamedTuple):
-  """The bytes of a record, whatever they are.
+  """The unverified bytes of a record.
 
   Attributes:
-    data: As many as there are of those that the header announces.
-    footer: The checksum as the file states it.
-    is_whole: Whether the file holds all of the record.
+    data: The data, shorter than the header states if the file ends before.
+    footer: The checksum stated in the file.
+    is_whole: Whether the file contains the complete record.
   """
   data: bytes
   footer: bytes
   is_whole: bool
 
   def has_right_checksum(self) -> bool:
-    """Whether the data are those that were written; takes 0.2 seconds per megabyte."""
+    """Returns whether the checksum matches the data; takes 0.2 seconds per megabyte."""
     return self.footer == _checksum(self.data)
 
 
@@ -136,12 +136,12 @@ def read_record(file: str, number: int, offset: int) -> RawRecord:
   """Reads a record without verifying it.
 
   Args:
-    file: Its file.
-    number: Its number in it, for the error.
-    offset: Where it begins.
+    file: Path of the file.
+    number: Number of the record in the file, for the error.
+    offset: Byte offset of the record.
 
   Raises:
-    ValueError: There is no header of a record.
+    ValueError: There is no record header at the offset.
   """
   with errors.opening(file), tf.io.gfile.GFile(file, 'rb') as stream:
     stream.seek(offset)
@@ -151,8 +151,8 @@ def read_record(file: str, number: int, offset: int) -> RawRecord:
 
 
 def truncated(file: str, number: int) -> str:
-  """Returns the line that says that a record is not whole."""
-  return (f'{file}: is truncated or damaged: record {number} is not whole. Make the file again '
+  """Returns the message about an incomplete record."""
+  return (f'{file}: is truncated or corrupt: record {number} is incomplete. Build the file again '
           '(python -m deeplab_tf.data.build)')
 
 
@@ -166,7 +166,7 @@ def _read_length(stream, file, number):
     raise DataError(f'{file}: is compressed ({kind}), and records are read as they are: unpack it '
                     f'({_UNPACK[kind]}), or write it without compression_type')
   if length > _MAX_RECORD:
-    kind = 'is no TFRecord file' if number == 0 else 'is damaged'
+    kind = 'is no TFRecord file' if number == 0 else 'is corrupt'
     raise DataError(f'{file}: {kind} (record {number} would be {length} bytes long)')
   # A wrong length would lead into the middle of a record, where zeros look like empty records.
   if header[8:] != _checksum(header[:8]):
@@ -175,7 +175,7 @@ def _read_length(stream, file, number):
 
 
 def _compression(header):
-  """What the first bytes of a file say it is packed with; None if nothing."""
+  """Returns the compression that the first bytes of a file indicate, or None."""
   if header.startswith(b'\x1f\x8b\x08'):
     return 'GZIP'
   try:
@@ -195,7 +195,7 @@ _CRC_TABLE = [_crc_row(value) for value in range(256)]
 
 
 def _checksum(data):
-  """Returns the 4 bytes that stand behind `data` in a file: its masked CRC-32C."""
+  """Returns the 4 bytes that follow `data` in a file, its masked CRC-32C."""
   crc = 0xFFFFFFFF
   for byte in data:
     crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8

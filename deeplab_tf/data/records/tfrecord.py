@@ -1,6 +1,6 @@
-"""Labelled images to TFRecords and back, with the field names of DeepLab2's records.
+"""Converts labeled images to TFRecords and back, with the field names of DeepLab2's records.
 
-Records of images with one class each are those that ImageNet is usually kept in.
+Records of images with one class each have the usual format of ImageNet TFRecords.
 """
 
 from typing import NamedTuple, Optional, Sequence, Union
@@ -11,7 +11,9 @@ import tensorflow as tf
 from deeplab_tf import cli, structures
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
 from deeplab_tf.data import errors, records, segments
-from deeplab_tf.data.records import classes, encoded_images, files
+from deeplab_tf.data.records import classes as classes_lib
+from deeplab_tf.data.records import encoded_images
+from deeplab_tf.data.records import files as files_lib
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 _FEATURES = {
@@ -32,16 +34,16 @@ _CLASS_FEATURES = {
 
 
 class SourceExample(NamedTuple):
-  """One image of a raw data set, as it goes into a record.
+  """One image of a raw data set, to be written to a record.
 
   Attributes:
     name: File name without extension.
     encoded: The bytes of a JPEG or PNG file, RGB.
     format: 'jpeg' or 'png'.
-    height, width: In pixels.
-    label: int32 [height, width] panoptic map; the number of the class, from 1 on, where images
-      have one each; or None.
-    turned: EXIF orientation by which the image was turned upright; 1 if it was not.
+    height, width: Size in pixels.
+    label: int32 [height, width] panoptic map; the class number, from 1 on, for images with one
+      class each; None without a label.
+    turned: EXIF orientation from which the image was rotated upright; 1 if it was not rotated.
   """
   name: str
   encoded: bytes
@@ -53,11 +55,11 @@ class SourceExample(NamedTuple):
 
 
 def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
-  """Returns the record of an example.
+  """Returns the serialized record of an example.
 
   Args:
     example: Content of the record.
-    classes: Result of classes.describe; empty: the record states nothing.
+    classes: Result of classes.describe; empty for a record that does not state its classes.
   """
   features = {
       'image/encoded': _bytes(example.encoded),
@@ -73,7 +75,7 @@ def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
     features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
     features['image/segmentation/class/format'] = _bytes(b'raw')
   if classes and example.label is not None:
-    features[classes.FEATURE] = _bytes(classes)
+    features[classes_lib.FEATURE] = _bytes(classes)
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
@@ -86,7 +88,7 @@ def _int64(value):
 
 
 def encoded_image(record: bytes) -> bytes:
-  """Returns the image file in a record; nothing where there is none."""
+  """Returns the encoded image of a record; empty if it has none."""
   feature = tf.train.Example.FromString(record).features.feature['image/encoded']
   return b''.join(feature.bytes_list.value)
 
@@ -103,7 +105,7 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
     file: string [], the path of the record's file, for errors.
     info: The data set; every pixel of the label, or the image's class, must be one of its classes
       (or void).
-    with_label: Without it a label map is void everywhere.
+    with_label: Whether the label is decoded; otherwise the label map is void everywhere.
   """
   if isinstance(info, ImageClasses):
     return _parse_class(record, file, info)
@@ -123,7 +125,7 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
 
 
 def _parse_class(record, file, info):
-  """As `parse`, of a record whose image has one class."""
+  """Decodes a record whose image has one class; see `parse`."""
   fields = tf.io.parse_single_example(record, _CLASS_FEATURES)
   name, labels = fields['image/filename'], fields[_CLASS_LABEL].values
   where = [file, ': ', name, ': ']
@@ -144,13 +146,13 @@ def _parse_class(record, file, info):
 def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
   """Decodes the bytes of a record's JPEG or PNG file to uint8 [height, width, 3], RGB.
 
-  Not turned by EXIF data: the builder stores images upright, and other builders have made the label
-  for the image as it is stored. An image beyond formats.image_limits is refused before its
-  pixels take memory.
+  The EXIF orientation is not applied: the builder stores images upright, and labels of other
+  builders fit the image as it is stored. An image beyond formats.image_limits is rejected before
+  memory for its pixels is allocated.
 
   Args:
     encoded: string [].
-    where: What errors begin with: strings and string scalars.
+    where: Prefix of errors, strings and string scalars.
   """
   problem = encoded_images.problem(encoded)
   with tf.control_dependencies([_check_image(problem, where)]):
@@ -158,17 +160,17 @@ def decode_image(encoded: tf.Tensor, where: Sequence) -> tf.Tensor:
 
 
 def decode_or_name(encoded: tf.Tensor, where: Sequence, upright: bool = True) -> tf.Tensor:
-  """As `decode_image`, of a file; what is damaged further inside ends with a line of ours too.
+  """Decodes an image file like `decode_image`; corrupt pixel data cause an error with a name too.
 
   Args:
-    encoded, where: As of `decode_image`.
-    upright: Whether the image is turned as its EXIF data say.
+    encoded, where: Same arguments as those of `decode_image`.
+    upright: Whether the EXIF orientation is applied.
   """
   def decode(encoded):
     return encoded_images.decode_or_problem(encoded, upright)
 
   image, problem = errors.or_say(encoded, decode, lambda: [
-      *where, 'the image is cut off or damaged'])
+      *where, 'the image is truncated or corrupt'])
   with tf.control_dependencies([_check_image(problem, where)]):
     return tf.identity(image)
 
@@ -201,16 +203,17 @@ def _decode_label(fields, shape, where):
 
 
 def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Tensor:
-  """Returns the label; stops where it holds a class that the data set does not have.
+  """Returns the label, and fails if it contains a class that the data set does not have.
 
   Args:
     label: int32 [height, width], panoptic map.
     info: The data set.
-    where: What the error begins with: strings and string scalars.
+    where: Prefix of the error, strings and string scalars.
   """
   known = np.zeros(info.table_size + 1, bool)
   known[[*info.class_ids, info.ignore_label]] = True
-  # Classes beyond the table count as its last entry, false; without a sign negative ones are there.
+  # Classes beyond the table map to its last entry, which is false; so do negative ones, which are
+  # large as unsigned numbers.
   class_id = tf.bitcast(segments.class_map(label, info), tf.uint32)
   row = tf.bitcast(tf.minimum(class_id, tf.constant(len(known) - 1, tf.uint32)), tf.int32)
   valid = tf.gather(tf.constant(known), row)
@@ -220,7 +223,7 @@ def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Te
     return [*where, 'the label holds ', wrong, ', which is class ', wrong // info.label_divisor,
             f': data set "{info.name}" has no such class (label = class id x '
             f'{info.label_divisor} + instance, classes {min(info.class_ids)} to '
-            f'{max(info.class_ids)}, unlabelled {info.ignore_label})']
+            f'{max(info.class_ids)}, unlabeled {info.ignore_label})']
 
   with tf.control_dependencies([errors.check(tf.reduce_all(valid), message)]):
     return tf.identity(label)
@@ -230,27 +233,27 @@ def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Te
 
 
 def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list[str]:
-  """Returns the record files that patterns name, sorted; each must match something.
+  """Returns the sorted record files that match patterns; each pattern must match a file.
 
   Args:
-    patterns: Paths; * and ? stand for any characters. Where a file or a folder has exactly the
-      name that stands there, it is meant, whatever characters the name has.
-    allow_damaged: Whether a file may be truncated or damaged, as long as it is a TFRecord file.
+    patterns: Paths, in which * and ? stand for any characters. An existing file or folder whose
+      name equals the pattern is matched literally.
+    allow_damaged: Whether a TFRecord file may be truncated or corrupt.
 
   Raises:
     FileNotFoundError: A pattern matches no file.
-    ValueError: All files are empty, or one cannot be opened or is no TFRecord file.
+    ValueError: All files are empty, or one cannot be opened or is not a TFRecord file.
   """
   files = []
   for pattern in patterns:
-    found = [f for f in files.matching(pattern) if not f.endswith(records.INCOMPLETE)]
+    found = [f for f in files_lib.matching(pattern) if not f.endswith(records.INCOMPLETE)]
     if not found:
       raise MissingFileError(
           f'file_pattern "{pattern}" matches no file; records are made by python -m '
           'deeplab_tf.data.build')
     files.extend(found)
   files = sorted(set(files))
-  if not any(files.size(file) for file in files):
+  if not any(files_lib.size(file) for file in files):
     raise DataError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
                     'empty; there is no record to read')
   for file in files:
@@ -263,26 +266,26 @@ def _listed(patterns):
 
 
 def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
-  """Compares the classes that the first record of each file states with those of the config.
+  """Compares the classes stated in the first record of each file with those of the config.
 
   Returns:
-    Whether all files that hold a whole record state them; those of earlier versions and of DeepLab2
-    do not.
+    Whether all files with a complete record state their classes; files of earlier versions and of
+    DeepLab2 do not.
 
   Raises:
-    ValueError: They contradict the config; names the file and a class.
+    ValueError: The classes contradict the config; the message names the file and a class.
   """
   stated_by_all = True
   for file in files:
     try:
-      raw = files.read_record(file, 0, 0) if files.size(file) else None
+      raw = files_lib.read_record(file, 0, 0) if files_lib.size(file) else None
     except DataError:
       continue
     if raw is None or not raw.is_whole or _record_problem(raw.data):
       continue
     features = tf.train.Example.FromString(raw.data).features.feature
-    stated = b''.join(features[classes.FEATURE].bytes_list.value)
-    problem = classes.difference(stated, info) if stated else None
+    stated = b''.join(features[classes_lib.FEATURE].bytes_list.value)
+    problem = classes_lib.difference(stated, info) if stated else None
     if problem:
       raise DataError(f'{file}: {problem}: the labels were made for other classes than the config '
                       'describes. Build the records again, or describe the classes that they have')
@@ -291,14 +294,14 @@ def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
 
 
 def _check_start(file, allow_damaged):
-  """Reads the first record of a file and looks for the features of an image."""
-  if not files.size(file):
+  """Reads the first record of a file and checks that it has the features of an image."""
+  if not files_lib.size(file):
     return
-  raw = files.read_record(file, 0, 0)
+  raw = files_lib.read_record(file, 0, 0)
   problem = _record_problem(raw.data)
   if not raw.is_whole or (problem and not raw.has_right_checksum()):
     if not allow_damaged:
-      raise DataError(files.truncated(file, 0))
+      raise DataError(files_lib.truncated(file, 0))
   elif problem:
     raise DataError(f'{file}: {problem}')
 
@@ -315,18 +318,18 @@ def _record_problem(data):
           f'image/encoded (features: {names})')
 
 
-# --- What is wrong ----------------------------------------------------------------------------
+# --- Diagnosis --------------------------------------------------------------------------------
 
 
 def diagnose(files: Sequence[str], info: DatasetInfo) -> Optional[str]:
-  """Searches files for what TensorFlow stumbled over: damage, then images that do not decode.
+  """Searches files for the cause of a TensorFlow error: corrupt files, then undecodable images.
 
   Returns:
     One line with the file, or None.
   """
   for file in files:
     try:
-      files.count_records(file)
+      files_lib.count_records(file)
     except UserError as error:
       return str(error)
   for file in files:
@@ -340,31 +343,31 @@ def _diagnose_content(file, info):
   number = -1
   try:
     for number, record in enumerate(tf.data.TFRecordDataset(file)):
-      # Wrong labels are found where they are read, if they are.
+      # Labels are only checked where they are read.
       problem = _content_problem(record.numpy(), file, number, info, with_label=False)
       if problem:
         return problem
   except tf.errors.DataLossError:
-    return files.truncated(file, number + 1)
+    return files_lib.truncated(file, number + 1)
   return None
 
 
 def diagnose_record(file: str, number: int, offset: int, info: DatasetInfo,
                     with_label: bool) -> Optional[str]:
-  """Says what is wrong with one record.
+  """Finds out what is wrong with one record.
 
   Args:
-    file: Its file.
-    number: Its number in it, for the message.
-    offset: Where it begins.
+    file: Path of the file.
+    number: Number of the record in the file, for the message.
+    offset: Byte offset of the record.
     info: The data set.
-    with_label: Whether its label must be sound too.
+    with_label: Whether the label is checked too.
 
   Returns:
     One line with the file, or None.
   """
   try:
-    raw = files.read_record(file, number, offset)
+    raw = files_lib.read_record(file, number, offset)
   except DataError:
     raw = None
   if raw is None or not raw.is_whole:

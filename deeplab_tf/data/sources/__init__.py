@@ -1,13 +1,13 @@
-"""Raw data sets. The module NAME serves data set NAME, and one named NAME/..., and has some of:
+"""Raw data sets. Module NAME reads the data set NAME or NAME/... and has some of the functions
 
   classes(options: BuildOptions) -> DatasetInfo or ImageClasses
-    The classes of its labels.
-  files(options: BuildOptions) -> list of labeled_files.LabeledFile
-    Image files with what reads their labels: enough for both of the following.
+    Returns the classes of the labels.
+  files(options: BuildOptions) -> list of _labeled_files.LabeledFile
+    Returns image files with functions that read their labels. It can replace both of the following.
   examples(options: BuildOptions) -> list of functions, each returning one SourceExample
-    For deeplab_tf.data.build. The list is cheap to make and says how many images there are.
+    Used by deeplab_tf.data.build. The list is cheap to make and gives the number of images.
   direct(options: DatasetOptions, info) -> DirectSource or None
-    For reading without records. None: the options name only records.
+    Used for reading without records. None means that the options name only records.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional,
 
 from deeplab_tf.user_errors import DataError
 
-if TYPE_CHECKING:  # The builder answers wrong use without waiting for TensorFlow.
+if TYPE_CHECKING:  # The builder reports wrong flags before TensorFlow is imported.
   import tensorflow as tf
 
   from deeplab_tf import structures
@@ -28,15 +28,15 @@ TURNED = ('images that are turned upright by their EXIF orientation; their label
           'upright too')
 STORED = ('images in records whose EXIF orientation is not applied, as in DeepLab2; if their '
           'labels are drawn upright, build the records again')
-# So many of one kind are named.
+# Number of examples of one kind that are named.
 LISTED = 3
 
 
 def stop(problem: str) -> NoReturn:
-  """Ends the work at the first problem of the data: what `report` usually is.
+  """Stops at the first problem of the data; the default of `BuildOptions.report`.
 
   Args:
-    problem: One line.
+    problem: One line that describes the problem.
 
   Raises:
     ValueError: Always, with that line.
@@ -49,7 +49,7 @@ def _say_nothing(*line: str) -> None:
 
 
 class Notes:
-  """Counts what is worth a line, but stops nothing; any thread may add to it."""
+  """Counts findings that are reported but stop nothing; thread-safe."""
 
   def __init__(self):
     self._lock = threading.Lock()
@@ -57,16 +57,16 @@ class Notes:
     self._examples: dict[str, list[str]] = {}
 
   def add(self, cause: str, example: str) -> None:
-    """Counts one more of a cause.
+    """Counts a finding.
 
     Args:
       cause: Cause of the finding, the same for all of one kind.
-      example: Names the file, and what is there.
+      example: Name of the file and what was found there.
     """
     with self._lock:
       self._counts[cause] = self._counts.get(cause, 0) + 1
       examples = self._examples.setdefault(cause, [])
-      # Threads come in any order: the line is the same all the same.
+      # Sorted, so that the line does not depend on the order of threads.
       examples[:] = sorted([*examples, example])[:LISTED]
 
   def lines(self) -> list[str]:
@@ -76,24 +76,24 @@ class Notes:
 
 
 class BuildOptions(NamedTuple):
-  """Which images of a raw data set are wanted, and how.
+  """Options for reading a raw data set.
 
   Attributes:
-    dataset: Its name.
-    root: Folder of the raw data; of tfds its data_dir.
+    dataset: Name of the data set.
+    root: Folder of the raw data; the data_dir for tfds.
     split: 'train', 'val' or 'test'.
-    treat_crowd_as_ignore: Whether crowd regions become unlabelled; None is the data set's
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled; None is the data set's
       default.
-    annotation_file, annotation_dir, image_dir: Of coco_format; None is the usual place. Of
-      coco_panoptic's test split, annotation_file is the JSON that lists its images.
-    label_divisor: Of coco_format.
-    num_images, seed: Of shapes.
-    label_folders: LabelFoldersOptions, of label_folders.
-    max_missing: So many of the files that a JSON names may be missing.
-    report: Takes one line about each problem of the data; where it returns, what is wrong is left
-      out or unlabelled.
-    say: Takes one line about a choice that the data set made.
-    note: Takes a cause and an example, as Notes.add, of what stops nothing.
+    annotation_file, annotation_dir, image_dir: Paths for coco_format; None is the usual place. For
+      the test split of coco_panoptic, annotation_file is the JSON that lists the images.
+    label_divisor: Label divisor for coco_format.
+    num_images, seed: Number of images and seed for shapes.
+    label_folders: LabelFoldersOptions for label_folders.
+    max_missing: Number of the files named by a JSON that may be missing.
+    report: Called with one line for each problem of the data. If it returns, the image or segment
+      with the problem is left out or becomes unlabeled.
+    say: Called with one line for a choice that the data set made.
+    note: Called with a cause and an example, like Notes.add, for findings that stop nothing.
   """
   dataset: str = ''
   root: str = ''
@@ -112,17 +112,17 @@ class BuildOptions(NamedTuple):
   note: Callable[[str, str], None] = _say_nothing
 
 
-# Stops at the first problem.
+# Options that stop at the first problem.
 STRICT = BuildOptions()
 
 
 class DirectSource(NamedTuple):
-  """Images that need no records.
+  """Images that are read without records.
 
   Attributes:
     count: Number of images.
-    load: From an index, int64 [], to a LabeledImage; runs inside tf.data.
-    files: Paths of the images; none where they are drawn.
+    load: Function of an index, int64 [], that returns a LabeledImage; runs inside tf.data.
+    files: Paths of the images; empty for images that are not files.
   """
   count: int
   load: Callable[[tf.Tensor], structures.LabeledImage]

@@ -1,4 +1,4 @@
-"""Image files on disk as the examples of records."""
+"""Reads image files on disk as examples for records."""
 
 import io
 import os
@@ -12,36 +12,37 @@ from deeplab_tf.data.records import tfrecord
 from deeplab_tf.formats import image_limits, orientation, rgb_images
 from deeplab_tf.user_errors import DataError, MissingFileError
 
-# Pillow calls the JPEG of several pictures that cameras write MPO; the first is used.
+# Pillow calls JPEG files of cameras with several images MPO; the first image is used.
 _FORMATS = {'JPEG': 'jpeg', 'MPO': 'jpeg', 'PNG': 'png'}
 _EXTENSIONS = ('.jpg', '.jpeg', '.png')
-# Of a PNG that holds what was read from another file: twice as fast as the default, little larger.
+# Compression level of re-encoded PNGs: twice as fast as the default, and little larger.
 _COMPRESSION = 3
 
 
 def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
   """Reads an image by the rules of formats.rgb_images.
 
-  The bytes of an RGB file that stands upright are kept. Any other is stored as a PNG of what was
-  read, so that every reader of records finds the same pixels.
+  The bytes of an upright RGB file are kept. Any other image is re-encoded as PNG, so that every
+  reader of the records gets the same pixels.
 
   Args:
-    path: A JPEG or PNG file.
+    path: Path of a JPEG or PNG file.
     label: int32 [height, width] panoptic map, or None.
 
   Raises:
-    ValueError: It is no image, or larger than formats.image_limits, or the label has another
-      size.
+    ValueError: The file is not an image, or exceeds formats.image_limits, or the sizes of image
+      and label differ.
   """
   return from_bytes(image_limits.read_bytes(path), path, label)
 
 
 def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
-  """As `example`, of a file that is read already.
+  """Makes the same example as `example`, from the content of a file.
 
   Args:
-    encoded: Its bytes.
-    path, label: As of `example`; a path need not be one of a file.
+    encoded: Content of the file.
+    path: Name for errors and for the example; it need not be the path of a file.
+    label: int32 [height, width] panoptic map, or None.
   """
   image = image_limits.load(io.BytesIO(encoded), path, ('JPEG', 'PNG'))
   turned = orientation.stated(encoded)
@@ -64,11 +65,11 @@ def _as_png(pixels):
 
 
 def in_folder(folder: str) -> list[str]:
-  """Returns the paths of the JPEG and PNG files in a folder, in order of the names.
+  """Returns the paths of the JPEG and PNG files in a folder, sorted by name.
 
   Raises:
-    FileNotFoundError: There is no such folder.
-    ValueError: There are no such files.
+    FileNotFoundError: The folder does not exist.
+    ValueError: The folder has no such files.
   """
   if not os.path.isdir(folder):
     raise MissingFileError(f'{folder}: no such folder; images are expected in it')

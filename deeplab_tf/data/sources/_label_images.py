@@ -1,7 +1,7 @@
-"""PNGs whose numbers are classes and instances, as label maps.
+"""Converts label PNGs, whose pixel values encode classes and instances, to panoptic maps.
 
-A data set has its own way to put a category id and an instance number into a pixel. Here a pixel
-is one number, and the data set says what each number that occurs stands for.
+Each data set encodes category id and instance number in its own way. Here a pixel is one number,
+and the data set provides a function that decodes it.
 """
 
 from typing import Callable, NamedTuple, Optional
@@ -16,21 +16,21 @@ _TABLE_SIZE = 2**20
 
 
 class Meaning(NamedTuple):
-  """What a number in a label image stands for.
+  """Meaning of a number in a label image.
 
   Attributes:
-    category_id: None where it is unlabelled.
-    is_crowd: Whether it is a crowd region and not one instance.
+    category_id: Category id; None if the pixels are unlabeled.
+    is_crowd: Whether the number marks a crowd region instead of an instance.
   """
   category_id: Optional[int]
   is_crowd: bool = False
 
 
 def count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the distinct numbers of an array, ascending, and how often each occurs.
+  """Returns the distinct values of an array in ascending order, and their counts.
 
   Args:
-    values: int32, none negative.
+    values: int32 array of non-negative values.
   """
   if values.size and values.max() >= _TABLE_SIZE:
     return np.unique(values, return_counts=True)
@@ -44,17 +44,17 @@ def label_map(values: np.ndarray, meaning: Callable[[int], Meaning], info: Datas
               report: Callable[[str], None] = sources.stop) -> np.ndarray:
   """Translates a label image into a panoptic map.
 
-  Instances are numbered from 1 per class in ascending order of their numbers; stuff, crowd and
-  unlabelled pixels have number 0.
+  Instances are numbered from 1 per class in ascending order of their values; stuff, crowd and
+  unlabeled pixels have instance number 0.
 
   Args:
     values: int32 [height, width].
-    meaning: Of each number that occurs; two numbers are two instances.
+    meaning: Function that returns the Meaning of a value; different values are different instances.
     info: The classes.
-    where: Names the file and a number of it, for errors.
-    treat_crowd_as_ignore: Whether crowd regions become unlabelled.
-    report: Takes one line about each number that stands for no class of the data set, and about
-      each instance too many. If it returns, they are unlabelled.
+    where: Function that returns the name of the file and a value in it, for errors.
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled.
+    report: Called with one line for each value that is no class of the data set, and for each
+      instance beyond the label divisor. If it returns, their pixels become unlabeled.
 
   Returns:
     int32 [height, width].

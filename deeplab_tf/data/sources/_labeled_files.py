@@ -1,4 +1,4 @@
-"""Image files with what reads their labels: as examples of records, and read without them."""
+"""Image files with functions that read their labels, for making records and for direct reading."""
 
 import functools
 import os
@@ -22,9 +22,10 @@ class LabeledFile(NamedTuple):
   """An image of a raw data set.
 
   Attributes:
-    name: What records and predictions call it.
-    image_file: Its path.
-    read_label: Returns its panoptic map, int32 [height, width]; None in a split without labels.
+    name: Name of the image in records and predictions.
+    image_file: Path of the image.
+    read_label: Function that returns the panoptic map, int32 [height, width]; None in a split
+      without labels.
   """
   name: str
   image_file: str
@@ -36,14 +37,14 @@ def from_panoptic_json(paths: Sequence[str], content: dict, info: DatasetInfo,
   """Returns the images of a panoptic JSON, sorted by file name.
 
   Args:
-    paths: Of the JSON, of its folder of images and of its folder of PNGs.
+    paths: Paths of the JSON, of the folder of images and of the folder of PNGs.
     content: Content of the JSON.
     info: The classes, whose category ids are those of the JSON.
     options: treat_crowd_as_ignore, max_missing, report and note are used.
-    check_area: As of _panoptic_format.read_label.
+    check_area: Whether areas are checked; see _panoptic_format.read_label.
 
   Raises:
-    As _panoptic_format.annotated_images.
+    ValueError, FileNotFoundError: See _panoptic_format.annotated_images.
   """
   json_file, image_dir, label_dir = paths
   images = _panoptic_format.annotated_images(json_file, content, image_dir, label_dir, options)
@@ -53,22 +54,22 @@ def from_panoptic_json(paths: Sequence[str], content: dict, info: DatasetInfo,
 
 
 def unlabeled(paths: Sequence[str]) -> list[LabeledFile]:
-  """Returns images without labels, named after their files."""
+  """Returns images without labels, with the names of their files."""
   return [LabeledFile(file_names.stem(path), path) for path in paths]
 
 
 def paired(images: Sequence[LabeledFile], label_files: Callable[[LabeledFile], Sequence[str]],
            read: Callable[..., np.ndarray], max_missing: int = 0) -> list[LabeledFile]:
-  """Gives images their labels, each of one or more files.
+  """Adds labels to images; a label consists of one or more files.
 
   Args:
-    images: Without labels.
-    label_files: From an image to the paths of its label.
-    read: From these paths to the panoptic map.
-    max_missing: So many files may be missing; they fail when they are read.
+    images: Images without labels.
+    label_files: Function of an image that returns the paths of its label files.
+    read: Function of these paths that returns the panoptic map.
+    max_missing: Number of files that may be missing; they fail when they are read.
 
   Raises:
-    FileNotFoundError: More are missing.
+    FileNotFoundError: More files are missing.
   """
   wanted = {image: list(label_files(image)) for image in images}
   on_disk = found_files([path for paths in wanted.values() for path in paths])
@@ -80,10 +81,10 @@ def paired(images: Sequence[LabeledFile], label_files: Callable[[LabeledFile], S
 
 
 def found_files(paths: Sequence[str]) -> dict[str, Optional[str]]:
-  """Finds files by paths whose last part may be spelled otherwise; see file_names.resolve.
+  """Finds files whose names may be spelled differently on disk; see file_names.resolve.
 
   Returns:
-    Path -> path on disk; None where there is no such file.
+    Path -> path on disk; None if there is no such file.
   """
   by_folder: dict[str, list[str]] = {}
   for path in paths:
@@ -96,14 +97,14 @@ def found_files(paths: Sequence[str]) -> dict[str, Optional[str]]:
 
 
 def check_missing(lines: Sequence[str], max_missing: int) -> None:
-  """Ends the work if too many files are missing; those allowed fail when they are read.
+  """Fails if too many files are missing; the others fail when they are read.
 
   Args:
-    lines: One about each missing file.
-    max_missing: So many are allowed.
+    lines: One line per missing file.
+    max_missing: Number of files that may be missing.
 
   Raises:
-    FileNotFoundError: There are more.
+    FileNotFoundError: More files are missing.
   """
   if len(lines) > max_missing:
     more = f' (and {len(lines) - 1} more like it)' if len(lines) > 1 else ''
@@ -130,12 +131,12 @@ def raw_data(module: types.ModuleType, options, info: DatasetInfo) -> sources.Di
   """Returns the images that DatasetOptions.raw_data names.
 
   Args:
-    module: One of data.sources that has `files`.
+    module: Module of data.sources that has a function `files`.
     options: DatasetOptions.
-    info: Their classes.
+    info: The classes.
 
   Raises:
-    ConfigError: There is no such split.
+    ConfigError: The split does not exist.
   """
   fields = options.raw_data
   root = config_lib.require_value(fields.root, 'raw_data.root')
@@ -150,15 +151,15 @@ def raw_data(module: types.ModuleType, options, info: DatasetInfo) -> sources.Di
 
 def direct(files: Sequence[LabeledFile], info: DatasetInfo,
            with_label: bool) -> sources.DirectSource:
-  """Returns images that are read when they are needed.
+  """Returns a source that reads images when they are needed.
 
   Args:
     files: The images.
-    info: Their classes.
-    with_label: Without it labels are void everywhere.
+    info: The classes.
+    with_label: Whether labels are read; otherwise they are void everywhere.
 
   Raises:
-    ConfigError: Labels are wanted, and there are none.
+    ConfigError: Labels are requested, but there are none.
   """
   if with_label and not all(file.read_label for file in files):
     raise config_lib.ConfigError(f'data set "{info.name}" has no labels in this split: set '
@@ -187,13 +188,13 @@ def direct(files: Sequence[LabeledFile], info: DatasetInfo,
 
 def of_one_size(label: tf.Tensor, image: tf.Tensor, path: tf.Tensor,
                 encoded: tf.Tensor) -> tf.Tensor:
-  """Returns the label; stops where its size is not that of the image.
+  """Returns the label, and fails if its size is not that of the image.
 
   Args:
     label: int32 [height, width].
     image: uint8 [height, width, 3].
-    path: string [], the image's, for the error.
-    encoded: string [], its bytes.
+    path: string [], path of the image, for the error.
+    encoded: string [], content of the image file.
   """
 
   def message():

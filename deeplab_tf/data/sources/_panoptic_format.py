@@ -1,7 +1,7 @@
-"""The COCO panoptic format: one JSON, and one PNG per image whose colours are segment ids.
+"""The COCO panoptic format: one JSON, and one PNG per image whose colors are segment ids.
 
-Every statement of the JSON is checked against the PNG, and what is wrong is named with its file,
-segment and class.
+Every statement of the JSON is checked against the PNG; problems are reported with file, segment and
+class.
 """
 
 import os
@@ -32,7 +32,7 @@ class AnnotatedImage(NamedTuple):
     name: File name of the image without extension.
     image_file: Path of the image.
     label_file: Path of the panoptic PNG, or None where there are no labels.
-    height, width: As the JSON states them; 0 where it does not.
+    height, width: Size stated in the JSON; 0 if it states none.
     segments: `segments_info` of the annotation.
   """
   name: str
@@ -44,11 +44,11 @@ class AnnotatedImage(NamedTuple):
 
 
 def read_json(path: Union[str, os.PathLike]) -> dict[str, Any]:
-  """Reads a panoptic JSON and checks that it is one.
+  """Reads and validates a panoptic JSON.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It is no panoptic JSON.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is not a panoptic JSON.
   """
   content = coco_panoptic.read_json(path, _EXPECTED)
   for key in ('images', 'annotations', 'categories'):
@@ -64,8 +64,8 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str, label_d
   """Joins images with their annotations, sorted by file name, and checks that all files exist.
 
   Args:
-    path: The JSON, for errors.
-    content: What is in it.
+    path: Path of the JSON, for errors.
+    content: Content of the JSON.
     image_dir: Folder of the images.
     label_dir: Folder of the PNGs.
     options: max_missing, report and note are used.
@@ -89,7 +89,7 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str, label_d
 
 
 def _pairs(path, content, report):
-  """The entries of images with those of their annotations."""
+  """Returns pairs of the entries of images and of their annotations."""
   annotations, images = {}, {}
   for annotation in content['annotations']:
     if annotation['image_id'] in annotations:
@@ -112,7 +112,7 @@ def _pairs(path, content, report):
 
 
 def _report_types(path, lonely, without_image, report):
-  """Says so where ids differ only in being text or a number; these are no further problem."""
+  """Reports ids that differ only in being text or a number, and drops them from both lists."""
   written = {str(image_id): image_id for image_id in without_image}
   alike = [(one, written[str(one)]) for one in lonely if str(one) in written]
   if not alike:
@@ -127,7 +127,7 @@ def _report_types(path, lonely, without_image, report):
 
 
 def _report_lonely(path, names, what, report):
-  """Reports many of one kind in one line, and few in a line each."""
+  """Reports many problems of one kind in one line, and few in one line each."""
   if len(names) <= sources.LISTED:
     for name in names:
       report(f'{path}: {name} {what}')
@@ -137,8 +137,7 @@ def _report_lonely(path, names, what, report):
 
 
 def _existing(folder, names, what, options):
-  """Name -> path of files that the JSON names; where one is missing, the path that it should have.
-  """
+  """Returns name -> path of the files that the JSON names; missing ones have the expected path."""
   if not os.path.isdir(folder):
     raise MissingFileError(f'{folder}: no such folder; {what} {names[0]} is expected in it')
   found = file_names.resolve(folder, names)
@@ -162,21 +161,21 @@ def read_label(image: AnnotatedImage, info: DatasetInfo, treat_crowd_as_ignore: 
                options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """Reads a panoptic PNG and returns the label map, int32 [height, width].
 
-  Things are numbered from 1 per class in the order of segments_info; stuff, crowd and unlabelled
-  pixels have number 0.
+  Things are numbered from 1 per class in the order of segments_info; stuff, crowd and unlabeled
+  pixels have instance number 0.
 
   Args:
-    image: What to read.
-    info: The classes; the JSON's category ids are its category ids.
-    treat_crowd_as_ignore: Whether crowd regions become unlabelled.
-    check_area: Whether each segment must have pixels, and `area` should be their number; false
-      where segments were painted over others after their areas were counted.
-    options: `report` takes one line, with file, segment id and class, about each contradiction of
-      JSON and PNG; if it returns, what contradicts is unlabelled. `note` is told of wrong areas,
-      which nothing here uses, and of stuff in several segments.
+    image: The image and its annotation.
+    info: The classes; their category ids are those of the JSON.
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled.
+    check_area: Whether each segment must have pixels, and whether `area` is compared with their
+      number; false if segments were painted over others after their areas were counted.
+    options: `report` is called with one line, with file, segment id and class, for each
+      contradiction between JSON and PNG; if it returns, the segment becomes unlabeled. `note` is
+      called for wrong areas, which are not used, and for stuff in several segments.
 
   Raises:
-    ValueError: The PNG cannot be used at all, or `report` raised it.
+    ValueError: The PNG is invalid, or `report` raised the error.
   """
   ids = read_segment_ids(image.label_file)
   return label_from_ids(ids, image, info, treat_crowd_as_ignore, check_area, options)
@@ -185,11 +184,11 @@ def read_label(image: AnnotatedImage, info: DatasetInfo, treat_crowd_as_ignore: 
 def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: DatasetInfo,
                    treat_crowd_as_ignore: bool, check_area: bool = True,
                    options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
-  """As `read_label`, for a PNG that is read already.
+  """Returns the same label map as `read_label`, from the segment ids of the PNG.
 
   Args:
     ids: int32 [height, width], segment ids.
-    image, info, treat_crowd_as_ignore, check_area, options: As of `read_label`.
+    image, info, treat_crowd_as_ignore, check_area, options: Same arguments as for `read_label`.
   """
   if image.height and ids.shape != (image.height, image.width):
     raise DataError(f'{image.label_file}: is {ids.shape[0]}x{ids.shape[1]}, but the JSON states '
@@ -198,7 +197,7 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: DatasetInfo,
   segments = _segments(image, info, treat_crowd_as_ignore, report)
   _note_split_stuff(image, segments, options.note)
   known = np.array([0, *(segment.id for segment in segments)], np.int64)
-  order = np.argsort(known)  # Id 0, unlabelled, comes first.
+  order = np.argsort(known)  # Id 0, unlabeled, comes first.
   position = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
   unlisted = known[order][position] != ids
   if unlisted.any():
@@ -214,7 +213,7 @@ def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: DatasetInfo,
 
 
 def _exif_reason(image, label_size):
-  """Says so where the JSON has the size of the image before it is turned."""
+  """Returns a hint if the JSON states the size of the image before it is rotated upright."""
   if label_size != (image.width, image.height):
     return ''
   try:
@@ -226,15 +225,15 @@ def _exif_reason(image, label_size):
 
 
 def read_segment_ids(path: str) -> np.ndarray:
-  """Reads a panoptic PNG: int32 [height, width], R + 256 G + 65536 B."""
+  """Returns the segment ids of a panoptic PNG, R + 256 G + 65536 B, int32 [height, width]."""
   try:
     return coco_panoptic.read_panoptic_png(path)
-  except FileNotFoundError as error:  # Damage as any other, since images are listed beforehand.
+  except FileNotFoundError as error:  # Like any corrupt file, since images were listed before.
     raise DataError(str(error)) from None
 
 
 class _Segment(NamedTuple):
-  """A segment of an image, with what its pixels become; category is None where it is unknown."""
+  """A segment of an image with its panoptic label; category is None if it is unknown."""
   id: int
   category: Optional[Category]
   value: int
@@ -242,7 +241,7 @@ class _Segment(NamedTuple):
 
 
 def _segments(image, info, treat_crowd_as_ignore, report):
-  """The segments that can be looked for in the PNG, in order."""
+  """Returns the valid segments of `segments_info`, in order."""
   by_category, seen, counts, result = info.by_category_id, set(), {}, []
   for segment in image.segments:
     category = by_category.get(segment['category_id'])
@@ -265,7 +264,7 @@ def _segments(image, info, treat_crowd_as_ignore, report):
 
 
 def _segment_value(segment, category, info, counts, report, where):
-  """The panoptic label of a segment; `counts` are the instances of each class so far."""
+  """Returns the panoptic label of a segment; `counts` has the instances per class so far."""
   crowd = bool(segment.get('iscrowd', 0))
   if crowd and not category.isthing:
     report(f'{where} ({_class(category)}) is crowd, but its class is stuff')
@@ -280,7 +279,7 @@ def _segment_value(segment, category, info, counts, report, where):
 
 
 def _note_split_stuff(image, segments, note):
-  """Counts the classes of stuff that have several segments."""
+  """Notes the stuff classes that have several segments."""
   stuff = [segment.category for segment in segments
            if segment.category is not None and not segment.category.isthing]
   for category in dict.fromkeys(stuff):

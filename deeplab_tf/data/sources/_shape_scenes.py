@@ -1,10 +1,10 @@
-"""The synthetic panoptic data set "shapes": 128x160 images drawn from a seed.
+"""The synthetic panoptic data set "shapes": 128x160 images generated from a seed.
 
-Six thing classes differ in outline alone (disc, square, triangle, star, cross, ring), three stuff
-classes in texture alone (stripes, checks, grain); colours are drawn independently of the class.
-Objects are patchworks of several colours, some of them shared with the background or with other
-objects, and backgrounds are textures of two colours: colour does not tell where an object ends.
-Image i of split s of seed d is a function of (d, s, i) alone.
+Six thing classes differ only in their outline (disc, square, triangle, star, cross, ring), three
+stuff classes only in their texture (stripes, checks, grain). Colors are independent of the class.
+Objects are patchworks of several colors, some of them shared with the background or with other
+objects, and backgrounds are textures of two colors, so color does not show where an object ends.
+Image i of split s with seed d is a function of (d, s, i) alone.
 """
 
 import itertools
@@ -25,7 +25,7 @@ _MIN_VISIBLE_PIXELS = 90
 _MIN_VISIBLE_SHARE = 0.45
 _RIM = 0.2          # Brightness of the dark rim around an object.
 _RIM_PIXELS = 2.0
-_VOID_RIM_SHARE = 0.6   # Images in which objects have an unlabelled rim.
+_VOID_RIM_SHARE = 0.6   # Share of images in which objects have an unlabeled rim.
 _VOID_PATCH_SHARE = 0.3
 _CROWD_SHARE = 0.15
 
@@ -33,7 +33,7 @@ _Y, _X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 
 
 class _Object(NamedTuple):
-  """A shape to draw: kind is an index into THINGS, lengths are pixels, angle is radians."""
+  """A shape to draw: kind is an index into THINGS, lengths are in pixels, angle in radians."""
   kind: int
   y: float
   x: float
@@ -46,19 +46,19 @@ def generate(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
   Args:
     split: 'train' or 'val'; the two never share an image.
-    index: From 0 on.
-    seed: Of the data set.
+    index: Index of the image, from 0 on.
+    seed: Seed of the data set.
 
   Returns:
     uint8 [128, 160, 3] image and int32 [128, 160] panoptic label: class id * 256 + instance
-    number. Class ids are 1..6 (THINGS), 7..9 (STUFF), 0 is unlabelled; crowd has instance 0.
+    number. Class ids are 1..6 (THINGS), 7..9 (STUFF), 0 is unlabeled; crowd has instance 0.
   """
   if split not in SPLITS:
     raise DataError(f'shapes has no split "{split}": there are {", ".join(SPLITS)}')
   for attempt in itertools.count():
     rng = np.random.default_rng([seed, SPLITS.index(split), index, attempt])
     image, label, instances = _draw(rng)
-    if instances >= 2:  # Rarely, too little of the objects stays visible.
+    if instances >= 2:  # In rare cases, too little of the objects remains visible.
       return image, label
   raise AssertionError('unreachable')
 
@@ -70,7 +70,7 @@ def _draw(rng):
   void_rim = rng.random() < _VOID_RIM_SHARE
   if rng.random() < _CROWD_SHARE:
     _draw_crowd(rng, palette, image, label)
-  objects = _scene(rng)
+  objects = _place_objects(rng)
   owner = np.zeros((HEIGHT, WIDTH), np.int32)
   full_areas = []
   for number, item in enumerate(objects, start=1):
@@ -86,7 +86,7 @@ def _draw(rng):
 
 
 def _palette(rng):
-  """Six colours [6, 3]; every second pair is far apart so that textures are visible."""
+  """Returns six colors [6, 3]; the two colors of each pair are far apart for visible textures."""
   colors = rng.uniform(25, 230, (6, 3)).astype(np.float32)
   for a in range(0, 6, 2):
     # The other half of the cube: at least about 100 away.
@@ -95,8 +95,8 @@ def _palette(rng):
   return colors
 
 
-def _scene(rng):
-  """Places 2 to 10 objects; half of those after the first stand near one of the same kind."""
+def _place_objects(rng):
+  """Places 2 to 10 objects; 40 % of those after the first are next to one of the same kind."""
   count = int(rng.integers(2, 11))
   scale = 1.0 if count < 6 else 0.8
   objects = []
@@ -117,12 +117,12 @@ def _scene(rng):
 
 
 def _buries(objects, y, x, radius):
-  """Whether a new object would lie mostly on or over another."""
+  """Returns whether a new object would mostly overlap another."""
   return any(math.hypot(o.y - y, o.x - x) < 0.62 * (o.radius + radius) for o in objects)
 
 
 def _label_objects(objects, owner, full_areas, void_rim, label):
-  """Writes instances into the label and counts them; what is nearly hidden is unlabelled."""
+  """Writes instances into the label and counts them; mostly hidden objects become unlabeled."""
   next_number = [1] * len(THINGS)
   counts = np.bincount(owner.ravel(), minlength=len(objects) + 1)
   values = np.zeros(len(objects) + 1, np.int32)
@@ -161,7 +161,7 @@ def _background(rng, palette):
     mask = region == part
     kind = int(order[part])
     mix = _TEXTURES[kind](rng)[mask][:, None]
-    # Two of the three regions of an image often share a pair of colours.
+    # Two of the three regions of an image often share a pair of colors.
     pair = int(pairs[part if rng.random() < 0.5 else 0])
     one, two = palette[2 * pair], palette[2 * pair + 1]
     image[mask] = one + (two - one) * mix
@@ -170,7 +170,7 @@ def _background(rng, palette):
 
 
 def _border(rng, angle):
-  """A field [128, 160] whose zeros are a straight or wavy line near the middle."""
+  """Returns a field [128, 160] whose zeros form a straight or wavy line near the center."""
   along = (_X - WIDTH / 2) * math.cos(angle) + (_Y - HEIGHT / 2) * math.sin(angle)
   across = (_Y - HEIGHT / 2) * math.cos(angle) - (_X - WIDTH / 2) * math.sin(angle)
   if rng.random() < 0.35:
@@ -209,7 +209,7 @@ _TEXTURES = (_stripes, _checks, _grain)
 
 
 def _distance(kind, y, x, radius):
-  """Signed distance (negative inside, roughly in pixels) to the outline of an upright shape."""
+  """Returns the signed distance to a shape's outline, negative inside, roughly in pixels."""
   name = THINGS[kind]
   if name == 'disc':
     return np.hypot(y, x) - 0.92 * radius
@@ -228,7 +228,7 @@ def _distance(kind, y, x, radius):
 
 
 def _star_distance(y, x, radius):
-  """Five points; folds the plane into a tenth and measures to one edge."""
+  """Returns the distance to a five-pointed star, by folding the plane to a tenth of it."""
   sector = 2 * math.pi / 5
   angle = np.arctan2(y, x)
   angle = np.abs(angle - sector * np.round(angle / sector))
@@ -247,14 +247,14 @@ def _window(item, reach):
 
 
 def _patchwork(rng, palette, y, x, radius):
-  """Colours [..., 3] of an object: two halves and a wedge, shaded from side to side."""
+  """Returns colors [..., 3] of an object: three sectors, shaded from side to side."""
   turn = rng.uniform(0, 2 * math.pi)
   angle = np.mod(np.arctan2(y, x) - turn, 2 * math.pi)
-  # No part holds more than half of the object, so that no colour gives it away.
+  # No part covers more than half of the object, so that no color identifies it.
   patch = np.digitize(angle, np.array([0.8, 1.5]) * math.pi)
   own = rng.uniform(20, 235, 3).astype(np.float32)
   pair = 2 * int(rng.integers(len(palette) // 2))
-  # Two of the three colours are those of a texture, often of the one around the object.
+  # Two of the three colors are those of a texture, often of the background of the object.
   colors = np.stack([own, palette[pair], palette[pair + 1]])
   direction = rng.uniform(0, 2 * math.pi)
   shade = (x * math.cos(direction) + y * math.sin(direction)) / radius
@@ -262,7 +262,7 @@ def _patchwork(rng, palette, y, x, radius):
 
 
 def _draw_object(rng, palette, item, number, image, owner):
-  """Draws one object over the image; returns its number of pixels inside the frame."""
+  """Draws one object over the image and returns its number of pixels inside the image."""
   rows, columns = _window(item, 1.3 * item.radius + 2)
   dy, dx = _Y[rows, columns] - item.y, _X[rows, columns] - item.x
   cosine, sine = math.cos(item.angle), math.sin(item.angle)
@@ -280,7 +280,7 @@ def _draw_object(rng, palette, item, number, image, owner):
 
 
 def _draw_crowd(rng, palette, image, label):
-  """Draws a heap of small objects of one class as a single crowd region."""
+  """Draws a group of small objects of one class as a single crowd region."""
   kind = int(rng.integers(len(THINGS)))
   y, x = rng.uniform(20, HEIGHT - 20), rng.uniform(20, WIDTH - 20)
   owner = np.zeros((HEIGHT, WIDTH), np.int32)
@@ -292,7 +292,7 @@ def _draw_crowd(rng, palette, image, label):
 
 
 def _draw_void_patch(rng, image, owner, label):
-  """Puts a flat grey patch that belongs to no class on the background."""
+  """Draws a uniform gray patch that belongs to no class on the background."""
   item = _Object(0, rng.uniform(0, HEIGHT), rng.uniform(0, WIDTH), rng.uniform(6, 14), 0.0)
   window = _window(item, item.radius)
   free = owner[window] == 0

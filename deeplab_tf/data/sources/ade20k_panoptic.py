@@ -1,4 +1,4 @@
-"""ADE20K's scene parsing data (150 classes), as downloaded or prepared by Mask2Former's scripts."""
+"""ADE20K scene parsing data (150 classes), as downloaded or prepared by Mask2Former's scripts."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
 _FOLDERS = {'train': 'training', 'val': 'validation'}
-# Where the two PNGs become one number, instances are from here on: 256 x class + instance number.
+# The values of the two PNGs are combined; values from here on are 256 x class + instance number.
 _FIRST_INSTANCE = 256
 
 
@@ -25,8 +25,8 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
-  Labels come from ade20k_panoptic_SPLIT.json and its PNGs where they are, else from the two
-  folders that they are made of, which gives the same.
+  Labels are read from ade20k_panoptic_SPLIT.json and its PNGs if they exist, and otherwise from the
+  two folders that these are made from. The result is the same.
   """
   if options.split not in _FOLDERS:
     raise DataError(f'split "{options.split}": ade20k_panoptic has {" and ".join(_FOLDERS)}')
@@ -51,10 +51,10 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
 
 
 def _read_pair(semantic_file, instance_file, info, report):
-  """Paints instances over stuff; a thing's pixels without an instance stay unlabelled.
+  """Paints instances over stuff; thing pixels without an instance stay unlabeled.
 
-  The semantic PNG holds class ids (0 is unlabelled), the instance PNG the place of a class among
-  the things in R, from 1 on, and the number of the instance in the image in G.
+  The semantic PNG contains class ids (0 is unlabeled). In the instance PNG, R is the position of
+  the class among the things, from 1 on, and G the number of the instance in the image.
   """
   semantic = label_png.read(semantic_file)
   instances = label_png.read_rgb(instance_file).astype(np.int32)
@@ -71,7 +71,7 @@ def _read_pair(semantic_file, instance_file, info, report):
       is_void = value == info.ignore_label or (category and category.isthing)
       return _label_images.Meaning(None if is_void else value - 1)
     place = value // _FIRST_INSTANCE
-    # A place beyond the things gets an id that no class has.
+    # A position beyond the things gets an id that no class has.
     return _label_images.Meaning(things[place - 1] - 1 if place <= len(things) else place + 999)
 
   def where(value):

@@ -1,4 +1,4 @@
-"""Cityscapes as it is downloaded (gtFine and leftImg8bit), with or without its panoptic files."""
+"""Cityscapes as downloaded (gtFine and leftImg8bit), with or without its panoptic files."""
 
 import dataclasses
 import functools
@@ -12,8 +12,8 @@ from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import MissingFileError
 
 _IMAGE = '_leftImg8bit.png'
-# Label ids, of which only some are classes, are below this; a larger value of an instanceIds PNG is
-# label id x 1000 + instance number.
+# Smaller values of an instanceIds PNG are label ids, of which only some are classes; other values
+# are label id x 1000 + instance number.
 _FIRST_INSTANCE = 1000
 _NUM_LABELS = 34
 
@@ -27,10 +27,9 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images, named CITY_SEQUENCE_FRAME; see the package.
 
-  Labels come from the panoptic files in train ids, else from those in evaluation ids, else from
-  the *_instanceIds.png of the download: all three hold the same. As in DeepLab2, crowd regions
-  become unlabelled unless the options say otherwise, and the test split, whose labels are not
-  public, has none.
+  Labels are read from the panoptic files with train ids, else from those with evaluation ids, else
+  from the downloaded *_instanceIds.png; all three contain the same labels. As in DeepLab2, crowd
+  regions become unlabeled by default. The test split has no public labels.
   """
   options = options._replace(treat_crowd_as_ignore=options.treat_crowd_as_ignore is not False)
   image_dir = os.path.join(options.root, 'leftImg8bit', options.split)
@@ -51,7 +50,7 @@ def _from_json(stem, image_dir, info, options):
   json_file = f'{stem}.json'
   options.say(f'labels: {json_file}')
   content = _panoptic_format.read_json(json_file)
-  # The JSON's file_name ends in _gtFine_leftImg8bit.png, which no file does, and lacks the city.
+  # The JSON's file_name ends in _gtFine_leftImg8bit.png, unlike any file, and lacks the city.
   content['images'] = [{**image, 'file_name': _image_file(str(image['id']))}
                        for image in content['images']]
   found = _labeled_files.from_panoptic_json((json_file, image_dir, stem), content, info, options)

@@ -1,4 +1,4 @@
-"""Anybody's data set in the COCO panoptic format, read as it is or built into records."""
+"""Custom data sets in the COCO panoptic format, read directly or built into records."""
 
 import os
 from typing import Optional
@@ -20,8 +20,8 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
-  Without annotation_file and image_dir the usual places below the root are searched:
-  annotations/panoptic_SPLIT.json and SPLIT/ or images/SPLIT/, or with 2017 after SPLIT.
+  If annotation_file and image_dir are not set, the usual paths below the root are tried:
+  annotations/panoptic_SPLIT.json, and SPLIT/ or images/SPLIT/, also with 2017 after SPLIT.
   """
   root, split = options.root, options.split
   image_dir = options.image_dir or _first_existing(

@@ -1,4 +1,4 @@
-"""COCO panoptic 2017 as it is downloaded, the panoptic PNGs unpacked."""
+"""COCO panoptic 2017 as downloaded, with unpacked panoptic PNGs."""
 
 import os
 
@@ -8,8 +8,8 @@ from deeplab_tf.data.sources import _image_files, _labeled_files, _panoptic_form
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.user_errors import DataError
 
-# What lists the images of the test split, the first that is there: the server scores test-dev,
-# which is half of them.
+# JSONs that list the images of the test split; the first that exists is used. The server scores
+# test-dev, which is half of them.
 _TEST_LISTS = ('image_info_test-dev2017.json', 'image_info_test2017.json')
 
 
@@ -22,8 +22,8 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
-  As in DeepLab2, crowd regions become unlabelled unless the options say otherwise. The test split
-  has no labels; its images are those of a JSON in annotations/, or else all of the folder.
+  As in DeepLab2, crowd regions become unlabeled by default. The test split has no labels; its
+  images are those listed in a JSON in annotations/, or else all images of the folder.
   """
   image_dir = os.path.join(options.root, f'{options.split}2017')
   folder = os.path.join(options.root, 'annotations')
@@ -32,7 +32,7 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   stem = f'panoptic_{options.split}2017'
   json_file = os.path.join(folder, f'{stem}.json')
   label_dir = os.path.join(folder, stem)
-  if not os.path.isdir(label_dir):  # Where detectron2 has them.
+  if not os.path.isdir(label_dir):  # detectron2's layout.
     label_dir = os.path.join(options.root, stem)
   options = options._replace(treat_crowd_as_ignore=options.treat_crowd_as_ignore is not False)
   return _labeled_files.from_panoptic_json(
@@ -57,7 +57,7 @@ def _test_files(options, folder, image_dir):
 
 
 def _listed(path):
-  """File names of the images of a JSON, sorted."""
+  """Returns the sorted file names of the images of a JSON."""
   content = coco_panoptic.read_json(path, 'a JSON with a list "images"')
   try:
     return sorted({str(image['file_name']) for image in content['images']})

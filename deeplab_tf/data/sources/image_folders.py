@@ -1,4 +1,4 @@
-"""Folders of images whose sub-folders are the classes, read as they are or built into records."""
+"""Folders of images whose sub-folders are the classes, read directly or built into records."""
 
 import functools
 import os
@@ -23,8 +23,8 @@ def classes(options: sources.BuildOptions) -> ImageClasses:
 def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each read one image; see the package.
 
-  The records are those of the data set "imagenet". They are in random order, always the same:
-  sorted by class they would have to be shuffled in memory.
+  The records have the format of the data set "imagenet". Their order is a fixed random permutation,
+  since records sorted by class would have to be shuffled in memory.
   """
   found = list(zip(*_find(options.root, catalog.class_folders(options.root))))
   random.Random(options.seed).shuffle(found)
@@ -51,7 +51,7 @@ def direct(options, info: ImageClasses) -> sources.DirectSource:
 
 
 def _find(folder, class_names):
-  """Lists of paths and class indices, by class and file name."""
+  """Returns lists of paths and class indices, sorted by class and file name."""
   paths, class_indices = [], []
   for class_index, name in enumerate(class_names):
     own = os.path.join(folder, name)

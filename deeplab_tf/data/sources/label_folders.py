@@ -1,4 +1,4 @@
-"""Anybody's images and label PNGs, paired by name, whose classes the config lists."""
+"""Custom data sets of images and label PNGs with equal names, whose classes the config lists."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from deeplab_tf.data.sources import _image_files, _label_images, _labeled_files
 from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
-# In a pixel's number the instance number has so many values.
+# Number of values of the instance number in a pixel's number.
 _INSTANCES = {'TWO_CHANNEL': 2**8, 'THREE_CHANNEL': 2**16, 'SEMANTIC': 1}
 
 
@@ -54,7 +54,7 @@ def _required(fields, name):
 
 
 def _check_names(images, label_dir, options):
-  """Looks for images of one name and for labels without an image."""
+  """Reports images with equal names and labels without an image."""
   by_name, stems = {}, set()
   for image in images:
     if image.name in by_name:
@@ -70,7 +70,7 @@ def _check_names(images, label_dir, options):
 
 
 def _read(path, fields, info, options):
-  """The panoptic map of a label PNG."""
+  """Returns the panoptic map of a label PNG."""
   encoding = fields.Encoding.Name(fields.encoding)
   values = _values(path, encoding)
   scale = _INSTANCES[encoding]
@@ -92,7 +92,7 @@ def _read(path, fields, info, options):
 
 
 def _values(path, encoding):
-  """Category id x number of instance numbers + instance number, int32 [height, width]."""
+  """Returns category id x _INSTANCES[encoding] + instance number, int32 [height, width]."""
   if encoding == 'SEMANTIC':
     return label_png.read(path)
   red, green, blue = np.moveaxis(label_png.read_rgb(path).astype(np.int32), -1, 0)
@@ -101,6 +101,6 @@ def _values(path, encoding):
   if blue.any():
     raise DataError(
         f'{path}: channel B is not 0, as label_folders.encoding TWO_CHANNEL (R: category, G: '
-        'instance) has it. If colours are segment ids, as in the COCO panoptic format, the classes '
-        'stand in its JSON: read it as dataset "coco_format"')
+        'instance) requires. If colors are segment ids, as in the COCO panoptic format, the '
+        'classes are listed in the JSON: read it as dataset "coco_format"')
   return red * 2**8 + green

@@ -1,4 +1,4 @@
-"""Mapillary Vistas 1.2 as it is downloaded."""
+"""Mapillary Vistas 1.2 as downloaded."""
 
 import functools
 import os
@@ -23,9 +23,9 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   """Returns the images; see the package.
 
-  Labels come from panoptic/panoptic_2018.json, else from the PNGs in instances/, which do not say
-  what is a crowd: there each number is an instance. The folders lie in that of the split, or below
-  it in v1.2/, as version 2.0 of the data set has them. Crowd regions are kept by default.
+  Labels are read from panoptic/panoptic_2018.json, or else from the PNGs in instances/. These do
+  not mark crowd regions, so each value is an instance. Both are in the folder of the split, or in
+  v1.2/ below it, as in version 2.0 of the data set. Crowd regions are kept by default.
   """
   folder = os.path.join(options.root, FOLDERS[options.split])
   image_dir = os.path.join(folder, 'images')

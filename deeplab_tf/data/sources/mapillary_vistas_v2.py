@@ -1,7 +1,7 @@
-"""Mapillary Vistas 2.0 as it is downloaded; its classes are those of its panoptic JSON.
+"""Mapillary Vistas 2.0 as downloaded; the classes are those of its panoptic JSON.
 
-Class ids are 1, 2, ... as of any data set in the COCO format, and a config reads images or records
-as dataset "coco_format".
+Class ids are 1, 2, ... as for any data set in the COCO format. A config reads images or records as
+dataset "coco_format".
 """
 
 import os
@@ -15,14 +15,14 @@ LABEL_DIVISOR = 1000
 
 
 def json_file(options: sources.BuildOptions) -> str:
-  """Returns the path of a split's panoptic JSON; the PNGs lie beside it."""
+  """Returns the path of a split's panoptic JSON; the PNGs are in the same folder."""
   folder = mapillary_vistas.FOLDERS[options.split]
   return os.path.join(options.root, folder, 'v2.0', 'panoptic', 'panoptic_2020.json')
 
 
 def classes(options: sources.BuildOptions) -> DatasetInfo:
   """Returns the classes; see the package."""
-  if options.split == 'test':  # Which has no JSON.
+  if options.split == 'test':  # The test split has no JSON.
     return DatasetInfo('mapillary_vistas_v2', (), 1, 0, LABEL_DIVISOR)
   return catalog.from_annotation_file(json_file(options), LABEL_DIVISOR)
 

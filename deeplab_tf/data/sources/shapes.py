@@ -1,4 +1,4 @@
-"""The synthetic data set, drawn on the fly or into records."""
+"""The synthetic data set "shapes", generated on the fly or built into records."""
 
 import functools
 import io
@@ -21,7 +21,7 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 
 
 def examples(options: sources.BuildOptions) -> list:
-  """Returns functions that each draw one image; see the package."""
+  """Returns functions that each generate one image; see the package."""
   if options.split not in _shape_scenes.SPLITS:
     raise DataError(f'--split={options.split}: shapes has {" and ".join(_shape_scenes.SPLITS)}')
   return [functools.partial(_example, options, index) for index in range(options.num_images)]
@@ -43,7 +43,7 @@ def _prefix(split, seed):
 
 
 def direct(options, info: DatasetInfo) -> sources.DirectSource:
-  """Returns the images of DatasetOptions.shapes, drawn when they are needed."""
+  """Returns the images of DatasetOptions.shapes, generated when they are needed."""
   del info
   split, seed = options.shapes.split, options.shapes.seed
 

@@ -1,9 +1,9 @@
-"""COCO panoptic 2017 as tensorflow-datasets has prepared it: "tfds/coco/2017_panoptic".
+"""COCO panoptic 2017 as prepared by tensorflow-datasets: "tfds/coco/2017_panoptic".
 
-Images are fetched by index, so that the order of an epoch is a permutation of all of them, a
-function of seed and epoch as of any source without records. Its own `tfds.as_dataset` reads files
-from start to end and shuffles in a buffer only, and its `tfds.data_source` knows no TFRecord files,
-which are what it prepares by default: these are indexed here, other formats go through it.
+Images are read by index, so that the order of an epoch is a permutation of all images and a
+function of seed and epoch, as for any source without records. `tfds.as_dataset` reads files
+sequentially and shuffles only in a buffer, and `tfds.data_source` does not support TFRecord files,
+the default format. TFRecord files are therefore indexed here; other formats use `tfds.data_source`.
 """
 
 import bisect
@@ -30,7 +30,7 @@ _SPLITS = {'train': 'train', 'val': 'validation'}
 
 
 class _Prepared(NamedTuple):
-  """Prepared data: `fetch` returns the features of image `index`, its images as encoded bytes."""
+  """Prepared data; `fetch` returns the features of image `index`, with encoded images."""
   place: str
   count: int
   fetch: Callable[[int], dict[str, Any]]
@@ -44,8 +44,8 @@ def classes(options: sources.BuildOptions) -> DatasetInfo:
 def examples(options: sources.BuildOptions) -> list:
   """Returns functions that each read one image; see the package.
 
-  The root is the data_dir of tensorflow-datasets. As of coco_panoptic, crowd regions become
-  unlabelled unless the options say otherwise.
+  The root is the data_dir of tensorflow-datasets. As for coco_panoptic, crowd regions become
+  unlabeled by default.
   """
   if options.split not in _SPLITS:
     raise DataError(f'--split={options.split}: {options.dataset} has {" and ".join(_SPLITS)}')
@@ -102,7 +102,7 @@ def _name(features):
 
 
 def _label(features, prepared, info, treat_crowd_as_ignore, options=sources.STRICT):
-  """Panoptic map of an image; a segment's `label` is the place of its class in COCO's list."""
+  """Returns the panoptic map; a segment's `label` is the index of its class in COCO's list."""
   name, objects = _name(features), features['panoptic_objects']
   where = f'{prepared.place}: {name}'
   places = [int(place) for place in objects['label']]
@@ -122,7 +122,7 @@ def _label(features, prepared, info, treat_crowd_as_ignore, options=sources.STRI
 
 
 def _encoded(image):
-  """The bytes of an image file; what comes decoded all the same is encoded again."""
+  """Returns the bytes of an image file; images that arrive decoded are encoded again."""
   if isinstance(image, bytes):
     return image
   stream = io.BytesIO()
@@ -160,7 +160,7 @@ def _open(dataset, split, data_dir):
 
 
 def _tfrecords(place, info, split, decoders):
-  """As `_open`, of TFRecord files, in which the records' places are looked up once."""
+  """Opens TFRecord files and indexes their records; see `_open`."""
   records = []
   for part in info.splits[split].file_instructions:
     file = os.fspath(part.filename)
@@ -178,8 +178,8 @@ def _tfrecords(place, info, split, decoders):
     record = files.read_record(file, skipped + number, offsets[number])
     try:
       return info.features.deserialize_example_np(record.data, decoders=decoders)
-    except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.
-      raise DataError(f'{file}: record {skipped + number} is damaged '
+    except Exception as error:  # pylint: disable=broad-except; corrupt data raise many types.
+      raise DataError(f'{file}: record {skipped + number} is corrupt '
                       f'({errors.reason(error)}); prepare the data again') from None
 
   return _Prepared(place, ends[-1], fetch)

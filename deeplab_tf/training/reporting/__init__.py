@@ -1,1 +1,1 @@
-"""What a training says: progress, log, TensorBoard and pictures."""
+"""Output of a training: progress line, log, TensorBoard curves and pictures."""

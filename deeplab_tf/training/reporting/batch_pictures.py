@@ -1,4 +1,4 @@
-"""Pictures of the batch that is trained on, for runs without evaluation."""
+"""Pictures of training batches, for runs without evaluation."""
 
 from typing import Callable, Union
 
@@ -14,14 +14,15 @@ from deeplab_tf.training.reporting.pictures import side_by_side
 
 
 class BatchPictures:
-  """Draws input, ground truth and prediction of a batch into TensorBoard."""
+  """Writes pictures of input, ground truth and prediction of a batch to TensorBoard."""
 
   def __init__(self, predict: Callable, dataset_info: DatasetInfo, writer: summaries.Writer,
                num_images: int, normalization: Normalization):
     """Keeps the parts.
 
     Args:
-      predict: Images of a batch -> PanopticPrediction; see ReplicatedPrediction.
+      predict: Function of the images of a batch that returns a PanopticPrediction; see
+        ReplicatedPrediction.
       dataset_info: The classes.
       writer: Of the training curves.
       num_images: At most this many images of the batch.
@@ -35,12 +36,12 @@ class BatchPictures:
 
   def draw(self, images: tf.Tensor, targets: Union[MaskTargets, CenterTargets],
            step: int) -> None:
-    """Draws the first images of a batch of one replica.
+    """Draws the first images of the batch of one replica.
 
     Args:
-      images: float32 [batch, height, width, 3], normalised.
-      targets: What they are trained on.
-      step: The steps that are done.
+      images: float32 [batch, height, width, 3], normalized.
+      targets: Targets of the images.
+      step: Number of completed steps.
     """
     count = min(self._num_images, int(images.shape[0]))
     if not count:
@@ -48,18 +49,18 @@ class BatchPictures:
     predictions = self._predict(images[:count]).panoptic_map.numpy()
     pixels = np.clip(np.round(self._normalization.invert(images[:count]).numpy()), 0, 255)
     for i in range(count):
-      truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
-                        self._dataset_info)
-      sample = Sample(f'{i}', pixels[i].astype(np.uint8), truth, predictions[i])
+      ground_truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
+                               self._dataset_info)
+      sample = Sample(f'{i}', pixels[i].astype(np.uint8), ground_truth, predictions[i])
       self._writer.image(f'pictures/{i:02d}', side_by_side(sample, self._dataset_info), step)
     self._writer.flush()
 
 
 def label_map(targets: Union[MaskTargets, CenterTargets], info: DatasetInfo) -> np.ndarray:
-  """Returns the panoptic map that targets describe, int32 [height, width]; crowd is void.
+  """Returns the panoptic map described by targets, int32 [height, width]; crowd is void.
 
   Args:
-    targets: Of one image, numpy arrays without batch dimension.
+    targets: Targets of one image, numpy arrays without a batch dimension.
     info: The classes.
   """
   if isinstance(targets, CenterTargets):
@@ -67,12 +68,12 @@ def label_map(targets: Union[MaskTargets, CenterTargets], info: DatasetInfo) -> 
   classes = np.asarray(info.class_ids)[np.maximum(targets.mask_classes, 0)]
   instances = np.where(targets.mask_isthing, np.arange(len(classes)) + 1, 0)
   values = np.append(classes * info.label_divisor + instances, info.void_label)
-  # Row -1, no mask, is the last: void.
+  # Pixels without a mask have row -1, which indexes the last value, void.
   return values[targets.mask_ids].astype(np.int32)
 
 
 def _map_of_centers(targets: CenterTargets, info: DatasetInfo) -> np.ndarray:
-  """Numbers the instances by class and centre: two of one class and centre become one."""
+  """Numbers instances by class and center, so two with equal class and center become one."""
   is_thing = targets.offset_weights > 0
   places = np.indices(is_thing.shape).transpose(1, 2, 0) + targets.center_offsets
   keys = np.concatenate([targets.semantic_map[..., None], np.round(places)], axis=-1)[is_thing]

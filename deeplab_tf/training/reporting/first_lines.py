@@ -1,4 +1,4 @@
-"""The lines that a run begins with: its data and its model."""
+"""The first lines of a run, which describe its data and its model."""
 
 import math
 from typing import Optional
@@ -12,7 +12,7 @@ def describe_data(dataset_info: AnyInfo, counts: dict[str, Optional[int]]) -> st
 
   Args:
     dataset_info: The classes.
-    counts: What the images are for -> their number; None: unknown.
+    counts: Purpose ('train', 'evaluation') -> number of images; None if unknown.
   """
   sizes = [f'{purpose} ' + ('images: number unknown' if count is None else f'{count} images')
            for purpose, count in counts.items()]
@@ -20,7 +20,7 @@ def describe_data(dataset_info: AnyInfo, counts: dict[str, Optional[int]]) -> st
 
 
 def describe_random_start(config) -> list[str]:
-  """Returns the lines of a training that no checkpoint initializes."""
+  """Returns the lines of a training that starts without a checkpoint."""
   lines = ['checkpoint: none yet, training starts from random weights']
   weights = config.model_options.backbone.pretrained_weights
   if weights:

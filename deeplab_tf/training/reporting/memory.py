@@ -1,17 +1,17 @@
-"""How much memory the process takes, on the host and on its GPUs."""
+"""Memory use of the process, on the host and on its GPUs."""
 
 import tensorflow as tf
 
 _GB = 2.0**30
-# Of Linux: the resident memory now and at its peak, in KiB.
+# On Linux, this file states the current and the peak resident memory in KiB.
 _STATUS_FILE = '/proc/self/status'
 _STATUS_FIELDS = {'VmRSS': 'host_gb', 'VmHWM': 'host_peak_gb'}
 
 
 def in_use() -> dict:
-  """Returns 'host_gb', 'host_peak_gb' and 'gpu0_peak_gb', ..., of those that can be known.
+  """Returns 'host_gb', 'host_peak_gb' and 'gpu0_peak_gb', ..., as far as they are available.
 
-  A GB is 2**30 bytes, as on the labels of memory.
+  A GB is 2**30 bytes, as is usual for memory.
   """
   return {**_host(), **_gpus()}
 
@@ -28,11 +28,11 @@ def _host() -> dict:
 
 def _gpus() -> dict:
   found = {}
-  # Those of this process; the logical devices include other workers'.
+  # Only the GPUs of this process; the logical devices include those of other workers.
   for index in range(len(tf.config.get_visible_devices('GPU'))):
     try:
       peak = tf.config.experimental.get_memory_info(f'GPU:{index}')['peak']
-    except (ValueError, RuntimeError, tf.errors.OpError):  # Some allocators do not count.
+    except (ValueError, RuntimeError, tf.errors.OpError):  # Some allocators have no statistics.
       continue
     found[f'gpu{index}_peak_gb'] = peak / _GB
   return found

@@ -1,4 +1,4 @@
-"""What a run shows while it trains and evaluates: progress, scalars and pictures."""
+"""Reports progress, scalars and pictures while a run trains and evaluates."""
 
 import pathlib
 from typing import Optional
@@ -14,19 +14,19 @@ from deeplab_tf.visualization import draw
 
 
 class TrainingMonitor:
-  """Listens to a Trainer: the progress line, and the means over intervals as curves and events."""
+  """Reports the steps of a Trainer: progress line, and interval means as curves and events."""
 
   def __init__(self, writer: summaries.Writer, log: run_log.RunLog, *, total_steps: int,
                batch_size: int, summary_steps: int, quiet: bool = False):
-    """Initialises the monitor.
+    """Initializes the monitor.
 
     Args:
-      writer: Of the training curves.
-      log: Of the run.
-      total_steps: Of the whole training.
+      writer: Writer of the training curves.
+      log: Log of the run.
+      total_steps: Number of steps of the whole training.
       batch_size: Images per step over all replicas.
-      summary_steps: Steps between summaries.
-      quiet: Prints no progress.
+      summary_steps: Number of steps between summaries.
+      quiet: Whether no progress is printed.
     """
     self._writer = writer
     self._log = log
@@ -40,16 +40,16 @@ class TrainingMonitor:
     self._progress = self._new_progress(0)
 
   def progress(self, step: int) -> progress_lib.Progress:
-    """Returns the display of the steps that follow; enter it around them.
+    """Returns the progress display of the following steps, a context manager.
 
     Args:
-      step: The steps that are done.
+      step: Number of completed steps.
     """
     self._progress = self._new_progress(step)
     return self._progress
 
   def on_step(self, step: int, output, seconds: float) -> None:
-    """Takes in a step; see Trainer."""
+    """Handles a completed step; see Trainer."""
     del seconds  # Speed is measured between steps, so that waiting for data counts.
     broken = output.not_finite
     if not broken:
@@ -61,7 +61,7 @@ class TrainingMonitor:
       self._skipped_steps += 1
       self._progress.note(f'step {step}: skipped, not finite: {", ".join(broken)}')
       self._log.write('skip', step, not_finite=broken)
-    elif not output.applied:  # float16: the loss scale was too large, and is halved.
+    elif not output.applied:  # With float16 the loss scale was too large, and is halved.
       self._log.write('skip', step, not_finite=['scaled gradients'],
                       loss_scale=output.loss_scale)
     if step % self._summary_steps == 0 or step == self._total_steps:
@@ -82,18 +82,18 @@ class TrainingMonitor:
 
 
 class SampleMonitor:
-  """Listens to an Evaluator: pictures of the first images, and files where asked for."""
+  """Writes pictures of the first images of an Evaluator, and prediction files on request."""
 
   def __init__(self, writer: summaries.Writer, dataset_info, options, model_dir: str,
                global_step):
-    """Initialises the monitor.
+    """Initializes the monitor.
 
     Args:
-      writer: Of the evaluation curves.
+      writer: Writer of the evaluation curves.
       dataset_info: The classes.
       options: EvaluatorOptions.
-      model_dir: The model directory; files go to `vis` below it.
-      global_step: The variable with the steps that are done.
+      model_dir: The model directory; files are written to `vis` below it.
+      global_step: Variable with the number of completed steps.
     """
     self._writer = writer
     self._dataset_info = dataset_info
@@ -103,11 +103,11 @@ class SampleMonitor:
 
   @property
   def num_images(self) -> Optional[int]:
-    """The samples whose image is needed; None: all."""
+    """The number of first samples whose image is needed; None for all."""
     return None if self._options.save_predictions else self._options.num_vis_samples
 
   def on_sample(self, position: int, sample) -> None:
-    """Takes in an evaluated image; see Evaluator."""
+    """Handles an evaluated image; see Evaluator."""
     if position < self._options.num_vis_samples:
       self._writer.image(f'pictures/{position:02d}', side_by_side(sample, self._dataset_info),
                          int(self._global_step.numpy()))
@@ -119,14 +119,14 @@ class SampleMonitor:
       self._save_raw(sample)
 
   def _path(self, kind: str, name: str) -> pathlib.Path:
-    # The name comes from a record, and must not lead out of the folder.
+    # The name comes from a record, and the path must stay inside the folder.
     parts = [part for part in pathlib.PurePosixPath(name).parts if part not in ('/', '..')]
     path = self._folder.joinpath(kind, *parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
   def _save_raw(self, sample) -> None:
-    """Writes the panoptic map as a file, channels as DeepLab2: class, then instance."""
+    """Writes the panoptic map to a file with DeepLab2's channels: class, then instance."""
     info, options = self._dataset_info, self._options
     classes = sample.prediction // info.label_divisor
     instances = sample.prediction % info.label_divisor

@@ -1,4 +1,4 @@
-"""A prediction and what it should be, as one picture."""
+"""Pictures of predictions next to the ground truth."""
 
 from typing import Mapping
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from deeplab_tf.training.evaluator import Sample
 from deeplab_tf.visualization import draw
 
-# Sides of one part in pixels: names can be read on it, and a long training's log stays small.
+# Sides of one part in pixels: large enough to read names, small enough for the log of a training.
 _SHORTEST = 240
 _LONGEST = 480
 _GAP = 8
@@ -21,19 +21,19 @@ def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
   """Draws input, ground truth, prediction and errors, with captions and the errors' legend.
 
   Args:
-    sample: With an image.
+    sample: Sample with an image.
     dataset_info: The classes.
 
   Returns:
-    uint8 [height, width, 3]; two rows of two parts each.
+    uint8 [height, width, 3], two rows of two parts each.
   """
-  image, truth, guess = (_fitted(x) for x in
-                         (sample.image, sample.ground_truth, sample.prediction))
+  image, ground_truth, prediction = (_fitted(x) for x in
+                                     (sample.image, sample.ground_truth, sample.prediction))
   parts = {
       f'input {sample.name}': image,
-      'ground truth': draw.overlay(image, truth, dataset_info),
-      'prediction': draw.overlay(image, guess, dataset_info),
-      'errors': draw.error_map(truth, guess, dataset_info, image),
+      'ground truth': draw.overlay(image, ground_truth, dataset_info),
+      'prediction': draw.overlay(image, prediction, dataset_info),
+      'errors': draw.error_map(ground_truth, prediction, dataset_info, image),
   }
   return _grid(parts)
 
@@ -43,8 +43,8 @@ def captioned(image: np.ndarray, caption: str, is_right: bool) -> np.ndarray:
 
   Args:
     image: uint8 [height, width, 3].
-    caption: Is cut to the image's width.
-    is_right: Whether it is written in green; else in red.
+    caption: Text of the line, cut to the width of the image.
+    is_right: Whether the text is green; otherwise it is red.
 
   Returns:
     uint8 [height, width, 3].
@@ -65,7 +65,7 @@ def _cut(caption: str, font, width: int) -> str:
 
 
 def _fitted(array: np.ndarray) -> np.ndarray:
-  """Enlarges a small picture or map, and makes a large one smaller."""
+  """Resizes an image or map so that its size is in the range of a part."""
   array = draw.enlarge(array, _SHORTEST)
   scale = _LONGEST / max(array.shape[:2])
   if scale >= 1:
@@ -79,7 +79,7 @@ def _fitted(array: np.ndarray) -> np.ndarray:
 
 
 def _grid(parts: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Lays four pictures of one size out, each below its caption, above the errors' legend."""
+  """Arranges four pictures of equal size with captions, and the legend of errors below them."""
   height, width = next(iter(parts.values())).shape[:2]
   # TensorBoard shows pictures at about half their size.
   font = draw.load_font(max(10, width // 16))
@@ -88,7 +88,7 @@ def _grid(parts: Mapping[str, np.ndarray]) -> np.ndarray:
   pen = ImageDraw.Draw(canvas)
   for i, (caption, part) in enumerate(parts.items()):
     left, top = i % 2 * (width + _GAP), i // 2 * (height + line)
-    # A name that is longer than its part is cut, not written over the next caption.
+    # A caption that is wider than its part is cut, so that it does not overlap the next one.
     pen.text((left, top + line / 2), _cut(caption, font, width), font=font, fill=_INK, anchor='lm')
     canvas.paste(Image.fromarray(part), (left, top + line))
   for i, (name, color) in enumerate(draw.ERROR_COLORS.items()):

@@ -6,10 +6,10 @@ import threading
 import time
 from typing import Optional, TextIO
 
-# A line at least this often, in seconds, whatever the length of a step is.
+# Longest time between lines in seconds, regardless of the duration of a step.
 INTERVAL = 10.0
 _TERMINAL_INTERVAL = 0.5
-# Speed is measured over this many seconds.
+# Number of seconds over which speed is measured.
 _SPEED_WINDOW = 60.0
 
 
@@ -27,26 +27,26 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-  """Shows how far a loop is: on a terminal one line that is rewritten, elsewhere plain lines.
+  """Displays the progress of a loop: one rewritten line on a terminal, plain lines elsewhere.
 
-  A thread of its own repeats the line when the loop is silent, for instance while the first
-  step is compiled. Use as a context manager.
+  A separate thread repeats the line while there are no updates, for instance while the first step
+  is compiled. Use it as a context manager.
   """
 
   def __init__(self, label: str, total: Optional[int], batch_size: int = 1, *,
                first_step: int = 0, stream: Optional[TextIO] = None,
                interval: float = INTERVAL, clock=time.monotonic, quiet: bool = False):
-    """Initialises the display.
+    """Initializes the display.
 
     Args:
-      label: What runs, e.g. 'train'.
-      total: The last step; None: unknown.
+      label: Name of the loop, e.g. 'train'.
+      total: Number of the last step; None if unknown.
       batch_size: Images per step.
-      first_step: Steps that were done before.
-      stream: Where lines go; None: standard output.
+      first_step: Number of steps completed before.
+      stream: Stream for the lines; None for standard output.
       interval: Longest time between lines, in seconds.
-      clock: Returns the time in seconds.
-      quiet: Only measures and prints nothing.
+      clock: Function that returns the time in seconds.
+      quiet: Whether to measure without printing.
     """
     self._label = label
     self._total = total
@@ -89,7 +89,7 @@ class Progress:
 
   @property
   def images_per_second(self) -> Optional[float]:
-    """Speed over the last minute without the first step, or None before there is one."""
+    """Speed over the last minute, without the first step; None if it is not known yet."""
     if len(self._marks) < 2:
       return None
     (first, start), (last, end) = self._marks[0], self._marks[-1]
@@ -97,18 +97,18 @@ class Progress:
 
   @property
   def seconds_left(self) -> Optional[float]:
-    """Time until the last step at this speed, or None where either is unknown."""
+    """Time until the last step at the current speed; None if either is unknown."""
     speed = self.images_per_second
     if not self._total or not speed:
       return None
     return (self._total - self._step) * self._batch_size / speed
 
   def update(self, step: int, **values: float) -> None:
-    """Tells that a step is done.
+    """Reports a completed step.
 
     Args:
-      step: The number of steps that are done.
-      **values: Shown by name, e.g. loss=1.5.
+      step: Number of completed steps.
+      **values: Values shown with their names, e.g. loss=1.5.
     """
     now = self._clock()
     with self._lock:
@@ -118,12 +118,12 @@ class Progress:
         self._marks.pop(0)
       first = len(self._marks) == 1
       wait = min(_TERMINAL_INTERVAL, self._interval) if self._terminal else self._interval
-      # A quarter of the interval early, since the next step may take that long.
+      # Printed a quarter of the interval early, since the next step may take that long.
       if first or now - self._printed >= (wait if self._terminal else 0.75 * wait):
         self._print()
 
   def note(self, text: str) -> None:
-    """Prints a line of its own, above the progress line on a terminal."""
+    """Prints a separate line, above the progress line on a terminal."""
     if self._quiet:
       return
     with self._lock:
@@ -136,7 +136,7 @@ class Progress:
       self._print()
 
   def line(self) -> str:
-    """Returns the line without its end."""
+    """Returns the progress line without a newline."""
     step = f'{self._step}/{self._total}' if self._total else str(self._step)
     if not self._marks:
       waited = format_duration(self._clock() - self._started)
@@ -161,7 +161,7 @@ class Progress:
       return
     text = self.line()
     if self._terminal:
-      # A line that is longer than the window cannot be rewritten.
+      # A line that is wider than the window cannot be rewritten.
       text = text[:shutil.get_terminal_size().columns - 1]
       self._stream.write('\r' + text.ljust(self._width))
       self._width = len(text)

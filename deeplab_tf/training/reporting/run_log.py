@@ -1,4 +1,4 @@
-"""What happened in a run, one JSON object per line: for programs, and for people with grep."""
+"""The events of a run, one JSON object per line, for programs and for reading with grep."""
 
 import datetime
 import json
@@ -11,13 +11,13 @@ import numpy as np
 
 
 class RunLog:
-  """Appends events to a file; several programs may append to the same one."""
+  """Appends events to a file; several processes may append to the same file."""
 
   def __init__(self, path: Optional[Union[str, 'os.PathLike[str]']]):
-    """Initialises the log; the file is made at the first event.
+    """Initializes the log; the file is created at the first event.
 
     Args:
-      path: The file; None: nothing is written.
+      path: Path of the file; None to write nothing.
     """
     self._path = None if path is None else pathlib.Path(path)
 
@@ -25,11 +25,11 @@ class RunLog:
     """Appends an event.
 
     Args:
-      event: What happened: 'start', 'train' (an interval's means), 'skip' (a step that was left
-        out), 'eval', 'checkpoint', 'stop' or 'error'.
-      step: The steps that are done.
-      **values: What belongs to it: numbers, texts, lists and dictionaries of them. Numbers that
-        are not finite become null.
+      event: Kind of event: 'start', 'train' (means over an interval), 'skip' (a skipped step),
+        'eval', 'checkpoint', 'stop' or 'error'.
+      step: Number of completed steps.
+      **values: Values of the event: numbers, strings, and lists and dictionaries of them. Numbers
+        that are not finite become null.
     """
     if self._path is None:
       return
@@ -37,12 +37,12 @@ class RunLog:
     entry = _plain({'time': now, 'event': event, 'step': step, **values})
     line = json.dumps(entry, allow_nan=False, ensure_ascii=False).encode() + b'\n'
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a buffer: what a program writes at once does not mix with what others write.
+    # Unbuffered, so that a line is written at once and does not mix with those of other processes.
     with open(self._path, 'ab', buffering=0) as file:
       file.write(line if self._ends_with_newline() else b'\n' + line)
 
   def _ends_with_newline(self) -> bool:
-    """Whether the last line is whole; it is not where a run was killed or the disk was full."""
+    """Returns whether the last line is complete, which a killed run or a full disk prevents."""
     with open(self._path, 'rb') as file:
       if not file.seek(0, os.SEEK_END):
         return True
@@ -51,7 +51,7 @@ class RunLog:
 
 
 def _plain(value: Any) -> Any:
-  """Returns what JSON can hold."""
+  """Converts a value to types that JSON supports."""
   if isinstance(value, dict):
     return {str(name): _plain(item) for name, item in value.items()}
   if isinstance(value, (np.ndarray, np.generic)):

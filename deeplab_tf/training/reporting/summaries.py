@@ -1,4 +1,4 @@
-"""What TensorBoard shows: scalars, pictures, and what an experiment is."""
+"""Writes scalars, pictures and the description of an experiment for TensorBoard."""
 
 import contextlib
 import pathlib
@@ -13,13 +13,13 @@ from deeplab_tf.architecture import TargetForm
 from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import HostError
 
-# Folders below the model directory, one curve each in TensorBoard.
+# Folders below the model directory; each is a run with its own curves in TensorBoard.
 TRAIN = 'train'
 EVAL = 'eval'
 
-# The page Custom Scalars: title of a section -> title of a chart -> tags, as regular expressions
-# that match from a tag's start. A section shows at most 12 charts at once; they stand in rows of
-# three or four. The figures are those of the MaX-DeepLab paper.
+# Layout of the page Custom Scalars: title of a section -> title of a chart -> tags, as regular
+# expressions that match from the start of a tag. A section shows at most 12 charts, in rows of
+# three or four. Figure numbers are those of the MaX-DeepLab paper.
 _HARDWARE = {
     'Optimization and hardware': {
         'Learning rates': ['learning_rate/'],
@@ -46,7 +46,7 @@ LAYOUT = {
     },
     **_HARDWARE,
 }
-# Of centre models.
+# Layout of center models.
 CENTER_LAYOUT = {
     'Overview': {
         **_LOSSES_AND_QUALITY,
@@ -63,7 +63,7 @@ CLASSIFICATION_LAYOUT = {
     },
     **_HARDWARE,
 }
-# The scores on the page HParams: name of a column -> (folder below the model directory, tag).
+# Scores on the page HParams: name of a column -> (folder below the model directory, tag).
 SCORES = {'PQ': (EVAL, 'All/pq'), 'PQ of things': (EVAL, 'Things/pq'),
           'PQ of stuff': (EVAL, 'Stuff/pq'), 'total loss': (TRAIN, 'losses/total')}
 CLASSIFICATION_SCORES = {'top-1': (EVAL, 'top1'), 'top-5': (EVAL, 'top5'),
@@ -75,7 +75,7 @@ _DECOUPLED_DECAY = ('adamw', 'radam_lookahead')
 
 
 def scalars_of(output: NamedTuple) -> dict:
-  """Returns the scalars of a trainer.StepOutput by their TensorBoard tag."""
+  """Returns TensorBoard tag -> scalar of a trainer.StepOutput."""
   groups = {'losses': output.losses, 'losses_unweighted': output.unweighted_losses,
             'statistics': output.statistics, 'learning_rate': output.learning_rates}
   scalars = {f'{group}/{name}': value for group, values in groups.items()
@@ -88,41 +88,41 @@ def scalars_of(output: NamedTuple) -> dict:
 
 
 class Averages:
-  """Means of scalars since they were last taken; values that are not finite do not count."""
+  """Means of scalars since the last `take`, ignoring values that are not finite."""
 
   def __init__(self):
     self._sums = {}
     self._counts = {}
 
   def add(self, scalars: Mapping[str, float]) -> None:
-    """Takes in the scalars of one step."""
+    """Adds the scalars of one step."""
     for name, value in scalars.items():
       if np.isfinite(value):
         self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._counts[name] = self._counts.get(name, 0) + 1
 
   def take(self) -> dict:
-    """Returns the means by name and starts anew."""
+    """Returns name -> mean, and resets all means."""
     means = {name: total / self._counts[name] for name, total in self._sums.items()}
     self._sums, self._counts = {}, {}
     return means
 
 
 class Writer:
-  """Writes one TensorBoard run; the files are made at the first write."""
+  """Writes one TensorBoard run; the files are created at the first write."""
 
   def __init__(self, model_dir: Optional[str], run: str):
-    """Initialises the writer.
+    """Initializes the writer.
 
     Args:
-      model_dir: The model directory; None: nothing is written.
+      model_dir: The model directory; None to write nothing.
       run: TRAIN or EVAL.
     """
     self._folder = None if model_dir is None else str(pathlib.Path(model_dir) / run)
     self._writer = None
 
   def scalars(self, scalars: Mapping[str, Optional[float]], step: int) -> None:
-    """Writes scalars; None (not available) is left out."""
+    """Writes scalars, except those that are None (not available)."""
     with self._recording(step):
       for name, value in scalars.items():
         if value is not None:
@@ -135,12 +135,12 @@ class Writer:
       tf.summary.image(tag, image[None])
 
   def flush(self) -> None:
-    """Makes what is written visible to TensorBoard."""
+    """Flushes the files, so that TensorBoard shows everything written so far."""
     if self._writer is not None:
       self._writer.flush()
 
   def close(self) -> None:
-    """Writes out everything and closes the files."""
+    """Flushes and closes the files."""
     if self._writer is not None:
       self._writer.close()
       self._writer = None
@@ -164,14 +164,14 @@ def _file_writer(folder: str) -> tf.summary.SummaryWriter:
 
 
 def write_experiment(model_dir: str, config, step: int) -> None:
-  """Writes what belongs to no curve: config, hyperparameters and the layout of Custom Scalars.
+  """Writes the config, the hyperparameters and the layout of the page Custom Scalars.
 
   Args:
     model_dir: The model directory.
     config: ExperimentOptions.
-    step: The steps that are done.
+    step: Number of completed steps.
   """
-  # Four blanks before each line make a block of code.
+  # An indentation of four blanks makes a Markdown code block.
   layout = LAYOUTS[models.architecture(config).target_form]
   scores = SCORES_OF_TASKS[tasks.of(config)]
   text = '\n'.join('    ' + line for line in text_format.MessageToString(config).splitlines())
@@ -184,7 +184,7 @@ def write_experiment(model_dir: str, config, step: int) -> None:
 
 
 def hyperparameters(config) -> Mapping[str, Union[float, int, str]]:
-  """Returns what people compare experiments by: name -> number or text."""
+  """Returns the hyperparameters that experiments are compared by, name -> number or string."""
   model, options = config.model_options, config.trainer_options
   solver, data = options.solver_options, config.train_dataset_options
   decay = solver.weight_decay if solver.apply_weight_decay else 0.0
@@ -206,7 +206,7 @@ def hyperparameters(config) -> Mapping[str, Union[float, int, str]]:
       'gradient_accumulation_steps': options.gradient_accumulation_steps,
       'seed': options.seed,
   }
-  # A float of the config has 32 bits: 0.002, not 0.0020000000949949026.
+  # Floats of the config have 32 bits; this shows 0.002 instead of 0.0020000000949949026.
   return {name: float(f'{value:.6g}') if isinstance(value, float) else value
           for name, value in values.items()}
 
@@ -214,7 +214,7 @@ def hyperparameters(config) -> Mapping[str, Union[float, int, str]]:
 def _row(model_dir: str, values: Mapping[str, Union[float, int, str]],
          metrics: Mapping[str, tuple]) -> tuple:
   """Returns summaries of the columns of the page HParams, and of this experiment's row."""
-  # Imported here: only the program that trains needs it.
+  # Imported here, since only training needs it.
   from tensorboard.plugins.hparams import api_pb2
   from tensorboard.plugins.hparams import summary as hparams
   columns = [api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_STRING if isinstance(value, str)
@@ -222,7 +222,7 @@ def _row(model_dir: str, values: Mapping[str, Union[float, int, str]],
              for name, value in values.items()]
   scores = [api_pb2.MetricInfo(name=api_pb2.MetricName(group=run, tag=tag), display_name=name)
             for name, (run, tag) in metrics.items()]
-  # Rows with one name would be taken for repetitions of one experiment.
+  # Rows with equal names would be treated as repetitions of one experiment.
   name = '/'.join(pathlib.Path(model_dir).absolute().parts[-2:])
   return (hparams.experiment_pb(columns, scores),
           hparams.session_start_pb(dict(values), group_name=name))

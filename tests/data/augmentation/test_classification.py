@@ -198,9 +198,9 @@ def test_wrong_labels_are_one_line_with_the_file(labels, message, tmp_path, expe
 
 
 @pytest.mark.parametrize('content, message', [
-    (b'no image', 'the image is neither JPEG nor PNG, or it is damaged'),
-    (encode('JPEG')[:200], 'the image is cut off or damaged'),
-    (encode('PNG')[:-700], 'the image is cut off or damaged'),
+    (b'no image', 'the image is neither JPEG nor PNG, or it is corrupt'),
+    (encode('JPEG')[:200], 'the image is truncated or corrupt'),
+    (encode('PNG')[:-700], 'the image is truncated or corrupt'),
 ])
 def test_a_file_that_cannot_be_read_is_named(content, message, folder, experiment):
   path = folder / 'blue' / 'blue1.png'
@@ -215,13 +215,13 @@ def test_damaged_files_are_left_out_where_that_is_allowed(folder, experiment, ca
   config = experiment(*[folders(folder, 'max_damaged_images: 1')] * 2)
   assert sum(len(b.name) for b in evaluated(config)) == 7
   assert len(batches(config, 5)) == 5
-  assert f'{path}: the image is cut off or damaged' in capfd.readouterr().err
+  assert f'{path}: the image is truncated or corrupt' in capfd.readouterr().err
 
 
 def test_a_damaged_image_in_records_is_named(tmp_path, experiment):
   path = write_records(tmp_path / 'a', [1], [encode('JPEG')[:300]])
   line = data_error(lambda: evaluated(experiment('', records(path))))
-  assert line == f'{path}: image0: the image is cut off or damaged'
+  assert line == f'{path}: image0: the image is truncated or corrupt'
 
 
 @pytest.mark.parametrize('text, message', [

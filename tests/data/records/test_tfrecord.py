@@ -125,7 +125,7 @@ def test_changed_bytes_are_found(tmp_path, experiment, position):
   content[position] ^= 255
   path.write_bytes(content)
   message = message_of(experiment, tmp_path / 'a-*')
-  assert str(path) in message and 'damaged' in message
+  assert str(path) in message and 'corrupt' in message
 
 
 def test_large_files_are_searched_only_after_a_failure(tmp_path, experiment, monkeypatch):
@@ -137,7 +137,7 @@ def test_large_files_are_searched_only_after_a_failure(tmp_path, experiment, mon
   assert pipeline.count_examples(config.eval_dataset_options) is None
   with pytest.raises(tf.errors.OpError) as error:
     list(dataset)
-  assert f'{path}: is truncated or damaged: record 1' in errors.describe_data_error(error.value)
+  assert f'{path}: is truncated or corrupt: record 1' in errors.describe_data_error(error.value)
 
 
 @pytest.mark.parametrize('content', [b'just some text, and a bit more of it', b'x'])

@@ -188,7 +188,7 @@ def test_a_damaged_record_is_one_line_with_its_file(tmp_path):
       splits={'train': types.SimpleNamespace(file_instructions=[part])},
       features=tfds.features.FeaturesDict({'image/id': np.int64}))
   prepared = tfds_source._tfrecords('train', info, 'train', None)
-  with pytest.raises(ValueError, match=f'^{path}: record 0 is damaged .*prepare the data again$'):
+  with pytest.raises(ValueError, match=f'^{path}: record 0 is corrupt .*prepare the data again$'):
     prepared.fetch(0)
 
 
