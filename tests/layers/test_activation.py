@@ -102,7 +102,7 @@ def _run(make, name):
   for path, variable in variables_by_path(layer).items():
     if path.endswith('gamma'):
       variable.assign(tf.maximum(variable, 0.5))
-  return [x.numpy() for x in tf.nest.flatten(call())]
+  return [x.numpy() for x in tf.nest.flatten(call()) if x is not None]
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -120,7 +120,8 @@ def test_a_layer_has_one_activation_throughout(case, monkeypatch):
 def test_gelu_is_exact():
   x = np.linspace(-6, 6, 101)
   expected = x * 0.5 * (1 + special.erf(x / np.sqrt(2)))
-  np.testing.assert_allclose(activation.by_name('gelu')(tf.constant(x)), expected, atol=1e-12)
+  # The approximation by tanh is 5e-4 away.
+  np.testing.assert_allclose(activation.by_name('gelu')(tf.constant(x)), expected, atol=1e-7)
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -89,7 +89,7 @@ def test_queries_pass_from_layer_to_layer(with_affinity):
   assert isinstance(result, Queries)
   for actual, wanted in zip(result, state):
     np.testing.assert_allclose(actual, wanted, atol=1e-5)
-  np.testing.assert_allclose(result.points, queries.points + 2.0)
+  np.testing.assert_allclose(result.points, queries.points + 2.0, rtol=1e-6)
 
 
 def _step(recomputed, with_affinity):
