@@ -1,4 +1,4 @@
-"""Semantic map and instances from queries: Mask2Former's recorded ones, and plain numpy."""
+"""Semantic map and instances from queries, against Mask2Former's recorded ones and plain numpy."""
 
 import json
 
