@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 # scripts/find_python.sh prints a Python that TensorFlow 2.15 supports, or nothing.
 PYTHON ?= $(shell sh scripts/find_python.sh)
 
-# Number of parallel test processes; each takes up to 2 GB. Files keep their order: ordered by number
+# Number of parallel test processes; each takes up to 2 GB. Files keep their order: sorted by number
 # of tests, as in pytest-xdist, the longest tests would come last and one process would wait.
 TEST_PROCESSES ?= 2
 
