@@ -19,9 +19,10 @@ def fixture_module(request):
   return modules.load('models', request.param)
 
 
-def test_every_field_of_the_schema_is_a_module():
+def test_every_module_is_a_field_of_the_schema():
+  # DeepLab2's other architectures are fields too, and are refused by name.
   fields = model_pb2.ModelOptions.DESCRIPTOR.oneofs_by_name['meta_architecture'].fields
-  assert {field.name for field in fields} == set(NAMES)
+  assert set(NAMES) <= {field.name for field in fields}
 
 
 def test_it_is_described(module):

@@ -68,7 +68,8 @@ def test_public_names_are_documented_and_typed(path):
     if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
       arguments = node.args.args + node.args.kwonlyargs
       untyped = [a.arg for a in arguments if a.annotation is None
-                 and a.arg not in ('config', 'options', 'model', 'value', 'dataset_info', 'info')]
+                 and a.arg not in ('config', 'options', 'solver', 'model', 'value', 'dataset_info',
+                                   'info')]
       if node.name not in ('build', 'build_model') and not node.name.startswith('build_'):
         assert not untyped, f'{path}:{node.lineno} {node.name}: no type for {untyped}'
 

@@ -1,16 +1,25 @@
 """The axial and local attention of a network, layer by layer, to measure each form on its own."""
 
 import collections
+import functools
+import multiprocessing
+import time
+from concurrent import futures
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from deeplab_tf import models
+from deeplab_tf.benchmark import measuring
+from deeplab_tf.benchmark.measuring import MeasureOptions, Results
 from deeplab_tf.data import catalog
+from deeplab_tf.layers import folding
 from deeplab_tf.layers.axial_attention import AxialAttention1D
 from deeplab_tf.layers.local_attention import LocalAttention2D
 from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.position_sensitive import AttentionOptions, PositionSensitiveAttention
+from deeplab_tf.training import precision
+from deeplab_tf.user_errors import UsageError
 
 
 class AttentionForm(NamedTuple):
@@ -87,3 +96,53 @@ def train(layer: PositionSensitiveAttention, x: tf.Tensor) -> tf.Tensor:
     loss = tf.reduce_sum(layer(x, training=True)**2)
   gradients = tape.gradient(loss, [x, *layer.trainable_variables])
   return loss + tf.add_n([tf.reduce_sum(g) for g in gradients])
+
+
+def measure(config, options: MeasureOptions) -> Results:
+  """Measures each form of attention in a network, one layer along one axis.
+
+  Args:
+    config: ExperimentOptions.
+    options: Size, batch and repeats.
+
+  Raises:
+    UsageError: The network has none, or a layer takes more memory than there is.
+  """
+  forms = find(config, options.input_size)
+  if not forms:
+    raise UsageError('the network of the config has no axial or local attention')
+  precision_name = config.trainer_options.Precision.Name(config.trainer_options.precision)
+  results = {}
+  for form, count in forms.items():
+    for name in ('inference', 'train step'):
+      # The exported program computes in float32.
+      result = _in_a_process(f'{form}, {name}', form, name == 'train step',
+                             precision_name if name == 'train step' else 'FLOAT32', options)
+      results[f'{form}, {name}'] = {'layers': count, **result}
+  return results
+
+
+def _in_a_process(name: str, *arguments) -> dict[str, float]:
+  """Measures a layer in a process of its own: after others the peak would be theirs."""
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+    job = pool.submit(_measure_layer, *arguments)
+    try:
+      return job.result()
+    except futures.process.BrokenProcessPool:
+      raise UsageError(f'{name}: its process was ended, most likely for want of memory; give '
+                       'a smaller --input_size or --batch_size') from None
+
+
+def _measure_layer(form: AttentionForm, in_training: bool, precision_name: str,
+                   options: MeasureOptions) -> dict[str, float]:
+  start = time.perf_counter()
+  with precision.scope(precision_name):
+    layer = form.make()
+  if not in_training:
+    folding.fold_norms(layer)
+  x = tf.random.stateless_normal([options.batch_size * form.shape[0], *form.shape[1:]], [0, 0])
+  function = tf.function(functools.partial(train if in_training else infer, layer),
+                         jit_compile=options.jit_compile, autograph=False)
+  result = measuring.calls(start, lambda: function(x).numpy(), options.repeats,
+                           options.batch_size)
+  return {**result, 'peak_gb': measuring.peak_gb()}

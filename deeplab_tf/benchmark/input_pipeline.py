@@ -6,10 +6,48 @@ from typing import Callable, Sequence
 
 import tensorflow as tf
 
+from deeplab_tf import models
+from deeplab_tf.architecture import TargetForm
+from deeplab_tf.benchmark import measuring
+from deeplab_tf.benchmark.measuring import MeasureOptions, Results
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import pipeline, readers
+from deeplab_tf.data import catalog, pipeline, readers
 from deeplab_tf.data.augmentation import copy_paste, panoptic, transforms
 from deeplab_tf.data.augmentation import options as recipe_lib
+
+# Images that each stage is measured with, at least.
+_STAGE_IMAGES = 24
+
+
+def measure(config, options: MeasureOptions) -> Results:
+  """Measures training batches, each stage alone, and batches without augmentation.
+
+  Args:
+    config: ExperimentOptions; train_dataset_options are read, and changed.
+    options: Batch and repeats.
+  """
+  dataset_info = catalog.from_config(config)
+  form = models.architecture(config).target_form
+  results = {'input_pipeline': _batches(config, dataset_info, form, options)}
+  if form is not TargetForm.CLASS:
+    data = config.train_dataset_options
+    results['input_pipeline']['stages_s'] = stage_seconds(
+        data, dataset_info, form, max(_STAGE_IMAGES, options.repeats))
+    data.CopyFrom(unaugmented(data))
+    results['unaugmented'] = _batches(config, dataset_info, form, options)
+  return results
+
+
+def _batches(config, dataset_info, form: TargetForm, options: MeasureOptions) -> dict[str, float]:
+  start = time.perf_counter()
+  batches = iter(pipeline.train_dataset(config, dataset_info, form, seed=0))
+  result = measuring.calls(start, lambda: next(batches), options.repeats, options.batch_size)
+  # Batches wait ready behind the first call: only the mean over many tells the rate.
+  begin = time.perf_counter()
+  for _ in range(options.repeats):
+    next(batches)
+  result['images_per_s'] = options.batch_size * options.repeats / (time.perf_counter() - begin)
+  return result
 
 
 def unaugmented(options):

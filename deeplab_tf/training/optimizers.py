@@ -119,16 +119,17 @@ class GroupedOptimizer:
 class _DecoupledDecay:
   """Decoupled weight decay of chosen variables (AdamW): variable -= rate * decay * variable."""
 
-  decay = 0.0
+  # Neither `decay` nor `weight_decay`: these are hyperparameters of the base classes.
+  decoupled_decay = 0.0
   decayed = frozenset()
 
   def decay_weights(self, variables: Sequence[tf.Variable], decay: float) -> None:
     """Sets the variables that decay, and how strongly."""
-    self.decayed, self.decay = frozenset(id(v) for v in variables), decay
+    self.decayed, self.decoupled_decay = frozenset(id(v) for v in variables), decay
 
   def _resource_apply_dense(self, grad, var, apply_state=None):
-    if self.decay and id(_whole(var)) in self.decayed:
-      var.assign_sub(self._decayed_lr(var.dtype.base_dtype) * self.decay * var)
+    if self.decoupled_decay and id(_whole(var)) in self.decayed:
+      var.assign_sub(self._decayed_lr(var.dtype.base_dtype) * self.decoupled_decay * var)
     return super()._resource_apply_dense(grad, var, apply_state)
 
 
