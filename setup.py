@@ -1,4 +1,4 @@
-"""Packaging. The library lies in deeplab_tf/; trainer/ and evaluation/ hold the programs."""
+"""Packaging. The library is in deeplab_tf/, the programs are in trainer/ and evaluation/."""
 
 import os
 import pathlib
@@ -12,9 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parent
 class BuildProtos(setuptools.Command):
   """Compiles protos/*.proto into deeplab_tf/protos/*_pb2.py, inside the source tree.
 
-  A sub-command of `build` and not an override of `build_py`: for `pip install -e`
-  setuptools turns a failure of build_py into a warning, and a broken .proto must fail
-  the install.
+  This is a sub-command of `build` instead of an override of `build_py`: for `pip install -e`
+  setuptools turns a failure of build_py into a warning, but a broken .proto must fail the
+  installation.
   """
 
   description = 'compile the protocol buffers'
@@ -46,11 +46,11 @@ class BuildProtos(setuptools.Command):
         f'--python_out={ROOT}'
     ]
     if protoc.main(arguments + [f'deeplab_tf/protos/{name}' for name in names]):
-      raise SystemExit('The protocol buffers in protos/ do not compile; see the lines above.')
+      raise SystemExit('The protocol buffers in protos/ do not compile; see the errors above.')
 
 
 class Build(setuptools_build.build):
-  """`build` with the protos first, since the packages need the generated modules."""
+  """Runs `build` after compiling the protos, since the packages need the generated modules."""
 
   sub_commands = [('build_protos', None)] + setuptools_build.build.sub_commands
 
@@ -73,7 +73,7 @@ setuptools.setup(
         'tensorflow==2.15.1',
         'tensorflow-addons==0.23.0',
         'tf-models-official==2.15.0',
-        # Later ones need a protobuf that TensorFlow 2.15 does not allow.
+        # Later releases need a protobuf that TensorFlow 2.15 does not allow.
         'tensorflow-metadata>=1.16.1,<1.18',
         'protobuf>=4.25,<4.26',
         'numpy>=1.26,<1.27',
@@ -85,7 +85,7 @@ setuptools.setup(
     ],
     extras_require={
         'gpu': GPU_REQUIREMENTS,
-        # The second is needed to prepare data, and the first does not ask for it.
+        # tensorflow-datasets needs importlib_resources to prepare data and does not declare it.
         'tfds': ['tensorflow-datasets>=4.9,<5', 'importlib_resources'],
         'test': [
             'pytest>=7.4', 'pytest-xdist>=3.7', 'hypothesis>=6.90', 'ruff>=0.6,<0.18',

@@ -1,4 +1,4 @@
-"""Every module of models describes its network completely."""
+"""Every module of models describes its architecture completely."""
 
 import dataclasses
 import inspect

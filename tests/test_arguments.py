@@ -1,4 +1,4 @@
-"""Paths that flags take."""
+"""Paths in command line flags."""
 
 import os
 

@@ -1,6 +1,6 @@
 """Configs of Axial-DeepLab have the parameters and multiply-adds that its tables print.
 
-Where they do not, the header of the config says by how much and why, and so does the table below.
+Where they differ, the header of the config states by how much and why, as does the table below.
 """
 
 import json

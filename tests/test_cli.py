@@ -1,4 +1,4 @@
-"""Whose fault an error is: the user's in one line, a fault of the program with its traceback."""
+"""A user's error is one line, and a bug keeps its traceback."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Configs are read, overridden and refused with one line that names what to do."""
+"""Configs are read, overridden, and refused with one line that says what to do."""
 
 import pathlib
 

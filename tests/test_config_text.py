@@ -1,4 +1,4 @@
-"""Configs build on others: what wins, what is taken away, and what is refused in one line."""
+"""Configs with a base: what takes precedence, what is removed, and what is refused in one line."""
 
 import os
 import pathlib

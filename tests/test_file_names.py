@@ -1,4 +1,4 @@
-"""Names that other systems write are found where only one file can be meant."""
+"""Names written by other systems are found if only one file fits."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Configs of any content: each is read, or refused with a ConfigError that names the file."""
+"""Configs with any content are read, or refused with a ConfigError that names the file."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Which image a file name belongs to."""
+"""The image that a file name belongs to."""
 
 import unicodedata
 

@@ -1,7 +1,7 @@
-"""Packages import only what lies below them, and there is no circle of packages.
+"""Packages import only from packages below them, and there is no cycle of packages.
 
-Inside of a package that holds others (`data`), each of them is a package of its own, and so is
-each module beside them. Imports inside of functions count as well.
+Inside a package that contains others (`data`), each of them is a package of its own, and so is
+each module beside them. Imports inside functions count as well.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""What belongs to a folder's data, and what an operating system left there."""
+"""Which files of a folder are data, and which an operating system left there."""
 
 import os
 

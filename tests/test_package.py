@@ -1,4 +1,4 @@
-"""The package installs, imports fast and drags nothing heavy along."""
+"""The package installs, imports fast and does not import heavy dependencies."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Configs have the parameters and the multiply-adds that the papers print."""
+"""Configs have the parameters and multiply-adds that the papers print."""
 
 import json
 import pathlib

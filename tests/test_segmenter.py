@@ -1,4 +1,4 @@
-"""Segmenter: one image in, a panoptic result out."""
+"""Segmenter: from one image to its panoptic result."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The Axial-ResNets for ImageNet: equal to the authors' PyTorch code, and what their parts do."""
+"""The Axial-ResNets for ImageNet equal the authors' PyTorch code; properties of their parts."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Backbones have as many weights as DeepLab2's, in every published config."""
+"""Backbones have as many weights as DeepLab2's in every published config."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Backbones compute what the encoders of DeepLab2's models compute, in all features."""
+"""Backbones compute the same features as the encoders of DeepLab2's models."""
 
 import functools
 

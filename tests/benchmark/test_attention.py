@@ -1,4 +1,4 @@
-"""The forms of attention that a network has."""
+"""The benchmark finds each form of attention in a network."""
 
 import tensorflow as tf
 import tiny_centers

@@ -1,4 +1,4 @@
-"""Maps drawn to measure the speed of scoring."""
+"""Synthetic maps to measure the speed of scoring."""
 
 import numpy as np
 

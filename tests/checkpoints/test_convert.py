@@ -1,4 +1,4 @@
-"""A DeepLab2 checkpoint becomes one of ours."""
+"""A DeepLab2 checkpoint is converted into one of this library."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Only whole checkpoints are used, whatever a killed save or a bad disk has left."""
+"""Only complete checkpoints are used, whatever an interrupted save or a bad disk has left."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""A model starts from what fits of another model's checkpoint, and tells what did."""
+"""A model starts from the variables of another checkpoint that fit, and reports which did."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Folders and prefixes of any name: TensorFlow's patterns are not meant by people's brackets."""
+"""Folders and prefixes may have any name: brackets in paths are not patterns."""
 
 import os
 import stat

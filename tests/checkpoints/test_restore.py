@@ -1,4 +1,4 @@
-"""Checkpoints are read whole, or refused with one line."""
+"""Checkpoints are read completely, or refused with one line."""
 
 import numpy as np
 import pytest

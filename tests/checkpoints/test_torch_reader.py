@@ -1,4 +1,4 @@
-"""Files of PyTorch are read without it, and never run what their pickles ask for."""
+"""PyTorch files are read without PyTorch, and code in their pickles never runs."""
 
 import os
 import pickle

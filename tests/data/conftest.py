@@ -1,4 +1,4 @@
-"""Small data sets and configs for the tests of the data path."""
+"""Small data sets and configs for the tests of the input pipeline."""
 
 import json
 

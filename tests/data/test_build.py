@@ -1,4 +1,4 @@
-"""The record builder: DeepLab2's labels, one clear line per fault, nothing half-written."""
+"""The record builder: DeepLab2's labels, one clear line per error, no partly written files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the catalogue says about data sets, and what it refuses."""
+"""The classes of data sets, and what is refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Damaged images: which are named, how they are counted, what takes their place."""
+"""Corrupt images: which are named, how they are counted, what replaces them."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""Records and image files of any content: each is read, or skipped and counted, or refused."""
+"""Records and image files with any content are read, or skipped and counted, or refused."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Files that operating systems leave in folders are no data, whoever lists the folder."""
+"""Files that operating systems leave in folders are ignored by everything that lists a folder."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Small image files that claim to be large: refused before they take memory, wherever decoded."""
+"""Small image files that claim to be large are refused before memory is allocated."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""One image, one reading: every reader finds the same pixels in every kind of file."""
+"""Every reader finds the same pixels in every kind of image file."""
 
 import io
 

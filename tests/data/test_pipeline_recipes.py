@@ -1,4 +1,4 @@
-"""Training batches of each recipe: the same after a restart and with several workers."""
+"""Training batches with each augmentation are the same after a restart and with several workers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Resizing, padding and targets give DeepLab2's numbers where nothing is random."""
+"""Resizing, padding and targets equal DeepLab2's where nothing is random."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""--dry_run: figures of a data set, and all of its problems."""
+"""--dry_run prints statistics of a data set and all of its problems."""
 
 import json
 

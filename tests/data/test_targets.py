@@ -1,4 +1,4 @@
-"""Targets of mask and centre models, on label maps small enough to read."""
+"""Targets of mask and center models, on small label maps."""
 
 import hypothesis
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a served model answers to requests that it cannot fulfil."""
+"""The answers of a served model to invalid requests."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The SavedModel of a centre model computes what the Python model computes, at any size."""
+"""The SavedModel of a center model computes the same as the Python model, at any size."""
 
 import numpy as np
 import pytest

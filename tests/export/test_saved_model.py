@@ -1,4 +1,4 @@
-"""The SavedModel computes what the Python model computes, without this package."""
+"""The SavedModel computes the same as the Python model, without this package."""
 
 import json
 import pathlib

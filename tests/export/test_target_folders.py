@@ -1,4 +1,4 @@
-"""Where an export may go."""
+"""Where an export may be written."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The TensorFlow Lite file computes what the Python model computes."""
+"""The TensorFlow Lite file computes the same as the Python model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files of the COCO panoptic format: round trips and what is refused."""
+"""Files in COCO's panoptic format: round trips and what is refused."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""JSON files of any content: each is read, or refused in one line that names the file."""
+"""JSON files with any content are read, or refused in one line that names the file."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The head that predicts a map."""
+"""The convolutional prediction head."""
 
 import numpy as np
 import pytest

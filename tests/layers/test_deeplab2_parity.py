@@ -1,4 +1,4 @@
-"""Layers compute what DeepLab2's compute: outputs, gradients and moving statistics."""
+"""Layers equal DeepLab2's: outputs, gradients and moving statistics."""
 
 import functools
 import zlib

@@ -1,6 +1,6 @@
 """Dilated convolutions have exact gradients, with the kernels of oneDNN and with TensorFlow's.
 
-The oracle is a convolution without dilation whose kernel has zeros between its taps, in float64.
+The reference is a convolution without dilation whose kernel has zeros between its taps, in float64.
 """
 
 import os

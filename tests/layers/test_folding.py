@@ -1,4 +1,4 @@
-"""A model whose batch norms are folded computes what it computed before."""
+"""A model with folded batch norms computes the same as before."""
 
 import functools
 

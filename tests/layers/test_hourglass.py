@@ -1,4 +1,4 @@
-"""The stacked decoder visits the resolutions of the paper and takes in two earlier features."""
+"""The stacked decoder visits the resolutions of the paper and fuses two earlier features."""
 
 import functools
 

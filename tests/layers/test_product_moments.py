@@ -1,4 +1,4 @@
-"""Moments of products equal those of the products themselves."""
+"""Moments of products equal the moments computed from the products themselves."""
 
 import numpy as np
 import pytest

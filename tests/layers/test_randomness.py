@@ -1,4 +1,4 @@
-"""Random numbers are those of the image, however the batch is shared, compiled or cut."""
+"""Random numbers belong to the image, however the batch is shared, compiled or split."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Recomputed activations give the gradients and the statistics of kept ones."""
+"""Recomputed activations give the same gradients and statistics as stored ones."""
 
 import functools
 

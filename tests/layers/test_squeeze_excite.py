@@ -1,4 +1,4 @@
-"""Gates of channels."""
+"""Squeeze-and-excite gates."""
 
 import numpy as np
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""The first layers of the networks: sizes, channels and their ends without activation."""
+"""Stems: output sizes, channels, and no activation at the end."""
 
 import numpy as np
 import pytest

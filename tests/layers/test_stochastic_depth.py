@@ -1,4 +1,4 @@
-"""Residual branches that are left out at random."""
+"""Stochastic depth: residual branches that are dropped at random."""
 
 import numpy as np
 import pytest

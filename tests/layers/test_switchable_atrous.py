@@ -1,4 +1,4 @@
-"""Switchable atrous convolution: the equation, and a start that is a plain convolution."""
+"""Switchable atrous convolution equals its equation and starts as a plain convolution."""
 
 import functools
 

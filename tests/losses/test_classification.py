@@ -1,4 +1,4 @@
-"""Cross-entropy of whole images against numpy."""
+"""Cross-entropy of image classification against numpy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""MaX-DeepLab's criterion: the paper's equations in plain numpy, compiled steps, bad numbers."""
+"""MaX-DeepLab's criterion: the paper's equations in plain numpy, compiled steps, NaN, infinity."""
 
 import itertools
 

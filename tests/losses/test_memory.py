@@ -1,6 +1,6 @@
 """The criterion and its gradients never compare all pixels with all queries and all masks at once.
 
-At the sizes of the published training; the graph is traced and not run.
+The sizes are those of the published training; the graph is traced and not run.
 """
 
 import graphs

@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab's criterion: equal to DeepLab2's losses and gradients, and its promises."""
+"""Panoptic-DeepLab's criterion equals DeepLab2's losses and gradients; further properties."""
 
 import json
 

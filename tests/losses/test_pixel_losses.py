@@ -1,4 +1,4 @@
-"""The per-pixel losses alone: semantic, mask-ID, instance discrimination, top-k mean."""
+"""Each per-pixel loss: semantic, mask-ID, instance discrimination, top-k mean."""
 
 import numpy as np
 import pytest

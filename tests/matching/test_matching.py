@@ -1,4 +1,4 @@
-"""Both solvers of the assignment, against each other and against brute force."""
+"""Both assignment solvers, compared with each other and with brute force."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Panoptic quality by DeepLab2's definition against the numbers of its own metric.
+"""Panoptic quality by DeepLab2's definition against the recorded numbers of its own metric.
 
 DeepLab2 counts in float32, so sums are compared to 1e-5 relative and averages to 1e-6: a few
 times its rounding error of 6e-8 per addition.

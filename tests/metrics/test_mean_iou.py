@@ -1,4 +1,4 @@
-"""Mean IoU against recorded numbers and on hand-made cases."""
+"""Mean IoU against recorded numbers and on small cases worked out by hand."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Overlaps and boundaries of two maps of segments."""
+"""Overlaps and boundaries of the segments of two maps."""
 
 import numpy as np
 import pytest

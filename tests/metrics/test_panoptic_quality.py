@@ -1,4 +1,4 @@
-"""Panoptic quality against panopticapi's recorded numbers and on hand-made cases."""
+"""Panoptic quality against panopticapi's recorded numbers and on small cases worked out by hand."""
 
 import json
 

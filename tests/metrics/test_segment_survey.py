@@ -1,4 +1,4 @@
-"""Where panoptic quality is lost."""
+"""Statistics of the segments that lower panoptic quality."""
 
 import json
 import math

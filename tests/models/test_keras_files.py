@@ -1,4 +1,4 @@
-"""Every network as a Keras object: names of variables, and Keras' own files."""
+"""Every network as a Keras model: names of variables, and Keras' file formats."""
 
 import functools
 import os

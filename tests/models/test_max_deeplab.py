@@ -1,4 +1,4 @@
-"""MaX-DeepLab's promises beyond equal numbers: any size, every option, gradients, compilation."""
+"""MaX-DeepLab: any size, every option, gradients, compilation."""
 
 import model_battery
 import numpy as np

@@ -1,4 +1,4 @@
-"""MaX-DeepLab and its read-out compute what DeepLab2's compute."""
+"""MaX-DeepLab and its post-processing equal DeepLab2's."""
 
 import numpy as np
 import parity_weights

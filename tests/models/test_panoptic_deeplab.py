@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab's promises beyond equal numbers: any size, every option, gradients, configs."""
+"""Panoptic-DeepLab: any size, every option, gradients, configs."""
 
 import model_battery
 import pytest

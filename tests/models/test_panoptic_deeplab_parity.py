@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab and Axial-DeepLab, and their read-out, compute what DeepLab2's compute."""
+"""Panoptic-DeepLab, Axial-DeepLab and their post-processing equal DeepLab2's."""
 
 import numpy as np
 import parity_weights

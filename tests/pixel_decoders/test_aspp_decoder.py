@@ -1,4 +1,4 @@
-"""The forms that ASPP and a decoder without it have in the paper of Axial-DeepLab."""
+"""The forms of ASPP, and of a decoder without it, in the Axial-DeepLab paper."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The read-out of mask models equals DeepLab2's and holds its promises on any input."""
+"""Post-processing of mask models equals DeepLab2's and is correct on any input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Pasting equals its definition in plain numpy, which holds all queries at full resolution."""
+"""Maskwise post-processing equals plain numpy with all queries at full resolution."""
 
 import functools
 

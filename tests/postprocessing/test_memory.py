@@ -1,4 +1,4 @@
-"""The read-out brings to full resolution the queries that it keeps, and never all of a batch."""
+"""Post-processing brings only the kept queries to full resolution, and never a whole batch."""
 
 import graphs
 import numpy as np

@@ -1,4 +1,4 @@
-"""The read-out of centre models equals DeepLab2's and holds its promises on any input."""
+"""Post-processing of center models equals DeepLab2's and is correct on any input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The read-out with static shapes gives the same maps, and XLA compiles it."""
+"""Post-processing with static shapes gives the same maps, and XLA compiles it."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""evaluation/analyze.py, called in this process: importing TensorFlow anew takes long."""
+"""evaluation/analyze.py, called in this process to import TensorFlow only once."""
 
 import importlib.util
 import json

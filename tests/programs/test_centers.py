@@ -1,4 +1,4 @@
-"""A centre model through the programs: train, evaluate, export, predict, count, measure."""
+"""A center model in the programs: train, evaluate, export, predict, count, measure."""
 
 import json
 import re

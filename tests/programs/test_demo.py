@@ -1,4 +1,4 @@
-"""`make demo` leaves what it promises. Slow: it trains, if only for a few steps."""
+"""`make demo` writes its documented files. The test is slow, since it trains for a few steps."""
 
 import json
 import pathlib

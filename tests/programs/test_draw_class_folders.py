@@ -1,4 +1,4 @@
-"""The script that draws folders of classes, as a user runs it."""
+"""scripts/draw_class_folders.py, run as a user runs it."""
 
 import importlib.util
 import itertools

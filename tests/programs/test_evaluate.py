@@ -1,4 +1,4 @@
-"""The evaluate program, run as a user runs it."""
+"""evaluation/evaluate.py, run as a user runs it."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""`evaluate --report`: a page about what is wrong with panoptic predictions."""
+"""evaluation/evaluate.py --report: the page about panoptic predictions."""
 
 import base64
 import csv

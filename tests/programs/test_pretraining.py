@@ -1,4 +1,4 @@
-"""Pre-training a backbone on a folder of images, and the segmentation model that takes it over."""
+"""Pre-training a backbone on a folder of images, and the segmentation model that starts from it."""
 
 import json
 

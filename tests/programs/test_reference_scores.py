@@ -1,4 +1,4 @@
-"""The tables of docs/evaluation.md can be made again, and ours are the references' numbers."""
+"""The tables of docs/evaluation.md can be reproduced, and our numbers equal the references'."""
 
 import pathlib
 

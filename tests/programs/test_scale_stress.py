@@ -1,4 +1,4 @@
-"""evaluation/scale_stress.py, called in this process: importing TensorFlow anew takes long."""
+"""evaluation/scale_stress.py, called in this process to import TensorFlow only once."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The submission program, run as a user runs it."""
+"""evaluation/submission.py, run as a user runs it."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""The training program as people run it: a process, its files and its exit code."""
+"""trainer/train.py as a process: its files and its exit codes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Two real processes on loopback: the losses of one device, and what happens when one dies."""
+"""Two processes on loopback give the losses of one device, and end when one of them dies."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a training survives: kills, signals, damaged and missing files, a full disk, NaN."""
+"""A training survives kills, signals, corrupt and missing files, a full disk, and NaN."""
 
 import os
 import pathlib

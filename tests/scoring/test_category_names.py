@@ -1,4 +1,4 @@
-"""Categories of predictions next to those of the ground truth."""
+"""Categories of predictions compared with those of the ground truth."""
 
 import pytest
 

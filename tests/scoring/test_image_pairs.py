@@ -1,4 +1,4 @@
-"""Which prediction belongs to which image, and what is said where two files contradict."""
+"""Which prediction belongs to which image, and the messages where two files contradict."""
 
 import pytest
 

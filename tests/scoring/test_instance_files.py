@@ -1,4 +1,4 @@
-"""Average precision of instance masks against recorded COCOeval numbers."""
+"""Average precision of instance masks against COCOeval's recorded numbers."""
 
 import json
 

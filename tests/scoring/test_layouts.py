@@ -1,4 +1,4 @@
-"""Predict, evaluate, submit by the documented commands, on the layouts of docs/datasets.md."""
+"""Predict, evaluate and submit by the documented commands, on the layouts of docs/datasets.md."""
 
 import os
 import zipfile

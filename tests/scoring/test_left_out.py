@@ -1,4 +1,4 @@
-"""What a score says that it left out."""
+"""What a score reports as left out."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Names, files and ids of images that are to be predicted."""
+"""Names, files and ids of the images to predict."""
 
 import json
 

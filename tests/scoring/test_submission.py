@@ -1,4 +1,4 @@
-"""What test servers get: names, ids and pixels inside of the zip files."""
+"""Files for test servers: names, ids and pixels inside the zip files."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Looks into traced functions."""
+"""Inspects traced functions."""
 
 from typing import Callable, Iterator, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Image files made to take memory or time, or to confuse: small files that claim to be large."""
+"""Image files that try to take memory or time or to confuse: small files that claim to be large."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Image files of all kinds that users have, with the pixels that readers have to find in them."""
+"""Image files of all kinds that users have, with the pixels that readers must find in them."""
 
 import io
 import struct

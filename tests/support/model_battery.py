@@ -1,4 +1,4 @@
-"""What every network must do, whatever it predicts: the tests of a model inherit from here.
+"""Checks that every network must pass, whatever it predicts: the tests of a model inherit them.
 
   class TestMaXDeepLab(model_battery.ModelBattery):
     CONFIG = tiny.config_text()
@@ -6,7 +6,7 @@
     def shapes(self, network, size):
       ...
 
-A class has its network built once; a check that changes weights builds its own.
+The network of a class is built once; a check that changes weights builds its own.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Names that people give to folders, and processes without the rights of root."""
+"""Unusual names of folders, and processes without the rights of root."""
 
 import os
 import shutil

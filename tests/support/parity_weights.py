@@ -1,4 +1,4 @@
-"""Fills layers with the weights of a parity case and reads what was recorded."""
+"""Sets the weights of layers from a parity case and reads the recorded outputs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Runs the project's programs as users do."""
+"""Runs the programs as users do."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What a training step returns, made up."""
+"""Synthetic outputs of a training step."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Folders of coloured images and a small classifier on them, for tests of pre-training."""
+"""Folders of colored images and a small classifier on them, for tests of pre-training."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Writes files as torch.save does and did, without PyTorch: a pickle and raw arrays."""
+"""Writes files in the old and new formats of torch.save without PyTorch: pickle and raw arrays."""
 
 import pathlib
 import pickle

@@ -1,4 +1,4 @@
-"""Runs the training program as people do, and reads what it leaves."""
+"""Runs the training program as users do, and reads its output."""
 
 import json
 import os

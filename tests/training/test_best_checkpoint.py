@@ -1,4 +1,4 @@
-"""The best checkpoint stays, whatever training removes."""
+"""The best checkpoint is kept, whatever training deletes."""
 
 import pytest
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Which checkpoints a run accepts, and what it starts from."""
+"""Which checkpoints a run accepts, and from which it starts."""
 
 import numpy as np
 import pytest

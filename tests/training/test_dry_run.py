@@ -1,4 +1,4 @@
-"""The dry run's estimate of memory."""
+"""The memory estimate of the dry run."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Scores besides panoptic quality: Mask2Former's recorded ones, and a real evaluation."""
+"""Scores besides panoptic quality, against Mask2Former's recorded ones and in a real evaluation."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Optimisers on a few small variables."""
+"""Optimizers on a few small variables."""
 
 import numpy as np
 import pytest

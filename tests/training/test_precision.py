@@ -1,4 +1,4 @@
-"""What is computed in which precision, in a whole model."""
+"""The precision of each part of a model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A start that is refused, or has nothing to do, leaves the model directory as it was."""
+"""A start that is refused, or has nothing to do, does not change the model directory."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The training step on a small network: losses, replicas, XLA and numbers that are not finite."""
+"""The training step of a small network: losses, replicas, XLA, and values that are not finite."""
 
 import json
 import pathlib

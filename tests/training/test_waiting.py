@@ -1,4 +1,4 @@
-"""Continuous evaluation gets whole checkpoints alone, each newest one once."""
+"""Continuous evaluation gets only complete checkpoints, and each newest one once."""
 
 import os
 import pathlib

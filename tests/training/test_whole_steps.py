@@ -1,4 +1,4 @@
-"""The train step and the evaluation step of a whole model: reproducible, and fit for TPU."""
+"""The train step and the evaluation step of a whole model are reproducible and fit for TPU."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Colours of classes and instances."""
+"""Colors of classes and instances."""
 
 import itertools
 

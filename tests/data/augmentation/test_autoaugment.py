@@ -1,4 +1,4 @@
-"""AutoAugment: the operations equal DeepLab2's, the choice is a function of the seed."""
+"""AutoAugment: operations equal DeepLab2's, and the choice is a function of the seed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Images with one class each: crops, order, labels, and what cannot be read."""
+"""Images with one class each: crops, order, labels, and unreadable files."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Colour jitter against plain numpy, one pixel at a time."""
+"""Color jitter against plain numpy, one pixel at a time."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Panoptic copy-paste: which segments are pasted, and what they are called."""
+"""Panoptic copy-paste: which segments are pasted, and which labels they get."""
 
 import numpy as np
 import pytest

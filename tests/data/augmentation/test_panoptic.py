@@ -1,4 +1,4 @@
-"""Chains of random changes: image and label stay together, and labels keep their meaning."""
+"""Chains of augmentations keep image and label aligned and the meaning of labels."""
 
 import hypothesis
 import numpy as np

@@ -1,4 +1,4 @@
-"""Sizes and windows of training crops: Mask2Former's numbers, and equal to resizing the whole."""
+"""Sizes and windows of training crops: Mask2Former's values, and equal to resizing the whole."""
 
 import json
 

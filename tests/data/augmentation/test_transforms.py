@@ -1,4 +1,4 @@
-"""Sizes, scales, resizing, normalisation."""
+"""Sizes, scales, resizing, normalization."""
 
 import hypothesis
 import numpy as np

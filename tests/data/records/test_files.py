@@ -1,4 +1,4 @@
-"""Record files: their classes, their names, and what keeps them from being opened."""
+"""Record files: their classes and names, and what prevents opening them."""
 
 import gzip
 import os

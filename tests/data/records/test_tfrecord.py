@@ -1,4 +1,4 @@
-"""Records: DeepLab2's are read, and damaged ones end in one line that names the file."""
+"""DeepLab2's records are read, and corrupt ones end in one line that names the file."""
 
 import io
 

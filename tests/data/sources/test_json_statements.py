@@ -1,4 +1,4 @@
-"""What a JSON may say otherwise than the disk, and how what it may not is named."""
+"""Differences between a JSON and the files on disk: which are allowed, and which are reported."""
 
 import json
 

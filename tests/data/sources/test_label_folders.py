@@ -1,4 +1,4 @@
-"""A user's folders of images and label PNGs, described by the config alone."""
+"""Folders of images and label PNGs of a user, described by the config alone."""
 
 import json
 import pathlib

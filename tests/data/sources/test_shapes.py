@@ -1,7 +1,7 @@
-"""The synthetic data set: reproducible, varied, and not solved by colour.
+"""The synthetic data set is reproducible, varied, and cannot be solved by color.
 
-The best grouping by colour below, told the true class of every group, scores 0.29 PQ (k-means of
-four colours, blurred) and mostly on stuff; quantised colours 0.21, flood fill 0.14.
+The best grouping by color below, given the ground-truth class of every group, has 0.29 PQ (k-means
+of four colors, blurred), mostly on stuff; quantized colors have 0.21, flood fill 0.14.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""COCO panoptic as tensorflow-datasets prepares it, with the class ids of coco_panoptic."""
+"""COCO panoptic as prepared by tensorflow-datasets, with the class ids of coco_panoptic."""
 
 import builtins
 import importlib.resources

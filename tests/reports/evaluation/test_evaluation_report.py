@@ -1,4 +1,4 @@
-"""The report about an evaluation: which images it shows, what it says, which files it writes."""
+"""The evaluation report: which images it shows, its statements, its files."""
 
 import base64
 import csv

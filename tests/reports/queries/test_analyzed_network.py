@@ -1,4 +1,4 @@
-"""Queries of pixels, from read-outs that tell and from those that do not."""
+"""The query of each pixel, with post-processing that reports it and without."""
 
 import numpy as np
 import tensorflow as tf

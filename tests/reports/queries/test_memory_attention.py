@@ -1,4 +1,4 @@
-"""What a dual-path layer is recorded to read."""
+"""The recorded attention of dual-path layers."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Features as colours."""
+"""Features as colors."""
 
 import numpy as np
 

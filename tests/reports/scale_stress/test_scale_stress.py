@@ -1,4 +1,4 @@
-"""The scale stress test: sizes, read-out and scores at each ratio, and going on after a stop."""
+"""The scale stress test: sizes, post-processing and scores at each ratio, and resuming."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Batches become pictures, and their targets the label maps that they come from."""
+"""Pictures of batches, and the label maps recovered from their targets."""
 
 import numpy as np
 import pytest

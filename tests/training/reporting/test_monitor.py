@@ -1,4 +1,4 @@
-"""What a run tells while it trains: means over intervals, skipped steps, pictures."""
+"""Reports of a run while it trains: means over intervals, skipped steps, pictures."""
 
 import json
 import types

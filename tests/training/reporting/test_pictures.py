@@ -1,4 +1,4 @@
-"""Pictures of samples show their four parts and stay of a size that can be kept."""
+"""Pictures of samples show their four parts and have a limited size."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object per line, whatever happened to the run before."""
+"""The log of a run: one JSON object per line, whatever happened to earlier runs."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""TensorBoard's pages show what the writers wrote."""
+"""TensorBoard pages show what was written."""
 
 import json
 import re
