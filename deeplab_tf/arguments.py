@@ -1,4 +1,4 @@
-"""Flags that several programs have, and errors of one line."""
+"""Common flags of programs, with errors of one line."""
 
 import argparse
 import os
@@ -13,18 +13,18 @@ class Parser(argparse.ArgumentParser):
   """An argument parser whose errors are one line."""
 
   def __init__(self, program: str, description: str, epilog: str = ''):
-    """Makes a parser.
+    """Initializes the parser.
 
     Args:
-      program: Its name in the help.
-      description: The program's docstring; what it does, then how it is called.
-      epilog: Shown at the end of the help.
+      program: Program name in the help.
+      description: Docstring of the program, with its purpose and usage.
+      epilog: Text at the end of the help.
     """
     super().__init__(program, description=description, epilog=epilog, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
 
   def error(self, message: str) -> NoReturn:
-    """Ends the parsing."""
+    """Raises a UsageError."""
     raise UsageError(f'{message}; see --help')
 
   def add_config(self, required: bool = True) -> None:
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def path(text: str) -> str:
-  """Reads a path, as the type of a flag: '~' at its start is the home folder, as in shells."""
+  """Converts a flag to a path; '~' at the start is the home folder, like in a shell."""
   if not text:
     raise argparse.ArgumentTypeError('is empty; give a path')
   try:
@@ -59,7 +59,7 @@ def path(text: str) -> str:
 
 
 def check_output_dir(path: str) -> None:
-  """Refuses an --output_dir that is a file or cannot be written to."""
+  """Raises a UsageError if --output_dir is a file or is not writable."""
   if os.path.isfile(path):
     raise UsageError(f'--output_dir={path} is a file; give a folder')
   reason = atomic_file.why_not_writable(path)
@@ -68,7 +68,7 @@ def check_output_dir(path: str) -> None:
 
 
 def make_output_dir(path: str) -> None:
-  """Makes --output_dir, unless it is there."""
+  """Creates --output_dir if it does not exist."""
   try:
     os.makedirs(path, exist_ok=True)
   except OSError as error:
@@ -76,7 +76,7 @@ def make_output_dir(path: str) -> None:
 
 
 def size(text: str) -> tuple[int, int]:
-  """Reads HEIGHTxWIDTH, or one number for both, as the type of a flag."""
+  """Converts a flag HEIGHTxWIDTH, or one number for both, to a size."""
   match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
   found = match and (int(match[1]), int(match[2] or match[1]))
   if not found or 0 in found:
@@ -85,7 +85,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def positive(text: str) -> int:
-  """Reads a number from 1 on, as the type of a flag."""
+  """Converts a flag to a positive integer."""
   if not text.isdigit() or int(text) < 1:
     raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 1 on')
   return int(text)
