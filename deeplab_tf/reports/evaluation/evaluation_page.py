@@ -1,4 +1,4 @@
-"""The page about an evaluation: where panoptic quality is lost, and on which images."""
+"""The HTML page of an evaluation: PQ by class, size, confusion and image."""
 
 import html
 from typing import Any, Iterable, List, Mapping, NamedTuple, Sequence
@@ -8,7 +8,7 @@ from deeplab_tf.reports import page
 from deeplab_tf.reports.evaluation import evaluation_figures as figures
 from deeplab_tf.reports.evaluation import evaluation_style
 
-# What is missing to a PQ of 1, in the order of the bars.
+# The parts of 1 - PQ, in the order of the bars: key, text on the page, color.
 _LOSSES = (('imprecise', 'imprecise mask', figures.IMPRECISE),
            ('wrong_class', 'wrong class', figures.WRONG_CLASS),
            ('missed', 'missed', figures.MISSED), ('invented', 'invented', figures.INVENTED))
@@ -16,23 +16,22 @@ _LONGEST_LIST = 20
 
 
 class Content(NamedTuple):
-  """What the page shows.
+  """Content of the page.
 
   Attributes:
-    title: Headline.
-    facts: About the files, by name.
-    result: What SegmentSurvey.result() returns.
-    size_limits: Inner limits of the sizes in pixels of area.
+    title: Title of the page.
+    facts: Facts about the files, by name.
+    result: Return value of SegmentSurvey.result().
+    size_limits: Inner limits of the size bins, area in pixels.
     class_names: Category id -> name.
-    thing_ids: The category ids of things.
-    confusion: Category ids of the rows, and the shares of each row's pixels: a value per row's
-      class, then of other classes and of no class.
+    thing_ids: Category ids of the thing classes.
+    confusion: A Confusion, see SegmentSurvey.confusion.
     image_pq: PQ of the images that have any segment, in [0, 1].
-    iou_histogram: Matches per bin of IoU, from 0.5 to 1.
-    worst: Entries of page.gallery_article, made one by one; may be empty.
-    best: Likewise.
-    table: Name of the file beside the page with all images' scores.
-    notices: Lines for the reader, shown on top.
+    iou_histogram: Number of matches per bin of IoU, from 0.5 to 1.
+    worst: Entries of page.gallery_article, which may be generated lazily; may be empty.
+    best: Entries of page.gallery_article, likewise.
+    table: Name of the file with the scores of all images, in the folder of the page.
+    notices: Messages at the top of the page.
   """
   title: str
   facts: Mapping[str, Any]
@@ -50,11 +49,11 @@ class Content(NamedTuple):
 
 
 def write(path: str, content: Content) -> None:
-  """Writes the page, whole or not at all.
+  """Writes the page, atomically.
 
   Args:
-    path: The HTML file.
-    content: What to show.
+    path: Path of the HTML file.
+    content: Content of the page.
   """
   sections = {'classes': ('Classes', _classes(content)), 'sizes': ('Sizes', _sizes(content)),
               'confusion': ('Confusion', _confusion(content)),
@@ -79,7 +78,7 @@ def _header(content: Content, links: str) -> str:
 
 
 def _card(name: str, result: Mapping[str, Any]) -> str:
-  """The tile of a group of classes."""
+  """Returns the HTML of the card of a group of classes."""
   scores = result[name]
   values = ''.join(
       f'<span class="{key}" title="{title}"><b>{percent(scores[key])}</b> {key.upper()}</span>'
@@ -88,7 +87,7 @@ def _card(name: str, result: Mapping[str, Any]) -> str:
                          ('rq', 'recognition quality: F1 score of the segments')))
   classes = {0: 'no classes', 1: '1 class'}.get(scores['n'], f'{scores["n"]} classes')
   kinds = {'things': result['Things'], 'stuff': result['Stuff']}
-  # An average over classes is one over things and one over stuff by their numbers.
+  # The average over all classes is the average of things and stuff, weighted by their numbers.
   shares = {kind: group['pq'] * group['n'] / scores['n'] for kind, group in kinds.items()
             if group['n'] and name.lower() in ('all', kind)}
   bar = '' if scores['pq'] is None else _bar(shares, scores) + _loss_words(scores)
@@ -115,7 +114,7 @@ def _key(color: str) -> str:
 
 
 def _bar(shares: Mapping[str, float], scores: Mapping[str, Any]) -> str:
-  """A bar of PQ, divided by kind of class, and losses, that together are 100."""
+  """Returns the HTML of a stacked bar of PQ, by kind of class, and losses; their sum is 100."""
   pieces = [(kind, value, '') for kind, value in shares.items()]
   pieces += [('', scores['losses'][key], f';background:{color}') for key, _, color in _LOSSES]
   words = ', '.join([f'PQ {percent(scores["pq"])}', *(
@@ -157,7 +156,7 @@ def _classes(content: Content) -> str:
 
 
 def _table(heads: Sequence[Any], rows: Sequence[str], kind: str, unsorted: int = -1) -> str:
-  """A table whose columns can be sorted, but for one."""
+  """Returns the HTML of a table whose columns, except `unsorted`, can be sorted."""
   cells = []
   for index, head in enumerate(heads):
     name, title = (head, '') if isinstance(head, str) else head
@@ -240,7 +239,7 @@ def _heat_map(content: Content) -> str:
 
 def _heat_cell(share: float, right: bool) -> str:
   text = f'{100 * share:.0f}' if share >= 0.005 else ''
-  # The square root lets a confusion of a few per cent be seen.
+  # The square root makes a confusion of a few percent visible.
   color = f'rgba(var(--{"right" if right else "wrong"}),{0.85 * share ** 0.5:.2f})'
   return f'<td style="background:{color}">{text}</td>' if text else '<td></td>'
 

@@ -1,7 +1,7 @@
-"""The analyses one by one: each draws its figures, keeps its numbers and explains itself.
+"""The individual analyses: each draws figures, stores numbers and explains how to read them.
 
-A chapter returns a section of the page and adds what a program can read: to the dictionary that
-becomes analysis.json, and arrays to NPZ files.
+Each function returns a section of the page, adds numbers to the dictionary that is written to
+analysis.json, and may write arrays to NPZ files.
 """
 
 import os
@@ -22,9 +22,9 @@ from deeplab_tf.reports.queries.query_statistics import QueryStatistics
 from deeplab_tf.reports.queries.query_survey import Picture
 from deeplab_tf.visualization import draw
 
-# Sides of small images grow to this many pixels before lines and names are drawn on them.
+# Small images are enlarged to this side in pixels before lines and names are drawn on them.
 _SIDE = 480
-# Queries that a line of text lists.
+# Maximum number of queries listed in text.
 _LISTED = 40
 _NO_MASKS = ('Left out: no query is left in any panoptic prediction. The model is sure of nothing '
              'yet, or the thresholds of evaluator_options are too high.')
@@ -32,13 +32,13 @@ _NO_MASKS = ('Left out: no query is left in any panoptic prediction. The model i
 
 def query_classes(folder: str, statistics: QueryStatistics, info: DatasetInfo,
                   numbers: dict[str, Any]) -> Section:
-  """Mask-slot (query) by class distribution, figure A.3.
+  """Analyzes the joint distribution of queries and classes (figure A.3).
 
   Args:
-    folder: Where files go.
-    statistics: Of the queries.
-    info: The classes.
-    numbers: Gets an entry `query_classes`.
+    folder: Output folder.
+    statistics: Statistics of the queries.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `query_classes` is added.
   """
   things_first = sorted(range(len(info.categories)), key=lambda i: not info.categories[i].isthing)
   categories = [info.categories[i] for i in things_first]
@@ -53,7 +53,7 @@ def query_classes(folder: str, statistics: QueryStatistics, info: DatasetInfo,
   if len(never) == len(order):
     return Section(title, '', (), [_NO_MASKS])
   path = os.path.join(folder, 'query_classes.png')
-  # Rows of queries that never fire would only be blank: text names them.
+  # Queries that never fire are listed in text, since their rows would be blank.
   query_figures.query_classes(path, histogram, order[:len(order) - len(never)],
                               [c.name for c in categories], sum(c.isthing for c in categories))
   return Section(
@@ -69,13 +69,13 @@ def query_classes(folder: str, statistics: QueryStatistics, info: DatasetInfo,
 
 def average_masks(folder: str, statistics: QueryStatistics, info: DatasetInfo,
                   numbers: dict[str, Any]) -> Section:
-  """Average mask of each query, figure A.4.
+  """Analyzes the average mask of each query (figure A.4).
 
   Args:
-    folder: Where files go.
-    statistics: Of the queries.
-    info: The classes.
-    numbers: Gets an entry `average_masks`.
+    folder: Output folder.
+    statistics: Statistics of the queries.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `average_masks` is added.
   """
   groups, firings, masks = statistics.groups(), statistics.firings, statistics.average_masks()
   never = np.flatnonzero(firings == 0).tolist()
@@ -115,16 +115,16 @@ def _favourite(counts: np.ndarray, info: DatasetInfo) -> str:
 def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndarray],
               wanted: Optional[Sequence[int]], info: DatasetInfo,
               numbers: dict[str, Any]) -> Section:
-  """M2P attention maps of chosen masks, figure A.6.
+  """Analyzes the M2P attention of chosen masks (figure A.6).
 
   Args:
-    folder: Where files go.
-    pictures: Images to show.
-    shares: [heads], mean share of attention that goes to the memory, over the data set; None:
+    folder: Output folder.
+    pictures: Example images.
+    shares: [heads], mean fraction of the attention to the memory over the dataset, or None if
       unknown.
-    wanted: Queries to show in place of the largest things.
-    info: The classes.
-    numbers: Gets an entry `attention`.
+    wanted: Queries to show instead of the largest things.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `attention` is added.
   """
   title = 'What the masks attend to'
   if not pictures or 'attention' not in pictures[0].found.raw:
@@ -171,7 +171,7 @@ def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndar
 
 def _draw_attention(path: str, picture: Picture, chosen: Sequence[int],
                     info: DatasetInfo) -> list[str]:
-  """Draws the figure of one image; returns the class names of the masks."""
+  """Draws the attention figure of one image; returns the class names of the masks."""
   found = picture.found
   weights = found.raw['attention'][:, chosen]
   heads, masks, height, width = weights.shape
@@ -197,13 +197,13 @@ def _isthing(picture: Picture, info: DatasetInfo) -> np.ndarray:
 
 def feature_colors(folder: str, pictures: Sequence[Picture], info: DatasetInfo,
                    numbers: dict[str, Any]) -> Section:
-  """Pixel features and, where there are three, mask features as colours, figures 5 and A.5.
+  """Visualizes pixel features, and mask features if there are three (figures 5 and A.5).
 
   Args:
-    folder: Where files go.
-    pictures: Images to show.
-    info: The classes.
-    numbers: Gets an entry `features`.
+    folder: Output folder.
+    pictures: Example images.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `features` is added.
   """
   title = 'Pixel features as colours'
   if not pictures or 'pixel_features' not in pictures[0].found.raw:
@@ -249,12 +249,12 @@ def _feature_row(picture: Picture, colors: pixel_colors.FeatureColors, direct: b
 
 
 def training_curves(folder: str, model_dir: Optional[str], numbers: dict[str, Any]) -> Section:
-  """Training curves, figure 4.
+  """Plots the training curves (figure 4).
 
   Args:
-    folder: Where files go.
-    model_dir: A model directory with event files; None: there is none.
-    numbers: Gets an entry `curves`.
+    folder: Output folder.
+    model_dir: Model directory with event files, or None.
+    numbers: Dictionary to which an entry `curves` is added.
   """
   title = 'Training curves'
   found = event_curves.read(model_dir) if model_dir is not None else {}
