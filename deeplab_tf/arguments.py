@@ -30,20 +30,22 @@ class Parser(argparse.ArgumentParser):
   def add_config(self, required: bool = True) -> None:
     """Adds --config_file and --override."""
     self.add_argument('--config_file', required=required, metavar='F', type=path,
-                      help='the experiment, a textproto; see configs/')
+                      help='config of the experiment, a textproto; see configs/')
     self.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
-                      help='merged over the file, the last wins; e.g. '
-                      "'evaluator_options { thing_area_limit: 0 }'; may be given several times")
+                      help='textproto merged into the config; e.g. '
+                      "'evaluator_options { thing_area_limit: 0 }'; may be given several times, "
+                      'and the last value of a field counts')
 
   def add_checkpoint(self) -> None:
     """Adds --checkpoint."""
     self.add_argument('--checkpoint', required=True, metavar='C', type=path,
-                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+                      help='a prefix such as runs/a/ckpt-1000, or a folder with its latest '
+                      'checkpoint')
 
   def add_output_dir(self) -> None:
     """Adds --output_dir; see check_output_dir and make_output_dir."""
     self.add_argument('--output_dir', required=True, metavar='D', type=path,
-                      help='folder to write to')
+                      help='output folder')
 
 
 def path(text: str) -> str:
@@ -54,7 +56,7 @@ def path(text: str) -> str:
     text.encode('utf-8')
   except UnicodeEncodeError:
     raise argparse.ArgumentTypeError(
-        f'{ascii(text)} is not UTF-8, and TensorFlow takes no other names; rename it') from None
+        f'{ascii(text)} is not UTF-8, which TensorFlow requires of names; rename it') from None
   return text if os.path.lexists(text) else os.path.expanduser(text)
 
 
@@ -72,7 +74,7 @@ def make_output_dir(path: str) -> None:
   try:
     os.makedirs(path, exist_ok=True)
   except OSError as error:
-    raise UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
+    raise UsageError(f'--output_dir={path} cannot be created: {error.strerror}') from None
 
 
 def size(text: str) -> tuple[int, int]:
@@ -80,12 +82,12 @@ def size(text: str) -> tuple[int, int]:
   match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
   found = match and (int(match[1]), int(match[2] or match[1]))
   if not found or 0 in found:
-    raise argparse.ArgumentTypeError(f'"{text}" is no size: give HEIGHTxWIDTH, e.g. 641x641')
+    raise argparse.ArgumentTypeError(f'"{text}" is not a size: give HEIGHTxWIDTH, e.g. 641x641')
   return found
 
 
 def positive(text: str) -> int:
   """Converts a flag to a positive integer."""
   if not text.isdigit() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 1 on')
+    raise argparse.ArgumentTypeError(f'"{text}" is not a whole number of at least 1')
   return int(text)

@@ -69,8 +69,8 @@ def _end(line: str, code: int) -> int:
 
 def _fault() -> int:
   traceback.print_exc()
-  print('This is a fault of deeplab_tf and not of your input. Please report it with the lines '
-        'above and the command.', file=sys.stderr)
+  print('This is a bug in deeplab_tf, not in your input. Please report it with the lines above '
+        'and the command.', file=sys.stderr)
   return 1
 
 

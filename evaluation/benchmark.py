@@ -2,8 +2,8 @@
 
   python evaluation/benchmark.py --config_file=F --what=inference --input_size=641x641
 
-All but input_pipeline run on made-up data, so no data set and no checkpoint is needed.
---what=evaluation needs no config either.
+All benchmarks except input_pipeline use synthetic data, so they need no dataset and no checkpoint.
+--what=evaluation needs no config.
 """
 
 import functools
@@ -22,28 +22,28 @@ from deeplab_tf.user_errors import UsageError
 _NOTES = """\
 what:
   inference       uint8 image to panoptic map, as exported, with random weights; the class
-                  (or centre) predictions are replaced by ones of which some are confident
-  train_step      forward, losses, matching, backward and update, as the trainer does them
-  postprocess     the read-out alone
-  matching        128 queries and 100 annotated masks, by both solvers; needs no size
-  attention       each form of axial or local attention in the network, one layer along one axis:
-                  inference, and a train step (gradients of a sum of squares for the weights and
-                  the input), each in a process of its own
-  input_pipeline  training batches from train_dataset_options, read for --repeats batches; the
-                  same without augmentation (fixed size, nothing random); each stage alone, in
-                  processor time of all cores together
+                  (or center) predictions are replaced by synthetic ones, some of them confident
+  train_step      forward pass, losses, matching, backward pass and update, as in the trainer
+  postprocess     post-processing only
+  matching        128 queries and 100 ground truth masks, by both solvers; needs no size
+  attention       each kind of axial or local attention in the network, one layer along one axis:
+                  inference, and a train step (gradients of a sum of squares with respect to the
+                  weights and the input), each in a separate process
+  input_pipeline  --repeats training batches from train_dataset_options; the same without
+                  augmentation (fixed size, no randomness); each stage separately, in processor
+                  time over all cores
   evaluation      panoptic quality and boundary panoptic quality of --repeats pairs of PNGs, at
                   least 20, with 60 segments each, from files, in one process; seconds per pair
 output:
-  first      seconds from the start of building the model to the first result in hand
-  median     seconds of the calls after it
-  processor  the same of all cores together, which other programs disturb less
-  peak       largest resident memory of this process, TensorFlow included
+  first      seconds from the start of building the model to the first result
+  median     seconds per call after the first one
+  processor  median processor time over all cores, which other programs affect less
+  peak       largest resident memory of this process, including TensorFlow
 """
 _WHAT = ('inference', 'train_step', 'postprocess', 'attention', 'matching',
          'input_pipeline', 'evaluation')
 _QUERIES, _TARGETS = 128, 100
-# Images that each stage of the input pipeline is measured with, at least.
+# Minimum number of images for each stage of the input pipeline.
 _STAGE_IMAGES = 24
 
 
@@ -61,7 +61,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
     raise UsageError(f'--what={args.what} needs a --config_file')
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
-  # The pipeline's own batch size unless it is asked for.
+  # input_pipeline uses the batch size of the config, unless the flag is given.
   if args.batch_size is None:
     args.batch_size = (config.train_dataset_options.batch_size if args.what == 'input_pipeline'
                        else 1)
@@ -77,7 +77,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _report(args, results: dict[str, dict[str, float]]) -> None:
-  """Prints times with what is needed to compare them."""
+  """Prints the results with the settings and the machine."""
   report = {'what': args.what, 'results': results,
             'machine': _machine(with_tensorflow=args.what != 'evaluation'), 'peak_gb': _peak(),
             'repeats': args.repeats, 'jit_compile': args.jit_compile}
@@ -93,9 +93,9 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--input_size', type=arguments.size, metavar='HxW',
                       help='e.g. 641x641 (default: the crop size of the config)')
   parser.add_argument('--batch_size', type=arguments.positive, metavar='N',
-                      help="default: 1; of input_pipeline the config's")
+                      help="default: 1, or for input_pipeline that of the config")
   parser.add_argument('--repeats', type=arguments.positive, default=5, metavar='N',
-                      help='calls after the first (default: %(default)s)')
+                      help='number of calls after the first (default: %(default)s)')
   parser.add_argument('--jit_compile', action='store_true',
                       help='compile the network, or the training step, with XLA')
   parser.add_argument('--format', choices=('table', 'json'), default='table')
@@ -103,7 +103,7 @@ def _parser() -> arguments.Parser:
 
 
 def _set_sizes(options, args, what: str) -> None:
-  """Writes the flags into the data options."""
+  """Copies the flags to the dataset options."""
   if args.input_size is None:
     if len(options.crop_size) != 2 and what != 'matching':
       raise UsageError('the config has no crop_size: give --input_size=HxW')
@@ -119,13 +119,13 @@ def _set_sizes(options, args, what: str) -> None:
 
 
 def _measure(start: float, step: Callable, repeats: int, images: int) -> dict[str, float]:
-  """Calls a step once and then `repeats` times.
+  """Measures a first call of a step and `repeats` more.
 
   Args:
-    start: When the work for the first result began.
-    step: Returns when its result is in hand.
-    repeats: Calls after the first.
-    images: Per call.
+    start: Time at which the work for the first result began.
+    step: Function that returns when its result is available.
+    repeats: Number of calls after the first.
+    images: Number of images per call.
   """
   before = time.perf_counter()
   step()
@@ -174,14 +174,14 @@ def _table(report) -> str:
   machine = report['machine']
   tensorflow = (f'{machine["gpus"]} GPUs, TensorFlow {machine["tensorflow"]}, '
                 if 'tensorflow' in machine else '')
-  # That of layers is theirs: this process has measured nothing.
+  # Layers report their own peak memory: they ran in other processes.
   peak = '' if report['what'] == 'attention' else f'peak memory {report["peak_gb"]:.2f} GB; '
   lines.append(f'{peak}{machine["cores"]} cores, {tensorflow}load average '
                f'{machine["load_average"]:.1f}')
   return '\n'.join(lines)
 
 
-# === What is measured ===
+# === Benchmarks ===
 
 
 def _inference(config, args) -> dict[str, dict[str, float]]:
@@ -274,7 +274,7 @@ def _attention(config, args) -> dict[str, dict[str, float]]:
   results = {}
   for form, count in forms.items():
     for name in ('inference', 'train step'):
-      # The exported program computes in float32.
+      # The exported model computes in float32.
       result = _in_a_process(f'{form}, {name}', form, name == 'train step',
                              precision if name == 'train step' else 'FLOAT32', args)
       results[f'{form}, {name}'] = {'layers': count, **result}
@@ -282,7 +282,7 @@ def _attention(config, args) -> dict[str, dict[str, float]]:
 
 
 def _in_a_process(name: str, *arguments_of_layer) -> dict[str, float]:
-  """Measures a layer in a process of its own: after others the peak would be theirs."""
+  """Measures a layer in a separate process, so that peak memory is that of this layer alone."""
   import multiprocessing
   from concurrent import futures
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
@@ -290,7 +290,7 @@ def _in_a_process(name: str, *arguments_of_layer) -> dict[str, float]:
     try:
       return job.result()
     except futures.process.BrokenProcessPool:
-      raise UsageError(f'{name}: its process was ended, most likely for want of memory; give '
+      raise UsageError(f'{name}: its process was killed, probably because memory is full; give '
                        'a smaller --input_size or --batch_size') from None
 
 
@@ -351,7 +351,7 @@ def _batches(config, dataset_info, kind: str, args) -> dict[str, float]:
   start = time.perf_counter()
   batches = iter(pipeline.train_dataset(config, dataset_info, kind, seed=0))
   result = _measure(start, lambda: next(batches), args.repeats, args.batch_size)
-  # Batches wait ready behind the first call: only the mean over many tells the rate.
+  # Batches are prefetched, so only the mean over many batches gives the rate.
   begin = time.perf_counter()
   for _ in range(args.repeats):
     next(batches)

@@ -46,7 +46,7 @@ def why_not_writable(path: _Path) -> Optional[str]:
     place = place.parent
   is_folder = place.is_dir()
   if not is_folder and str(place) != os.path.abspath(path):
-    return f'{place} is no folder'
+    return f'{place} is not a folder'
   if not os.access(place, os.W_OK | os.X_OK if is_folder else os.W_OK):
     return f'no permission to write to {place}, or it is on a read-only disk'
   return None

@@ -21,7 +21,7 @@ def isthing_problem(content: Mapping[str, Any]) -> Optional[str]:
           'have none)')
   if not isinstance(first, dict) or 'segments_info' not in first:
     line += '; a detection JSON? A panoptic JSON is expected. If it is one'
-  return (f'{line}: add "isthing": 1 to each category whose instances are told apart (things), and '
+  return (f'{line}: add "isthing": 1 to each category with distinct instances (things), and '
           '"isthing": 0 to each other one (stuff)')
 
 
@@ -33,12 +33,12 @@ def problem(entry: Any, found: Container[int]) -> Optional[str]:
     found: Ids of the previous entries.
   """
   if not isinstance(entry, dict):
-    return f'category {entry!r} is no object with id, name and isthing'
+    return f'category {entry!r} is not an object with id, name and isthing'
   missing = [key for key in ('id', 'name', 'isthing') if key not in entry]
   if missing:
     return f'category {entry} has no "{missing[0]}"'
   if not isinstance(entry['id'], int) or entry['id'] < 0:
-    return f'category id {entry["id"]!r} of "{entry["name"]}" is no whole number from 0 on'
+    return f'category id {entry["id"]!r} of "{entry["name"]}" is not a whole number of at least 0'
   if entry['id'] in found:
     return f'category id {entry["id"]} occurs twice'
   if entry['isthing'] not in (0, 1):

@@ -100,7 +100,7 @@ def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> N
     ValueError: The entries are not a list of objects with these fields.
   """
   if not isinstance(entries, list):
-    raise DataError(f'{where}: {shown(entries)} stands where a list is expected, each {what}')
+    raise DataError(f'{where}: a list is expected, with each entry {what}, not {shown(entries)}')
   for entry in entries:
     if not isinstance(entry, dict):
       raise DataError(f'{where}: {what} is {shown(entry)}; an object with '

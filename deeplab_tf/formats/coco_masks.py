@@ -39,7 +39,7 @@ def problem(segmentation: Any, size: Tuple[int, int]) -> Optional[str]:
   counts = segmentation['counts']
   runs = _unpacked(counts) if isinstance(counts, str) else _as_integers(counts)
   if runs is None:
-    return 'has counts that are no run lengths'
+    return 'has counts that are not run lengths'
   if runs.min(initial=0) < 0 or runs.max(initial=0) > image_limits.MAX_PIXELS:
     return 'has a run length below 0 or beyond the image'
   if runs.sum() != size[0] * size[1]:
@@ -53,9 +53,9 @@ def _polygons_problem(polygons):
   length = 0.0
   for polygon in polygons:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-      return 'has a polygon that is no list of three or more x, y'
+      return 'has a polygon that is not a list of three or more x, y'
     if not all(type(value) in (int, float) and abs(value) <= _FARTHEST for value in polygon):
-      return f'has a polygon with a corner that is no number from {-_FARTHEST} to {_FARTHEST}'
+      return f'has a polygon with a corner that is not a number from {-_FARTHEST} to {_FARTHEST}'
     corners = np.array(polygon, np.float64).reshape(-1, 2)
     length += np.abs(corners - np.roll(corners, 1, 0)).max(1).sum()
   if length > _LONGEST:

@@ -127,7 +127,7 @@ def _mode_problem(image: Image.Image) -> Optional[str]:
   if image.mode in ('RGB', 'RGBA') and not sixteen_bit:
     return None
   mode = f'{image.mode} with 16 bits' if sixteen_bit and 'RGB' in image.mode else image.mode
-  return (f'the picture is of mode {mode}; a panoptic PNG is RGB with 8 bits (id = R + 256 G + '
+  return (f'the image has mode {mode}; a panoptic PNG is RGB with 8 bits (id = R + 256 G + '
           '65536 B)')
 
 

@@ -47,13 +47,13 @@ def load(file: Union[str, os.PathLike, IO[bytes]], name: str, formats: Sequence[
   except Image.DecompressionBombError:  # More than twice the size at which Pillow warns.
     line = f'the image is too large: {RULE}'
   except Image.UnidentifiedImageError:
-    line = f'is no image, or damaged (it does not begin as {" or ".join(formats)})'
+    line = f'is not an image, or is corrupt (it does not begin like {" or ".join(formats)})'
   except OSError as error:
     if error.errno is not None:  # Errors raised by Pillow itself have none.
       raise not_opened(name, error) from None
-    line = f'is no image, or damaged ({_reason(error)})'
+    line = f'is not an image, or is corrupt ({_reason(error)})'
   except Exception as error:  # pylint: disable=broad-except; corrupt files raise errors of any kind.
-    line = f'is no image, or damaged ({_reason(error)})'
+    line = f'is not an image, or is corrupt ({_reason(error)})'
   raise DataError(f'{name}: {line}')
 
 

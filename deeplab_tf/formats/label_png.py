@@ -25,8 +25,8 @@ def read(path: Union[str, os.PathLike]) -> np.ndarray:
 def _mode_problem(image: Image.Image) -> Optional[str]:
   if image.mode in ('1', 'L', 'P', 'I') or image.mode.startswith('I;16'):
     return None
-  return (f'the picture is of mode {image.mode}; a semantic map has one channel of class ids, grey '
-          'of 8 or 16 bits or with a palette')
+  return (f'the image has mode {image.mode}; a semantic map has one channel of class ids, gray '
+          'with 8 or 16 bits or with a palette')
 
 
 def read_rgb(path: Union[str, os.PathLike]) -> np.ndarray:

@@ -51,7 +51,8 @@ class DeepLab2PanopticQuality(panoptic_quality.PanopticQuality):
              predictions: Mapping[int, Segment]) -> Matching:
     names = []
     kept = []
-    predictions = {number: guess._replace(iscrowd=False) for number, guess in predictions.items()}
+    predictions = {number: prediction._replace(iscrowd=False)
+                   for number, prediction in predictions.items()}
     for segments in (truths, predictions):
       first_of: Dict[int, int] = {}
       renamed = {}

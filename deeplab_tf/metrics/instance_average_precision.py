@@ -105,12 +105,13 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       ValueError: A category is unknown, or a mask and its image differ in size; nothing is counted.
     """
     records = []
-    for index, (truths, guesses) in self._by_category(annotations, detections).items():
-      guesses = instance_matching.best(guesses)
-      ious, areas = self._ious(truths, guesses, size)
+    for index, (truths, own_detections) in self._by_category(annotations, detections).items():
+      own_detections = instance_matching.best(own_detections)
+      ious, areas = self._ious(truths, own_detections, size)
       records.append((index, instance_matching.match(
           [Truth(*pair) for pair in zip((truth['area'] for truth in truths), _crowds(truths))],
-          [Detection(guess['score'], area) for guess, area in zip(guesses, areas)], ious)))
+          [Detection(detection['score'], area)
+           for detection, area in zip(own_detections, areas)], ious)))
     self._images.append(_pack(image_id, records))
 
   def update_from_label_maps(self, image_id: Union[int, str], ground_truth: np.ndarray,
@@ -139,20 +140,21 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     if self._iou_type == 'boundary':
       distance = overlap.boundary_distance(np.shape(ground_truth), self._dilation_ratio)
     overlaps = overlap.overlaps(ground_truth, prediction, distance)
-    truths, guesses = (instance_matching.things(overlaps, side, dataset_info)
+    truths, detections = (instance_matching.things(overlaps, side, dataset_info)
                        for side in (0, 1))
-    for guess in guesses:
-      if guess['label'] not in segment_scores:
-        raise DataError(f'image {image_id}: the predicted thing with the label {guess["label"]} '
-                        'has no score')
-      guess['score'] = float(segment_scores[guess['label']])
+    for detection in detections:
+      if detection['label'] not in segment_scores:
+        raise DataError(f'image {image_id}: the predicted thing with the label '
+                        f'{detection["label"]} has no score')
+      detection['score'] = float(segment_scores[detection['label']])
     records = []
-    for index, (own_truths, own_guesses) in self._by_category(truths, guesses).items():
-      own_guesses = instance_matching.best(own_guesses)
-      ious = instance_matching.map_ious(overlaps, own_truths, own_guesses)
+    for index, (own_truths, own_detections) in self._by_category(truths, detections).items():
+      own_detections = instance_matching.best(own_detections)
+      ious = instance_matching.map_ious(overlaps, own_truths, own_detections)
       records.append((index, instance_matching.match(
           [Truth(truth['area'], truth['iscrowd']) for truth in own_truths],
-          [Detection(guess['score'], guess['area']) for guess in own_guesses], ious)))
+          [Detection(detection['score'], detection['area']) for detection in own_detections],
+          ious)))
     self._images.append(_pack(image_id, records))
 
   def merge(self, other: 'InstanceAveragePrecision') -> None:
@@ -246,15 +248,15 @@ class InstanceAveragePrecision(accumulator.Accumulator):
         grouped.setdefault(index, ([], []))[side].append(entry)
     return grouped
 
-  def _ious(self, truths: Sequence[Any], guesses: Sequence[Any],
+  def _ious(self, truths: Sequence[Any], detections: Sequence[Any],
             size: Tuple[int, int]) -> Tuple[np.ndarray, Sequence[float]]:
     """Returns the IoUs, [detections, annotations], and the areas of the detections."""
     if self._iou_type == 'bbox':
-      boxes, areas = instance_matching.boxes(guesses, size)
+      boxes, areas = instance_matching.boxes(detections, size)
       return instance_matching.ious(boxes, [truth['bbox'] for truth in truths],
                                     _crowds(truths)), areas
     masks = [[instance_matching.run_lengths(entry['segmentation'], size) for entry in entries]
-             for entries in (guesses, truths)]
+             for entries in (detections, truths)]
     areas = instance_matching.areas(masks[0])
     ious = instance_matching.ious(*masks, _crowds(truths))
     if self._iou_type == 'boundary':

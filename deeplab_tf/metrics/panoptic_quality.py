@@ -113,9 +113,9 @@ def match_overlaps(overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
   boundary_iou = _boundary_iou(overlaps) if overlaps.first_boundary else lambda *ids: math.inf
   matches = []
   for (truth_id, prediction_id), intersection in overlaps.pixels.items():
-    truth, guess = truths.get(truth_id), predictions.get(prediction_id)
-    if (truth is None or guess is None or truth.iscrowd
-        or truth.category_id != guess.category_id):
+    truth, prediction = truths.get(truth_id), predictions.get(prediction_id)
+    if (truth is None or prediction is None or truth.iscrowd
+        or truth.category_id != prediction.category_id):
       continue
     area = truth_pixels[truth_id] if truth.area is None else truth.area
     union = (area + prediction_pixels[prediction_id] - intersection
@@ -124,25 +124,25 @@ def match_overlaps(overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
     if union > 0 and intersection / union > 0.5:
       iou = min(intersection / union, boundary_iou(truth_id, prediction_id))
       if iou > 0.5:
-        matches.append(Match(truth, guess, iou))
+        matches.append(Match(truth, prediction, iou))
   crowds = {truth.category_id: truth.id for truth in truths.values() if truth.iscrowd}
 
-  def is_excused(guess: Segment) -> bool:
-    pixels = overlaps.pixels.get((_VOID, guess.id), 0)
-    if guess.category_id in crowds:
-      pixels += overlaps.pixels.get((crowds[guess.category_id], guess.id), 0)
-    return pixels > 0.5 * prediction_pixels[guess.id]
+  def is_excused(prediction: Segment) -> bool:
+    pixels = overlaps.pixels.get((_VOID, prediction.id), 0)
+    if prediction.category_id in crowds:
+      pixels += overlaps.pixels.get((crowds[prediction.category_id], prediction.id), 0)
+    return pixels > 0.5 * prediction_pixels[prediction.id]
 
   found = {each.ground_truth.id for each in matches}
   used = {each.prediction.id for each in matches}
-  spare = [guess for guess in predictions.values() if guess.id not in used]
+  spare = [prediction for prediction in predictions.values() if prediction.id not in used]
   return Matching(
       tuple(matches),
       tuple(truth for truth in truths.values() if not truth.iscrowd and truth.id not in found),
-      tuple(guess for guess in spare if not is_excused(guess)),
+      tuple(prediction for prediction in spare if not is_excused(prediction)),
       tuple(truth for truth in truths.values() if truth.iscrowd),
-      tuple(guess for guess in spare if is_excused(guess)), truth_pixels, prediction_pixels,
-      overlaps.pixels)
+      tuple(prediction for prediction in spare if is_excused(prediction)), truth_pixels,
+      prediction_pixels, overlaps.pixels)
 
 
 def wrong_areas(segments: Iterable[Segment], pixels: Mapping[int, int]) -> Tuple[int, ...]:
@@ -348,7 +348,7 @@ def _segments_by_id(
   truths = _by_id(ground_truth_segments, 'ground truth')
   predictions = _by_id(prediction_segments, 'prediction')
   overlaps = _overlaps(ground_truth_map, prediction_map, dilation_ratio)
-  drawn = {guess for _, guess in overlaps.pixels}
+  drawn = {prediction for _, prediction in overlaps.pixels}
   for segment_id in sorted(drawn):
     if segment_id != _VOID and segment_id not in predictions:
       raise DataError(f'prediction: segment {segment_id} of the map is not listed among the '

@@ -68,12 +68,12 @@ def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segmen
   unmatched = {segment.id: segment for segment in matching.unmatched_ground_truth}
   in_vain = {segment.id: segment for segment in matching.unmatched_predictions}
   mistaken = []
-  for (truth, guess), intersection in pixels.items():
-    if truth not in unmatched or guess not in in_vain:
+  for (truth, prediction), intersection in pixels.items():
+    if truth not in unmatched or prediction not in in_vain:
       continue
-    union = (matching.ground_truth_pixels[truth] + matching.prediction_pixels[guess]
-             - intersection - pixels.get((0, guess), 0))
-    one, other = unmatched[truth], in_vain[guess]
+    union = (matching.ground_truth_pixels[truth] + matching.prediction_pixels[prediction]
+             - intersection - pixels.get((0, prediction), 0))
+    one, other = unmatched[truth], in_vain[prediction]
     if one.category_id != other.category_id and 2 * intersection > union:
       mistaken.append((one, other))
   category_of = tuple({segment.id: segment.category_id for segment in segments}
@@ -154,8 +154,8 @@ true_positives, false_positives, false_negatives: int64 [categories, sizes], seg
       counts[(2, *self._place(segment, matching.prediction_pixels))] += 1
     for segment in matching.unmatched_ground_truth:
       counts[(3, *self._place(segment, matching.ground_truth_pixels))] += 1
-    for truth, guess in comparison.mistaken:
-      self.mistaken[self._index[truth.category_id], self._index[guess.category_id]] += 1
+    for truth, prediction in comparison.mistaken:
+      self.mistaken[self._index[truth.category_id], self._index[prediction.category_id]] += 1
     self._count_pixels(comparison)
     for name, count in zip(_COUNTS, counts):
       getattr(self, name)[...] += count.astype(getattr(self, name).dtype)
@@ -253,10 +253,11 @@ true_positives, false_positives, false_negatives: int64 [categories, sizes], seg
     return self._index[segment.category_id], int(size)
 
   def _count_pixels(self, comparison: Comparison) -> None:
-    truth_category, guess_category = comparison.category_of
-    for (truth, guess), count in comparison.matching.overlaps.items():
+    truth_category, predicted_category = comparison.category_of
+    for (truth, prediction), count in comparison.matching.overlaps.items():
       if truth in truth_category:
-        column = self._index[guess_category[guess]] if guess in guess_category else -1
+        column = (self._index[predicted_category[prediction]]
+                  if prediction in predicted_category else -1)
         self.pixels[self._index[truth_category[truth]], column] += count
 
   def _losses(self) -> Dict[str, np.ndarray]:
@@ -280,10 +281,10 @@ true_positives, false_positives, false_negatives: int64 [categories, sizes], seg
 
   def _mistaken(self) -> List[Dict[str, Any]]:
     segments = (self.true_positives + self.false_negatives).sum(axis=1)
-    pairs = [{'ground_truth': self.category_ids[truth], 'prediction': self.category_ids[guess],
-              'segments': int(self.mistaken[truth, guess]),
-              'share': float(self.mistaken[truth, guess] / segments[truth])}
-             for truth, guess in np.argwhere(self.mistaken)]
+    pairs = [{'ground_truth': self.category_ids[truth], 'prediction': self.category_ids[prediction],
+              'segments': int(self.mistaken[truth, prediction]),
+              'share': float(self.mistaken[truth, prediction] / segments[truth])}
+             for truth, prediction in np.argwhere(self.mistaken)]
     return sorted(pairs, key=lambda pair: (-pair['segments'], -pair['share']))
 
 

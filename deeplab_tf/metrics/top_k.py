@@ -5,8 +5,8 @@ import numpy as np
 from deeplab_tf.metrics import accumulator
 
 # Score -> number of predicted classes that it considers.
-_GUESSES = {'top1': 1, 'top5': 5}
-SCORES = (*_GUESSES, 'n')
+_RANKS = {'top1': 1, 'top5': 5}
+SCORES = (*_RANKS, 'n')
 
 
 class TopKAccuracy(accumulator.Accumulator):
@@ -17,7 +17,7 @@ class TopKAccuracy(accumulator.Accumulator):
 
   def reset(self) -> None:
     """Resets all counts."""
-    self._counts = np.zeros(len(_GUESSES) + 1, np.int64)
+    self._counts = np.zeros(len(_RANKS) + 1, np.int64)
 
   def update(self, class_index: np.ndarray, guesses: np.ndarray) -> None:
     """Adds a batch of images.
@@ -28,7 +28,7 @@ class TopKAccuracy(accumulator.Accumulator):
         fewer than five classes, k may be their number, and top-5 is always 1.
     """
     right = np.asarray(guesses) == np.asarray(class_index)[:, None]
-    found = [right[:, :count].any(1).sum() for count in _GUESSES.values()]
+    found = [right[:, :count].any(1).sum() for count in _RANKS.values()]
     self._counts = self._counts + [*found, len(right)]
 
   def merge(self, other: 'TopKAccuracy') -> None:
@@ -47,12 +47,12 @@ class TopKAccuracy(accumulator.Accumulator):
     """Returns 'top1' and 'top5' in [0, 1] (None without images) and 'n', the number of images."""
     *right, images = self._counts.tolist()
     return {**{name: count / images if images else None
-               for name, count in zip(_GUESSES, right)}, 'n': images}
+               for name, count in zip(_RANKS, right)}, 'n': images}
 
 
 def format_result(result: dict) -> str:
   """Formats a result as one line of text."""
   scores = ', '.join(f'{name.replace("top", "top-")} '
                      + ('n/a' if result[name] is None else f'{100 * result[name]:.2f} %')
-                     for name in _GUESSES)
+                     for name in _RANKS)
   return f'{scores} of {result["n"]} images'

@@ -51,8 +51,9 @@ def _scores_section(scores: Mapping[str, Any], class_names: Mapping[int, str]) -
     counts = ''.join(f'<td class="count">{values[key]}</td>' for key in ('tp', 'fp', 'fn'))
     per_class.append(f'<tr><th scope="row">{name}</th>{_score_cells(values)}{counts}</tr>')
   head = ('<tr><th></th><th class="score">PQ</th><th class="score">SQ</th>'
-          '<th class="score">RQ</th><th title="matched segments">TP</th>'
-          '<th title="predicted in vain">FP</th><th title="missed">FN</th></tr>')
+          '<th class="score">RQ</th><th title="true positives: matched segments">TP</th>'
+          '<th title="false positives: predictions without a match">FP</th>'
+          '<th title="false negatives: ground truth without a match">FN</th></tr>')
   return ('<section><h2>Scores</h2><div class="scroll"><table>'
           f'<thead>{head}</thead><tbody class="groups">{"".join(rows)}</tbody>'
           f'<tbody>{"".join(per_class)}</tbody></table></div></section>')

@@ -79,7 +79,7 @@ def _missing(path, known_path, stated, known) -> Optional[str]:
   examples = image_names.shown(f'{category.category_id} "{category.name}"' for category in absent)
   if len(absent) == len(known):
     return (f'{path}: lists none of the categories of {known_path} ({examples}): the predictions '
-            'are those of another data set')
+            'are for another dataset')
   return (f'{path}: does not list {len(absent)} of the {len(known)} categories of {known_path} '
           f'({examples}), so they are never predicted')
 

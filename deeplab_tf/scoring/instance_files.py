@@ -152,7 +152,7 @@ def _load_results(path: coco_panoptic.PathLike, truth: Dict[str, Any],
                   iou_type: str) -> Sequence[Dict[str, Any]]:
   results = coco_panoptic.read_json(path, _RESULT)
   if not isinstance(results, list):
-    raise DataError(f'{path}: the JSON is no list; expected {_RESULT}')
+    raise DataError(f'{path}: the JSON is not a list; expected {_RESULT}')
   known = _known(truth)
   coco_fields.check(results, {}, path, 'a result')
   for index, entry in enumerate(results):

@@ -212,7 +212,7 @@ def _class_line(absent: Sequence[int], count: int, names: Mapping[int, Any],
           f'({image_names.shown(_named(absent, names))})')
   seen = set(predicted)
   vain = [class_id for class_id in absent if class_id in seen]
-  return line + (f'; predicted all the same: {image_names.shown(_named(vain, names))}'
+  return line + (f'; predicted nevertheless: {image_names.shown(_named(vain, names))}'
                  if vain else '')
 
 

@@ -123,13 +123,13 @@ def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
   truth = panoptic_io.load_ground_truth(ground_truth)
   if not truth.annotations:
     raise DataError(f'{truth.path}: "annotations" is empty, so there is nothing to score')
-  guesses = panoptic_io.load_predictions(predictions)
-  warnings = category_names.compare(guesses.path, guesses.categories, truth.path,
+  predicted = panoptic_io.load_predictions(predictions)
+  warnings = category_names.compare(predicted.path, predicted.categories, truth.path,
                                     truth.categories)
-  images, notes = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
+  images, notes = _pair(truth, predicted, panoptic_io.png_folder(ground_truth, ground_truth_dir),
                         panoptic_io.png_folder(predictions, predictions_dir))
-  _check_categories(truth, guesses.path, images)
-  return ImagePairs(truth, guesses, tuple(images), (*notes, *warnings))
+  _check_categories(truth, predicted.path, images)
+  return ImagePairs(truth, predicted, tuple(images), (*notes, *warnings))
 
 
 def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -179,13 +179,14 @@ def file_score(metric: panoptic_quality.PanopticQuality, files: ImagePairs,
       counted in the map.
   """
   truths = [image.ground_truth for image in files.images]
-  guesses = [image.prediction for image in files.images]
+  predictions = [image.prediction for image in files.images]
   odd: Tuple[str, ...] = ()
   if not as_deeplab2:
     odd = (*area_warnings(files, [each.wrong_areas for each in counts]),
-           *left_out.split_stuff_warnings(files.ground_truth, truths, guesses))
+           *left_out.split_stuff_warnings(files.ground_truth, truths, predictions))
   return FileScore(metric, files.class_names, (*files.warnings, *odd),
-                   left_out.panoptic(files.ground_truth, truths, guesses, files.not_scored, counts))
+                   left_out.panoptic(files.ground_truth, truths, predictions, files.not_scored,
+                                     counts))
 
 
 def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -211,10 +212,10 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
 
 def _update_panoptic(metric: panoptic_quality.PanopticQuality, image: ImagePair,
                      path: str) -> left_out.ImageCounts:
-  truth, guess = image.read_maps()
+  truth, prediction = image.read_maps()
   try:
-    wrong = metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
-    return left_out.image_counts(truth, guess, wrong)
+    wrong = metric.update(truth, image.ground_truth.segments, prediction, image.prediction.segments)
+    return left_out.image_counts(truth, prediction, wrong)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
@@ -232,27 +233,27 @@ def _categories(ids: np.ndarray, segments: Sequence[panoptic_io.Segment]) -> np.
   return np.array([category_of.get(value, _NO_CATEGORY) for value in ids.tolist()], np.int64)
 
 
-def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
+def _pair(truth: panoptic_io.PanopticJson, predictions: panoptic_io.PanopticJson,
           truth_folder: pathlib.Path,
           folder: pathlib.Path) -> Tuple[List[ImagePair], Tuple[str, ...]]:
   """Pairs the annotations of both files and finds their PNGs; also returns warnings."""
-  found = image_pairs.assign(listed_images(truth), listed_images(guesses), truth.path,
-                             guesses.path)
+  found = image_pairs.assign(listed_images(truth), listed_images(predictions), truth.path,
+                             predictions.path)
   for annotation, position in zip(truth.annotations, found.positions):
     if position is None:
-      count = len(guesses.annotations)
-      known = image_pairs.first_ids(guess.image_id for guess in guesses.annotations)
+      count = len(predictions.annotations)
+      known = image_pairs.first_ids(prediction.image_id for prediction in predictions.annotations)
       raise DataError(
-          f'{guesses.path}: no prediction for image {annotation.image_id!r} '
+          f'{predictions.path}: no prediction for image {annotation.image_id!r} '
           f'({annotation.file_name}) of {truth.path}; the file has {count} predictions'
           + (f', for images {known}, ...' if count else '')
           + (f'; {found.hint}' if found.hint else ''))
-  chosen = [guesses.annotations[position] for position in found.positions
+  chosen = [predictions.annotations[position] for position in found.positions
             if position is not None]
   pngs = (panoptic_io.find_pngs(truth_folder, truth.annotations, 'ground truth'),
           panoptic_io.find_pngs(folder, chosen, 'prediction'))
-  work = [ImagePair(annotation, guess, *paths, truth.image_files.get(annotation.image_id))
-          for annotation, guess, *paths in zip(truth.annotations, chosen, *pngs)]
+  work = [ImagePair(annotation, prediction, *paths, truth.image_files.get(annotation.image_id))
+          for annotation, prediction, *paths in zip(truth.annotations, chosen, *pngs)]
   return work, found.warnings
 
 

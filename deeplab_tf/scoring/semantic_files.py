@@ -90,7 +90,7 @@ def _value_warnings(metric: mean_iou.MeanIoU, ignore_label: int, strays: Set[int
     listed = image_names.shown(sorted(strays))
     warnings.append(
         f'the predictions have values that are no class (classes are 0 to '
-        f'{len(metric.class_ids) - 1}): {listed}; their pixels are misses')
+        f'{len(metric.class_ids) - 1}): {listed}; their pixels are false negatives')
   return warnings
 
 

@@ -102,7 +102,7 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
     raise DataError(f'the method\'s name is "{method}": letters, digits and . _ - are allowed')
   content = panoptic_io.load_predictions(predictions)
   warnings = list(category_names.compare(
-      content.path, content.categories, f'the data set of {benchmark}',
+      content.path, content.categories, f'the dataset of {benchmark}',
       catalog.built_in(server.dataset).categories))
   chosen, notes = _chosen(content, server, images)
   warnings += notes
@@ -194,12 +194,12 @@ def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iter
     if size is not None and ids.shape != size:
       raise DataError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
                       'compares pixel by pixel'.format(path, *ids.shape, *size))
-    drawn = set(np.unique(ids).tolist()) - {0}
+    present = set(np.unique(ids).tolist()) - {0}
     listed = {segment.id for segment in entry.segments}
-    if drawn != listed:
-      raise DataError(f'{path}: segment {min(drawn ^ listed)} is '
-                      + ('drawn, but not in the JSON' if drawn - listed else
-                         'in the JSON, but not drawn'))
+    if present != listed:
+      raise DataError(f'{path}: segment {min(present ^ listed)} is '
+                      + ('in the PNG, but not in the JSON' if present - listed else
+                         'in the JSON, but not in the PNG'))
     yield Prediction(image_id, ids, entry.segments)
     progress(1)
 

@@ -87,7 +87,7 @@ def _elsewhere(run: Callable, chunks: Sequence, workers: int) -> Iterator[Any]:
         raise result.error
       yield result
   except concurrent.futures.process.BrokenProcessPool as error:
-    raise UsageError('a process died while it scored images, perhaps for want of memory; '
+    raise UsageError('a process died while scoring images, possibly because memory is full; '
                      f'use fewer than {workers} workers') from error
   finally:
     pool.shutdown(cancel_futures=True)

@@ -16,7 +16,7 @@ ERROR_COLORS = {
     'wrong class': (226, 60, 48),
     'wrong instance': (255, 190, 40),
     'missed': (168, 85, 214),
-    'not labelled': (58, 60, 66),
+    'unlabeled': (58, 60, 66),
 }
 _SMALLEST_WITH_TEXT = 96  # Pixels of the shorter side.
 # Outlines have the segment's color, blended with white by this factor.
@@ -90,8 +90,8 @@ def error_map(ground_truth: np.ndarray, prediction: np.ndarray, dataset_info: Da
   kinds = _error_kinds(ground_truth, prediction, dataset_info)
   picture = np.array(list(ERROR_COLORS.values()), np.float32)[kinds]
   if image is not None:
-    grey = _luminance(_checked(image, ground_truth))[..., None]
-    picture = 0.72 * picture + 0.28 * grey
+    gray = _luminance(_checked(image, ground_truth))[..., None]
+    picture = 0.72 * picture + 0.28 * gray
   outlines = _edges(ground_truth, _line_width(ground_truth.shape))
   picture[outlines] = 0.35 * picture[outlines] + 0.65 * 255
   return np.rint(picture).astype(np.uint8)
@@ -127,10 +127,10 @@ def _luminance(image: np.ndarray) -> np.ndarray:
 
 def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float) -> np.ndarray:
   """Blends the colors with the image; returns float32 [height, width, 3]."""
-  grey = _luminance(image)[..., None]
+  gray = _luminance(image)[..., None]
   # Under a color, only the luminance of the image is kept, and shadows are lightened, so that
   # class colors stay recognizable.
-  ground = image + min(1.5 * alpha, 1) * (grey - image) + 0.12 * alpha * (255 - grey)
+  ground = image + min(1.5 * alpha, 1) * (gray - image) + 0.12 * alpha * (255 - gray)
   opacity = np.where(found.isthing, alpha, 0.9 * alpha).astype(np.float32)[found.positions]
   if found.iscrowd.any():
     rows, columns = np.indices(image.shape[:2], sparse=True)
@@ -139,7 +139,7 @@ def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float) -> np.nda
     opacity = np.where(found.iscrowd[found.positions] & gap, 0.35 * opacity, opacity)
   picture = ground + opacity[..., None] * (found.colors[found.positions] - ground)
   void = found.isvoid[found.positions]
-  picture[void] = 0.38 * grey[void]
+  picture[void] = 0.38 * gray[void]
   return picture.astype(np.float32)
 
 
@@ -255,25 +255,25 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 def _error_kinds(ground_truth: np.ndarray, prediction: np.ndarray,
                  dataset_info: DatasetInfo) -> np.ndarray:
   """Returns the index into ERROR_COLORS of each pixel."""
-  correct, wrong_class, wrong_instance, missed, not_labelled = range(len(ERROR_COLORS))
-  labels, truth_rows, truth_areas = np.unique(ground_truth, return_inverse=True,
+  correct, wrong_class, wrong_instance, missed, unlabeled = range(len(ERROR_COLORS))
+  labels, label_rows, label_areas = np.unique(ground_truth, return_inverse=True,
                                               return_counts=True)
-  guesses, guess_rows, guess_areas = np.unique(prediction, return_inverse=True,
-                                               return_counts=True)
-  pairs = truth_rows.ravel() * len(guesses) + guess_rows.ravel()
-  table = np.bincount(pairs, minlength=len(labels) * len(guesses))
-  table = table.reshape(len(labels), len(guesses))
+  predictions, prediction_rows, prediction_areas = np.unique(
+      prediction, return_inverse=True, return_counts=True)
+  pairs = label_rows.ravel() * len(predictions) + prediction_rows.ravel()
+  table = np.bincount(pairs, minlength=len(labels) * len(predictions))
+  table = table.reshape(len(labels), len(predictions))
   void = np.isin(labels // dataset_info.label_divisor, [dataset_info.ignore_label])
-  union = truth_areas[:, None] + guess_areas - table - table[void].sum(axis=0)
+  union = label_areas[:, None] + prediction_areas - table - table[void].sum(axis=0)
   classes, instances = np.divmod(labels, dataset_info.label_divisor)
-  guess_classes = guesses // dataset_info.label_divisor
+  predicted_classes = predictions // dataset_info.label_divisor
   things = [class_id for class_id, category in dataset_info.by_class_id.items()
             if category.isthing]
   has_instances = np.isin(classes, things) & (instances > 0)
   kinds = np.full(table.shape, wrong_class)
-  same = classes[:, None] == guess_classes
+  same = classes[:, None] == predicted_classes
   kinds[same] = correct
   kinds[same & has_instances[:, None] & (2 * table <= union)] = wrong_instance
-  kinds[:, guess_classes == dataset_info.ignore_label] = missed
-  kinds[void] = not_labelled
+  kinds[:, predicted_classes == dataset_info.ignore_label] = missed
+  kinds[void] = unlabeled
   return kinds.ravel()[pairs].reshape(ground_truth.shape)

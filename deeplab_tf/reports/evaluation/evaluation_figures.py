@@ -78,7 +78,7 @@ def segments_by_size(limits: Sequence[float], found: Sequence[int], missed: Sequ
     axes = figure.add_subplot()
     places = np.arange(len(found))
     axes.bar(places - 0.2, found, 0.38, color=FOUND, label='matched (TP)')
-    axes.bar(places - 0.2, missed, 0.38, bottom=found, color=MISSED, label='missed (FN)')
+    axes.bar(places - 0.2, missed, 0.38, bottom=found, color=MISSED, label='false negatives (FN)')
     axes.bar(places + 0.2, invented, 0.38, color=INVENTED, label='false positives (FP)')
     axes.set_ylabel('segments')
     _whole_numbers(axes, max([*np.add(found, missed), *invented, 1]))

@@ -26,7 +26,7 @@ _LEAST_SEGMENTS = 3
 _CONFUSED_CLASSES = 16
 _MOST_NAMES = 6
 _LARGEST_SIDE = 1920  # Pixels; larger images are shown smaller.
-_GREY = 150  # Gray value in place of a missing image.
+_GRAY = 150  # Gray value in place of a missing image.
 # Class id * divisor + segment id must fit into an int64.
 _DIVISOR = coco_panoptic.MAX_ID + 1
 
@@ -105,16 +105,16 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
 def _update(survey: segment_survey.SegmentSurvey, image: panoptic_files.ImagePair, path: str,
             dilation_ratio: Optional[float]) -> left_out.ImageCounts:
   segments = image.ground_truth.segments
-  truth, guess = image.read_maps()
+  truth, prediction = image.read_maps()
   try:
-    comparison = segment_survey.compare(truth, segments, guess, image.prediction.segments,
+    comparison = segment_survey.compare(truth, segments, prediction, image.prediction.segments,
                                         dilation_ratio)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
   survey.update(comparison)
   wrong = panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
-  return left_out.image_counts(truth, guess, wrong)
+  return left_out.image_counts(truth, prediction, wrong)
 
 
 def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],
@@ -123,14 +123,14 @@ def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequ
   lines = []
   absent = len(images) - len(found) - len(ambiguous)
   if folder and absent:
-    lines.append(f'{absent} of the {len(images)} images are not in {folder}; the segments of those '
-                 'lie on grey.')
+    lines.append(f'{absent} of the {len(images)} images are not in {folder}; their segments are '
+                 'shown on gray.')
   unclear = [image for image in images if image.image_id in ambiguous]
   if unclear:
     fitting = image_names.shown(ambiguous[unclear[0].image_id])
     lines.append(f'The names of {len(unclear)} of the {len(images)} images are ambiguous in '
-                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; the segments of those lie '
-                 'on grey.')
+                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; their segments are shown '
+                 'on gray.')
   return lines
 
 
@@ -142,7 +142,7 @@ def _facts(files: panoptic_files.ImagePairs,
       'ground truth': os.path.basename(files.ground_truth.path),
       'predictions': os.path.basename(files.predictions.path),
       'images': f'{len(files.images):,}',
-      'segments to find': f'{found + missed:,}',
+      'ground truth segments': f'{found + missed:,}',
       'matched': f'{found:,}' + _share(found, found + missed),
       'false positives': f'{in_vain:,}' + _share(in_vain, found + in_vain),
   }
@@ -253,14 +253,14 @@ class _Pictures:
       yield self._entry(self._files.images[position], survey.image_pq[position])
 
   def _entry(self, image: panoptic_files.ImagePair, pq: float) -> Dict[str, Any]:
-    truth, guess = image.read_maps()
-    comparison = segment_survey.compare(truth, image.ground_truth.segments, guess,
+    truth, prediction = image.read_maps()
+    comparison = segment_survey.compare(truth, image.ground_truth.segments, prediction,
                                         image.prediction.segments, self._dilation_ratio)
     step = math.ceil(max(truth.shape) / _LARGEST_SIDE)
     maps = [self._label_map(ids[::step, ::step], segments) for ids, segments in (
-        (truth, image.ground_truth.segments), (guess, image.prediction.segments))]
+        (truth, image.ground_truth.segments), (prediction, image.prediction.segments))]
     photograph, problem = self._photograph(image, maps[0].shape)
-    ground = np.full((*maps[0].shape, 3), _GREY, np.uint8) if photograph is None else photograph
+    ground = np.full((*maps[0].shape, 3), _GRAY, np.uint8) if photograph is None else photograph
     entry = page.gallery_item(_file_name(image), ground, *maps, self._info, pq)
     if photograph is None:
       entry['image'] = None
@@ -293,7 +293,7 @@ class _Pictures:
       pixels = rgb_images.read(path)
     except DataError as error:
       # All images are scored already; the report is still written, without this image.
-      return None, f'\nWithout its photograph: {error}'
+      return None, f'\nWithout its image: {error}'
     if pixels.shape[:2] != shape:
       pixels = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
     return pixels, ''
@@ -322,11 +322,11 @@ def describe(comparison: segment_survey.Comparison, names: Mapping[int, str]) ->
   invented = [segment for segment in matching.unmatched_predictions if segment.id not in instead]
   swapped = [f'{names[one.category_id]} as {names[other.category_id]}'
              for one, other in comparison.mistaken]
-  lines = [f'Found {len(matching.matches)} of {to_find} segments']
+  lines = [f'Matched {len(matching.matches)} of {to_find} segments']
   for verb, words in (
-      ('Wrong class', swapped),
-      ('Missed', [names[segment.category_id] for segment in missed]),
-      ('Invented', [names[segment.category_id] for segment in invented])):
+      ('Classification errors', swapped),
+      ('False negatives', [names[segment.category_id] for segment in missed]),
+      ('False positives', [names[segment.category_id] for segment in invented])):
     if words:
       lines.append(f'{verb}: {_listed(words)}')
   return '\n'.join(lines)

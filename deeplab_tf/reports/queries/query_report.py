@@ -54,7 +54,7 @@ def write(folder: str, survey: Survey, info: DatasetInfo, experiment: Experiment
   facts = {
       'config': os.path.splitext(os.path.basename(experiment.config_file))[0],
       'checkpoint': os.path.basename(experiment.checkpoint),
-      'data set': info.name,
+      'dataset': info.name,
       'images': statistics.images,
       'queries': len(statistics.firings),
       'queries that fire': int((statistics.firings > 0).sum()),

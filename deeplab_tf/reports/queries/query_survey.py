@@ -63,7 +63,8 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
     if len(kept) < num_pictures:
       kept.append(Picture(sample.name[0].numpy().decode(), found))
   if not statistics.images:
-    raise DataError('eval_dataset_options: the data set holds no image; nothing to analyse')
+    raise DataError('eval_dataset_options: the dataset contains no images; there is nothing to '
+                    'analyze')
   memory_share = None
   if shares:
     memory_share = (np.sum([total for _, total in shares], axis=0, dtype=np.float64)

@@ -40,7 +40,7 @@ def scale_stress(path: str, quality: Sequence[Curves], gains: Sequence[Curves] =
     with png_figures.figure(path, (5.0, 3.3)) as figure:
       axes = figure.add_subplot()
       for group, (label, color) in _GROUPS.items():
-        _line(axes, _per_cent(quality[0].values[group]), label, color, group == 'All')
+        _line(axes, _percent(quality[0].values[group]), label, color, group == 'All')
       _ratio_axis(axes, quality)
       axes.set_ylim(bottom=0)
       axes.set_ylabel('panoptic quality')
@@ -59,7 +59,7 @@ def _draw_models(figure: Any, models: Sequence[Curves]) -> None:
   for axes, (group, (title, _)) in zip(panels, _GROUPS.items()):
     for number, (model, color) in enumerate(zip(models, _MODELS)):
       label = model.name if axes is panels[0] else None
-      _line(axes, _per_cent(model.values[group]), label, color, number == 0)
+      _line(axes, _percent(model.values[group]), label, color, number == 0)
     _ratio_axis(axes, models)
     axes.set_title(title)
   panels[0].set_ylabel('panoptic quality')
@@ -78,7 +78,7 @@ def _draw_gains(figure: Any, name: str, gains: Sequence[Curves]) -> None:
     _ratio_axis(axes, [other])
     axes.set_title(f'over {other.name}', fontsize=8.5)
   figure.suptitle(f'relative improvement of {name}, (PQ − other PQ) / other PQ', fontsize=9.5)
-  panels[0].set_ylabel('per cent')
+  panels[0].set_ylabel('percent')
   known = [gain for other in gains for values in other.values.values()
            for gain in values.values() if gain is not None]
   if max(known, default=0) > 2 * _LINEAR_GAIN:
@@ -86,7 +86,7 @@ def _draw_gains(figure: Any, name: str, gains: Sequence[Curves]) -> None:
   figure.legend(loc='outside lower center', ncols=len(_GROUPS), handlelength=1.6)
 
 
-def _per_cent(values: Mapping[float, Optional[float]]) -> dict[float, Optional[float]]:
+def _percent(values: Mapping[float, Optional[float]]) -> dict[float, Optional[float]]:
   return {ratio: None if value is None else 100 * value for ratio, value in values.items()}
 
 

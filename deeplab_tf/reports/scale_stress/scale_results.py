@@ -139,7 +139,7 @@ def format_test(test: StressTest) -> str:
 def format_improvement(test: StressTest, other: StressTest, name: str) -> str:
   """Formats the relative improvement over another model, called `name`, in percent."""
   gains = {group: improvement(test, other, group) for group in GROUPS}
-  lines = [f'relative improvement over {name} in per cent',
+  lines = [f'relative improvement over {name} in percent',
            f'{"ratio":>6}{"PQ":>8}{"things":>8}{"stuff":>8}']
   for ratio in gains['All']:
     lines.append(f'{ratio:>6g}' + ''.join(

@@ -142,7 +142,7 @@ class ScaleStress:
       ValueError: The images differ, or there is no common ratio.
     """
     if other.dataset != self.found.dataset:
-      raise DataError(f'{where} is on data set "{other.dataset}", this test on '
+      raise DataError(f'{where} is on dataset "{other.dataset}", this test on '
                       f'"{self.found.dataset}"; compare models on the same images')
     for each in other.measurements:
       if self.num_images not in (None, each.images):
@@ -170,7 +170,8 @@ class ScaleStress:
         measurement = self._measure(ratio, size, progress)
       except tf.errors.ResourceExhaustedError:
         raise DataError(f'ratio {ratio:g}: an input of {size[0]}x{size[1]} does not fit into '
-                        'memory; leave it out of the ratios, those below are kept') from None
+                        'memory; remove it from the ratios, results of smaller ones are '
+                        'kept') from None
       self.found = self.found.with_measurement(measurement)
       scale_results.write(path, self.found)
       # The graph of a size holds large constants and has reference cycles.
@@ -199,7 +200,8 @@ class ScaleStress:
       seconds.append(time.perf_counter() - start)
       metric.update_from_label_maps(sample.label[0].numpy(), panoptic_map, self._info)
     if not seconds:
-      raise DataError('eval_dataset_options: the data set holds no image; nothing to score')
+      raise DataError('eval_dataset_options: the dataset contains no images; there is nothing to '
+                      'score')
     scores = metric.result()
     # TensorFlow optimizes the graph at its first run.
     typical = float(np.median(seconds[1:] or seconds))
