@@ -45,14 +45,17 @@ class DatasetInfo:
 
   @property
   def class_ids(self) -> tuple[int, ...]:
+    """Class ids in ascending order."""
     return tuple(c.class_id for c in self.categories)
 
   @property
   def thing_class_ids(self) -> tuple[int, ...]:
+    """Class ids of the thing classes."""
     return tuple(c.class_id for c in self.categories if c.isthing)
 
   @property
   def stuff_class_ids(self) -> tuple[int, ...]:
+    """Class ids of the stuff classes."""
     return tuple(c.class_id for c in self.categories if not c.isthing)
 
   @property
@@ -72,15 +75,17 @@ class DatasetInfo:
 
   @property
   def by_class_id(self) -> dict[int, Category]:
+    """Class id -> category."""
     return {c.class_id: c for c in self.categories}
 
   @property
   def by_category_id(self) -> dict[int, Category]:
+    """Category id -> category."""
     return {c.category_id: c for c in self.categories}
 
   @property
   def description(self) -> str:
-    """Number of classes, as text."""
+    """Numbers of classes, as text."""
     return f'{len(self.thing_class_ids)} thing and {len(self.stuff_class_ids)} stuff classes'
 
   @property
@@ -118,11 +123,12 @@ class ImageClasses:
 
   @property
   def num_classes(self) -> int:
+    """Number of classes."""
     return len(self.class_names)
 
   @property
   def description(self) -> str:
-    """Number of classes, as text."""
+    """Numbers of classes, as text."""
     return f'{self.num_classes} classes'
 
 

@@ -100,6 +100,7 @@ class _Name(NamedTuple):
 
   @classmethod
   def of(cls, name: str) -> '_Name':
+    """Returns the parts of a name."""
     whole = normalized(name)
     own = stem(whole)
     return cls(whole, tuple(whole.casefold().split('/')[:-1]), own.casefold(),
