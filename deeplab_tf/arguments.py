@@ -1,4 +1,4 @@
-"""Flags that several programs have, and errors of one line."""
+"""Common flags of programs, with errors of one line."""
 
 import argparse
 import os
@@ -13,53 +13,55 @@ class Parser(argparse.ArgumentParser):
   """An argument parser whose errors are one line."""
 
   def __init__(self, program: str, description: str, epilog: str = ''):
-    """Makes a parser.
+    """Initializes the parser.
 
     Args:
-      program: Its name in the help.
-      description: The program's docstring; what it does, then how it is called.
-      epilog: Shown at the end of the help.
+      program: Program name in the help.
+      description: Docstring of the program, with its purpose and usage.
+      epilog: Text at the end of the help.
     """
     super().__init__(program, description=description, epilog=epilog, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
 
   def error(self, message: str) -> NoReturn:
-    """Ends the parsing."""
+    """Raises a UsageError."""
     raise UsageError(f'{message}; see --help')
 
   def add_config(self, required: bool = True) -> None:
     """Adds --config_file and --override."""
     self.add_argument('--config_file', required=required, metavar='F', type=path,
-                      help='the experiment, a textproto; see configs/')
+                      help='config of the experiment, a textproto; see configs/')
     self.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
-                      help='merged over the file, the last wins; e.g. '
-                      "'evaluator_options { thing_area_limit: 0 }'; may be given several times")
+                      help='textproto merged into the config; e.g. '
+                      "'evaluator_options { thing_area_limit: 0 }'; may be given several times, "
+                      'and the last value of a field counts')
 
   def add_checkpoint(self) -> None:
     """Adds --checkpoint."""
     self.add_argument('--checkpoint', required=True, metavar='C', type=path,
-                      help='a prefix such as runs/a/ckpt-1000, or a folder: its latest')
+                      help='a prefix such as runs/a/ckpt-1000, or a folder with its latest '
+                      'checkpoint')
 
   def add_output_dir(self) -> None:
     """Adds --output_dir; see check_output_dir and make_output_dir."""
     self.add_argument('--output_dir', required=True, metavar='D', type=path,
-                      help='folder to write to')
+                      help='output folder')
 
 
 def path(text: str) -> str:
-  """Reads a path, as the type of a flag: '~' at its start is the home folder, as in shells."""
+  """Converts a flag to a path; '~' at the start is the home folder, like in a shell."""
   if not text:
     raise argparse.ArgumentTypeError('is empty; give a path')
   try:
     text.encode('utf-8')
   except UnicodeEncodeError:
     raise argparse.ArgumentTypeError(
-        f'{ascii(text)} is not UTF-8, and TensorFlow takes no other names; rename it') from None
+        f'{ascii(text)} is not UTF-8, which TensorFlow requires of names; rename it') from None
   return text if os.path.lexists(text) else os.path.expanduser(text)
 
 
 def check_output_dir(path: str) -> None:
-  """Refuses an --output_dir that is a file or cannot be written to."""
+  """Raises a UsageError if --output_dir is a file or is not writable."""
   if os.path.isfile(path):
     raise UsageError(f'--output_dir={path} is a file; give a folder')
   reason = atomic_file.why_not_writable(path)
@@ -68,24 +70,24 @@ def check_output_dir(path: str) -> None:
 
 
 def make_output_dir(path: str) -> None:
-  """Makes --output_dir, unless it is there."""
+  """Creates --output_dir if it does not exist."""
   try:
     os.makedirs(path, exist_ok=True)
   except OSError as error:
-    raise UsageError(f'--output_dir={path} cannot be made: {error.strerror}') from None
+    raise UsageError(f'--output_dir={path} cannot be created: {error.strerror}') from None
 
 
 def size(text: str) -> tuple[int, int]:
-  """Reads HEIGHTxWIDTH, or one number for both, as the type of a flag."""
+  """Converts a flag HEIGHTxWIDTH, or one number for both, to a size."""
   match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
   found = match and (int(match[1]), int(match[2] or match[1]))
   if not found or 0 in found:
-    raise argparse.ArgumentTypeError(f'"{text}" is no size: give HEIGHTxWIDTH, e.g. 641x641')
+    raise argparse.ArgumentTypeError(f'"{text}" is not a size: give HEIGHTxWIDTH, e.g. 641x641')
   return found
 
 
 def positive(text: str) -> int:
-  """Reads a number from 1 on, as the type of a flag."""
+  """Converts a flag to a positive integer."""
   if not text.isdigit() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 1 on')
+    raise argparse.ArgumentTypeError(f'"{text}" is not a whole number of at least 1')
   return int(text)

@@ -1,7 +1,7 @@
-"""The classes of a data set: ids, names, things and colors.
+"""The classes of a dataset: ids, names, things and colors.
 
-These value types stand below everything else, so that data, models, post-processing, metrics and
-pictures name the same classes in the same way. `data.catalog` finds the classes of a data set.
+These value types are shared by data, models, post-processing, metrics and visualization.
+`data.catalog` returns the classes of a dataset.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ class Category(NamedTuple):
   """One class.
 
   Attributes:
-    class_id: The contiguous id in label maps.
-    category_id: The id in the data set's own JSON, used for results on disk.
-    name: For people.
-    isthing: Countable (true) or stuff.
+    class_id: Contiguous id in label maps.
+    category_id: Id in the JSON of the dataset, used for results on disk.
+    name: Display name.
+    isthing: Whether the class is a thing class (countable); otherwise it is stuff.
     color: (red, green, blue), each 0..255.
   """
   class_id: int
@@ -28,14 +28,14 @@ class Category(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """The classes of a data set.
+  """The classes of a segmentation dataset.
 
   Attributes:
-    name: As in `dataset` of the config.
-    categories: Without the ignored class, in ascending class id.
-    num_classes: Channels of `semantic_logits`; includes the ignored class where its id is 0.
-    ignore_label: The class id of unlabelled pixels.
-    label_divisor: A panoptic label is class id * label_divisor + instance number.
+    name: Name of the dataset, `dataset` in the config.
+    categories: Categories by ascending class id, without the ignored class.
+    num_classes: Number of channels of `semantic_logits`; includes the ignored class if its id is 0.
+    ignore_label: Class id of unlabeled pixels.
+    label_divisor: Factor in panoptic labels: class id * label_divisor + instance number.
   """
   name: str
   categories: tuple[Category, ...]
@@ -45,58 +45,63 @@ class DatasetInfo:
 
   @property
   def class_ids(self) -> tuple[int, ...]:
+    """Class ids in ascending order."""
     return tuple(c.class_id for c in self.categories)
 
   @property
   def thing_class_ids(self) -> tuple[int, ...]:
+    """Class ids of the thing classes."""
     return tuple(c.class_id for c in self.categories if c.isthing)
 
   @property
   def stuff_class_ids(self) -> tuple[int, ...]:
+    """Class ids of the stuff classes."""
     return tuple(c.class_id for c in self.categories if not c.isthing)
 
   @property
   def is_thing(self) -> tuple[bool, ...]:
-    """Whether each class is a thing class, by position among the class ids."""
+    """Whether each class is a thing class, in the order of `class_ids`."""
     return tuple(c.isthing for c in self.categories)
 
   @property
   def table_size(self) -> int:
-    """Length of a table that is indexed by class id, the ignore label included."""
+    """Length of a table that is indexed by class id, including the ignore label."""
     return max(*self.class_ids, self.ignore_label) + 1 if self.categories else self.ignore_label + 1
 
   @property
   def class_index(self) -> dict[int, int]:
-    """Class id -> position among the class ids: the channel of `class_logits`."""
+    """Class id -> index in `class_ids`, which is the channel of `class_logits`."""
     return {c.class_id: index for index, c in enumerate(self.categories)}
 
   @property
   def by_class_id(self) -> dict[int, Category]:
+    """Class id -> category."""
     return {c.class_id: c for c in self.categories}
 
   @property
   def by_category_id(self) -> dict[int, Category]:
+    """Category id -> category."""
     return {c.category_id: c for c in self.categories}
 
   @property
   def description(self) -> str:
-    """The classes in a few words."""
+    """Numbers of classes, as text."""
     return f'{len(self.thing_class_ids)} thing and {len(self.stuff_class_ids)} stuff classes'
 
   @property
   def void_label(self) -> int:
-    """The panoptic label of unlabelled pixels."""
+    """The panoptic label of unlabeled pixels."""
     return self.ignore_label * self.label_divisor
 
   def to_json(self) -> str:
-    """Returns a JSON text that `from_json` reads."""
+    """Returns a JSON string for `from_json`."""
     values = dataclasses.asdict(self)
     values['categories'] = [c._asdict() for c in self.categories]
     return json.dumps(values)
 
   @classmethod
   def from_json(cls, text: str) -> 'DatasetInfo':
-    """Reads what `to_json` wrote."""
+    """Returns the DatasetInfo of a JSON string from `to_json`."""
     values = json.loads(text)
     values['categories'] = tuple(
         Category(**{**c, 'color': tuple(c['color'])}) for c in values['categories'])
@@ -105,12 +110,12 @@ class DatasetInfo:
 
 @dataclasses.dataclass(frozen=True)
 class ImageClasses:
-  """The classes of a data set whose images have one each. A class index counts from 0.
+  """The classes of an image classification dataset.
 
   Attributes:
-    name: As in `dataset` of the config.
-    class_names: By class index; of "imagenet" the labels in its records.
-    label_offset: What records have for class index 0.
+    name: Name of the dataset, `dataset` in the config.
+    class_names: Class names by class index, from 0; for "imagenet", the labels in its TFRecords.
+    label_offset: Label in the TFRecords that corresponds to class index 0.
   """
   name: str
   class_names: tuple[str, ...]
@@ -118,11 +123,12 @@ class ImageClasses:
 
   @property
   def num_classes(self) -> int:
+    """Number of classes."""
     return len(self.class_names)
 
   @property
   def description(self) -> str:
-    """The classes in a few words."""
+    """Numbers of classes, as text."""
     return f'{self.num_classes} classes'
 
 

@@ -1,4 +1,4 @@
-"""How the programs start and end: 0 on success, 2 with one line on bad input, 1 otherwise."""
+"""Start and exit codes of programs: 0 on success, 2 with one line on invalid input, else 1."""
 
 import errno
 import os
@@ -9,19 +9,19 @@ from typing import Callable, Optional, Sequence
 
 from deeplab_tf.user_errors import UserError
 
-# What the operating system says of a path that the user named: absent, no such kind, not allowed.
+# Errors of the operating system about a path given by the user.
 _OF_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError,
              PermissionError)
-_NUMBERS_OF_PATHS = (errno.EROFS, errno.ENAMETOOLONG)  # Which have no class of their own.
+_NUMBERS_OF_PATHS = (errno.EROFS, errno.ENAMETOOLONG)  # They have no exception class.
 
-# Characters of an error.
+# Maximum number of characters of an error message.
 _LONGEST = 4000
 
 
 def quiet_tensorflow() -> None:
-  """Silences notices of TensorFlow, of its imports and of Pillow that no user can act on.
+  """Silences log messages of TensorFlow, its imports and Pillow on which users cannot act.
 
-  Call before TensorFlow is imported.
+  Must be called before TensorFlow is imported.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   warnings.filterwarnings('ignore', category=FutureWarning, module='google')
@@ -34,15 +34,14 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
   """Runs a program and returns its exit code.
 
   Args:
-    main: The program; takes the arguments without the program's name, or None for those of
-      the process.
-    argv: Passed to it.
+    main: Main function. It is called with the arguments without the program name, or with None to
+      use the arguments of the process.
+    argv: Argument of `main`.
 
   Returns:
-    0; the exit_code of a UserError, 2 with few exceptions, or 2 when a path cannot be read or
-    written, each with one line on standard error; 1 with one line when a disk is full; 130 after
-    an interrupt; 1 after any other exception, which is a fault of the program: its traceback is
-    printed, and a line that says so.
+    0 on success. With one line on standard error: the exit_code of a UserError (usually 2), 2 if a
+    path cannot be read or written, or 1 if a disk is full. 130 after an interrupt. 1 with a
+    traceback after any other exception, which is a bug.
   """
   quiet_tensorflow()
   try:
@@ -58,7 +57,7 @@ def run(main: Callable[[Optional[Sequence[str]]], None],
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     return 130
-  except Exception:  # pylint: disable=broad-except; whatever it is, it is a fault of ours.
+  except Exception:  # pylint: disable=broad-except; any other exception is a bug.
     return _fault()
   return 0
 
@@ -70,26 +69,26 @@ def _end(line: str, code: int) -> int:
 
 def _fault() -> int:
   traceback.print_exc()
-  print('This is a fault of deeplab_tf and not of your input. Please report it with the lines '
-        'above and the command.', file=sys.stderr)
+  print('This is a bug in deeplab_tf, not in your input. Please report it with the lines above '
+        'and the command.', file=sys.stderr)
   return 1
 
 
 def _os_reason(error: OSError) -> str:
-  """Returns the path and what the operating system says about it."""
+  """Returns the path and the error message of the operating system."""
   where = f'{error.filename}: ' if error.filename else ''
   return f'{where}{error.strerror or error or type(error).__name__}'
 
 
 def one_line(text: str) -> str:
-  """Returns a text, with what a file may have put into it, as a line that a terminal can show."""
+  """Returns a text, which may include content of files, as one printable line."""
   line = ' '.join(text.split())
   line = ''.join(char if char.isprintable() else '\ufffd' for char in line)
   return line if len(line) <= _LONGEST else f'{line[:_LONGEST // 2]} ... {line[-_LONGEST // 2:]}'
 
 
 def is_disk_full(error: Exception) -> bool:
-  """Whether an error of Python or of TensorFlow says that a disk or a quota is full."""
+  """Returns whether an error of Python or TensorFlow means that a disk or quota is full."""
   full = (errno.ENOSPC, errno.EDQUOT)
   return (isinstance(error, OSError) and error.errno in full
           or any(os.strerror(number) in str(error) for number in full))

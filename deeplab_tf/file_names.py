@@ -1,7 +1,7 @@
-"""Finds files by names that another system or another program has written down.
+"""Finds files by names that were written by another system or program.
 
-A JSON may say `train\\a.jpg` or `A.JPG` for `train/a.jpg`, or spell an umlaut in two characters
-where the disk has one. Such a name is found where only one file can be meant by it.
+A JSON may contain `train\\a.jpg` or `A.JPG` for `train/a.jpg`, or have another Unicode
+normalization than the file system. Such a name is resolved if it is unambiguous.
 """
 
 import os
@@ -15,37 +15,37 @@ _MOST_COMPARED = 20000
 
 
 def key(name: str) -> str:
-  """Returns a name without the capitals and composed letters that may tell two spellings apart.
+  """Returns a name in a form that ignores case and Unicode normalization.
 
   Args:
-    name: A file name without folders.
+    name: Base name of a file.
   """
   return unicodedata.normalize('NFC', name).casefold()
 
 
 def parts(name: str) -> list[str]:
-  """Returns the folders and the name that a file name consists of, whoever's separators it has."""
+  """Returns the parts of a path with separators of any system."""
   return [part for part in name.replace('\\', '/').split('/') if part not in ('', '.')]
 
 
 def stem(name: str) -> str:
-  """Returns the name of a file without folders and extension, with composed letters."""
+  """Returns the base name of a file without extension, in Unicode normal form C."""
   return unicodedata.normalize('NFC', os.path.splitext(re.split(r'[/\\]', name)[-1])[0])
 
 
 def resolve(folder: str, names: Iterable[str]) -> dict[str, Optional[str]]:
   """Finds files by names.
 
-  A file of exactly that name comes first. Otherwise separators of Windows, capitals and composed
-  letters do not count, and folders up to the one that is searched are left out; the file must then
-  be the only one that fits, and no other of the names may fit it.
+  A file with exactly the given name has priority. Otherwise, Windows separators, case and Unicode
+  normalization are ignored, as well as folders up to the searched folder; the name must then match
+  a single file, and no other name may match that file.
 
   Args:
-    folder: Where the names begin. It exists.
-    names: File names, with sub-folders or not.
+    folder: Folder that the names are relative to; it exists.
+    names: File names, possibly with subfolders.
 
   Returns:
-    Name -> path relative to the folder as it is on disk; None where there is none.
+    Name -> path on disk, relative to the folder; None if there is no such file.
   """
   lookup = _Lookup(folder)
   names = list(dict.fromkeys(names))
@@ -60,11 +60,11 @@ def resolve(folder: str, names: Iterable[str]) -> dict[str, Optional[str]]:
 
 
 def nearest(folder: str, name: str) -> str:
-  """Returns ' Did you mean "x"?' for the file nearest to a name, or an empty string.
+  """Returns ' Did you mean "x"?' for the file with the most similar name, or an empty string.
 
   Args:
-    folder: Where the name begins.
-    name: A file name that `resolve` does not find.
+    folder: Folder that the name is relative to.
+    name: File name that `resolve` does not find.
   """
   lookup, wanted = _Lookup(folder), parts(name)
   if not wanted:
@@ -72,7 +72,7 @@ def nearest(folder: str, name: str) -> str:
   choices = {place: sorted(entry for entry in lookup.entries(place)
                            if not listing.is_hidden(entry))
              for place in ('/'.join(wanted[:-1]), '')}
-  # Numbered names are near to any other: first the same name elsewhere, or with another extension.
+  # Numbered names are all similar: first the same name elsewhere, or with another extension.
   for same in (key, lambda entry: key(os.path.splitext(entry)[0])):
     for place, entries in choices.items():
       alike = [entry for entry in entries if same(entry) == same(wanted[-1])]
@@ -84,7 +84,7 @@ def nearest(folder: str, name: str) -> str:
 
 
 class _Lookup:
-  """The entries of a folder and those below it, each listed when it is needed."""
+  """The entries of a folder and its subfolders, listed on demand."""
 
   def __init__(self, folder):
     self._folder = folder
@@ -92,7 +92,7 @@ class _Lookup:
     self._by_key = {}
 
   def entries(self, place):
-    """The names in a sub-folder; none where there is no such folder."""
+    """Returns the names in a subfolder; none if it does not exist."""
     if place not in self._entries:
       try:
         self._entries[place] = frozenset(os.listdir(os.path.join(self._folder, place)))
@@ -101,12 +101,12 @@ class _Lookup:
     return self._entries[place]
 
   def holds(self, name):
-    """Whether there is a file of exactly this name."""
+    """Returns whether there is a file with exactly this name."""
     place, last = os.path.split(name)
     return last in self.entries(place)
 
   def near(self, name):
-    """The one path that fits a name; None where there are none or several."""
+    """Returns the only path that matches a name; None if there are none or several."""
     wanted = parts(name)
     path = self._walk(wanted)
     own = key(os.path.basename(os.path.abspath(self._folder)))

@@ -1,9 +1,9 @@
-"""Which image a file name or an id belongs to, among the images of another list.
+"""Matches image names and ids of one list with those of another.
 
-Names are compared by their whole relative path first and by their stem last. Folders, separators
-(`\\` and `/`), the case of letters, the form of accents in Unicode, the extension, and the ends
-that Cityscapes' tools append do not separate two names as long as no other name fits better;
-where several fit equally well, the name is ambiguous and nothing is guessed.
+Names are compared by their whole relative path first, and by their stem last. Differences in
+folders, separators (`\\` and `/`), case, Unicode normalization, extension, and the suffixes of
+Cityscapes' tools are ignored if no other name matches better. If several names match equally well,
+the name is ambiguous and not matched.
 """
 
 import collections
@@ -14,27 +14,27 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 from deeplab_tf import file_names, listing
 
 ImageId = Union[int, str]
-# Ends of the stems of Cityscapes' files, which belong to no image id. Its panoptic JSONs list
-# images as NAME_gtFine_leftImg8bit.png, which no file is called.
+# Suffixes of the stems of Cityscapes' files, which are not part of image ids. Its panoptic JSONs
+# list images as NAME_gtFine_leftImg8bit.png, although no file has this name.
 _CITYSCAPES_ENDS = ('_gtFine_leftImg8bit', '_leftImg8bit', '_gtFine_panoptic',
                     '_gtFine_labelTrainIds', '_gtFine_labelIds', '_gtFine_instanceIds', '_gtFine')
 _SHOWN = 3
 
 
 def normalized(name: str) -> str:
-  """Returns a name with `/` between its parts, composed accents and no empty parts or `.`."""
+  """Returns a path with `/` as separator, in Unicode normal form C, without empty parts or `.`."""
   return unicodedata.normalize('NFC', '/'.join(file_names.parts(name)))
 
 
 def stem(name: str) -> str:
-  """Returns the last part of a name without the extension of an image file."""
+  """Returns the base name of a path without an image extension."""
   base = posixpath.basename(normalized(name))
   root, extension = posixpath.splitext(base)
   return root if extension.lower() in listing.IMAGE_EXTENSIONS and root else base
 
 
 def without_cityscapes_ends(text: str) -> str:
-  """Returns CITY_SEQUENCE_FRAME of the stem of a Cityscapes file; other stems as they are."""
+  """Returns CITY_SEQUENCE_FRAME of a Cityscapes file's stem; other stems are unchanged."""
   for end in _CITYSCAPES_ENDS:
     if text.endswith(end) and len(text) > len(end):
       return text[:-len(end)]
@@ -42,19 +42,19 @@ def without_cityscapes_ends(text: str) -> str:
 
 
 def id_order(image_id: ImageId) -> Tuple[bool, ImageId]:
-  """Returns a key that sorts ids of both types: numbers first, then texts."""
+  """Returns a sort key for ids of both types: numbers first, then strings."""
   return isinstance(image_id, str), image_id
 
 
 def other_type(image_id: Any, known: Iterable[Any]) -> Optional[Any]:
-  """Returns the id that is the same but for being text or a number, or for leading zeros.
+  """Returns the known id that differs only in type (string or number) or in leading zeros.
 
   Args:
-    image_id: An id that is not among the known ones.
-    known: Ids.
+    image_id: An id that is not among the known ids.
+    known: Known ids.
 
   Returns:
-    The first such id; None if there is none.
+    The first such id, or None.
   """
   value = _as_number(image_id)
   if value is None:
@@ -63,7 +63,7 @@ def other_type(image_id: Any, known: Iterable[Any]) -> Optional[Any]:
 
 
 def type_hint(image_id: Any, known: Iterable[Any]) -> str:
-  """Returns words that explain why an id is not found if only its type differs; else none."""
+  """Returns an explanation if an id is not found because of its type, else an empty string."""
   other = other_type(image_id, known)
   if other is None:
     return ''
@@ -72,26 +72,26 @@ def type_hint(image_id: Any, known: Iterable[Any]) -> str:
 
 
 def with_type(image_id: ImageId) -> str:
-  """Returns an id and its type for a message, for instance: the text '1'."""
+  """Returns an id and its type for a message, for example: the text '1'."""
   return f'the {"text" if isinstance(image_id, str) else "number"} {image_id!r}'
 
 
 def _as_number(image_id: Any) -> Optional[int]:
   if isinstance(image_id, str):
-    # int() has a limit of digits, and no id is as long.
+    # int() limits the number of digits, and no id is as long.
     return (int(image_id) if image_id.isascii() and image_id.isdigit() and len(image_id) < 20
             else None)
   return image_id if type(image_id) is int else None
 
 
 class _Name(NamedTuple):
-  """A name, taken apart for comparisons.
+  """The parts of a name for comparisons.
 
   Attributes:
-    whole: Normalized.
-    folders: The parts before the last in small letters.
-    stem: In small letters.
-    core: Without the ends that Cityscapes' tools append.
+    whole: Normalized path.
+    folders: Folders of the path in lower case.
+    stem: Stem in lower case.
+    core: Stem in lower case without the suffixes of Cityscapes' tools.
   """
   whole: str
   folders: Tuple[str, ...]
@@ -100,6 +100,7 @@ class _Name(NamedTuple):
 
   @classmethod
   def of(cls, name: str) -> '_Name':
+    """Returns the parts of a name."""
     whole = normalized(name)
     own = stem(whole)
     return cls(whole, tuple(whole.casefold().split('/')[:-1]), own.casefold(),
@@ -107,7 +108,7 @@ class _Name(NamedTuple):
 
 
 def _likeness(first: _Name, second: _Name) -> Tuple[Any, ...]:
-  """Returns how well two names of one core fit together; larger is better."""
+  """Returns how well two names with the same core match; larger is better."""
   same = 0
   for one, other in zip(reversed(first.folders), reversed(second.folders)):
     if one != other:
@@ -121,13 +122,17 @@ def _likeness(first: _Name, second: _Name) -> Tuple[Any, ...]:
 
 
 class NameIndex:
-  """Finds the names of a list that fit to another name."""
+  """Finds the names in a list that match another name."""
 
   def __init__(self, names: Sequence[str]):
-    """Takes the names that can be found."""
+    """Initializes the index.
+
+    Args:
+      names: Names that can be found.
+    """
     self._names = [_Name.of(name) for name in names]
     self._exact: Dict[str, List[int]] = collections.defaultdict(list)
-    # Of many folders with one name each, comparing all with all would take long.
+    # With many folders that contain the same name, comparing all pairs would take long.
     self._by_path: Dict[Any, List[int]] = collections.defaultdict(list)
     self._by_core: Dict[str, List[int]] = collections.defaultdict(list)
     for position, name in enumerate(self._names):
@@ -136,10 +141,11 @@ class NameIndex:
       self._by_core[name.core].append(position)
 
   def find(self, name: str) -> Tuple[int, ...]:
-    """Returns the positions of the names that fit best.
+    """Returns the indices of the names that match best.
 
     Returns:
-      Empty if none has this stem; one position if it is clear; several if all fit equally well.
+      No index if no name has this stem, one index if the match is unambiguous, or several indices
+      of names that match equally well.
     """
     wanted = _Name.of(name)
     if wanted.whole in self._exact:
@@ -154,12 +160,12 @@ class NameIndex:
 
 
 class Pairing(NamedTuple):
-  """Which names of two lists belong together.
+  """Matching of two lists of names.
 
   Attributes:
-    found: For each name of the first list the position in the second; None for none.
-    ambiguous: Position in the first list -> positions in the second that fit equally well.
-    others: Position in the second list -> positions in the first that want it equally well.
+    found: Index in the second list of each name in the first list, or None.
+    ambiguous: Index in the first list -> indices in the second that match equally well.
+    others: Index in the second list -> indices in the first that match it equally well.
   """
   found: Tuple[Optional[int], ...]
   ambiguous: Dict[int, Tuple[int, ...]]
@@ -167,14 +173,14 @@ class Pairing(NamedTuple):
 
   @property
   def is_complete(self) -> bool:
-    """Whether each name of the first list has a partner of its own."""
+    """Whether each name of the first list is matched."""
     return None not in self.found
 
 
 def pair(names: Sequence[str], candidates: Sequence[str]) -> Pairing:
-  """Pairs two lists of names, each name with one other at most.
+  """Matches two lists of names one to one.
 
-  Two names belong together if each is the one that fits the other best.
+  Two names match if each is the unique best match of the other.
   """
   forward, backward = NameIndex(candidates), NameIndex(names)
   found: List[Optional[int]] = []

@@ -1,7 +1,7 @@
-"""Lists the files of folders, without those that operating systems leave there.
+"""Lists the files of folders, without the files that operating systems create there.
 
-Every listing of a user's folder goes through here: `._a.png` of macOS, `.DS_Store`, `Thumbs.db`
-and their like are not data, whatever they end in.
+All listings of users' folders use this module, since files such as `._a.png` (macOS), `.DS_Store`
+and `Thumbs.db` are not data, whatever their extension.
 """
 
 import os
@@ -12,38 +12,40 @@ _Path = Union[str, 'os.PathLike[str]']
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm',
                     '.pgm')
 
-# In small letters.
+# In lower case.
 _LEFT_BY_SYSTEMS = ('.ds_store', '.localized', 'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db',
                     'desktop.ini', '__macosx', '@eadir', '$recycle.bin')
 
 
 def is_hidden(name: str) -> bool:
-  """Whether the name of a file or a folder says that it is no data.
+  """Returns whether a file or folder is hidden or created by an operating system.
 
   Args:
-    name: The name alone, without the folders that lead to it.
+    name: Base name.
   """
   return name.startswith('.') or is_left_by_system(name)
 
 
 def is_left_by_system(name: str) -> bool:
-  """Whether an operating system makes files of a name by itself: a folder of these alone is empty.
+  """Returns whether a name is that of files or folders created by an operating system.
+
+  A folder that contains only such files counts as empty.
 
   Args:
-    name: The name alone, without the folders that lead to it.
+    name: Base name.
   """
   return name.startswith('._') or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def files(folder: _Path, extensions: Sequence[str] = ()) -> list[str]:
-  """Returns the names of the files in a folder, sorted, without hidden ones and sub-folders.
+  """Returns the sorted names of the files in a folder, without hidden files and subfolders.
 
-  A link that leads nowhere is among them, so that whoever opens it says so.
+  Broken links are included, so that opening them raises an error.
 
   Args:
     folder: Path of the folder.
-    extensions: Those wanted, in small letters with their dot; a name may have capitals. Default:
-      all.
+    extensions: Extensions to include, in lower case with a dot, compared case-insensitively.
+      Default: all.
 
   Raises:
     OSError: The folder cannot be read.
@@ -54,7 +56,7 @@ def files(folder: _Path, extensions: Sequence[str] = ()) -> list[str]:
 
 
 def folders(folder: _Path) -> list[str]:
-  """Returns the names of the sub-folders of a folder, sorted, without hidden ones.
+  """Returns the sorted names of the subfolders of a folder, without hidden ones.
 
   Raises:
     OSError: The folder cannot be read.
@@ -64,16 +66,16 @@ def folders(folder: _Path) -> list[str]:
 
 
 def files_below(folder: _Path, extensions: Sequence[str] = ()) -> list[str]:
-  """Returns the files in a folder and in those below it, sorted, without hidden files and folders.
+  """Returns the files in a folder and its subfolders, sorted, without hidden files and folders.
 
-  Links to folders are followed, each folder only once on the way down.
+  Links to folders are followed, except to folders that contain them.
 
   Args:
     folder: Path of the folder.
-    extensions: As of `files`.
+    extensions: Extensions to include, see `files`.
 
   Returns:
-    Paths relative to the folder, with `/` between their parts.
+    Paths relative to the folder, with `/` as separator.
 
   Raises:
     OSError: A folder cannot be read.

@@ -1,4 +1,4 @@
-"""Finds the module that a config names: the name is the path."""
+"""Finds modules by the names in a config, which are module paths."""
 
 import difflib
 import importlib
@@ -18,7 +18,7 @@ def available(package: str) -> list[str]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-  """Returns ' Did you mean "x"?' for the choice nearest to the name, or an empty string."""
+  """Returns ' Did you mean "x"?' for the most similar choice, or an empty string."""
   match = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
   return f' Did you mean "{match[0]}"?' if match else ''
 
@@ -27,11 +27,11 @@ def load(package: str, name: str) -> types.ModuleType:
   """Imports deeplab_tf.<package>.<name>.
 
   Args:
-    package: A package of deeplab_tf, e.g. 'models' or 'data.sources'.
-    name: A module in it.
+    package: Package of deeplab_tf, e.g. 'models' or 'data.sources'.
+    name: Name of a module in the package.
 
   Raises:
-    ValueError: There is no such module; the message lists those that there are.
+    ValueError: There is no such module; the message lists the available ones.
   """
   choices = available(package)
   if name not in choices:

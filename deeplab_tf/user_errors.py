@@ -1,38 +1,38 @@
-"""Errors meant for users: what was given, what is allowed and what to do, in one line.
+"""Errors for users: one line that says what was given, what is allowed and what to do.
 
-Code raises them on purpose, and a program prints the line alone. Any other exception is a fault of
-the program and keeps its traceback (cli.run).
+Programs print only the message of these errors. Any other exception is a bug and is printed with
+its traceback (cli.run).
 """
 
 
 class UserError(ValueError):
-  """Base class; the message is one line.
+  """Base class of errors for users; the message is one line.
 
   Attributes:
-    exit_code: Exit code of a program that ends with the error.
+    exit_code: Exit code of a program that fails with the error.
   """
   exit_code = 2
 
 
 class UsageError(UserError):
-  """The flags or arguments of a program do not fit together."""
+  """The flags or arguments of a program are invalid or contradict each other."""
 
 
 class ConfigError(UserError):
-  """A config that cannot be used."""
+  """The config is invalid."""
 
 
 class DataError(UserError):
-  """An image, a record, an annotation or a prediction that cannot be used."""
+  """An image, a record, an annotation or a prediction is invalid."""
 
 
 class CheckpointError(UserError):
-  """A checkpoint or an exported model that cannot be used."""
+  """A checkpoint or an exported model is invalid."""
 
 
 class HostError(UserError):
-  """The machine, its devices, disks or other processes do not allow what was asked for."""
+  """The machine, its devices, disks or other processes do not allow the operation."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-  """A file or a folder that does not exist."""
+  """A file or a folder does not exist."""

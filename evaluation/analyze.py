@@ -1,4 +1,4 @@
-"""Shows what a trained mask model does: the analyses of the MaX-DeepLab paper on one page.
+"""Analyzes the queries of a trained mask model, as in the MaX-DeepLab paper, on one page.
 
   python evaluation/analyze.py --config_file=runs/a/config.textproto --checkpoint=runs/a \\
     --output_dir=analysis
@@ -13,15 +13,15 @@ from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _NOTES = """\
 output:
-  analysis.html        all figures with how to read them, self-contained
+  analysis.html        all figures with explanations, self-contained
   query_classes.png    which query predicts which class, how often    (paper: figure A.3)
-  average_masks.png    where each query puts its masks                (A.4)
-  attention_N.png      what four masks attend to, per head            (A.6)
-  memory_share.png     how much attention goes to the memory, per head
-  features.png         pixel features as colours                      (5, A.5)
-  event_curves.png  PQ, class confidence, dice, pixel accuracies   (4)
+  average_masks.png    average mask of each query                     (A.4)
+  attention_N.png      attention of four masks, per head              (A.6)
+  memory_share.png     fraction of the attention to the memory, per head
+  features.png         pixel features as colors                       (5, A.5)
+  training_curves.png  PQ, class confidence, dice, pixel accuracies   (4)
   analysis.json, average_masks.npz, attention.npz, features.npz       the numbers
-What the model or the run does not have is left out, and the page says so.
+Analyses that do not apply to the model or the run are left out, and the page says so.
 """
 _PICTURES = 3
 
@@ -67,17 +67,16 @@ def _parser() -> arguments.Parser:
   parser.add_checkpoint()
   parser.add_output_dir()
   parser.add_argument('--model_dir', metavar='D',
-                      help='folder whose TensorBoard logs give the training curves (default: that '
-                      'of the checkpoint)')
+                      help='folder with the TensorBoard logs for the training curves (default: the '
+                      'folder of the checkpoint)')
   parser.add_argument('--images', nargs='+', default=[], metavar='IMAGE',
-                      help='image files to show attention and features of (default: '
-                      f'{_PICTURES} of the data set)')
+                      help='image files whose attention and features are shown (default: '
+                      f'{_PICTURES} images of the dataset)')
   parser.add_argument('--num_images', type=arguments.positive, metavar='N',
-                      help='count over the first N images of the evaluation data set (default: '
-                      'all)')
+                      help='analyze the first N images of the evaluation dataset (default: all)')
   parser.add_argument('--queries', nargs='+', type=int, metavar='QUERY',
-                      help='show the attention of these queries, at most four, from 0 (default: '
-                      'of the largest things in each image, then the largest stuff)')
+                      help='indices, from 0, of at most four queries whose attention is shown '
+                      '(default: those of the largest things, then stuff, in each image)')
   return parser
 
 
@@ -89,8 +88,8 @@ def _check(args) -> None:
   if args.queries is not None:
     args.queries = list(dict.fromkeys(args.queries))
   if args.queries is not None and len(args.queries) > 4:
-    raise UsageError(f'--queries: {len(args.queries)} are given; at most four can be told '
-                     'apart in one picture')
+    raise UsageError(f'--queries: {len(args.queries)} are given; at most four can be '
+                     'distinguished in one image')
 
 
 def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:
@@ -101,7 +100,7 @@ def _check_queries(queries: Optional[Sequence[int]], num_queries: int) -> None:
 
 
 def _model_dir(args, checkpoint: str) -> Optional[str]:
-  """The folder with event files, or None."""
+  """Returns the folder with event files, or None."""
   from deeplab_tf.reports.queries import event_curves
   folder = args.model_dir or os.path.dirname(checkpoint) or '.'
   return folder if event_curves.has_events(folder) else None
@@ -111,7 +110,7 @@ def _model_dir(args, checkpoint: str) -> Optional[str]:
 
 
 def _read_images(paths: Sequence[str]) -> list[tuple]:
-  """Name and pixels of image files."""
+  """Returns names and pixels of image files."""
   from deeplab_tf.formats import rgb_images
   for path in paths:
     if not os.path.isfile(path):
@@ -120,7 +119,7 @@ def _read_images(paths: Sequence[str]) -> list[tuple]:
 
 
 def _survey(network, config, args, num_pictures: int):
-  """Goes through the evaluation data set."""
+  """Runs the network on the evaluation dataset."""
   import tqdm
 
   from deeplab_tf.data import pipeline

@@ -2,8 +2,8 @@
 
   python evaluation/benchmark.py --config_file=F --what=inference --input_size=641x641
 
-All but input_pipeline run on made-up data, so no data set and no checkpoint is needed.
---what=evaluation needs no config either.
+All benchmarks except input_pipeline use synthetic data, so they need no dataset and no checkpoint.
+--what=evaluation needs no config.
 """
 
 import json
@@ -16,23 +16,23 @@ from deeplab_tf.user_errors import UsageError
 _NOTES = """\
 what:
   inference       uint8 image to panoptic map, as exported, with random weights; the class
-                  (or centre) predictions are replaced by ones of which some are confident
-  train_step      forward, losses, matching, backward and update, as the trainer does them
-  postprocess     the read-out alone
-  matching        128 queries and 100 annotated masks, by both solvers; needs no size
-  attention       each form of axial or local attention in the network, one layer along one axis:
-                  inference, and a train step (gradients of a sum of squares for the weights and
-                  the input), each in a process of its own
-  input_pipeline  training batches from train_dataset_options, read for --repeats batches; the
-                  same without augmentation (fixed size, nothing random); each stage alone, in
-                  processor time of all cores together
+                  (or center) predictions are replaced by synthetic ones, some of them confident
+  train_step      forward pass, losses, matching, backward pass and update, as in the trainer
+  postprocess     post-processing only
+  matching        128 queries and 100 ground truth masks, by both solvers; needs no size
+  attention       each kind of axial or local attention in the network, one layer along one axis:
+                  inference, and a train step (gradients of a sum of squares with respect to the
+                  weights and the input), each in a separate process
+  input_pipeline  --repeats training batches from train_dataset_options; the same without
+                  augmentation (fixed size, no randomness); each stage separately, in processor
+                  time over all cores
   evaluation      panoptic quality and boundary panoptic quality of --repeats pairs of PNGs, at
                   least 20, with 60 segments each, from files, in one process; seconds per pair
 output:
-  first      seconds from the start of building the model to the first result in hand
-  median     seconds of the calls after it
-  processor  the same of all cores together, which other programs disturb less
-  peak       largest resident memory of this process, TensorFlow included
+  first      seconds from the start of building the model to the first result
+  median     seconds per call after the first one
+  processor  median processor time over all cores, which other programs affect less
+  peak       largest resident memory of this process, including TensorFlow
 """
 _WHAT = ('inference', 'train_step', 'postprocess', 'attention', 'matching',
          'input_pipeline', 'evaluation')
@@ -92,9 +92,9 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--input_size', type=arguments.size, metavar='HxW',
                       help='e.g. 641x641 (default: the crop size of the config)')
   parser.add_argument('--batch_size', type=arguments.positive, metavar='N',
-                      help="default: 1; of input_pipeline the config's")
+                      help="default: 1, or for input_pipeline that of the config")
   parser.add_argument('--repeats', type=arguments.positive, default=5, metavar='N',
-                      help='calls after the first (default: %(default)s)')
+                      help='number of calls after the first (default: %(default)s)')
   parser.add_argument('--jit_compile', action='store_true',
                       help='compile the network, or the training step, with XLA')
   parser.add_argument('--format', choices=('table', 'json'), default='table')

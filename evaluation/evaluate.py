@@ -16,16 +16,17 @@ from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _FORMATS = """\
 files:
-  panoptic  both sides are a panoptic JSON (annotations with segments_info) and a folder of PNGs,
-            id = R + 256 G + 65536 B. The scores equal those of panopticapi; with --boundary those
-            of boundary-iou-api, with --definition=deeplab2 those of DeepLab2's own metric.
-  semantic  the same files, segments merged by category; or with --num_classes a folder of PNGs of
-            one channel, whose values are class ids, and predictions by the same names: such a
-            folder, or what predict.py wrote, whose category ids are class ids. mIoU is the mean
-            over the classes that the ground truth has.
+  panoptic  ground truth and predictions are each a panoptic JSON (annotations with segments_info)
+            and a folder of PNGs, id = R + 256 G + 65536 B. The scores equal those of panopticapi;
+            with --boundary those of boundary-iou-api, with --definition=deeplab2 those of
+            DeepLab2's metric.
+  semantic  the same files, with segments merged by category; or, with --num_classes, a folder of
+            single-channel PNGs whose values are class ids. Then the predictions are such a folder
+            with the same file names, or the output of predict.py, whose category ids are the class
+            ids. mIoU is the mean over the classes in the ground truth.
   instance  ground truth: an instance JSON; predictions: a results JSON, a list of image_id,
-            category_id, segmentation, score. COCO's twelve figures for masks, or with --boundary
-            for the smaller of mask IoU and boundary IoU.
+            category_id, segmentation, score. The scores are COCO's twelve for masks, or with
+            --boundary for the smaller of mask IoU and boundary IoU.
 """
 
 
@@ -54,33 +55,33 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--ground_truth_dir', metavar='DIR',
                       help="PNGs of the ground truth (default: the JSON's path without .json)")
   parser.add_argument('--predictions', required=True, metavar='JSON_OR_DIR',
-                      help='a JSON, or a folder that holds predictions.json and the PNGs')
+                      help='a JSON, or a folder with predictions.json and the PNGs')
   parser.add_argument('--predictions_dir', metavar='DIR',
                       help="PNGs of the predictions (default: the JSON's path without .json)")
   parser.add_argument('--boundary', action='store_true',
-                      help='count the smaller of mask IoU and boundary IoU (panoptic, instance)')
+                      help='use the smaller of mask IoU and boundary IoU (panoptic, instance)')
   parser.add_argument('--definition', choices=('panopticapi', 'deeplab2'), default='panopticapi',
-                      help='of panoptic quality (default: %(default)s)')
+                      help='definition of panoptic quality (default: %(default)s)')
   parser.add_argument('--num_classes', type=arguments.positive, metavar='N',
                       help='--ground_truth is a folder of semantic PNGs with the class ids 0 to '
-                      'N - 1, and --predictions another or what predict.py wrote')
+                      'N - 1, and --predictions is another one, or the output of predict.py')
   parser.add_argument('--ignore_label', type=int, metavar='ID',
-                      help='value of unlabelled pixels in semantic PNGs (default: 255)')
+                      help='value of unlabeled pixels in semantic PNGs (default: 255)')
   parser.add_argument('--workers', type=arguments.positive, default=workers.default(), metavar='N',
-                      help='processes; the scores do not depend on it (default: %(default)s, the '
-                      'cores of this machine, at most 8)')
-  parser.add_argument('--per_class', action='store_true', help='print a line per class too')
+                      help='number of processes; scores do not depend on it (default: %(default)s, '
+                      'one per core, at most 8)')
+  parser.add_argument('--per_class', action='store_true', help='also print a line per class')
   parser.add_argument('--output', metavar='JSON', help='write the scores, in [0, 1], to this file')
   parser.add_argument('--report', metavar='DIR',
-                      help='write a page to this folder, index.html, that tells where panoptic '
-                      'quality is lost, with the worst and the best images (panoptic)')
+                      help='write an HTML report to this folder: PQ by class, size, confusion and '
+                      'image, with the worst and the best images (panoptic)')
   parser.add_argument('--images', metavar='DIR',
-                      help='photographs for --report, found by name here and in folders inside')
+                      help='images for --report, found by name in this folder and its subfolders')
   return parser
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-  """Refuses flags of another task."""
+  """Raises a UsageError for flags of another task."""
   if args.task == 'instance' and (args.ground_truth_dir or args.predictions_dir):
     raise UsageError('--ground_truth_dir and --predictions_dir belong to the tasks panoptic '
                      'and semantic; the masks of --task=instance are in the JSONs')
@@ -108,10 +109,10 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _check_output(path: str) -> None:
-  """Fails before the work, not after it."""
+  """Raises an error if the output file cannot be written."""
   folder = os.path.dirname(os.path.abspath(path))
   if not os.path.isdir(folder):
-    raise MissingFileError(f'--output={path}: there is no folder {folder}; make it first')
+    raise MissingFileError(f'--output={path}: there is no folder {folder}; create it first')
   if os.path.isdir(path):
     raise UsageError(f'--output={path} is a folder; name a JSON file')
 

@@ -1,4 +1,4 @@
-"""Segments images and writes what it found as pictures and as COCO panoptic predictions.
+"""Segments images and writes overlays and predictions in the COCO panoptic format.
 
   python evaluation/predict.py --saved_model=exported --output_dir=predictions photo.jpg folder/
 """
@@ -11,19 +11,19 @@ from typing import Any, Optional, Sequence
 from deeplab_tf import arguments, cli
 from deeplab_tf.user_errors import DataError, UsageError
 
-# Unreadable images that the last line names.
+# Maximum number of unreadable images named in the error.
 _LISTED = 5
 _NOTES = """\
 output:
-  NAME.png          segment ids in COCO's encoding, id = R + 256 G + 65536 B; 0 is unlabelled
+  NAME.png          segment ids in COCO's encoding, id = R + 256 G + 65536 B; 0 is unlabeled
   NAME_overlay.png  the image with colors, outlines and class names
   predictions.json  COCO panoptic format; evaluation/evaluate.py --predictions takes the folder
-NAME is the path of the image below the folder that was given. The id of an image is the number
-that its file is named (000000000139.jpg: 139), else the name of the file without extension
-(Cityscapes: without _leftImg8bit too); images that would have one id, such as 007.png and 7.jpg, or
-a/1.jpg and b/1.jpg, have their whole names as ids. --ground_truth takes the ids from there.
-Images are turned upright as their EXIF data say. An image that cannot be read is left out: the
-others are done, and the exit code is 2.
+NAME is the path of the image below the given folder. The id of an image is its file name without
+extension (for Cityscapes, also without _leftImg8bit), as a number if possible (000000000139.jpg:
+139). Images that would have the same id, such as 007.png and 7.jpg, or a/1.jpg and b/1.jpg, have
+their whole names as ids. With --ground_truth, ids are taken from that file. Images are rotated
+upright according to their EXIF data. An image that cannot be read is skipped, and the exit code
+is 2.
 """
 
 
@@ -74,22 +74,22 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 def _parser() -> arguments.Parser:
   parser = arguments.Parser('predict.py', __doc__, _NOTES)
   parser.add_argument('images', nargs='+', metavar='IMAGE_OR_FOLDER',
-                      help='image files, and folders whose .jpg, .jpeg and .png files are taken, '
-                      'with those in folders inside, but for hidden ones and earlier predictions')
+                      help='image files, and folders that are searched recursively for .jpg, .jpeg '
+                      'and .png files, except hidden files and earlier predictions')
   parser.add_argument('--saved_model', metavar='D', help='folder that trainer/export.py wrote')
   parser.add_config(required=False)
   parser.add_argument('--checkpoint', metavar='C',
-                      help='with --config_file: a prefix such as runs/a/ckpt-1000, or a folder: '
-                      'its latest')
+                      help='with --config_file: a prefix such as runs/a/ckpt-1000, or a folder '
+                      'with its latest checkpoint')
   parser.add_output_dir()
   parser.add_argument('--ground_truth', metavar='JSON',
-                      help='take image ids from this COCO JSON, by file name: the whole path '
-                      'first, its end last (default: ids as below)')
+                      help='COCO JSON from which image ids are taken, by file name (default: see '
+                      'below)')
   parser.add_argument('--eval_scales', type=_scales, metavar='S,S,...',
-                      help='average over these scales of the input, e.g. 0.75,1,1.25; with '
-                      '--config_file, and of panoptic_deeplab alone')
+                      help='average predictions over these scales of the input, e.g. 0.75,1,1.25; '
+                      'requires --config_file and a panoptic_deeplab model')
   parser.add_argument('--add_flipped_images', action='store_true',
-                      help='average over mirrored images too; as --eval_scales')
+                      help='also average predictions over mirrored images; see --eval_scales')
   return parser
 
 
@@ -97,8 +97,8 @@ def _scales(text: str) -> list[float]:
   try:
     return [float(scale) for scale in text.split(',')]
   except ValueError:
-    raise argparse.ArgumentTypeError(f'"{text}" is no list of scales: give numbers with commas '
-                                     'between, e.g. 0.75,1,1.25') from None
+    raise argparse.ArgumentTypeError(f'"{text}" is not a list of scales: give numbers separated '
+                                     'by commas, e.g. 0.75,1,1.25') from None
 
 
 def _check(args) -> None:
@@ -118,7 +118,7 @@ def _check(args) -> None:
 
 
 def _config(args):
-  """The experiment; None with a SavedModel."""
+  """Returns the config, or None with a SavedModel."""
   if args.saved_model is not None:
     return None
   from deeplab_tf import config as config_lib
@@ -128,7 +128,7 @@ def _config(args):
 
 
 def _averaging(args) -> list[str]:
-  """The flags of test-time augmentation as overrides."""
+  """Returns the flags of test-time augmentation as overrides."""
   fields = []
   if args.eval_scales:
     fields.append(f'eval_scales: {args.eval_scales}')
@@ -148,14 +148,14 @@ def _segmenter(args, config):
 
 
 def _write(result, entry, output_dir: str) -> dict[str, Any]:
-  """Writes the two pictures of an image; its annotation in COCO's form."""
+  """Writes the two PNGs of an image; returns its annotation in COCO format."""
   import numpy as np
   from PIL import Image
 
   from deeplab_tf.formats import coco_panoptic
   info = result.dataset_info
   ids, segments_info = coco_panoptic.from_label_map(result.panoptic_map, info)
-  # One entry per label but void, in ascending order of the labels.
+  # One entry per label except void, in ascending order of the labels.
   labels = [label for label in np.unique(result.panoptic_map).tolist()
             if label // info.label_divisor != info.ignore_label]
   found = {segment.id: segment for segment in result.segments}

@@ -1,4 +1,4 @@
-"""Scores a trained model at input sizes far from those of its training: a scale stress test.
+"""Scores a trained model at input sizes far from those used in training (scale stress test).
 
   python evaluation/scale_stress.py --config_file=runs/a/config.textproto --checkpoint=runs/a \\
     --output_dir=stress/a --compare=stress/b
@@ -14,18 +14,18 @@ from deeplab_tf import arguments, cli
 from deeplab_tf.user_errors import UsageError
 
 _NOTES = """\
-At each ratio the images of eval_dataset_options are resized to that many times the size that they
-have in an evaluation, and padded to as much of crop_size; sides are int((side - 1) * ratio + 1), so
-that odd ones stay odd. The weights stay. thing_area_limit and stuff_area_limit are pixels at the
-network's size and are multiplied by ratio * ratio; all other options of the read-out stay as they
-are. Predictions are scored at the size of the image files.
+At each ratio, the images of eval_dataset_options and the crop_size to which they are padded are
+that many times as large as in evaluation. Sides are int((side - 1) * ratio + 1), so that odd ones
+stay odd. thing_area_limit and stuff_area_limit, which are in pixels of the network's input, are
+multiplied by ratio**2; all other options of post-processing, and the weights, are unchanged.
+Predictions are scored at the size of the image files.
 
 output:
-  scale_stress.json  of each ratio: PQ, SQ and RQ of all, things and stuff, size, seconds per image
-  scale_stress.png   PQ, things and stuff over the ratios; with --compare the other models too, and
-                     (PQ - other PQ) / other PQ                     (Axial-DeepLab: figure 4)
-The JSON is written after each ratio: the same command goes on where it was stopped, and with more
---ratios it adds those.
+  scale_stress.json  PQ, SQ and RQ of all, things and stuff, size and seconds per image, by ratio
+  scale_stress.png   PQ of all, things and stuff by ratio; with --compare also of the other models,
+                     and (PQ - other PQ) / other PQ                 (Axial-DeepLab: figure 4)
+The JSON is written after each ratio: rerun the same command to resume, or use more --ratios to add
+them.
 """
 
 
@@ -53,7 +53,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
     stress.check_comparable(other, ratios, f'--compare={where}')
   there = sorted(set(ratios) & set(stress.found.ratios))
   if there:
-    print(f'{path} has {", ".join(f"{ratio:g}" for ratio in there)}, which are not measured again')
+    print(f'{path} already has {", ".join(f"{ratio:g}" for ratio in there)}; these ratios are not '
+          'measured again')
   arguments.make_output_dir(args.output_dir)
   stress.run(ratios, path, _bar)
   print(scale_results.format_test(stress.found))
@@ -74,14 +75,14 @@ def _parser() -> arguments.Parser:
   parser.add_checkpoint()
   parser.add_output_dir()
   parser.add_argument('--ratios', type=_ratios, metavar='R,R,...',
-                      help="of the network's input to its size in evaluation, e.g. 0.25,0.5,1,2,4 "
-                      '(default: nine from 0.25 to 4, about half an octave apart)')
+                      help="ratios of the network's input size to its size in evaluation, e.g. "
+                      '0.25,0.5,1,2,4 (default: nine ratios from 0.25 to 4)')
   parser.add_argument('--num_images', type=arguments.positive, metavar='N',
-                      help='score the first N images of the evaluation data set (default: as an '
-                      'evaluation, which is all but with evaluator_options.eval_steps)')
+                      help='score the first N images of the evaluation dataset (default: as in '
+                      'evaluation, all images unless evaluator_options.eval_steps is set)')
   parser.add_argument('--compare', action='append', default=[], metavar='DIR_OR_JSON',
-                      help='the stress test of another model on the same images: show both, and '
-                      'by how much this one is better; may be given several times')
+                      help='stress test of another model on the same images: show both, and the '
+                      'relative improvement; may be given several times')
   return parser
 
 
@@ -91,8 +92,8 @@ def _ratios(text: str) -> list[float]:
   except ValueError:
     ratios = []
   if not ratios or not all(0 < ratio < math.inf for ratio in ratios):
-    raise argparse.ArgumentTypeError(f'"{text}" is no list of ratios: give positive numbers with '
-                                     'commas between, e.g. 0.25,0.5,1,2,4')
+    raise argparse.ArgumentTypeError(f'"{text}" is not a list of ratios: give positive numbers '
+                                     'separated by commas, e.g. 0.25,0.5,1,2,4')
   return ratios
 
 
@@ -101,7 +102,7 @@ def _check(args) -> None:
   arguments.check_output_dir(args.output_dir)
   if len(args.compare) >= scale_figure.MOST_MODELS:
     raise UsageError(f'--compare: {len(args.compare)} are given; at most '
-                     f'{scale_figure.MOST_MODELS - 1} can be told apart in one figure')
+                     f'{scale_figure.MOST_MODELS - 1} can be distinguished in one figure')
 
 
 # --- Output -----------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def _bar(samples: Iterable, total: Optional[int], ratio: float, size: Sequence[i
 
 
 def _draw(path: str, tests: Sequence, names: Sequence[str]) -> None:
-  """Draws the figure of a test and those that it is compared with."""
+  """Draws the figure of a test and the tests that it is compared with."""
   from deeplab_tf.reports.scale_stress import scale_figure, scale_results
   groups = scale_results.GROUPS
   quality = [scale_figure.Curves(name, {group: test.pq(group) for group in groups})

@@ -1,4 +1,4 @@
-r"""Turns predictions into the zip file that a benchmark's test server takes.
+r"""Converts predictions to the zip file for the test server of a benchmark.
 
   python evaluation/predict.py --saved_model=exported --output_dir=predictions test/
   python evaluation/submission.py --benchmark=coco_panoptic --predictions=predictions \
@@ -26,7 +26,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   import tqdm
   predictions = coco_panoptic.predictions_json(args.predictions)
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
-    raise MissingFileError(f'--output={args.output}: its folder does not exist; make it first')
+    raise MissingFileError(f'--output={args.output}: its folder does not exist; create it first')
   with tqdm.tqdm(unit=' images', disable=None, leave=False) as bar:
     written = submission.write(args.output, args.benchmark, predictions, args.images, args.method,
                                bar.update, args.predictions_dir)
@@ -39,18 +39,18 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 def _parser(benchmarks) -> argparse.ArgumentParser:
   kinds = '\n'.join(f'  {name:<20} {benchmark.help}' for name, benchmark in benchmarks.items())
-  parser = arguments.Parser('submission.py', __doc__, f'what the zip holds:\n{kinds}')
+  parser = arguments.Parser('submission.py', __doc__, f'content of the zip:\n{kinds}')
   parser.add_argument('--benchmark', required=True, choices=tuple(benchmarks))
   parser.add_argument('--predictions', required=True, metavar='JSON_OR_DIR',
-                      help='what evaluation/predict.py wrote, or another panoptic JSON')
+                      help='output folder of evaluation/predict.py, or a panoptic JSON')
   parser.add_argument('--predictions_dir', metavar='DIR',
                       help="PNGs of the predictions (default: the JSON's path without .json)")
   parser.add_argument('--images', metavar='JSON_OR_DIR',
-                      help="the benchmark's images, each of which must have a prediction: a JSON "
-                      'with "images", e.g. image_info_test-dev2017.json, or their folder')
+                      help='images of the benchmark, which must all have a prediction: a JSON with '
+                      '"images", e.g. image_info_test-dev2017.json, or the folder of the images')
   parser.add_argument('--method', default='deeplab_tf', metavar='NAME',
                       help='name of the method, part of COCO\'s file names (%(default)s)')
-  parser.add_argument('--output', required=True, metavar='ZIP', help='the file to write')
+  parser.add_argument('--output', required=True, metavar='ZIP', help='file to write')
   return parser
 
 

@@ -1,4 +1,4 @@
-"""Counts a model's parameters and multiply-adds, part by part, without running it.
+"""Counts a model's parameters and multiply-adds by part, without running it.
 
   python evaluation/summary.py --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto
 """
@@ -11,15 +11,15 @@ from deeplab_tf import arguments, cli
 
 _NOTES = """\
 columns:
-  parameters  numbers in all variables
-  trainable   those that training changes; the rest are moving averages of batch norms
-  inference   the trainable ones without parts that only training uses: what papers print
+  parameters  number of all parameters
+  trainable   number of trainable parameters; the rest are moving averages of batch norms
+  inference   trainable parameters without parts that only training uses, as papers report it
   madds       multiply-adds of one image at inference: convolutions, matrix products and einsums;
-              without normalisation, activations, interpolation, the parts that only training
-              uses, and the read-out after the network
-Of Panoptic-DeepLab and Axial-DeepLab the last line, and "projected_parameters" of the JSON, is a
-second count of the parameters: the backbone and the layers with which the decoders take its
-features in, without their batch norms. That of DeepLab2's Axial-DeepLabs is what the paper prints.
+              without normalization, activations, interpolation, the parts that only training
+              uses, and post-processing
+For Panoptic-DeepLab and Axial-DeepLab, the last line, and "projected_parameters" in the JSON, is
+another count of the parameters: the backbone, and the decoder layers that project its features,
+without their batch norms. For DeepLab2's Axial-DeepLabs, the paper reports this number.
 """
 
 

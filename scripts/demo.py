@@ -1,8 +1,8 @@
-"""The main job from end to end on data it draws itself: train, score, export, segment, report.
+"""The main workflow end to end on synthetic data: train, score, export, segment, report.
 
   python scripts/demo.py --output_dir=demo
 
-Every step is the program that a user would call; the lines say which.
+Every step calls the program that a user would call, and prints the command.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from deeplab_tf import cli, listing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = 'configs/shapes/max_deeplab_s.textproto'
-# Images that the exported model segments and that are scored from files.
+# Number of images that the exported model segments, and that are scored from files.
 NUM_UNSEEN = 24
-# Validation images before this number are scored in the training loop.
+# Validation images with lower indices are scored in the training loop.
 FIRST_UNSEEN = 1000
 _TRAIN_IMAGES = 6000
 
@@ -28,9 +28,10 @@ _TRAIN_IMAGES = 6000
 def main() -> None:
   """Runs the demo."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output_dir', default='demo', help='is emptied first (default: demo)')
+  parser.add_argument('--output_dir', default='demo',
+                      help='output folder, which is emptied first (default: demo)')
   parser.add_argument('--override', action='append', default=[], metavar='TEXTPROTO',
-                      help='passed on to the training')
+                      help='override of the training config')
   args = parser.parse_args()
   cli.quiet_tensorflow()
   output = pathlib.Path(args.output_dir).resolve()
@@ -38,7 +39,7 @@ def main() -> None:
   _empty(output)
   overrides = [_data_override(output)] + args.override
 
-  _step('Drawing the training images')
+  _step('Generating the training images')
   _run('-m', 'deeplab_tf.data.build', '--dataset=shapes', '--split=train',
        f'--num_images={_TRAIN_IMAGES}', f'--output_dir={output / "records"}')
   _step('Training and scoring MaX-DeepLab')
@@ -48,7 +49,7 @@ def main() -> None:
   _step('Exporting a SavedModel')
   _run('trainer/export.py', f'--config_file={output / "model" / "config.textproto"}',
        f'--checkpoint={output / "model"}', f'--export_dir={output / "saved_model"}')
-  _step(f'Segmenting {NUM_UNSEEN} images that neither training nor its scores have seen')
+  _step(f'Segmenting {NUM_UNSEEN} images that were not used in training or validation')
   labels = _draw_unseen(output / 'unseen')
   _run('evaluation/predict.py', f'--saved_model={output / "saved_model"}',
        f'--output_dir={output / "predictions"}', str(output / 'unseen' / 'images'))
@@ -74,21 +75,22 @@ def _run(*arguments: str) -> None:
 
 
 def _empty(output: pathlib.Path) -> None:
-  """Makes the folder, without what an earlier demo left in it."""
+  """Creates the folder, and removes the output of an earlier demo."""
   names = os.listdir(output) if output.exists() else []
   if 'records' not in names and not all(map(listing.is_left_by_system, names)):
-    sys.exit(f'error: {output} holds something else; give another --output_dir')
+    sys.exit(f'error: {output} contains other files; give another --output_dir')
   shutil.rmtree(output, ignore_errors=True)
   output.mkdir(parents=True)
 
 
 def _data_override(output: pathlib.Path) -> str:
-  pattern = json.dumps(str(output / 'records' / 'train-*.tfrecord'))  # Quotes as a textproto has.
+  # Strings are quoted in JSON like in a textproto.
+  pattern = json.dumps(str(output / 'records' / 'train-*.tfrecord'))
   return f'train_dataset_options {{ file_pattern: {pattern} }}'
 
 
 def _draw_unseen(folder: pathlib.Path) -> dict:
-  """Writes images and their annotation in COCO's panoptic format; returns the labels by name."""
+  """Writes images and their ground truth in the COCO panoptic format; returns labels by name."""
   from PIL import Image
 
   from deeplab_tf.data import catalog
@@ -116,7 +118,7 @@ def _draw_unseen(folder: pathlib.Path) -> dict:
 
 
 def _write_report(output: pathlib.Path, labels: dict, seconds: float) -> None:
-  """Curves from the TensorBoard logs, scores, and the unseen images side by side."""
+  """Writes the report: curves from the TensorBoard logs, scores, and the unseen images."""
   import numpy as np
   from PIL import Image
 
@@ -134,7 +136,7 @@ def _write_report(output: pathlib.Path, labels: dict, seconds: float) -> None:
     score = quality.result()['All']['pq']
     gallery.append(page.gallery_item(name, image, label, prediction, info, score))
   scores = json.loads((output / 'metrics.json').read_text())
-  # JSON has no integer keys.
+  # JSON keys are strings.
   scores['per_class'] = {int(k): v for k, v in scores['per_class'].items()}
   unseen = json.loads((output / 'unseen_metrics.json').read_text())
   training_report.write(
@@ -162,7 +164,7 @@ def _curves(model_dir: pathlib.Path) -> dict:
       if points and points[0][1].shape == () and points[0][1].dtype.kind == 'f':
         curves[prefix + (tag.replace('/', ' ') if prefix else tag)] = [
             (step, float(value)) for step, value in points]
-  # What would only clutter the plots: counts, parts of PQ, and what tells about the machine.
+  # Counts, parts of PQ and machine statistics would clutter the plots.
   return {name: points for name, points in curves.items()
           if not name.endswith((' n', ' sq', ' rq', 'matched_masks'))
           and not name.startswith(('losses_unweighted/', 'memory/', 'weight_norm', 'loss_scale',

@@ -1,9 +1,9 @@
-"""Draws folders of small images, one folder per class, to try a pre-training without ImageNet.
+"""Generates small images in one folder per class, to try pre-training without ImageNet.
 
   python scripts/draw_class_folders.py --output_dir=runs/shape_classes
 
-Each image is an object of the data set "shapes" with what is around it; the class is its outline
-(disc, square, triangle, star, cross, ring), while colours and sizes are drawn independently of it.
+Each image is an object of the dataset "shapes" with its surroundings. The class is its outline
+(disc, square, triangle, star, cross, ring), while color and size are independent of the class.
 Writes OUTPUT_DIR/train/CLASS/*.png and OUTPUT_DIR/val/CLASS/*.png, which the config
 configs/shapes/axial_resnet_s.textproto reads.
 """
@@ -22,9 +22,9 @@ from deeplab_tf import arguments, cli
 from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.user_errors import UsageError
 
-# Of an image; objects are resized to it.
+# Side of an image, to which objects are resized.
 _SIDE = 64
-# Side of what is cut out, relative to the larger side of the object.
+# Side of the crop, relative to the larger side of the object.
 _SURROUNDINGS = 1.3
 
 
@@ -37,14 +37,14 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   parser = arguments.Parser('draw_class_folders.py', __doc__)
   parser.add_output_dir()
   parser.add_argument('--train_images', type=arguments.positive, default=1000, metavar='N',
-                      help='of each class (default: %(default)s)')
+                      help='number of images per class (default: %(default)s)')
   parser.add_argument('--val_images', type=arguments.positive, default=100, metavar='N',
-                      help='of each class (default: %(default)s)')
+                      help='number of images per class (default: %(default)s)')
   args = parser.parse_args(argv)
   if os.path.exists(args.output_dir) and (not os.path.isdir(args.output_dir)
                                           or os.listdir(args.output_dir)):
-    raise UsageError(f'--output_dir={args.output_dir} is there already; give a new folder, so '
-                     'that no images of another kind stay among these')
+    raise UsageError(f'--output_dir={args.output_dir} already exists; give a new folder, so '
+                     'that it contains no other images')
   with _whole_folder(args.output_dir) as folder:
     for split, count in (('train', args.train_images), ('val', args.val_images)):
       _draw_split(os.path.join(folder, split), split, count)
@@ -54,7 +54,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 @contextlib.contextmanager
 def _whole_folder(path: str) -> Iterator[str]:
-  """Yields a folder that becomes --output_dir at the end; a part of it would be a data set too."""
+  """Yields a folder that is renamed to --output_dir at the end, so that it is always complete."""
   arguments.make_output_dir(path)
   target = os.path.realpath(path)
   parent, name = os.path.split(target)
@@ -65,7 +65,7 @@ def _whole_folder(path: str) -> Iterator[str]:
     raise UsageError(f'--output_dir={path}: cannot be written beside it ({error.strerror}); '
                      'give another folder') from None
   with beside as temporary:
-    # The temporary folder itself is closed to other users.
+    # The temporary folder itself is not readable by other users.
     new = os.path.join(temporary, name)
     os.mkdir(new)
     yield new
@@ -73,7 +73,7 @@ def _whole_folder(path: str) -> Iterator[str]:
 
 
 def _draw_split(folder: str, split: str, count: int) -> None:
-  """Draws `count` images of each class."""
+  """Writes `count` images of each class."""
   drawn = dict.fromkeys(_shape_scenes.THINGS, 0)
   for name in _shape_scenes.THINGS:
     os.makedirs(os.path.join(folder, name))
@@ -88,7 +88,7 @@ def _draw_split(folder: str, split: str, count: int) -> None:
 
 
 def _objects(split: str) -> Iterator[tuple[str, Image.Image]]:
-  """Yields classes and pictures of the objects of one drawing after the other, without end."""
+  """Yields classes and images of the objects of an infinite sequence of scenes."""
   index = 0
   while True:
     pixels, label = _shape_scenes.generate(split, index)
@@ -100,7 +100,7 @@ def _objects(split: str) -> Iterator[tuple[str, Image.Image]]:
 
 
 def _cut_out(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
-  """The square around an object, moved into the image where it reaches beyond its border."""
+  """Returns the square around an object, shifted if needed to lie inside the image."""
   places = np.argwhere(mask)
   (top, left), (bottom, right) = places.min(0), places.max(0) + 1
   side = min(int(_SURROUNDINGS * max(bottom - top, right - left)), *mask.shape)

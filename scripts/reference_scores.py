@@ -1,8 +1,8 @@
-"""Prints our scores next to those that the field's own evaluators gave on the same inputs.
+"""Prints our scores next to those of the reference evaluators on the same inputs.
 
   python scripts/reference_scores.py --reference_dir=SHARED/parity/evaluation
 
-The tables of docs/evaluation.md are its output. The tests compare the same numbers, and more.
+The tables of docs/evaluation.md are the output. The tests compare the same numbers, and more.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def panoptic(folder: pathlib.Path) -> Iterable[str]:
-  """Returns the lines of the table of panoptic quality, in per cent."""
+  """Returns the lines of the table of panoptic quality, in percent."""
   yield _row('set', 'PQ', 'panopticapi', 'boundary PQ', 'boundary-iou-api', 'PQ, as DeepLab2',
              'DeepLab2', 'largest difference')
   yield _row(*['---'] * 8)
@@ -41,14 +41,14 @@ def panoptic(folder: pathlib.Path) -> Iterable[str]:
       own = panoptic_files.panoptic_score(
           path / 'gt.json', path / 'pred.json', definition=definition).metric.result()['All']['pq']
       result = expected[key]['result'] if key == 'deeplab2' else expected[key]['All']
-      if key != 'deeplab2':  # It counts in float32.
+      if key != 'deeplab2':  # DeepLab2 counts in float32.
         largest = max(largest, _difference(own, result['pq']))
       cells += [_per_cent(own), _per_cent(result['pq'])]
     yield _row(path.name, *cells, f'{largest:.0e}')
 
 
 def instances(folder: pathlib.Path) -> Iterable[str]:
-  """Returns the lines of the table of average precision, in per cent."""
+  """Returns the lines of the table of average precision, in percent."""
   yield _row('set', 'AP', 'COCOeval', 'boundary AP', 'boundary-iou-api', 'largest difference')
   yield _row(*['---'] * 6)
   for path, expected in _sets(folder):
@@ -62,12 +62,12 @@ def instances(folder: pathlib.Path) -> Iterable[str]:
 
 
 def semantic(folder: pathlib.Path) -> Iterable[str]:
-  """Returns the lines of the table of mean IoU, in per cent."""
+  """Returns the lines of the table of mean IoU, in percent."""
   yield _row('set', 'mIoU', 'reference', 'mIoU, non-empty union', 'reference', 'fwIoU', 'reference')
   yield _row(*['---'] * 7)
   for path, expected in _sets(folder):
     data = np.load(path / 'data.npz')
-    # With an ignored class among the channels it is a class of its own in the matrix.
+    # An ignored class among the channels is a separate class in the matrix.
     metric = MeanIoU(range(expected['num_classes']), expected['ignore_label'])
     for number in range(expected['images']):
       metric.update(data[f'gt_{number}'], data[f'pred_{number}'])

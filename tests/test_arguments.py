@@ -47,4 +47,4 @@ def test_where_a_new_file_would_be_made_counts(tmp_path):
   assert atomic_file.why_not_writable(tmp_path / 'a' / 'b') is None
   (tmp_path / 'file').touch()
   assert atomic_file.why_not_writable(tmp_path / 'file') is None
-  assert atomic_file.why_not_writable(tmp_path / 'file' / 'b') == f'{tmp_path}/file is no folder'
+  assert atomic_file.why_not_writable(tmp_path / 'file' / 'b') == f'{tmp_path}/file is not a folder'

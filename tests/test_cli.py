@@ -41,7 +41,7 @@ def test_any_other_error_keeps_its_traceback_and_is_called_a_fault_of_the_progra
   assert cli.run(_raising(error)) == 1
   shown = capsys.readouterr().err
   assert 'Traceback' in shown and type(error).__name__ in shown
-  assert shown.strip().split('\n')[-1].startswith('This is a fault of deeplab_tf')
+  assert shown.strip().split('\n')[-1].startswith('This is a bug in deeplab_tf')
 
 
 def test_a_fault_inside_of_the_library_is_not_the_users(capsys, monkeypatch):

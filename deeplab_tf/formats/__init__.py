@@ -1,1 +1,1 @@
-"""What lies in files, and nothing else."""
+"""File formats."""

@@ -1,11 +1,11 @@
-"""The entries of "categories" in a panoptic JSON: what may stand there, and generated colors."""
+"""Checks of the entries of "categories" in a panoptic JSON, and generated colors."""
 
 import colorsys
 from typing import Any, Container, Mapping, Optional, Sequence
 
 
 def isthing_problem(content: Mapping[str, Any]) -> Optional[str]:
-  """Says what to do where categories of a panoptic JSON lack "isthing"; None where none does.
+  """Describes what to do if categories of a panoptic JSON lack "isthing"; None if none does.
 
   Args:
     content: Content of the JSON.
@@ -21,24 +21,24 @@ def isthing_problem(content: Mapping[str, Any]) -> Optional[str]:
           'have none)')
   if not isinstance(first, dict) or 'segments_info' not in first:
     line += '; a detection JSON? A panoptic JSON is expected. If it is one'
-  return (f'{line}: add "isthing": 1 to each category whose instances are told apart (things), and '
+  return (f'{line}: add "isthing": 1 to each category with distinct instances (things), and '
           '"isthing": 0 to each other one (stuff)')
 
 
 def problem(entry: Any, found: Container[int]) -> Optional[str]:
-  """Says what is wrong with an entry of "categories"; None if nothing is.
+  """Describes what is wrong with an entry of "categories"; None if it is valid.
 
   Args:
-    entry: An object with id, name, isthing and perhaps color.
-    found: Ids of the entries before.
+    entry: Object with id, name, isthing and optionally color.
+    found: Ids of the previous entries.
   """
   if not isinstance(entry, dict):
-    return f'category {entry!r} is no object with id, name and isthing'
+    return f'category {entry!r} is not an object with id, name and isthing'
   missing = [key for key in ('id', 'name', 'isthing') if key not in entry]
   if missing:
     return f'category {entry} has no "{missing[0]}"'
   if not isinstance(entry['id'], int) or entry['id'] < 0:
-    return f'category id {entry["id"]!r} of "{entry["name"]}" is no whole number from 0 on'
+    return f'category id {entry["id"]!r} of "{entry["name"]}" is not a whole number of at least 0'
   if entry['id'] in found:
     return f'category id {entry["id"]} occurs twice'
   if entry['isthing'] not in (0, 1):
@@ -51,10 +51,10 @@ def problem(entry: Any, found: Container[int]) -> Optional[str]:
 
 
 def distinct_colors(colors: Sequence[Any]) -> list[tuple[int, int, int]]:
-  """Fills in missing and repeated colors with generated ones.
+  """Replaces missing and repeated colors by generated ones.
 
   Args:
-    colors: (red, green, blue), each 0..255, or None.
+    colors: (red, green, blue) in 0..255, or None, for each category.
   """
   result, used = [], {tuple(c) for c in colors if c is not None}
   generated = (_generated_color(i) for i in range(10**6))
@@ -70,7 +70,7 @@ def distinct_colors(colors: Sequence[Any]) -> list[tuple[int, int, int]]:
 
 
 def _generated_color(index):
-  # Steps of the golden ratio keep the hues of neighbouring classes apart.
+  # Steps of the golden ratio keep the hues of neighboring classes apart.
   hue = (index * 0.61803398875) % 1.0
   red, green, blue = colorsys.hsv_to_rgb(hue, 0.9 - 0.4 * (index // 7 % 2), 0.95 - 0.07 *
                                          (index % 5))

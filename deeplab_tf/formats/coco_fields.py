@@ -1,6 +1,6 @@
-"""What the entries of COCO's JSON files must hold: checked once, when a file is read.
+"""Checks of the entries of COCO's JSON files, made once when a file is read.
 
-Whatever stands in a file, the error is one line with the file, the entry and what is allowed.
+An error is one line with the file, the entry and the allowed values.
 """
 
 from typing import Any, Callable, Dict, Mapping, NamedTuple
@@ -8,10 +8,10 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple
 from deeplab_tf.formats import image_limits
 from deeplab_tf.user_errors import DataError
 
-# Bytes: names of files are no longer on usual file systems.
+# Maximum length of a file name in bytes on common file systems.
 _LONGEST = 255
 _LONGEST_PATH = 3000
-# COCO numbers its annotations beyond 2**31.
+# COCO has annotation ids above 2**31.
 _LARGEST = 2**53
 
 
@@ -19,9 +19,9 @@ class Field(NamedTuple):
   """A field of an entry.
 
   Attributes:
-    is_right: Whether a value may stand there.
-    allowed: What may, for errors.
-    optional: Whether it may be absent.
+    is_right: Function that returns whether a value is valid.
+    allowed: Description of the valid values, for error messages.
+    optional: Whether the field may be absent.
   """
   is_right: Callable[[Any], bool]
   allowed: str
@@ -29,7 +29,7 @@ class Field(NamedTuple):
 
 
 def _is_integer(value: Any) -> bool:
-  return type(value) is int and abs(value) <= _LARGEST  # Of bool, 1 and True would be one id.
+  return type(value) is int and abs(value) <= _LARGEST  # Not bool: True equals 1.
 
 
 def _is_id(value: Any) -> bool:
@@ -42,7 +42,7 @@ def _is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
   return (isinstance(value, (int, float)) and not isinstance(value, bool)
-          and -1e15 < value < 1e15)  # False for not-a-number.
+          and -1e15 < value < 1e15)  # False for NaN.
 
 
 def _is_size(value: Any) -> bool:
@@ -72,13 +72,13 @@ FLAG = Field(lambda value: value in (0, 1), '0 or 1')
 AREA = Field(_is_area, 'a number of pixels')
 SIZE = Field(_is_size, f'a number of pixels, 1 to {image_limits.MAX_SIDE}')
 LIST = Field(lambda value: isinstance(value, list), 'a list')
-# It may lead out of the folder, as in the files of some tools: files are only read there.
+# The path may lead out of the folder, as in files of some tools: files are only read there.
 FILE_NAME = Field(_is_file_name, 'the name of a file')
 
 BOX = Field(_is_box, 'x, y, width and height in pixels')
 
 CATEGORY = {'id': INTEGER, 'isthing': FLAG}
-# Of predictions, which are free to say nothing of their categories.
+# Category of predictions, which need not state whether it is a thing.
 STATED_CATEGORY = {'id': INTEGER, 'isthing': FLAG._replace(optional=True)}
 IMAGE = {'id': IMAGE_ID, 'file_name': FILE_NAME}
 ANNOTATION = {'image_id': IMAGE_ID, 'file_name': FILE_NAME, 'segments_info': LIST}
@@ -91,16 +91,16 @@ def check(entries: Any, fields: Mapping[str, Field], where: str, what: str) -> N
   """Checks the entries of a list.
 
   Args:
-    entries: The list.
-    fields: What each entry must hold.
-    where: What errors begin with: the file, and what the list is a part of.
-    what: What an entry is, with its article.
+    entries: List of entries.
+    fields: Fields that each entry must have, by key.
+    where: Prefix of error messages: the file, and the part of it that holds the list.
+    what: Noun phrase for an entry, with article.
 
   Raises:
-    ValueError: It is no list of objects with these fields.
+    ValueError: The entries are not a list of objects with these fields.
   """
   if not isinstance(entries, list):
-    raise DataError(f'{where}: {shown(entries)} stands where a list is expected, each {what}')
+    raise DataError(f'{where}: a list is expected, with each entry {what}, not {shown(entries)}')
   for entry in entries:
     if not isinstance(entry, dict):
       raise DataError(f'{where}: {what} is {shown(entry)}; an object with '
@@ -125,14 +125,14 @@ def check_distinct_categories(categories: Any, path: Any) -> None:
 
 
 def image_file_names(content: Mapping[str, Any], path: Any) -> Dict[Any, str]:
-  """Returns image id -> file name of the images that a JSON lists with one.
+  """Returns image id -> file name of the images that a JSON lists with a file name.
 
   Args:
     content: Content of the file; the list "images" may be absent.
-    path: The file, for errors.
+    path: Path of the file, for error messages.
 
   Raises:
-    DataError: The list is none, or gives one id to two images.
+    DataError: "images" is not a list, or two images have the same id.
   """
   images = content.get('images') or []
   check(images, _NAMED_IMAGE, path, 'an image')
@@ -147,7 +147,7 @@ def image_file_names(content: Mapping[str, Any], path: Any) -> Dict[Any, str]:
 
 
 def check_panoptic_annotations(annotations: Any, path: str, expected: str) -> None:
-  """Checks the annotations of a panoptic JSON with their segments; see `check`."""
+  """Checks the annotations and segments of a panoptic JSON; see `check`."""
   for annotation in annotations if isinstance(annotations, list) else ():
     if isinstance(annotation, dict) and 'segments_info' not in annotation:
       is_instance = {'segmentation', 'bbox'} & set(annotation)
@@ -159,6 +159,6 @@ def check_panoptic_annotations(annotations: Any, path: str, expected: str) -> No
 
 
 def shown(value: Any) -> str:
-  """Returns a value as errors show it: cut where it is long."""
+  """Returns a value as text for error messages, shortened if it is long."""
   text = repr(value)
   return text if len(text) <= 100 else f'{text[:90]} ...'

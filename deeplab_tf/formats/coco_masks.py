@@ -1,7 +1,7 @@
-"""Looks at the masks of COCO's JSON files before pycocotools does.
+"""Validates the masks of COCO's JSON files before pycocotools reads them.
 
-pycocotools trusts them: run lengths that do not fill the image lead it out of its memory, and it
-walks along a polygon however long that is.
+pycocotools does not check its input: RLE counts that do not fill the image make it access memory
+out of bounds, and the time for a polygon grows with its length without limit.
 """
 
 from typing import Any, Optional, Tuple
@@ -10,23 +10,23 @@ import numpy as np
 
 from deeplab_tf.formats import coco_fields, image_limits
 
-# Pixels: polygons may leave their image, and be so long in all.
+# In pixels: largest coordinate of a polygon, which may leave its image, and largest total length.
 _FARTHEST = 2 * image_limits.MAX_SIDE
 _LONGEST = 2**22
-# Characters that one run length may take: 35 bits.
+# Maximum number of characters of one run length: 35 bits.
 _MOST_CHARACTERS = 7
 
 
 def problem(segmentation: Any, size: Tuple[int, int]) -> Optional[str]:
-  """Says what is wrong with a mask.
+  """Describes what is wrong with a mask.
 
   Args:
-    segmentation: As in a file: run lengths, {'size': [height, width], 'counts': text or list},
+    segmentation: Value from a file: RLE, {'size': [height, width], 'counts': string or list},
       or polygons, lists of x, y, x, y, ... in pixels.
-    size: Height and width of its image.
+    size: Height and width of the image.
 
   Returns:
-    What is wrong, to stand behind 'the mask '; None if nothing is.
+    A predicate that follows 'the mask ' in a message, or None if the mask is valid.
   """
   if isinstance(segmentation, list):
     return _polygons_problem(segmentation)
@@ -39,7 +39,7 @@ def problem(segmentation: Any, size: Tuple[int, int]) -> Optional[str]:
   counts = segmentation['counts']
   runs = _unpacked(counts) if isinstance(counts, str) else _as_integers(counts)
   if runs is None:
-    return 'has counts that are no run lengths'
+    return 'has counts that are not run lengths'
   if runs.min(initial=0) < 0 or runs.max(initial=0) > image_limits.MAX_PIXELS:
     return 'has a run length below 0 or beyond the image'
   if runs.sum() != size[0] * size[1]:
@@ -53,9 +53,9 @@ def _polygons_problem(polygons):
   length = 0.0
   for polygon in polygons:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-      return 'has a polygon that is no list of three or more x, y'
+      return 'has a polygon that is not a list of three or more x, y'
     if not all(type(value) in (int, float) and abs(value) <= _FARTHEST for value in polygon):
-      return f'has a polygon with a corner that is no number from {-_FARTHEST} to {_FARTHEST}'
+      return f'has a polygon with a corner that is not a number from {-_FARTHEST} to {_FARTHEST}'
     corners = np.array(polygon, np.float64).reshape(-1, 2)
     length += np.abs(corners - np.roll(corners, 1, 0)).max(1).sum()
   if length > _LONGEST:
@@ -66,15 +66,16 @@ def _polygons_problem(polygons):
 def _as_integers(counts) -> Optional[np.ndarray]:
   if not isinstance(counts, list) or not all(type(count) is int for count in counts):
     return None
-  # Larger ones would not fit, and are wrong all the same.
+  # Larger values would overflow; clipped, they are still invalid.
   return np.array([max(min(count, 2**40), -1) for count in counts], np.int64)
 
 
 def _unpacked(text: str) -> Optional[np.ndarray]:
-  """Returns the run lengths of a packed text; None if it is none.
+  """Returns the run lengths of compressed RLE counts, or None if the text is invalid.
 
-  A character holds five bits of a number, the lowest first, and whether more follow; from the
-  fourth number on it is the difference from the last but one.
+  A character holds five bits of a number, lowest bits first, and a bit that tells whether more
+  characters follow. From the fourth number on, the difference from the last number but one is
+  stored.
   """
   try:
     codes = np.frombuffer(text.encode('ascii'), np.uint8).astype(np.int64) - 48

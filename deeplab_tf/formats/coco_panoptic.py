@@ -1,6 +1,6 @@
-"""Reads and writes the COCO panoptic format: one JSON and one folder of PNGs.
+"""Reads and writes the COCO panoptic format: a JSON and a folder of PNGs.
 
-A PNG holds segment ids as R + 256 G + 65536 B; id 0 is void. The JSON has one annotation per
+A PNG stores segment ids as R + 256 G + 65536 B; id 0 is void. The JSON has one annotation per
 image with `segments_info`: id, category_id and, in the ground truth, area and iscrowd. Image
 ids are integers in COCO and strings in Cityscapes and ADE20K.
 """
@@ -26,11 +26,11 @@ class Segment(NamedTuple):
   """One segment of an image.
 
   Attributes:
-    id: Its value in the map of ids; not 0, which is void.
-    category_id: The data set's own category id.
-    iscrowd: Whether it stands for several instances of a thing class.
-    area: Pixels as stated by the JSON; None to count them in the map.
-    score: Confidence in [0, 1] of a predicted segment, where the JSON states one.
+    id: Value of the segment in the map of ids; not 0, which is void.
+    category_id: Category id of the dataset.
+    iscrowd: Whether the segment is a group of instances of a thing class.
+    area: Number of pixels stated by the JSON, or None to count them in the map.
+    score: Confidence in [0, 1] of a predicted segment, if the JSON states one.
   """
   id: int
   category_id: int
@@ -40,7 +40,7 @@ class Segment(NamedTuple):
 
 
 class FileCategory(NamedTuple):
-  """A category as a JSON lists it; predictions may leave out its name and whether it is a thing."""
+  """A category listed by a JSON; predictions may leave out `name` and `isthing`."""
   category_id: int
   name: Optional[str]
   isthing: Optional[bool]
@@ -58,9 +58,9 @@ class PanopticJson(NamedTuple):
 
   Attributes:
     path: Path of the file.
-    categories: As the file lists them; predictions may list none.
-    annotations: One per image.
-    image_files: Image id -> file name of the image, of the images that are listed with one.
+    categories: Categories listed by the file; predictions may list none.
+    annotations: Annotations, one per image.
+    image_files: Image id -> file name of the image, for images that are listed with a file name.
   """
   path: str
   categories: Tuple[FileCategory, ...]
@@ -69,10 +69,10 @@ class PanopticJson(NamedTuple):
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
-  """Turns colours into segment ids.
+  """Converts colors to segment ids.
 
   Args:
-    rgb: uint8 [..., 3 or more]; channels after the third are not read.
+    rgb: uint8 [..., 3 or more], colors; channels after the third are not read.
 
   Returns:
     int32 [...], R + 256 G + 65536 B.
@@ -82,10 +82,10 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
 
 
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
-  """Turns segment ids into colours.
+  """Converts segment ids to colors.
 
   Args:
-    ids: int [...] in [0, 256**3).
+    ids: int [...] in [0, 256**3), segment ids.
 
   Returns:
     uint8 [..., 3].
@@ -108,42 +108,42 @@ def read_panoptic_png(path: PathLike) -> np.ndarray:
     int32 [height, width].
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: The file is no PNG, larger than formats.image_limits, or not RGB(A) with 8 bits.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is not a PNG, exceeds formats.image_limits, or is not 8-bit RGB(A).
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise MissingFileError(f'{path}: there is no such panoptic PNG')
   image = image_limits.load(path, path, ('PNG',), _mode_problem)
-  # Pillow keeps four bytes per RGB pixel: reading them as one integer needs no sums.
+  # Pillow stores four bytes per RGB pixel, which can be read as one integer without arithmetic.
   raw = image.tobytes('raw', 'RGBX' if image.mode == 'RGB' else 'RGBA')
   ids = np.frombuffer(raw, '<u4').reshape(image.height, image.width)
   return (ids & MAX_ID).view('<i4')
 
 
 def _mode_problem(image: Image.Image) -> Optional[str]:
-  """Says what is wrong with the colours of a picture that is not read yet."""
+  """Describes what is wrong with the color mode of an image, before its pixels are read."""
   sixteen_bit = bool(image.tile) and '16' in str(image.tile[0][3])
   if image.mode in ('RGB', 'RGBA') and not sixteen_bit:
     return None
   mode = f'{image.mode} with 16 bits' if sixteen_bit and 'RGB' in image.mode else image.mode
-  return (f'the picture is of mode {mode}; a panoptic PNG is RGB with 8 bits (id = R + 256 G + '
+  return (f'the image has mode {mode}; a panoptic PNG is RGB with 8 bits (id = R + 256 G + '
           '65536 B)')
 
 
 def write_panoptic_png(path: PathLike, ids: np.ndarray) -> None:
-  """Writes segment ids as a panoptic PNG, whole or not at all.
+  """Writes segment ids as a panoptic PNG, atomically.
 
   Args:
-    path: The file to write.
-    ids: int [height, width] in [0, 256**3).
+    path: Path of the file.
+    ids: int [height, width] in [0, 256**3), segment ids.
   """
   with atomic_file.replacing(path) as temporary:
     Image.fromarray(id_to_rgb(ids)).save(temporary, format='PNG')
 
 
 def write_json(path: PathLike, content: Any) -> None:
-  """Writes JSON, whole or not at all; numpy numbers become plain ones."""
+  """Writes JSON atomically; numpy numbers become Python numbers."""
   with atomic_file.writing(path) as file:
     json.dump(content, file, indent=1, default=_plain)
     file.write('\n')
@@ -159,28 +159,29 @@ def read_json(path: PathLike, expected: str) -> Any:
   """Reads any JSON file.
 
   Args:
-    path: The file.
-    expected: What the file should be, for the error message.
+    path: Path of the file.
+    expected: Noun phrase for the expected content, for the error message.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It is no JSON.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is not valid JSON.
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise MissingFileError(f'{path}: there is no such file; expected {expected}')
   content = image_limits.read_bytes(path)
   try:
-    return json.loads(content)  # In UTF-8, 16 or 32.
+    return json.loads(content)  # Accepts UTF-8, UTF-16 and UTF-32.
   except (ValueError, RecursionError) as error:
     raise DataError(f'{path}: not valid JSON ({error}); expected {expected}') from error
 
 
 def load_ground_truth(path: PathLike) -> PanopticJson:
-  """Reads the JSON of a panoptic ground truth and checks it.
+  """Reads and validates the JSON of a panoptic ground truth.
 
   Raises:
-    ValueError: One line naming the file and, where they matter, image, segment and category.
+    ValueError: The file is invalid. The message is one line that names the file and, if they
+      matter, image, segment and category.
   """
   content = _load(path, 'a panoptic ground truth (images, annotations, categories)')
   entries = content.get('categories') or []
@@ -206,10 +207,11 @@ def load_ground_truth(path: PathLike) -> PanopticJson:
 
 
 def load_predictions(path: PathLike) -> PanopticJson:
-  """Reads the JSON of panoptic predictions; stated areas and crowds are not read.
+  """Reads and validates the JSON of panoptic predictions; area and iscrowd are not read.
 
   Raises:
-    ValueError: One line naming the file and, where they matter, image and segment.
+    ValueError: The file is invalid. The message is one line that names the file and, if they
+      matter, image and segment.
   """
   content = _load(path, 'panoptic predictions (annotations with segments_info)')
   annotations = tuple(
@@ -265,11 +267,11 @@ def _segments(where: str, entries: Sequence[Dict[str, Any]]) -> Tuple[Segment, .
 
 def from_label_map(label: np.ndarray,
                    dataset_info: DatasetInfo) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
-  """Turns a panoptic map into what the COCO panoptic format stores.
+  """Converts a panoptic map to the COCO panoptic format.
 
   Args:
     label: int [height, width], class id * label divisor + instance number.
-    dataset_info: Names the classes.
+    dataset_info: Description of the classes.
 
   Returns:
     ids: int32 [height, width], segments numbered 1, 2, 3, ... in ascending order of their
@@ -278,7 +280,7 @@ def from_label_map(label: np.ndarray,
       height; pixels) and iscrowd (1 for instance number 0 of a thing class).
 
   Raises:
-    ValueError: A label is of no class of the data set.
+    ValueError: A label belongs to no class of the dataset.
   """
   label = np.asarray(label)
   values, inverse = np.unique(label, return_inverse=True)
@@ -312,18 +314,18 @@ def _fill_boxes(ids: np.ndarray, segments: List[Dict[str, Any]]) -> None:
 
 
 def label_segment(label: int, dataset_info: DatasetInfo, what: str) -> Optional[Segment]:
-  """Names the segment of a panoptic label.
+  """Returns the segment of a panoptic label.
 
   Args:
-    label: class id * label divisor + instance number.
-    dataset_info: Names the classes.
-    what: What the label comes from, for the error message.
+    label: Panoptic label, class id * label divisor + instance number.
+    dataset_info: Description of the classes.
+    what: Noun phrase for the origin of the label, for the error message.
 
   Returns:
-    The segment with id label + 1, so that no segment has the id 0 of void; None for void.
+    The segment with the id label + 1, since id 0 is void; None for void.
 
   Raises:
-    ValueError: The label is of no class of the data set.
+    ValueError: The label belongs to no class of the dataset.
   """
   class_id, instance = divmod(label, dataset_info.label_divisor)
   if class_id == dataset_info.ignore_label:
@@ -339,12 +341,13 @@ def label_segment(label: int, dataset_info: DatasetInfo, what: str) -> Optional[
 
 
 def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathlib.Path:
-  """Returns the folder of a JSON's PNGs: by default the JSON's path without `.json`.
+  """Returns the folder of a JSON's PNGs, by default the JSON's path without `.json`.
 
-  `predictions.json`, as the predict program writes it, may lie beside its PNGs.
+  The PNGs of `predictions.json`, written by evaluation/predict.py, may be in the same folder as the
+  JSON.
 
   Raises:
-    FileNotFoundError: There is no such folder.
+    FileNotFoundError: The folder does not exist.
   """
   path = pathlib.Path(folder) if folder else pathlib.Path(json_path).with_suffix('')
   if path.is_dir():
@@ -357,12 +360,12 @@ def png_folder(json_path: PathLike, folder: Optional[PathLike] = None) -> pathli
 
 def find_pngs(folder: PathLike, annotations: Sequence[Annotation],
               what: str) -> List[pathlib.Path]:
-  """Returns the paths of PNGs, also where another system has written their names.
+  """Returns the paths of PNGs; case, separators and Unicode normalization may differ.
 
   Args:
     folder: Folder of the PNGs.
-    annotations: They name the PNGs.
-    what: Name of the PNGs' kind, for errors.
+    annotations: Annotations with the file names of the PNGs.
+    what: Noun phrase for the kind of PNGs, for error messages.
 
   Raises:
     FileNotFoundError: A PNG is missing.
@@ -381,7 +384,7 @@ def predictions_json(path: PathLike) -> PathLike:
   """Returns the JSON of predictions: the path itself, or predictions.json in a folder.
 
   Raises:
-    FileNotFoundError: The folder has none.
+    FileNotFoundError: The folder has no predictions.json.
   """
   if not os.path.isdir(path):
     return path

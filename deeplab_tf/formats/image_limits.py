@@ -1,7 +1,8 @@
-"""How large an image may be, and how files are opened so that a larger one takes no memory.
+"""Limits of the image size, enforced before the pixels of a file are decoded.
 
-The size stands in the first bytes of a file, and a file of a few bytes can state any: it is read
-before the pixels are. What TensorFlow decodes is checked by data.records.encoded_images.
+The header of an image file states the size, and a file of a few bytes can state any size, so the
+header is checked before memory is allocated. For images that TensorFlow decodes, see
+data.records.encoded_images.
 """
 
 import os
@@ -22,18 +23,19 @@ def load(file: Union[str, os.PathLike, IO[bytes]], name: str, formats: Sequence[
   """Reads an image file with Pillow.
 
   Args:
-    file: Its path, or its content.
-    name: What errors begin with: its path.
-    formats: Pillow's names of those that it may have.
-    problem: Says what is wrong with an image whose pixels are not read yet; None if nothing is.
+    file: Path of the file, or a file object.
+    name: Prefix of error messages, usually the path.
+    formats: Pillow's names of the allowed formats.
+    problem: Function that describes what is wrong with an image whose pixels are not decoded yet,
+      or returns None.
 
   Returns:
-    The image, its pixels read and its file closed.
+    The image, with its pixels decoded and its file closed.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It cannot be opened, is no such image, damaged, too large or has a problem; one line
-      with the name.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file cannot be opened, has another format, is corrupt or too large, or has a
+      problem. The message is one line that begins with the name.
   """
   line = None
   try:
@@ -42,16 +44,16 @@ def load(file: Union[str, os.PathLike, IO[bytes]], name: str, formats: Sequence[
       if line is None:
         image.load()
         return image
-  except Image.DecompressionBombError:  # Larger than twice what Pillow warns of.
+  except Image.DecompressionBombError:  # More than twice the size at which Pillow warns.
     line = f'the image is too large: {RULE}'
   except Image.UnidentifiedImageError:
-    line = f'is no image, or damaged (it does not begin as {" or ".join(formats)})'
+    line = f'is not an image, or is corrupt (it does not begin like {" or ".join(formats)})'
   except OSError as error:
-    if error.errno is not None:  # Pillow's own have none.
+    if error.errno is not None:  # Errors raised by Pillow itself have none.
       raise not_opened(name, error) from None
-    line = f'is no image, or damaged ({_reason(error)})'
-  except Exception as error:  # pylint: disable=broad-except; what damage raises has no end.
-    line = f'is no image, or damaged ({_reason(error)})'
+    line = f'is not an image, or is corrupt ({_reason(error)})'
+  except Exception as error:  # pylint: disable=broad-except; corrupt files raise errors of any kind.
+    line = f'is not an image, or is corrupt ({_reason(error)})'
   raise DataError(f'{name}: {line}')
 
 
@@ -59,8 +61,8 @@ def read_bytes(path: Union[str, os.PathLike]) -> bytes:
   """Returns the content of a file.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It cannot be opened or read; one line with the path.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file cannot be opened or read. The message is one line with the path.
   """
   try:
     with open(path, 'rb') as file:
@@ -70,10 +72,10 @@ def read_bytes(path: Union[str, os.PathLike]) -> bytes:
 
 
 def not_opened(name: str, error: OSError) -> UserError:
-  """Returns what to raise where the system does not open a file: that says nothing of its content.
+  """Returns the exception to raise if the system cannot open a file, whatever its content.
 
   Args:
-    name: Path that the error begins with.
+    name: Path with which the message begins.
     error: Exception that the system raised.
   """
   if isinstance(error, FileNotFoundError):

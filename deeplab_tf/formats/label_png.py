@@ -1,4 +1,4 @@
-"""Reads PNGs whose pixels are numbers: class ids, or other labels."""
+"""Reads PNGs whose pixels are class ids or other labels."""
 
 import os
 from typing import Optional, Union
@@ -13,10 +13,10 @@ def read(path: Union[str, os.PathLike]) -> np.ndarray:
   """Reads a semantic map.
 
   Returns:
-    int32 [height, width], gray values; with a palette its indices.
+    int32 [height, width], gray values, or palette indices.
 
   Raises:
-    ValueError: The file is no PNG, too large, or has several channels.
+    ValueError: The file is not a PNG, is too large, or has several channels.
   """
   image = image_limits.load(path, str(path), ('PNG',), _mode_problem)
   return np.asarray(image).astype(np.int32)
@@ -25,18 +25,18 @@ def read(path: Union[str, os.PathLike]) -> np.ndarray:
 def _mode_problem(image: Image.Image) -> Optional[str]:
   if image.mode in ('1', 'L', 'P', 'I') or image.mode.startswith('I;16'):
     return None
-  return (f'the picture is of mode {image.mode}; a semantic map has one channel of class ids, grey '
-          'of 8 or 16 bits or with a palette')
+  return (f'the image has mode {image.mode}; a semantic map has one channel of class ids, gray '
+          'with 8 or 16 bits or with a palette')
 
 
 def read_rgb(path: Union[str, os.PathLike]) -> np.ndarray:
-  """Reads a label map whose numbers are spread over three channels.
+  """Reads a label map whose labels are encoded in three channels.
 
   Returns:
     uint8 [height, width, 3].
 
   Raises:
-    ValueError: The file is no PNG, too large, or not RGB with 8 bits.
+    ValueError: The file is not a PNG, is too large, or is not 8-bit RGB.
   """
 
   def problem(image):

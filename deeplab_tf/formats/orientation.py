@@ -1,8 +1,8 @@
-"""The EXIF orientation of JPEG and PNG files, and images turned upright by it.
+"""Reads the EXIF orientation of JPEG and PNG files and rotates images upright.
 
-Exif data count where they belong: in a JPEG in the first APP1 segment "Exif" of the APPn and COM
-segments that begin the file, in a PNG in a chunk eXIf in front of the pixels. Damaged Exif data say
-nothing, as XMP and text chunks do. data.records.encoded_orientation does the same in
+EXIF data are read from the standard places: in a JPEG, the first APP1 segment "Exif" among the APPn
+and COM segments at the beginning of the file; in a PNG, an eXIf chunk before the pixels. Corrupt
+EXIF data, XMP and text chunks are ignored. data.records.encoded_orientation is the same in
 TensorFlow.
 """
 
@@ -10,12 +10,12 @@ import struct
 
 import numpy as np
 
-# So many segments or chunks are looked at.
+# Maximum number of segments or chunks that are searched.
 MAX_PARTS = 1000
 TAG = 0x0112
-# Exif types whose values are whole numbers: BYTE, SHORT, LONG.
+# EXIF types of integers: BYTE, SHORT, LONG.
 NUMBER_FORMATS = {1: 'B', 3: 'H', 4: 'I'}
-# Numbers from 5 on: rows and columns change places first, then these flips are made.
+# Orientations from 5 on: the image is transposed first, then flipped as listed.
 TRANSPOSED = (5, 6, 7, 8)
 MIRRORED = (2, 3, 6, 7)
 FLIPPED = (3, 4, 7, 8)
@@ -25,10 +25,10 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 
 
 def stated(encoded: bytes) -> int:
-  """Returns the orientation that a file states, 1 to 8; 1, upright, where it states none.
+  """Returns the orientation stated by a file, 1 to 8, or 1 (upright) if it states none.
 
   Args:
-    encoded: The bytes of an image file; of kinds other than JPEG and PNG the answer is 1.
+    encoded: Bytes of an image file. For formats other than JPEG and PNG, the result is 1.
   """
   if encoded.startswith(b'\xff\xd8'):
     return _in_tiff(_of_jpeg(encoded))
@@ -38,13 +38,13 @@ def stated(encoded: bytes) -> int:
 
 
 def _of_jpeg(encoded):
-  """The TIFF structure inside a JPEG; empty where there is none."""
+  """Returns the TIFF structure inside a JPEG, or no bytes if there is none."""
   position = 2
   for _ in range(MAX_PARTS):
     start = encoded[position:position + 4]
     if len(start) < 4 or start[0] != 0xFF:
       break
-    if start[1] == 0xFF:  # A filling byte.
+    if start[1] == 0xFF:  # A fill byte.
       position += 1
       continue
     length = struct.unpack('>H', start[2:])[0]
@@ -58,7 +58,7 @@ def _of_jpeg(encoded):
 
 
 def _of_png(encoded):
-  """The TIFF structure inside a PNG; empty where there is none."""
+  """Returns the TIFF structure inside a PNG, or no bytes if there is none."""
   position = len(_PNG)
   for _ in range(MAX_PARTS):
     start = encoded[position:position + 8]
@@ -73,7 +73,7 @@ def _of_png(encoded):
 
 
 def _in_tiff(content):
-  """The orientation in the first directory of a TIFF structure."""
+  """Returns the orientation in the first directory of a TIFF structure."""
   order = {b'II*\0': '<', b'MM\0*': '>'}.get(content[:4])
   if order is None or len(content) < 8:
     return 1
@@ -93,14 +93,14 @@ def _in_tiff(content):
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-  """Turns an image upright.
+  """Rotates an image upright.
 
   Args:
-    image: [height, width, ...], as it is stored.
-    orientation: 1 to 8.
+    image: [height, width, ...], image as stored.
+    orientation: EXIF orientation, 1 to 8.
 
   Returns:
-    The same pixels; from 5 on height and width have changed places.
+    The upright image. For orientations from 5 on, height and width are swapped.
   """
   if orientation in TRANSPOSED:
     image = np.swapaxes(image, 0, 1)
@@ -112,12 +112,12 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def explanation(image_size: tuple, label_size: tuple, orientation: int) -> str:
-  """Says what EXIF has to do with an image and a label of two sizes; empty if nothing.
+  """Returns how EXIF may explain that an image and its label differ in size, or an empty string.
 
   Args:
-    image_size: Height and width of the image, upright.
-    label_size: Those of its label.
-    orientation: 1 to 8.
+    image_size: Height and width of the upright image.
+    label_size: Height and width of the label.
+    orientation: EXIF orientation, 1 to 8.
   """
   if orientation == 1:
     return ''

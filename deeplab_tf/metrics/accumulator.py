@@ -1,10 +1,10 @@
-"""The contract of every score that is counted over images.
+"""Base class of metrics that are accumulated over images.
 
-  metric.update(...)     takes in an image or a batch; its arguments are the score's own
-  metric.merge(other)    adds what another has counted, of other images: in a thread or process
-  metric.result()        the scores of all images so far
+  metric.update(...)     adds an image or a batch; each metric defines the arguments
+  metric.merge(other)    adds the counts of another accumulator (another thread or process)
+  metric.result()        returns the scores of all images so far
 
-Between processes a metric travels as bytes: `metric.merge_bytes(elsewhere.to_bytes())`.
+A metric is sent to another process as bytes: `metric.merge_bytes(elsewhere.to_bytes())`.
 """
 
 import abc
@@ -16,40 +16,40 @@ import numpy as np
 
 
 class Accumulator(abc.ABC):
-  """Counts over images; see the module for the contract."""
+  """Base class of metrics; see the module."""
 
   @abc.abstractmethod
   def reset(self) -> None:
-    """Forgets all images."""
+    """Resets all counts."""
 
   @abc.abstractmethod
   def merge(self, other: Any) -> None:
-    """Adds the counts of another accumulator with the same settings, of other images.
+    """Adds the counts of another accumulator with the same settings over other images.
 
     Raises:
-      ValueError: Its settings differ.
+      ValueError: The settings differ.
     """
 
   @abc.abstractmethod
   def result(self) -> Dict[str, Any]:
-    """Returns the scores of all images so far, as Python numbers; None where there are none."""
+    """Returns the scores of all images so far as Python numbers; None if undefined."""
 
   @abc.abstractmethod
   def state(self) -> Dict[str, np.ndarray]:
-    """Returns all that is counted so far, as numeric arrays by name; no settings."""
+    """Returns the accumulated counts, without settings, as arrays by name."""
 
   @abc.abstractmethod
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces all that is counted by what `state` returned."""
+    """Restores a state that `state` returned."""
 
   def to_bytes(self) -> bytes:
-    """Returns the state for another process."""
+    """Returns the serialized state, for another process."""
     stream = io.BytesIO()
     np.savez(stream, **self.state())
     return stream.getvalue()
 
   def merge_bytes(self, data: bytes) -> None:
-    """Merges what `to_bytes` returned elsewhere, of an accumulator with the same settings."""
+    """Merges the `to_bytes` of another accumulator with the same settings."""
     other = copy.copy(self)
     with np.load(io.BytesIO(data), allow_pickle=False) as state:
       other.set_state(state)
@@ -57,18 +57,22 @@ class Accumulator(abc.ABC):
 
 
 class Group(Accumulator):
-  """Several scores of the same images; each takes them in by itself.
+  """A group of metrics over the same images; each part is updated separately.
 
   Attributes:
-    parts: Name -> Accumulator.
+    parts: Accumulators by name.
   """
 
   def __init__(self, parts: Mapping[str, Accumulator]):
-    """Takes accumulators that have counted nothing, by name."""
+    """Initializes the group.
+
+    Args:
+      parts: Empty accumulators by name.
+    """
     self.parts = dict(parts)
 
   def reset(self) -> None:
-    """Forgets all images."""
+    """Resets each part."""
     for part in self.parts.values():
       part.reset()
 
@@ -78,17 +82,17 @@ class Group(Accumulator):
       part.merge(other.parts[name])
 
   def result(self) -> Dict[str, Any]:
-    """Returns the results by name."""
+    """Returns the result of each part by name."""
     return {name: part.result() for name, part in self.parts.items()}
 
   def state(self) -> Dict[str, np.ndarray]:
-    """Returns the states of all parts, under "name/"."""
+    """Returns the states of all parts, with keys "name/key"."""
     return {f'{name}/{key}': value for name, part in self.parts.items()
             for key, value in part.state().items()}
 
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces what the parts have counted."""
-    # Copies, since `merge_bytes` shares the parts with the group that it merges into.
+    """Restores a state that `state` returned."""
+    # The parts are copied, since `merge_bytes` shares them with the group that it merges into.
     self.parts = {name: copy.copy(part) for name, part in self.parts.items()}
     for name, part in self.parts.items():
       own = {key[len(name) + 1:]: state[key] for key in state if key.startswith(f'{name}/')}

@@ -1,11 +1,11 @@
-"""Panoptic quality as DeepLab2's own Keras metric counts it, for comparison with its tables.
+"""Panoptic quality as DeepLab2's own Keras metric computes it, for comparison with its tables.
 
-It differs from panopticapi's, which is the default everywhere else, in what a label map of
-DeepLab2 cannot tell apart, and usually gives slightly more:
+The default everywhere else is the definition of panopticapi. DeepLab2's differs in what its label
+maps cannot represent, and usually gives slightly higher scores:
 
-- A crowd is void: for every class, and it leaves the union of a match.
-- A class of stuff is one segment per image, however many the prediction lists.
-- Areas are counted in the maps; what the ground truth states is not read.
+- A crowd is void for every class, and is excluded from the union of a match.
+- A stuff class is one segment per image, however many the prediction lists.
+- Areas are counted in the maps; areas stated by the ground truth are not read.
 """
 
 from typing import Any, Dict, Iterable, Mapping
@@ -18,18 +18,22 @@ _VOID = 0
 
 
 class DeepLab2PanopticQuality(panoptic_quality.PanopticQuality):
-  """PanopticQuality by DeepLab2's definition; counted in float64, not in its float32."""
+  """PanopticQuality by DeepLab2's definition, in float64 (DeepLab2 uses float32)."""
 
   def __init__(self, categories: Iterable[Any]):
-    """Starts at zero; the argument is PanopticQuality's."""
+    """Starts at zero.
+
+    Args:
+      categories: See PanopticQuality.
+    """
     super().__init__(categories)
     self._stuff = frozenset(category for category, isthing in zip(self.category_ids, self._isthing)
                             if not isthing)
 
   def result(self) -> Dict[str, Any]:
-    """Returns what PanopticQuality.result does.
+    """Returns the scores like PanopticQuality.result.
 
-    'All' has also DeepLab2's 'tp', 'fn' and 'fp', the means over its classes. 'Things' and
+    'All' also has DeepLab2's 'tp', 'fn' and 'fp', the means over the classes. 'Things' and
     'Stuff', which DeepLab2 does not report, are averages over the same counts.
     """
     result = super().result()
@@ -40,20 +44,21 @@ class DeepLab2PanopticQuality(panoptic_quality.PanopticQuality):
     return result
 
   def _id(self, label: int, known: Mapping[int, Segment], dataset_info: DatasetInfo) -> int:
-    # Pixels of the ignored class with another instance number are not void but belong to nothing.
+    # Pixels of the ignored class with another instance number are not void, but are in no segment.
     return _VOID if label == dataset_info.void_label else label + 1
 
   def _match(self, overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
              predictions: Mapping[int, Segment]) -> Matching:
     names = []
     kept = []
-    predictions = {number: guess._replace(iscrowd=False) for number, guess in predictions.items()}
+    predictions = {number: prediction._replace(iscrowd=False)
+                   for number, prediction in predictions.items()}
     for segments in (truths, predictions):
       first_of: Dict[int, int] = {}
       renamed = {}
       for segment in segments.values():
         renamed[segment.id] = segment.id
-        # A crowd becomes void below, and with it none that is no crowd.
+        # A crowd becomes void below, so it must not be merged with segments that are no crowd.
         if segment.category_id in self._stuff and not segment.iscrowd:
           renamed[segment.id] = first_of.setdefault(segment.category_id, segment.id)
       names.append(renamed)

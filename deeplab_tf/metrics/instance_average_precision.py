@@ -1,7 +1,7 @@
-"""Average precision and recall of instances as COCOeval counts them, image by image.
+"""Average precision and recall of instances as in COCOeval, accumulated image by image.
 
-pycocotools does the mask IoU, the matching and the accumulation. Of an image stay the scores of
-its detections and what they matched, but no masks, so memory does not grow with their size.
+pycocotools computes mask IoU, matching and accumulation. Only the scores and matches of the
+detections of an image are kept, not their masks, so memory does not grow with the mask size.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ _MATCHED, _IGNORED = 1, 2
 
 
 class _Image(NamedTuple):
-  """What is kept of an image; a record is a category that has annotations or detections.
+  """Matches of one image; a record is a category that has annotations or detections.
 
   Attributes:
-    image_id: Orders the images.
-    categories: int32 [records], positions among the category ids.
-    positives: int32 [records, areas], annotations that are to be found.
-    lengths: int32 [records], detections.
+    image_id: Image id, by which images are sorted.
+    categories: int32 [records], indices into the category ids.
+    positives: int32 [records, areas], numbers of annotations to detect.
+    lengths: int32 [records], numbers of detections.
     scores: float64 [detections of all records], the best first within a record.
     flags: uint8 [areas, thresholds, detections], sum of _MATCHED and _IGNORED.
   """
@@ -52,13 +52,13 @@ class _Image(NamedTuple):
 
 
 class InstanceAveragePrecision(accumulator.Accumulator):
-  """Accumulates matches of detections; see the module.
+  """Accumulates matches of detections.
 
-  Images are put in the order of their ids before the detections of all are sorted by score, as
-  COCOeval does. So the order in which images come and merge does not matter.
+  Like in COCOeval, images are sorted by id before all detections are sorted by score, so the order
+  in which images are added and merged does not matter.
 
   Attributes:
-    category_ids: The categories, in the order given.
+    category_ids: Ids of the categories, in the order given.
   """
 
   def __init__(self, category_ids: Iterable[int], iou_type: str = 'segm',
@@ -66,13 +66,13 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     """Starts without images.
 
     Args:
-      category_ids: What annotations and detections may be of.
-      iou_type: 'segm': IoU of masks. 'boundary': the smaller of mask IoU and boundary IoU
-        (Cheng et al., Boundary IoU, Sec. 5); of crowds the mask IoU. 'bbox': IoU of boxes.
-      dilation_ratio: Thickness of boundaries as a share of the image's diagonal.
+      category_ids: Ids of the categories that annotations and detections may have.
+      iou_type: 'segm' for mask IoU; 'boundary' for the smaller of mask IoU and boundary IoU
+        (Cheng et al., Boundary IoU, Sec. 5), or mask IoU for crowds; 'bbox' for box IoU.
+      dilation_ratio: Thickness of boundaries as a fraction of the image's diagonal.
 
     Raises:
-      ValueError: There is no such iou_type, or a category id is listed twice.
+      ValueError: The iou_type is unknown, or a category id is listed twice.
     """
     if iou_type not in IOU_TYPES:
       raise DataError(f'unknown iou_type "{iou_type}"; allowed are {", ".join(IOU_TYPES)}')
@@ -85,53 +85,54 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     self.reset()
 
   def reset(self) -> None:
-    """Forgets all images."""
+    """Removes all images."""
     self._images: List[_Image] = []
 
   def update(self, image_id: Union[int, str], size: Tuple[int, int],
              annotations: Sequence[Mapping[str, Any]],
              detections: Sequence[Mapping[str, Any]]) -> None:
-    """Counts one image.
+    """Adds one image.
 
     Args:
-      image_id: Orders the images: numbers come before texts.
-      size: Height and width, pixels.
-      annotations: Each with category_id, segmentation (run lengths or polygons), area (pixels)
-        and perhaps iscrowd; with bbox (x, y, width, height) where boxes are scored.
-      detections: Each with category_id, score and segmentation; where boxes are scored, with bbox
-        or segmentation. Their area is the mask's, or the box's where boxes are scored and given.
+      image_id: Image id, by which images are sorted; numbers come before strings.
+      size: Height and width in pixels.
+      annotations: Annotations with category_id, segmentation (RLE or polygons), area (pixels) and
+        optionally iscrowd; also with bbox (x, y, width, height) if boxes are scored.
+      detections: Detections with category_id, score and segmentation; if boxes are scored, with
+        bbox or segmentation. The area is the mask's, or the box's if boxes are scored and given.
 
     Raises:
-      ValueError: A category is unknown or a mask is not of the image's size. Nothing is counted.
+      ValueError: A category is unknown, or a mask and its image differ in size; nothing is counted.
     """
     records = []
-    for index, (truths, guesses) in self._by_category(annotations, detections).items():
-      guesses = instance_matching.best(guesses)
-      ious, areas = self._ious(truths, guesses, size)
+    for index, (truths, own_detections) in self._by_category(annotations, detections).items():
+      own_detections = instance_matching.best(own_detections)
+      ious, areas = self._ious(truths, own_detections, size)
       records.append((index, instance_matching.match(
           [Truth(*pair) for pair in zip((truth['area'] for truth in truths), _crowds(truths))],
-          [Detection(guess['score'], area) for guess, area in zip(guesses, areas)], ious)))
+          [Detection(detection['score'], area)
+           for detection, area in zip(own_detections, areas)], ious)))
     self._images.append(_pack(image_id, records))
 
   def update_from_label_maps(self, image_id: Union[int, str], ground_truth: np.ndarray,
                              prediction: np.ndarray, segment_scores: Mapping[int, float],
                              dataset_info: DatasetInfo) -> None:
-    """Counts the things of one image given as panoptic maps.
+    """Adds the things of one image given as panoptic maps.
 
-    So does DeepLab2's PanopticInstanceAveragePrecision: an instance is a label of a thing class,
-    its area is counted in the map. No mask is made, for segments of a map do not overlap.
+    As in DeepLab2's PanopticInstanceAveragePrecision, an instance is a label of a thing class, and
+    its area is counted in the map. No masks are needed, since segments of a map do not overlap.
 
     Args:
-      image_id: Orders the images: numbers come before texts.
+      image_id: Image id, by which images are sorted; numbers come before strings.
       ground_truth: int [height, width], class id * label divisor + instance number; instance
         number 0 of a thing class is a crowd.
-      prediction: int [height, width], likewise, but 0 is an instance as any other.
-      segment_scores: Label -> score, of each thing in the prediction at least.
-      dataset_info: Names the classes; its things are among the categories.
+      prediction: int [height, width], likewise, but instance number 0 is an ordinary instance.
+      segment_scores: Label -> score, at least for each thing in the prediction.
+      dataset_info: Description of the classes; its thing classes are among the categories.
 
     Raises:
-      ValueError: The maps differ in size, a label is of no class of the data set, a predicted
-        thing has no score, or boxes are scored. Nothing is counted then.
+      ValueError: The maps differ in size, a label belongs to no class of the dataset, a predicted
+        thing has no score, or boxes are scored; nothing is counted.
     """
     if self._iou_type == 'bbox':
       raise DataError('panoptic maps hold masks: iou_type may be segm or boundary, not bbox')
@@ -139,34 +140,35 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     if self._iou_type == 'boundary':
       distance = overlap.boundary_distance(np.shape(ground_truth), self._dilation_ratio)
     overlaps = overlap.overlaps(ground_truth, prediction, distance)
-    truths, guesses = (instance_matching.things(overlaps, side, dataset_info)
+    truths, detections = (instance_matching.things(overlaps, side, dataset_info)
                        for side in (0, 1))
-    for guess in guesses:
-      if guess['label'] not in segment_scores:
-        raise DataError(f'image {image_id}: the predicted thing with the label {guess["label"]} '
-                        'has no score')
-      guess['score'] = float(segment_scores[guess['label']])
+    for detection in detections:
+      if detection['label'] not in segment_scores:
+        raise DataError(f'image {image_id}: the predicted thing with the label '
+                        f'{detection["label"]} has no score')
+      detection['score'] = float(segment_scores[detection['label']])
     records = []
-    for index, (own_truths, own_guesses) in self._by_category(truths, guesses).items():
-      own_guesses = instance_matching.best(own_guesses)
-      ious = instance_matching.map_ious(overlaps, own_truths, own_guesses)
+    for index, (own_truths, own_detections) in self._by_category(truths, detections).items():
+      own_detections = instance_matching.best(own_detections)
+      ious = instance_matching.map_ious(overlaps, own_truths, own_detections)
       records.append((index, instance_matching.match(
           [Truth(truth['area'], truth['iscrowd']) for truth in own_truths],
-          [Detection(guess['score'], guess['area']) for guess in own_guesses], ious)))
+          [Detection(detection['score'], detection['area']) for detection in own_detections],
+          ious)))
     self._images.append(_pack(image_id, records))
 
   def merge(self, other: 'InstanceAveragePrecision') -> None:
-    """Adds the images of another accumulator over the same categories and kind of IoU."""
+    """Adds the images of another accumulator with the same categories and IoU type."""
     for name in ('category_ids', '_iou_type', '_dilation_ratio'):
       if getattr(self, name) != getattr(other, name):
         raise ValueError(f'cannot merge average precisions that differ in {name.strip("_")}')
     self._images = self._images + other._images
 
   def state(self) -> Dict[str, np.ndarray]:
-    """Returns the fields of all images one after the other, and how many records each has."""
+    """Returns the concatenated fields of all images, and the number of records of each image."""
     fields = {name: [getattr(image, name) for image in self._images] for name in _Image._fields}
     state = {'records': np.array([len(rows) for rows in fields['categories']], np.int64),
-             # An array has one type, and ids may be of two.
+             # An array has one dtype, while ids may be integers or strings.
              'image_id': np.array(list(map(str, fields['image_id'])), np.str_),
              'id_is_text': np.array([isinstance(each, str) for each in fields.pop('image_id')],
                                     bool)}
@@ -177,7 +179,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     return state
 
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces what is counted by what `state` returned."""
+    """Restores a state that `state` returned."""
     rows = np.cumsum(state['records'])[:-1]
     lengths = np.split(state['lengths'], rows)
     columns = np.cumsum([part.sum() for part in lengths], dtype=np.int64)[:-1]
@@ -193,7 +195,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     """Returns the scores of all images so far, as Python numbers in [0, 1].
 
     Returns:
-      COCO's twelve figures by NAMES; None where there is nothing to find.
+      COCO's twelve scores, keyed by NAMES; None where there are no annotations.
       'per_class': category id -> AP; None for categories without annotations.
     """
     evaluation = self._accumulated()
@@ -208,7 +210,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     return {**figures, 'per_class': per_class}
 
   def _accumulated(self) -> Any:
-    """Hands all records to COCOeval."""
+    """Accumulates all records with COCOeval."""
     evaluation = instance_matching.coco_evaluation()
     areas = len(evaluation.params.areaRng)
     images = sorted(self._images, key=lambda image: image_names.id_order(image.image_id))
@@ -234,7 +236,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
 
   def _by_category(self, annotations: Sequence[Any], detections: Sequence[Any]
                    ) -> Dict[int, Tuple[List[Any], List[Any]]]:
-    """Returns position of the category -> its annotations and detections."""
+    """Returns index of a category -> its annotations and detections."""
     grouped: Dict[int, Tuple[List[Any], List[Any]]] = {}
     for side, entries in enumerate((annotations, detections)):
       for entry in entries:
@@ -246,15 +248,15 @@ class InstanceAveragePrecision(accumulator.Accumulator):
         grouped.setdefault(index, ([], []))[side].append(entry)
     return grouped
 
-  def _ious(self, truths: Sequence[Any], guesses: Sequence[Any],
+  def _ious(self, truths: Sequence[Any], detections: Sequence[Any],
             size: Tuple[int, int]) -> Tuple[np.ndarray, Sequence[float]]:
-    """Returns the IoU, [detections, annotations], and the areas of the detections."""
+    """Returns the IoUs, [detections, annotations], and the areas of the detections."""
     if self._iou_type == 'bbox':
-      boxes, areas = instance_matching.boxes(guesses, size)
+      boxes, areas = instance_matching.boxes(detections, size)
       return instance_matching.ious(boxes, [truth['bbox'] for truth in truths],
                                     _crowds(truths)), areas
     masks = [[instance_matching.run_lengths(entry['segmentation'], size) for entry in entries]
-             for entries in (guesses, truths)]
+             for entries in (detections, truths)]
     areas = instance_matching.areas(masks[0])
     ious = instance_matching.ious(*masks, _crowds(truths))
     if self._iou_type == 'boundary':
@@ -268,7 +270,7 @@ def _crowds(truths: Sequence[Mapping[str, Any]]) -> List[bool]:
 
 
 def _pack(image_id: Union[int, str], records: Sequence[Tuple[int, Any]]) -> _Image:
-  """Lays the matchings of an image's categories one after the other."""
+  """Concatenates the matchings of an image's categories."""
   matchings = [matching for _, matching in records]
   empty = instance_matching.match([], [], np.zeros((0, 0)))
   return _Image(

@@ -1,7 +1,7 @@
-"""IoU and matching of the instances of one image and category, by pycocotools.
+"""IoU and matching of the instances of one image and category, with pycocotools.
 
-The rules are COCOeval's. With boundaries the IoU is the smaller of mask IoU and boundary IoU
-(Cheng et al., Boundary IoU, Sec. 5), and the mask IoU alone where the annotation is a crowd.
+The rules are those of COCOeval. With boundaries, the IoU is the smaller of mask IoU and boundary
+IoU (Cheng et al., Boundary IoU, Sec. 5), or the mask IoU if the annotation is a crowd.
 """
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
@@ -14,9 +14,9 @@ from deeplab_tf.metrics import overlap
 from deeplab_tf.user_errors import DataError
 
 Segmentation = Union[Dict[str, Any], List[List[float]]]
-# No threshold of COCO's is lower, so boundaries matter only where the mask IoU reaches it.
+# COCO's lowest threshold: boundaries matter only where the mask IoU reaches it.
 _LOWEST_THRESHOLD = 0.5
-# Results of an image and category that count, the best by score.
+# Number of detections per image and category that count, those with the highest scores.
 MAX_DETECTIONS = 100
 
 
@@ -24,7 +24,7 @@ class Truth(NamedTuple):
   """An annotation.
 
   Attributes:
-    area: Pixels, as stated.
+    area: Area in pixels, as stated.
     iscrowd: Whether it stands for several instances.
   """
   area: float
@@ -32,19 +32,25 @@ class Truth(NamedTuple):
 
 
 class Detection(NamedTuple):
-  """A detection: its score and its area in pixels."""
+  """A detection.
+
+  Attributes:
+    score: Confidence.
+    area: Area in pixels.
+  """
   score: float
   area: float
 
 
 class Matching(NamedTuple):
-  """Of the detections of an image and category.
+  """Matches of the detections of an image and category.
 
   Attributes:
-    positives: int [areas], annotations that are to be found, by COCO's ranges of area.
-    scores: float64 [detections].
-    matched: bool [areas, thresholds, detections].
-    ignored: bool [areas, thresholds, detections], whether it is neither right nor wrong.
+    positives: int [areas], number of annotations to detect, by COCO's area ranges.
+    scores: float64 [detections], confidences.
+    matched: bool [areas, thresholds, detections], whether the detection matches an annotation.
+    ignored: bool [areas, thresholds, detections], whether it is neither a true nor a false
+      positive.
   """
   positives: Sequence[int]
   scores: np.ndarray
@@ -59,7 +65,7 @@ def coco_evaluation() -> Any:
 
 
 def best(detections: Sequence[Dict[str, Any]], limit: int = MAX_DETECTIONS) -> List[Dict[str, Any]]:
-  """Returns the detections that count: the best by score, of equal ones the first."""
+  """Returns the detections with the highest scores; ties keep the given order."""
   return sorted(detections, key=lambda detection: -detection['score'])[:limit]
 
 
@@ -67,12 +73,12 @@ def match(truths: Sequence[Truth], detections: Sequence[Detection], ious: np.nda
   """Matches the detections of an image and category.
 
   Args:
-    truths: The annotations.
-    detections: The best first, at most 100.
-    ious: float [detections, truths].
+    truths: Annotations.
+    detections: At most 100 detections, by descending score.
+    ious: float [detections, truths], IoUs.
   """
   evaluation = coco_evaluation()
-  # Ids from 1: COCOeval takes the id 0 for no match.
+  # Ids start at 1, since COCOeval uses 0 for no match.
   evaluation._gts[0, 0] = [
       {'id': index + 1, 'area': truth.area, 'iscrowd': int(truth.iscrowd),
        'ignore': int(truth.iscrowd)} for index, truth in enumerate(truths)]
@@ -96,14 +102,14 @@ def match(truths: Sequence[Truth], detections: Sequence[Detection], ious: np.nda
 
 
 def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, Any]:
-  """Returns a mask as compressed run lengths.
+  """Returns a mask as compressed RLE.
 
   Args:
-    segmentation: Run lengths, compressed or not, or polygons: lists of x, y, x, y, ... in pixels.
+    segmentation: RLE, compressed or not, or polygons, lists of x, y, x, y, ... in pixels.
     size: Height and width of the image.
 
   Raises:
-    ValueError: The run lengths are of another size.
+    ValueError: The RLE has another size.
   """
   from pycocotools import mask
   if isinstance(segmentation, list):
@@ -117,7 +123,7 @@ def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, 
 
 
 def areas(masks: Sequence[Dict[str, Any]]) -> List[int]:
-  """Returns the pixels of masks, given as run lengths."""
+  """Returns the areas of RLE masks in pixels."""
   from pycocotools import mask
   return mask.area(list(masks)).tolist() if masks else []
 
@@ -126,10 +132,10 @@ def boxes(detections: Sequence[Mapping[str, Any]],
           size: Tuple[int, int]) -> Tuple[List[Sequence[float]], List[float]]:
   """Returns the boxes (x, y, width, height) and areas of detections, in pixels.
 
-  Where there is no bbox, box and area are those of the mask.
+  If a detection has no bbox, its box and area are those of its mask.
 
   Args:
-    detections: Each with bbox or segmentation.
+    detections: Detections with bbox or segmentation.
     size: Height and width of the image.
   """
   from pycocotools import mask
@@ -146,12 +152,12 @@ def boxes(detections: Sequence[Mapping[str, Any]],
 
 
 def ious(detections: Sequence[Any], truths: Sequence[Any], crowds: Sequence[bool]) -> np.ndarray:
-  """Returns the IoU of masks or boxes; of a crowd, the share of the detection inside.
+  """Returns the IoU of masks or boxes; for a crowd, the fraction of the detection inside it.
 
   Args:
-    detections: Run lengths, or boxes (x, y, width, height).
-    truths: Likewise.
-    crowds: Of each of the truths, whether it is a crowd.
+    detections: RLE masks, or boxes (x, y, width, height).
+    truths: Annotations in the same form.
+    crowds: Whether each annotation is a crowd.
 
   Returns:
     float64 [detections, truths].
@@ -165,13 +171,13 @@ def ious(detections: Sequence[Any], truths: Sequence[Any], crowds: Sequence[bool
 def with_boundaries(mask_ious: np.ndarray, detections: Sequence[Dict[str, Any]],
                     truths: Sequence[Dict[str, Any]], crowds: Sequence[bool],
                     distance: int) -> np.ndarray:
-  """Returns the smaller of mask IoU and boundary IoU where the former is high enough to matter.
+  """Returns the smaller of mask IoU and boundary IoU where the mask IoU is high enough to matter.
 
   Args:
-    mask_ious: float64 [detections, truths].
-    detections: Run lengths.
-    truths: Run lengths.
-    crowds: Of each of the truths, whether it is a crowd.
+    mask_ious: float64 [detections, truths], mask IoUs.
+    detections: RLE masks of the detections.
+    truths: RLE masks of the annotations.
+    crowds: Whether each annotation is a crowd.
     distance: Thickness of boundaries in pixels.
   """
   smaller = mask_ious.copy()
@@ -190,18 +196,18 @@ def with_boundaries(mask_ious: np.ndarray, detections: Sequence[Dict[str, Any]],
 
 
 class _Crop(NamedTuple):
-  """A mask inside of its box.
+  """A mask cropped to its bounding box.
 
   Attributes:
-    top, left: Of the box, in pixels of the image.
-    mask: bool [height, width].
+    top, left: Corner of the box, in image pixels.
+    mask: bool [height, width], mask inside the box.
   """
   top: int
   left: int
   mask: np.ndarray
 
   def iou(self, other: '_Crop') -> float:
-    """Returns the IoU of two masks of one image that are not empty."""
+    """Returns the IoU of two nonempty masks of one image."""
     top, left = max(self.top, other.top), max(self.left, other.left)
     parts = [crop.mask[top - crop.top:, left - crop.left:] for crop in (self, other)]
     height, width = np.min([part.shape for part in parts], axis=0)
@@ -214,7 +220,7 @@ def _boundary(runs: Dict[str, Any], distance: int) -> _Crop:
   from pycocotools import mask
   left, top, width, height = (int(value) for value in mask.toBbox(runs))
   inside = mask.decode(runs)[top:top + height, left:left + width].astype(bool)
-  # What lies outside of the box is outside of the mask, as the image's border is.
+  # Outside of the box is outside of the mask, like outside of the image.
   return _Crop(top, left, inside & overlap.boundaries(inside, distance))
 
 
@@ -226,15 +232,15 @@ def things(overlaps: overlap.Overlaps, side: int,
   """Lists the things of a panoptic map in ascending order of their labels.
 
   Args:
-    overlaps: Of two panoptic maps.
-    side: 0: the first, 1: the second.
-    dataset_info: Names the classes.
+    overlaps: Overlaps of two panoptic maps.
+    side: 0 for the first map, 1 for the second.
+    dataset_info: Description of the classes.
 
   Returns:
     Dictionaries of label, category_id, area (pixels) and iscrowd.
 
   Raises:
-    ValueError: A label is of no class of the data set.
+    ValueError: A label belongs to no class of the dataset.
   """
   pixels = overlap.sums(overlaps.pixels, side)
   found = []
@@ -250,12 +256,13 @@ def things(overlaps: overlap.Overlaps, side: int,
 
 def map_ious(overlaps: overlap.Overlaps, truths: Sequence[Dict[str, Any]],
              detections: Sequence[Dict[str, Any]]) -> np.ndarray:
-  """Returns the IoU of the things of two panoptic maps, without making masks of them.
+  """Returns the IoU of the things of two panoptic maps, without creating masks.
 
   Args:
-    overlaps: First ground truth, then prediction; with boundaries, IoU are the smaller ones.
-    truths: As `things` lists them.
-    detections: Likewise.
+    overlaps: Overlaps of ground truth (first) and prediction (second). If they include boundaries,
+      the result is the smaller of mask IoU and boundary IoU.
+    truths: Return value of `things` for the ground truth.
+    detections: Return value of `things` for the prediction.
 
   Returns:
     float64 [detections, truths].

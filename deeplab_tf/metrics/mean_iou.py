@@ -1,4 +1,4 @@
-"""Mean intersection over union and accuracy of semantic maps, by all rules in use."""
+"""Mean intersection over union and accuracy of semantic maps, by all common definitions."""
 
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
@@ -8,7 +8,7 @@ from deeplab_tf.metrics import accumulator
 from deeplab_tf.metrics.percent import percent
 from deeplab_tf.user_errors import DataError
 
-# What result() returns besides 'per_class', with a title for people.
+# Scores that result() returns besides 'per_class', with their titles.
 SCORES = {
     'miou': 'mIoU',
     'miou_union': 'mIoU, classes in either',
@@ -23,19 +23,19 @@ class MeanIoU(accumulator.Accumulator):
   """Accumulates a confusion matrix.
 
   Attributes:
-    class_ids: The classes, in the order of the matrix.
-    confusion: int64 [classes, classes + 1]; rows ground truth, columns prediction, the last
-      column for predictions that are no class: misses of the true class, as the Cityscapes
-      scripts count them. (detectron2 leaves such pixels out.)
-    ignored: Number of pixels that are left out, since the ground truth ignores them.
+    class_ids: Class ids, in the order of the matrix.
+    confusion: int64 [classes, classes + 1]; rows are ground truth, columns are predictions. The
+      last column counts predictions that are no class, which are false negatives of the ground
+      truth class, as in the Cityscapes scripts (detectron2 leaves such pixels out).
+    ignored: Number of pixels that are left out because the ground truth ignores them.
   """
 
   def __init__(self, class_ids: Iterable[int], ignore_label: int):
     """Starts at zero.
 
     Args:
-      class_ids: The classes that are scored.
-      ignore_label: Ground truth pixels of it are left out, even if it is one of the classes.
+      class_ids: Ids of the scored classes.
+      ignore_label: Ground truth label of pixels that are left out, even if it is a class id.
     """
     self.class_ids = tuple(int(class_id) for class_id in class_ids)
     self._ignore_label = int(ignore_label)
@@ -44,19 +44,19 @@ class MeanIoU(accumulator.Accumulator):
     self.reset()
 
   def reset(self) -> None:
-    """Forgets all images."""
+    """Resets all counts."""
     count = len(self.class_ids)
     self.confusion = np.zeros((count, count + 1), np.int64)
     self.ignored = 0
 
   def update(self, ground_truth: np.ndarray, prediction: np.ndarray,
              pixels: Optional[np.ndarray] = None) -> None:
-    """Counts one image or batch.
+    """Adds one image or batch.
 
     Args:
       ground_truth: int [...], class ids or the ignore label.
       prediction: int [...], class ids; anything else is a prediction of no class.
-      pixels: int [...], the number of pixels that an entry stands for; None: one.
+      pixels: int [...], number of pixels that each entry represents; 1 if None.
 
     Raises:
       ValueError: The maps differ in shape or the ground truth holds an unknown class.
@@ -80,7 +80,7 @@ class MeanIoU(accumulator.Accumulator):
     self.confusion += pairs.astype(np.int64).reshape(count, count + 1)
 
   def is_scored(self, ground_truth: np.ndarray) -> np.ndarray:
-    """Whether pixels with these labels, int [...], count; bool of the same shape."""
+    """Returns whether each pixel counts, bool [...], given the ground truth labels, int [...]."""
     return ground_truth != self._ignore_label
 
   def merge(self, other: 'MeanIoU') -> None:
@@ -95,27 +95,28 @@ class MeanIoU(accumulator.Accumulator):
     return {'confusion': self.confusion, 'ignored': np.array(self.ignored, np.int64)}
 
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces what is counted by what `state` returned."""
+    """Restores a state that `state` returned."""
     self.confusion = np.array(state['confusion'])
     self.ignored = int(state['ignored'])
 
   def result(self) -> Dict[str, Any]:
     """Returns the scores of all images so far.
 
-    The IoU of a class is its pixels in both, divided by its pixels in ground truth or prediction.
-    A pixel that is predicted as no class is a miss of its class, but for 'miou_detectron2'.
+    The IoU of a class is the number of its pixels in both ground truth and prediction, divided by
+    the number of its pixels in either. A pixel that is predicted as no class is a false negative of
+    its class, except in 'miou_detectron2'.
 
     Returns:
-      In [0, 1], or None where there is nothing to average over:
-      'miou': mean IoU of the classes that the ground truth has.
-      'miou_union': of the classes that the ground truth or a prediction has. So do the
+      Scores in [0, 1], or None if there is nothing to average over:
+      'miou': mean IoU of the classes in the ground truth.
+      'miou_union': mean IoU of the classes in the ground truth or a prediction, as in the
         Cityscapes scripts, Keras, and DeepLab2 (which fails on pixels predicted as no class, and
-        says 0 for None).
-      'miou_detectron2': as 'miou', but pixels predicted as no class are left out altogether.
+        returns 0 for None).
+      'miou_detectron2': like 'miou', but pixels predicted as no class are left out.
       'fwiou': mean IoU weighted by the classes' pixels in the ground truth.
-      'mean_accuracy': share of a class's pixels that are found, mean of the classes that the
-        ground truth has.
-      'pixel_accuracy': share of all pixels that are found.
+      'mean_accuracy': fraction of a class's pixels that are predicted correctly, averaged over the
+        classes in the ground truth.
+      'pixel_accuracy': fraction of all pixels that are predicted correctly.
       'per_class': class id -> IoU, or None for a class with an empty union.
     """
     found = np.diagonal(self.confusion)
@@ -136,13 +137,13 @@ class MeanIoU(accumulator.Accumulator):
     }
 
   def _ious(self, in_truth: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Returns IoU and union of each class, given its pixels in the ground truth."""
+    """Returns IoU and union of each class, given the number of its ground truth pixels."""
     found = np.diagonal(self.confusion)
     union = in_truth + self.confusion[:, :-1].sum(axis=0) - found
     return found / np.maximum(union, 1), union
 
   def _indices(self, classes: np.ndarray) -> np.ndarray:
-    """Returns the rows of class ids; the number of classes for anything else."""
+    """Returns the row of each class id, or the number of classes for any other value."""
     if not self.class_ids:
       return np.zeros(classes.shape, np.int64)
     found = np.minimum(np.searchsorted(self._sorted, classes), len(self._sorted) - 1)
@@ -151,11 +152,11 @@ class MeanIoU(accumulator.Accumulator):
 
 def format_result(result: Mapping[str, Any],
                   class_names: Optional[Mapping[int, str]] = None) -> str:
-  """Lays out a result in per cent.
+  """Formats a result in percent.
 
   Args:
-    result: What MeanIoU.result() returns.
-    class_names: Class id -> name; given, there is a line per class.
+    result: Return value of MeanIoU.result().
+    class_names: Class id -> name. If given, there is a line per class.
   """
   lines = [f'{title:<24}{percent(result[name], 6)}' for name, title in SCORES.items()]
   if class_names is not None:
@@ -166,5 +167,5 @@ def format_result(result: Mapping[str, Any],
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> Optional[float]:
-  """Returns the weighted mean, or None where all weights are zero."""
+  """Returns the weighted mean, or None if all weights are zero."""
   return float(np.average(values, weights=weights)) if np.any(weights) else None

@@ -1,6 +1,6 @@
-"""Counts the pixels that two maps of segments share, and those on the segments' boundaries.
+"""Counts the pixels shared by the segments of two maps, and those on segment boundaries.
 
-Both are counted for all segments at once, without a mask for any of them.
+All segments are counted at once, without a mask per segment.
 """
 
 import math
@@ -11,18 +11,18 @@ import numpy as np
 from deeplab_tf.user_errors import DataError
 
 Pairs = Dict[Tuple[int, int], int]
-# Thickness of boundaries as a share of the image's diagonal (Cheng et al., Boundary IoU, Sec. 5).
+# Boundary thickness as a fraction of the image's diagonal (Cheng et al., Boundary IoU, Sec. 5).
 DILATION_RATIO = 0.02
 
 
 class Overlaps(NamedTuple):
-  """Pixels of every pair of values of two maps: (value of first, value of second) -> pixels.
+  """Pixels per pair of values of two maps: (value of first, value of second) -> pixels.
 
   Attributes:
-    pixels: All of them.
-    first_boundary: Those on the boundary of the first map's segment; empty if not counted.
-    second_boundary: Those on the boundary of the second map's segment.
-    both_boundaries: Those on both.
+    pixels: All pixels.
+    first_boundary: Pixels on the boundary of the first map's segment; empty if not counted.
+    second_boundary: Pixels on the boundary of the second map's segment; empty if not counted.
+    both_boundaries: Pixels on both boundaries; empty if not counted.
   """
   pixels: Pairs
   first_boundary: Pairs
@@ -30,11 +30,11 @@ class Overlaps(NamedTuple):
   both_boundaries: Pairs
 
   def renamed(self, first: Callable[[int], int], second: Callable[[int], int]) -> 'Overlaps':
-    """Returns the overlaps of the maps with other values; segments of one new value are one.
+    """Returns the overlaps of the maps with other values; segments with equal new values merge.
 
     Args:
-      first: Old value of the first map -> new value.
-      second: Likewise, of the second map.
+      first: Function from old to new values of the first map.
+      second: Function from old to new values of the second map.
     """
     parts = []
     for pairs in self:
@@ -52,10 +52,11 @@ def overlaps(first: np.ndarray, second: np.ndarray, distance: Optional[int] = No
   Args:
     first: int [height, width], values in [0, 2**31).
     second: int [height, width], likewise.
-    distance: Thickness of boundaries in pixels, see boundary_distance; None: not counted.
+    distance: Thickness of boundaries in pixels, see boundary_distance. If None, boundaries are not
+      counted.
 
   Raises:
-    ValueError: The maps differ in shape or hold values outside of that range.
+    ValueError: The maps differ in shape, or hold values outside of [0, 2**31).
   """
   first, second = np.asarray(first), np.asarray(second)
   if first.shape != second.shape:
@@ -71,24 +72,24 @@ def overlaps(first: np.ndarray, second: np.ndarray, distance: Optional[int] = No
 
 def pair_counts(first: np.ndarray, second: np.ndarray,
                 marks: Optional[np.ndarray] = None) -> Tuple[np.ndarray, np.ndarray]:
-  """Counts the pixels of every pair of values of two maps of one shape.
+  """Counts the pixels of every pair of values of two maps with the same shape.
 
   Args:
     first: int [...], values in [0, 2**31).
     second: int [...], likewise.
-    marks: uint8 [...] in [0, 4), by which the pixels of a pair are counted apart.
+    marks: uint8 [...] in [0, 4). Pixels of a pair are counted separately for each mark.
 
   Returns:
     pairs: int64 [pairs, 2], in ascending order.
-    counts: int64 [pairs], pixels; with marks [pairs, 4].
+    counts: int64 [pairs], numbers of pixels; [pairs, 4] with marks.
 
   Raises:
-    ValueError: A map holds values outside of that range.
+    ValueError: A map holds values outside of [0, 2**31).
   """
   first, second = first.ravel(), second.ravel()
   if not first.size:
     return np.zeros((0, 2), np.int64), np.zeros(0 if marks is None else (0, 4), np.int64)
-  # Maps consist of long runs of one pair, so that sorting runs beats sorting pixels.
+  # Maps consist of long runs of the same pair, so sorting runs is faster than sorting pixels.
   changes = first[1:] != first[:-1]
   changes |= second[1:] != second[:-1]
   if marks is not None:
@@ -102,7 +103,7 @@ def pair_counts(first: np.ndarray, second: np.ndarray,
     raise DataError(f'a map holds the value {lowest if lowest < 0 else highest}; segment ids and '
                     'labels are 0 or more and below 2**31')
   keys = ends[0] << 32 | ends[1]
-  # A stable sort is three times as fast here as np.unique's, for rows resemble one another.
+  # Rows resemble each other, so a stable sort is three times as fast as the sort in np.unique.
   order = np.argsort(keys, kind='stable')
   keys, lengths = keys[order], lengths[order]
   is_new = np.concatenate([[True], keys[1:] != keys[:-1]])
@@ -115,13 +116,11 @@ def pair_counts(first: np.ndarray, second: np.ndarray,
 
 
 def boundary_distance(shape: Sequence[int], dilation_ratio: float) -> int:
-  """Returns the thickness of boundaries in pixels, 1 or more.
-
-  Rounded as boundary-iou-api does.
+  """Returns the thickness of boundaries in pixels, at least 1, rounded as in boundary-iou-api.
 
   Args:
-    shape: Height and width of the image, pixels.
-    dilation_ratio: Thickness as a share of the image's diagonal.
+    shape: Height and width of the image in pixels.
+    dilation_ratio: Thickness as a fraction of the image's diagonal.
   """
   return max(1, int(round(dilation_ratio * math.hypot(*shape))))
 
@@ -129,24 +128,24 @@ def boundary_distance(shape: Sequence[int], dilation_ratio: float) -> int:
 def boundaries(ids: np.ndarray, distance: int) -> np.ndarray:
   """Marks the pixels on the boundary of their own segment.
 
-  They are the ones that `distance` erosions of the segment by a square of 3 x 3 pixels remove,
-  outside of the image counting as another segment. So a pixel is inside when the square of
-  2 distance + 1 pixels around it holds a single value.
+  These are the pixels that `distance` erosions of the segment by a 3 x 3 square remove, where the
+  outside of the image counts as another segment. Equivalently, a pixel is inside if the square of
+  side 2 * distance + 1 around it holds a single value.
 
   Args:
     ids: int [height, width], any values.
-    distance: Pixels, 1 or more.
+    distance: Thickness of the boundary in pixels, at least 1.
 
   Returns:
     bool [height, width].
   """
   height, width = ids.shape
-  # Edge i lies before pixel i; the image's own border is an edge.
+  # Edge i lies before pixel i; the image border is an edge.
   beside = np.ones((height, width + 1), np.uint8)
   beside[:, 1:-1] = ids[:, 1:] != ids[:, :-1]
   above = np.ones((height + 1, width), np.uint8)
   above[1:-1] = ids[1:] != ids[:-1]
-  # A square holds one value when none of its rows has an edge nor its middle column.
+  # A square holds one value if neither its rows nor its middle column contain an edge.
   near = _unpack_rows(_any_near(_pack_rows(beside).T, distance).T, height)
   above[1:] |= near
   above[:-1] |= near
@@ -155,7 +154,7 @@ def boundaries(ids: np.ndarray, distance: int) -> np.ndarray:
 
 
 def _pack_rows(bits: np.ndarray) -> np.ndarray:
-  """As np.packbits(bits, axis=0, bitorder='little'), but ten times faster."""
+  """Equals np.packbits(bits, axis=0, bitorder='little'), but is ten times faster."""
   packed = np.zeros((-(-len(bits) // 8), bits.shape[1]), np.uint8)
   for bit in range(8):
     rows = bits[bit::8]
@@ -164,7 +163,7 @@ def _pack_rows(bits: np.ndarray) -> np.ndarray:
 
 
 def _unpack_rows(packed: np.ndarray, count: int) -> np.ndarray:
-  """Undoes _pack_rows for `count` rows."""
+  """Inverts _pack_rows for `count` rows."""
   bits = np.empty((count, packed.shape[1]), np.uint8)
   for bit in range(8):
     rows = bits[bit::8]
@@ -173,21 +172,21 @@ def _unpack_rows(packed: np.ndarray, count: int) -> np.ndarray:
 
 
 def _any_near(edges: np.ndarray, distance: int) -> np.ndarray:
-  """Whether one of the `distance` edges before or after a position along axis 0 is set.
+  """Returns whether one of the `distance` edges before or after each position is set, on axis 0.
 
   Args:
-    edges: uint8 [positions + 1, ...], of bits; all bits of the first and the last are set.
-    distance: Edges to look at on either side.
+    edges: uint8 [positions + 1, ...], packed bits; all bits of the first and the last are set.
+    distance: Number of edges to consider on either side.
 
   Returns:
-    uint8 [positions, ...], of bits.
+    uint8 [positions, ...], packed bits.
   """
   positions = len(edges) - 1
   length = min(2 * distance, 2 * positions)
-  # Positions near the ends see the first or last edge, so that more set edges change nothing.
+  # Positions near the ends see the first or last edge, so padding with set edges changes nothing.
   before = length // 2 - 1
   padded = np.pad(edges, [(before, before)] + [(0, 0)] * (edges.ndim - 1), constant_values=255)
-  # Windows of 1, 2, 4, ... edges, each the union of two of half its length.
+  # A window of 2, 4, ... edges is the union of two windows of half its length.
   reach = 1
   while reach < length:
     step = min(reach, length - reach)
@@ -197,11 +196,11 @@ def _any_near(edges: np.ndarray, distance: int) -> np.ndarray:
 
 
 def sums(pairs: Pairs, side: int) -> Dict[int, int]:
-  """Returns the pixels of each value of one of the two maps.
+  """Returns value -> number of pixels for one of the two maps.
 
   Args:
     pairs: A field of Overlaps.
-    side: 0: values of the first map, 1: of the second.
+    side: 0 for the first map, 1 for the second.
   """
   result: Dict[int, int] = {}
   for values, pixels in pairs.items():

@@ -1,12 +1,12 @@
-"""Panoptic quality (Kirillov et al., Panoptic Segmentation, Sec. 4), counted as panopticapi does.
+"""Panoptic quality (Kirillov et al., Panoptic Segmentation, Sec. 4), equal to panopticapi's.
 
   metric = PanopticQuality(dataset_info.categories)
   for ground_truth, prediction in pairs:
     metric.update_from_label_maps(ground_truth, prediction, dataset_info)
   print(format_result(metric.result()))
 
-The same class scores files (`coco_panoptic.panoptic_score`) and the evaluation inside training.
-`match` tells of one image which segments were found, missed or made up.
+The same class scores files (`scoring.panoptic_files`) and the evaluation during training. `match`
+lists the true positives, false negatives and false positives of one image.
 """
 
 import functools
@@ -38,12 +38,12 @@ _COUNTS = ('iou_sum', 'true_positives', 'false_positives', 'false_negatives')
 
 
 class Match(NamedTuple):
-  """A ground truth segment and the prediction that found it.
+  """A ground truth segment and the predicted segment that matches it.
 
   Attributes:
-    ground_truth: The segment.
-    prediction: The segment that found it; of the same category.
-    iou: In (0.5, 1]; with boundaries the smaller of mask IoU and boundary IoU.
+    ground_truth: The ground truth segment.
+    prediction: The predicted segment, which has the same category.
+    iou: IoU in (0.5, 1]; with boundaries, the smaller of mask IoU and boundary IoU.
   """
   ground_truth: Segment
   prediction: Segment
@@ -51,15 +51,16 @@ class Match(NamedTuple):
 
 
 class Matching(NamedTuple):
-  """How the segments of one image are counted; each segment is in one of the five tuples.
+  """Result of matching one image; each segment is in exactly one of the five tuples.
 
   Attributes:
     matches: True positives.
     unmatched_ground_truth: False negatives.
     unmatched_predictions: False positives.
-    ignored_ground_truth: Crowd segments, which nothing needs to find.
-    ignored_predictions: Unmatched too, but mostly in void or in a crowd of their category.
-    ground_truth_pixels: Segment id -> pixels in the map; 0 is void, ids that are not listed too.
+    ignored_ground_truth: Crowd segments, which need no match.
+    ignored_predictions: Unmatched predictions that lie mostly in void or in a crowd of their
+      category; they are not false positives.
+    ground_truth_pixels: Segment id -> pixels in the map, unlisted ids included; 0 is void.
     prediction_pixels: Segment id -> pixels in the map; 0 is no segment.
     overlaps: (id in the ground truth, id in the prediction) -> pixels that have both.
   """
@@ -76,20 +77,20 @@ class Matching(NamedTuple):
 def match(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
           prediction_map: np.ndarray, prediction_segments: Sequence[Segment],
           dilation_ratio: Optional[float] = None) -> Matching:
-  """Finds out which segments of one image belong together.
+  """Matches the predicted segments of one image with the ground truth segments.
 
-  A prediction and a ground truth segment match when they have one category, the latter is no
-  crowd, and their IoU, with the void pixels taken out of the prediction, is above 0.5.
+  A predicted and a ground truth segment match if they have the same category, the latter is no
+  crowd, and their IoU is above 0.5, where void pixels are excluded from the prediction.
 
   Args:
-    ground_truth_map: int [height, width], segment ids; 0 is void. Pixels of ids that are not
-      listed belong to nothing.
-    ground_truth_segments: Their categories. A stated area is used as it is, for panopticapi
-      does so. Of several crowd segments of one category the last counts.
+    ground_truth_map: int [height, width], segment ids; 0 is void. Pixels of unlisted ids are
+      in no segment.
+    ground_truth_segments: Segments of the map. A stated area is used as it is, as in panopticapi.
+      If a category has several crowd segments, the last one counts.
     prediction_map: int [height, width], segment ids; 0 is no segment.
-    prediction_segments: Exactly the segments of the map; iscrowd and area are not read.
-    dilation_ratio: Thickness of boundaries as a share of the image's diagonal, for boundary IoU
-      (DILATION_RATIO is customary); None: mask IoU alone.
+    prediction_segments: Segments of the map, all of them; iscrowd and area are not read.
+    dilation_ratio: Thickness of boundaries as a fraction of the image's diagonal, for boundary IoU
+      (usually DILATION_RATIO). None uses mask IoU alone.
 
   Raises:
     ValueError: The maps differ in size, an id is 0, or the prediction's map and list of segments
@@ -101,54 +102,54 @@ def match(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment]
 
 def match_overlaps(overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
                    predictions: Mapping[int, Segment]) -> Matching:
-  """As match, from overlaps that are counted already.
+  """Matches segments like `match`, given their overlaps.
 
   Args:
-    overlaps: First ground truth, then prediction; ids as in the maps that match takes.
-    truths: The segments of the ground truth by id.
-    predictions: The segments of the prediction by id; each has pixels.
+    overlaps: Overlaps of the ground truth map (first) and the prediction map (second); see `match`.
+    truths: Ground truth segments by id.
+    predictions: Predicted segments by id; each has pixels.
   """
   truth_pixels, prediction_pixels = (overlap.sums(overlaps.pixels, side) for side in (0, 1))
   boundary_iou = _boundary_iou(overlaps) if overlaps.first_boundary else lambda *ids: math.inf
   matches = []
   for (truth_id, prediction_id), intersection in overlaps.pixels.items():
-    truth, guess = truths.get(truth_id), predictions.get(prediction_id)
-    if (truth is None or guess is None or truth.iscrowd
-        or truth.category_id != guess.category_id):
+    truth, prediction = truths.get(truth_id), predictions.get(prediction_id)
+    if (truth is None or prediction is None or truth.iscrowd
+        or truth.category_id != prediction.category_id):
       continue
     area = truth_pixels[truth_id] if truth.area is None else truth.area
     union = (area + prediction_pixels[prediction_id] - intersection
              - overlaps.pixels.get((_VOID, prediction_id), 0))
-    # Only a stated area that is far too small makes a union of zero or less.
+    # The union is zero or less only where a stated area is far too small.
     if union > 0 and intersection / union > 0.5:
       iou = min(intersection / union, boundary_iou(truth_id, prediction_id))
       if iou > 0.5:
-        matches.append(Match(truth, guess, iou))
+        matches.append(Match(truth, prediction, iou))
   crowds = {truth.category_id: truth.id for truth in truths.values() if truth.iscrowd}
 
-  def is_excused(guess: Segment) -> bool:
-    pixels = overlaps.pixels.get((_VOID, guess.id), 0)
-    if guess.category_id in crowds:
-      pixels += overlaps.pixels.get((crowds[guess.category_id], guess.id), 0)
-    return pixels > 0.5 * prediction_pixels[guess.id]
+  def is_excused(prediction: Segment) -> bool:
+    pixels = overlaps.pixels.get((_VOID, prediction.id), 0)
+    if prediction.category_id in crowds:
+      pixels += overlaps.pixels.get((crowds[prediction.category_id], prediction.id), 0)
+    return pixels > 0.5 * prediction_pixels[prediction.id]
 
   found = {each.ground_truth.id for each in matches}
   used = {each.prediction.id for each in matches}
-  spare = [guess for guess in predictions.values() if guess.id not in used]
+  spare = [prediction for prediction in predictions.values() if prediction.id not in used]
   return Matching(
       tuple(matches),
       tuple(truth for truth in truths.values() if not truth.iscrowd and truth.id not in found),
-      tuple(guess for guess in spare if not is_excused(guess)),
+      tuple(prediction for prediction in spare if not is_excused(prediction)),
       tuple(truth for truth in truths.values() if truth.iscrowd),
-      tuple(guess for guess in spare if is_excused(guess)), truth_pixels, prediction_pixels,
-      overlaps.pixels)
+      tuple(prediction for prediction in spare if is_excused(prediction)), truth_pixels,
+      prediction_pixels, overlaps.pixels)
 
 
 def wrong_areas(segments: Iterable[Segment], pixels: Mapping[int, int]) -> Tuple[int, ...]:
-  """Returns the ids of segments whose stated area is not their number of pixels.
+  """Returns the ids of segments whose stated area differs from their number of pixels.
 
   Args:
-    segments: With an area or None.
+    segments: Segments; those whose area is None are skipped.
     pixels: Segment id -> pixels in the map.
   """
   return tuple(segment.id for segment in segments
@@ -156,22 +157,23 @@ def wrong_areas(segments: Iterable[Segment], pixels: Mapping[int, int]) -> Tuple
 
 
 class PanopticQuality(accumulator.Accumulator):
-  """Accumulates matches, misses and false positives per category.
+  """Accumulates true positives, false negatives and false positives per category.
 
-  Which segments match, `match` tells.
+  `match` decides which segments match.
 
   Attributes:
-    category_ids: The categories that are scored, in the order given.
+    category_ids: Ids of the scored categories, in the order given.
     iou_sum: float64 [categories], sum of the IoU of the matches.
-    true_positives, false_positives, false_negatives: int64 [categories].
+    true_positives, false_positives, false_negatives: int64 [categories], numbers of segments.
   """
 
   def __init__(self, categories: Iterable[Any], dilation_ratio: Optional[float] = None):
     """Starts at zero.
 
     Args:
-      categories: Objects with `category_id` and `isthing`: those of DatasetInfo or of a JSON.
-      dilation_ratio: As match's; given, the score is the boundary panoptic quality.
+      categories: Objects with `category_id` and `isthing`, from DatasetInfo or from a JSON file.
+      dilation_ratio: Thickness of boundaries, see `match`. If given, the score is the boundary
+        panoptic quality.
     """
     self._dilation_ratio = dilation_ratio
     categories = tuple(categories)
@@ -183,7 +185,7 @@ class PanopticQuality(accumulator.Accumulator):
     self.reset()
 
   def reset(self) -> None:
-    """Forgets all images."""
+    """Resets all counts."""
     count = len(self.category_ids)
     self.iou_sum = np.zeros(count, np.float64)
     self.true_positives = np.zeros(count, np.int64)
@@ -193,13 +195,13 @@ class PanopticQuality(accumulator.Accumulator):
   def update(self, ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
              prediction_map: np.ndarray,
              prediction_segments: Sequence[Segment]) -> Tuple[int, ...]:
-    """Counts one image; the arguments are those of match.
+    """Adds one image; see `match` for the arguments.
 
     Returns:
-      The ids of the ground truth segments whose stated area is not their number of pixels.
+      Ids of the ground truth segments whose stated area differs from their number of pixels.
 
     Raises:
-      ValueError: As match, or a category is unknown. Nothing is counted then.
+      ValueError: An argument is invalid, see `match`, or a category is unknown; nothing is counted.
     """
     self._check_categories(ground_truth_segments, 'ground truth')
     self._check_categories(prediction_segments, 'prediction')
@@ -211,16 +213,16 @@ class PanopticQuality(accumulator.Accumulator):
 
   def update_from_label_maps(self, ground_truth: np.ndarray, prediction: np.ndarray,
                              dataset_info: DatasetInfo) -> None:
-    """Counts one image given as panoptic maps.
+    """Adds one image given as panoptic maps.
 
     Args:
       ground_truth: int [height, width], class id * label divisor + instance number. The ignored
         class is void; instance number 0 of a thing class is a crowd segment.
-      prediction: int [height, width], likewise; the ignored class is no segment.
-      dataset_info: Names the classes; its categories are those of the constructor.
+      prediction: int [height, width], likewise; pixels of the ignored class are in no segment.
+      dataset_info: Description of the classes; its categories are those of the constructor.
 
     Raises:
-      ValueError: The maps differ in size or a label is of no class of the data set.
+      ValueError: The maps differ in size or a label belongs to no class of the dataset.
     """
     labels = _overlaps(ground_truth, prediction, self._dilation_ratio)
     truths = _label_segments(labels, 0, dataset_info, 'ground truth')
@@ -243,11 +245,11 @@ class PanopticQuality(accumulator.Accumulator):
     self.false_negatives += other.false_negatives
 
   def state(self) -> Dict[str, np.ndarray]:
-    """Returns the four counts, by the names of the attributes."""
+    """Returns the four counts, keyed by attribute name."""
     return {name: getattr(self, name) for name in _COUNTS}
 
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces what is counted by what `state` returned."""
+    """Restores a state that `state` returned."""
     for name in _COUNTS:
       setattr(self, name, np.array(state[name]))
 
@@ -299,7 +301,7 @@ class PanopticQuality(accumulator.Accumulator):
                         f'which is none of the {len(self._index)} categories that are scored')
 
   def _count(self, matching: Matching) -> None:
-    """Adds up one image."""
+    """Adds the matching of one image."""
     for found in matching.matches:
       index = self._index[found.ground_truth.category_id]
       self.true_positives[index] += 1
@@ -312,11 +314,11 @@ class PanopticQuality(accumulator.Accumulator):
 
 def format_result(result: Mapping[str, Any],
                   class_names: Optional[Mapping[int, str]] = None) -> str:
-  """Lays out a result as a table, scores in per cent.
+  """Formats a result as a table, with scores in percent.
 
   Args:
-    result: What PanopticQuality.result() returns.
-    class_names: Category id -> name; given, the table has a line per class.
+    result: Return value of PanopticQuality.result().
+    class_names: Category id -> name. If given, the table has a line per class.
   """
   title = ' ' * 24 + '    PQ     SQ     RQ'
   lines = [f'{title}     n']
@@ -342,11 +344,11 @@ def _segments_by_id(
     prediction_map: np.ndarray, prediction_segments: Sequence[Segment],
     dilation_ratio: Optional[float],
 ) -> Tuple[overlap.Overlaps, Dict[int, Segment], Dict[int, Segment]]:
-  """Returns what match_overlaps takes, once map and list of the prediction agree."""
+  """Returns the arguments of match_overlaps; raises if map and list of the prediction disagree."""
   truths = _by_id(ground_truth_segments, 'ground truth')
   predictions = _by_id(prediction_segments, 'prediction')
   overlaps = _overlaps(ground_truth_map, prediction_map, dilation_ratio)
-  drawn = {guess for _, guess in overlaps.pixels}
+  drawn = {prediction for _, prediction in overlaps.pixels}
   for segment_id in sorted(drawn):
     if segment_id != _VOID and segment_id not in predictions:
       raise DataError(f'prediction: segment {segment_id} of the map is not listed among the '
@@ -381,7 +383,7 @@ def _boundary_iou(overlaps: overlap.Overlaps) -> Callable[[int, int], float]:
 
   def iou(truth_id: int, prediction_id: int) -> float:
     intersection = overlaps.both_boundaries.get((truth_id, prediction_id), 0)
-    # Never zero: each segment of the truth has a boundary, and void is not in the intersection.
+    # Never zero: each ground truth segment has a boundary, and void is not in the intersection.
     union = (truth_pixels[truth_id] + prediction_pixels[prediction_id] - intersection
              - overlaps.second_boundary.get((_VOID, prediction_id), 0))
     return intersection / union

@@ -1,4 +1,4 @@
-"""Scores in percent, as tables and pages show them."""
+"""Formatting of scores in percent, for tables and pages."""
 
 from typing import Optional
 
@@ -7,7 +7,7 @@ def percent(value: Optional[float], width: int = 0) -> str:
   """Returns a score in [0, 1] in percent with one decimal, or 'n/a' for None.
 
   Args:
-    value: Score, or None where there is none.
-    width: Characters that the text fills at least, aligned to the right.
+    value: Score in [0, 1], or None if undefined.
+    width: Minimum width in characters; the text is right-aligned.
   """
   return ('n/a' if value is None else f'{100 * value:.1f}').rjust(width)

@@ -1,13 +1,14 @@
-"""Where panoptic quality is lost: by class, by size of segment, by image and by confusion.
+"""Analysis of panoptic quality by class, segment size, image, and confusion of classes.
 
   survey = SegmentSurvey(categories)
   for ground_truth, prediction in pairs:
     survey.update(compare(*ground_truth, *prediction))
   survey.result()
 
-PQ of a class is iou_sum / (TP + FP / 2 + FN / 2) (Kirillov et al., Panoptic Segmentation, Eq. 1),
-so what is missing to 1 divides without a rest: (TP - iou_sum) by imprecise masks, FN / 2 by
-misses, FP / 2 by false positives. A miss and a false positive in one place are a wrong class.
+The PQ of a class is iou_sum / (TP + FP / 2 + FN / 2) (Kirillov et al., Panoptic Segmentation,
+Eq. 1), so 1 - PQ is the sum of three parts with the same denominator: TP - iou_sum for localization
+errors, FN / 2 for false negatives, and FP / 2 for false positives. A false negative and a false
+positive in the same place are a classification error.
 """
 
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -18,10 +19,11 @@ from deeplab_tf.metrics import accumulator, panoptic_quality
 from deeplab_tf.user_errors import DataError
 
 Segment = panoptic_quality.Segment
-# Inner limits of the sizes in pixels of area: each thrice the one before, with COCO's limits of
-# small and medium objects, 32^2 and 96^2, among them.
+# Boundaries between size bins, area in pixels: each is three times the previous one, and COCO's
+# limits of small and medium objects, 32^2 and 96^2, are among them.
 SIZE_LIMITS = tuple(32**2 * 3.0**step for step in range(-2, 5))
-IOU_BINS = 20  # They divide 0.5 to 1 evenly.
+IOU_BINS = 20  # Bins of equal width from 0.5 to 1.
+# Localization errors, classification errors, false negatives and false positives.
 LOSSES = ('imprecise', 'wrong_class', 'missed', 'invented')
 _COUNTS = ('iou_sum', 'true_positives', 'false_positives', 'false_negatives')
 _TABLES = (*_COUNTS, 'iou_histogram', 'pixels', 'mistaken')
@@ -30,13 +32,13 @@ _PER_IMAGE = ('image_pq', 'image_true_positives', 'image_false_positives',
 
 
 class Comparison(NamedTuple):
-  """What there is to count of one image.
+  """Matching and classification errors of one image.
 
   Attributes:
-    matching: Which segments were found.
+    matching: Matched and unmatched segments.
     mistaken: Pairs of an unmatched ground truth segment and an unmatched prediction of another
       category with a mask IoU above 0.5; each segment is in one pair at most.
-    category_of: Of each side, segment id -> category id.
+    category_of: Segment id -> category id, for the ground truth and for the prediction.
   """
   matching: panoptic_quality.Matching
   mistaken: Tuple[Tuple[Segment, Segment], ...]
@@ -44,13 +46,13 @@ class Comparison(NamedTuple):
 
 
 class Confusion(NamedTuple):
-  """The classes that are taken for one another.
+  """Confusion matrix of selected classes.
 
   Attributes:
-    category_ids: The classes.
-    shares: float64 [classes, classes + 2], of the pixels of the row's class the share that is
-      predicted as the column's; the last two columns are all other classes, and no class.
-      Rows sum up to 1, or 0 for a class that the ground truth does not have.
+    category_ids: Category ids of the rows.
+    shares: float64 [classes, classes + 2], fraction of the pixels of the row's class that is
+      predicted as the column's class. The last two columns are all other classes, and no class.
+      Rows sum to 1, or to 0 for a class that the ground truth does not have.
   """
   category_ids: Tuple[int, ...]
   shares: np.ndarray
@@ -59,19 +61,19 @@ class Confusion(NamedTuple):
 def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
             prediction_map: np.ndarray, prediction_segments: Sequence[Segment],
             dilation_ratio: Optional[float] = None) -> Comparison:
-  """Compares the prediction of one image; arguments and errors are those of `match`."""
+  """Compares the prediction of one image with its ground truth; see `panoptic_quality.match`."""
   matching = panoptic_quality.match(ground_truth_map, ground_truth_segments, prediction_map,
                                     prediction_segments, dilation_ratio)
   pixels = matching.overlaps
   unmatched = {segment.id: segment for segment in matching.unmatched_ground_truth}
   in_vain = {segment.id: segment for segment in matching.unmatched_predictions}
   mistaken = []
-  for (truth, guess), intersection in pixels.items():
-    if truth not in unmatched or guess not in in_vain:
+  for (truth, prediction), intersection in pixels.items():
+    if truth not in unmatched or prediction not in in_vain:
       continue
-    union = (matching.ground_truth_pixels[truth] + matching.prediction_pixels[guess]
-             - intersection - pixels.get((0, guess), 0))
-    one, other = unmatched[truth], in_vain[guess]
+    union = (matching.ground_truth_pixels[truth] + matching.prediction_pixels[prediction]
+             - intersection - pixels.get((0, prediction), 0))
+    one, other = unmatched[truth], in_vain[prediction]
     if one.category_id != other.category_id and 2 * intersection > union:
       mistaken.append((one, other))
   category_of = tuple({segment.id: segment.category_id for segment in segments}
@@ -80,22 +82,24 @@ def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segmen
 
 
 class SegmentSurvey(accumulator.Accumulator):
-  """Accumulates what `compare` finds.
+  """Accumulates the results of `compare`.
 
-  Matched and missed segments are counted at the size of the ground truth, predictions in vain at
-  their own. Crowd segments count only in `pixels`.
+  True positives and false negatives are counted at the size of the ground truth segment, false
+  positives at the size of the predicted one. Crowd segments count only in `pixels`.
 
   Attributes:
-    category_ids: The categories, in the order of the tables.
-    isthing: bool [categories].
+    category_ids: Category ids, in the order of the tables.
+    isthing: bool [categories], whether each category is a thing class.
     iou_sum: float64 [categories, sizes], sum of the IoU of the matches.
-    true_positives, false_positives, false_negatives: int64 [categories, sizes].
-    iou_histogram: int64 [IOU_BINS], matches.
-    pixels: int64 [categories, categories + 1], true category and predicted one; last: none.
-    mistaken: int64 [categories, categories], missed segments whose place was taken by a segment
-      of another category.
-    image_pq: Of each image, averaged over its classes, in [0, 1]; NaN if nothing is counted.
-    image_true_positives, image_false_positives, image_false_negatives: Of each image.
+true_positives, false_positives, false_negatives: int64 [categories, sizes], segment counts.
+    iou_histogram: int64 [IOU_BINS], number of matches by IoU.
+    pixels: int64 [categories, categories + 1], numbers of pixels by ground truth category and
+      predicted category; the last column is no category.
+    mistaken: int64 [categories, categories], numbers of ground truth segments that are predicted
+      as a segment of another category.
+    image_pq: PQ of each image, averaged over its classes, in [0, 1]; NaN if nothing is counted.
+    image_true_positives, image_false_positives, image_false_negatives: Numbers of segments of each
+      image.
   """
 
   def __init__(self, categories: Iterable[Any]):
@@ -111,7 +115,7 @@ class SegmentSurvey(accumulator.Accumulator):
     self.reset()
 
   def reset(self) -> None:
-    """Forgets all images."""
+    """Resets all counts."""
     categories, sizes = len(self.category_ids), len(SIZE_LIMITS) + 1
     self.iou_sum = np.zeros((categories, sizes))
     self.true_positives = np.zeros((categories, sizes), np.int64)
@@ -126,10 +130,13 @@ class SegmentSurvey(accumulator.Accumulator):
     self.image_false_negatives: List[int] = []
 
   def update(self, comparison: Comparison) -> None:
-    """Counts one image.
+    """Adds one image.
+
+    Args:
+      comparison: Return value of `compare`.
 
     Raises:
-      ValueError: A category is unknown. Nothing is counted then.
+      ValueError: A category is unknown; nothing is counted.
     """
     for category in {*comparison.category_of[0].values(), *comparison.category_of[1].values()}:
       if category not in self._index:
@@ -147,8 +154,8 @@ class SegmentSurvey(accumulator.Accumulator):
       counts[(2, *self._place(segment, matching.prediction_pixels))] += 1
     for segment in matching.unmatched_ground_truth:
       counts[(3, *self._place(segment, matching.ground_truth_pixels))] += 1
-    for truth, guess in comparison.mistaken:
-      self.mistaken[self._index[truth.category_id], self._index[guess.category_id]] += 1
+    for truth, prediction in comparison.mistaken:
+      self.mistaken[self._index[truth.category_id], self._index[prediction.category_id]] += 1
     self._count_pixels(comparison)
     for name, count in zip(_COUNTS, counts):
       getattr(self, name)[...] += count.astype(getattr(self, name).dtype)
@@ -159,7 +166,7 @@ class SegmentSurvey(accumulator.Accumulator):
     self.image_false_negatives.append(len(matching.unmatched_ground_truth))
 
   def merge(self, other: 'SegmentSurvey') -> None:
-    """Adds the counts of another survey over the same categories; its images come last."""
+    """Adds the counts of another survey over the same categories and appends its images."""
     if other.category_ids != self.category_ids:
       raise ValueError('cannot merge segment surveys over different categories')
     for name in _TABLES:
@@ -168,11 +175,11 @@ class SegmentSurvey(accumulator.Accumulator):
       getattr(self, name).extend(getattr(other, name))
 
   def state(self) -> Dict[str, np.ndarray]:
-    """Returns all counts, by the names of the attributes."""
+    """Returns all counts, keyed by attribute name."""
     return {name: np.array(getattr(self, name)) for name in (*_TABLES, *_PER_IMAGE)}
 
   def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces what is counted by what `state` returned."""
+    """Restores a state that `state` returned."""
     for name in _TABLES:
       setattr(self, name, np.array(state[name]))
     for name in _PER_IMAGE:
@@ -185,15 +192,16 @@ class SegmentSurvey(accumulator.Accumulator):
     return metric
 
   def result(self) -> Dict[str, Any]:
-    """Returns the scores of all images so far, as Python numbers, shares and scores in [0, 1].
+    """Returns the scores of all images so far, as Python numbers; fractions and scores in [0, 1].
 
     Returns:
-      What PanopticQuality.result() returns, where each group and class has also 'losses': the
-      share of a full PQ lost by each of LOSSES (None without classes); and
-      'sizes': 'All', 'Things', 'Stuff' -> pq, sq, rq, tp, fp, fn, lists with one value per size,
-      over all segments of the group whatever their class; pq, sq and rq None without segments.
-      'mistaken': dictionaries of ground_truth and prediction (category ids), segments, and share
-      of all ground truth segments of the category that are no crowd; the most segments first.
+      The result of PanopticQuality.result(), where each group and class also has 'losses', the PQ
+      that is lost to each of LOSSES (None without classes), and two more entries:
+      'sizes': 'All', 'Things', 'Stuff' -> pq, sq, rq, tp, fp, fn, lists with one value per size
+      over all segments of the group, of any class; pq, sq and rq are None without segments.
+      'mistaken': list of dictionaries with ground_truth and prediction (category ids), segments
+      (their number), and share (their fraction of all ground truth segments of the category that
+      are no crowd), sorted by descending number of segments.
     """
     result = self.panoptic_quality().result()
     losses = self._losses()
@@ -214,11 +222,14 @@ class SegmentSurvey(accumulator.Accumulator):
     return result
 
   def confusion(self, most: int) -> Confusion:
-    """Returns the confusion of the most confused classes, by pixels.
+    """Returns the confusion matrix of the classes that are confused most, by pixels.
+
+    Pairs of classes are added in descending order of the fraction of the ground truth class's
+    pixels that is confused, as long as the limit allows. A class that is never confused is left
+    out.
 
     Args:
-      most: Classes at most. Of the pairs of classes that have the largest share of the true
-        class's pixels, as many as fit; a class that is never confused is in none.
+      most: Maximum number of classes.
     """
     totals = np.maximum(self.pixels.sum(axis=1, keepdims=True), 1)
     shares = self.pixels / totals
@@ -242,14 +253,15 @@ class SegmentSurvey(accumulator.Accumulator):
     return self._index[segment.category_id], int(size)
 
   def _count_pixels(self, comparison: Comparison) -> None:
-    truth_category, guess_category = comparison.category_of
-    for (truth, guess), count in comparison.matching.overlaps.items():
+    truth_category, predicted_category = comparison.category_of
+    for (truth, prediction), count in comparison.matching.overlaps.items():
       if truth in truth_category:
-        column = self._index[guess_category[guess]] if guess in guess_category else -1
+        column = (self._index[predicted_category[prediction]]
+                  if prediction in predicted_category else -1)
         self.pixels[self._index[truth_category[truth]], column] += count
 
   def _losses(self) -> Dict[str, np.ndarray]:
-    """Shares of a full PQ, float64 [categories] each."""
+    """Returns the PQ lost to each of LOSSES, float64 [categories]."""
     iou_sum, found, in_vain, missed = (getattr(self, name).sum(axis=1) for name in _COUNTS)
     as_others, as_this = self.mistaken.sum(axis=1), self.mistaken.sum(axis=0)
     full = np.maximum(found + 0.5 * in_vain + 0.5 * missed, 0.5)
@@ -269,16 +281,16 @@ class SegmentSurvey(accumulator.Accumulator):
 
   def _mistaken(self) -> List[Dict[str, Any]]:
     segments = (self.true_positives + self.false_negatives).sum(axis=1)
-    pairs = [{'ground_truth': self.category_ids[truth], 'prediction': self.category_ids[guess],
-              'segments': int(self.mistaken[truth, guess]),
-              'share': float(self.mistaken[truth, guess] / segments[truth])}
-             for truth, guess in np.argwhere(self.mistaken)]
+    pairs = [{'ground_truth': self.category_ids[truth], 'prediction': self.category_ids[prediction],
+              'segments': int(self.mistaken[truth, prediction]),
+              'share': float(self.mistaken[truth, prediction] / segments[truth])}
+             for truth, prediction in np.argwhere(self.mistaken)]
     return sorted(pairs, key=lambda pair: (-pair['segments'], -pair['share']))
 
 
 def _quality(iou_sum: np.ndarray, found: np.ndarray, in_vain: np.ndarray,
              missed: np.ndarray) -> Tuple[Dict[str, np.ndarray], np.ndarray]:
-  """Returns pq, sq and rq of counts of any shape, and where there is anything to score."""
+  """Returns pq, sq and rq of counts of any shape, and where there are any segments."""
   full = found + 0.5 * in_vain + 0.5 * missed
   occurs = full > 0
   full = np.where(occurs, full, 1)

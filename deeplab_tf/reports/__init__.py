@@ -1,1 +1,1 @@
-"""Pages and figures: of a training, of an evaluation, of queries and of the scale stress test."""
+"""HTML reports and figures of training, evaluation, queries and the scale stress test."""

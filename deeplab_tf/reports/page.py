@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: scores, curves and pictures."""
+"""Building blocks of the self-contained HTML reports: header, galleries and plots."""
 
 import base64
 import datetime
@@ -19,22 +19,22 @@ from deeplab_tf.visualization import draw
 Series = Sequence[Tuple[int, float]]
 _PICTURES = (('image', 'Input'), ('ground_truth', 'Ground truth'), ('prediction', 'Prediction'),
              ('error', 'Errors'))
-# Curves are thinned to so many points; more cannot be seen.
+# Maximum number of points of a curve; more are not visible.
 _MOST_POINTS = 400
-# Bytes; larger pictures are of photographs and stored as JPEG, others losslessly.
+# Maximum size of a PNG in bytes; larger images, usually photographs, are stored as JPEG.
 _LARGEST_PNG = 150_000
 _WIDEST_PICTURE = 960
 _ZOOM = "this.classList.toggle('zoom')"
 
 
 def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> None:
-  """Writes a page in the style of the report, whole or not at all.
+  """Writes a page in the common style of the reports, atomically.
 
   Args:
-    path: The HTML file.
-    title: Of the browser's window.
-    parts: HTML of the header and of the sections, in order; empty ones are left out.
-    style: Style sheet that comes after the report's own.
+    path: Path of the HTML file.
+    title: Title of the browser window.
+    parts: HTML of the header and the sections, in order; empty strings are left out.
+    style: Additional style sheet.
   """
   now = datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z')
   page = page_style.PAGE.format(title=html.escape(title), style=page_style.CSS + style,
@@ -46,18 +46,18 @@ def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> 
 
 def gallery_item(name: str, image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray,
                  dataset_info: DatasetInfo, score: Optional[float] = None) -> Dict[str, Any]:
-  """Makes the pictures of one image; small ones are enlarged so that names can be read.
+  """Visualizes one image for a gallery; small images are enlarged so that names are legible.
 
   Args:
     name: Caption.
-    image: uint8 [height, width, 3].
+    image: uint8 [height, width, 3], RGB.
     ground_truth: int [height, width], panoptic map.
     prediction: int [height, width], panoptic map.
-    dataset_info: The classes.
+    dataset_info: Description of the classes.
     score: Panoptic quality of this image in [0, 1], if known.
 
   Returns:
-    An entry of write_report's gallery.
+    A gallery entry, see `gallery_article`.
   """
   image, ground_truth, prediction = (
       draw.enlarge(np.asarray(array), 360) for array in (image, ground_truth, prediction))
@@ -72,7 +72,7 @@ def gallery_item(name: str, image: np.ndarray, ground_truth: np.ndarray, predict
 
 
 def header(title: str, summary: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-  """Returns the HTML of a page's head: headline, PQ if there are scores, and facts by name."""
+  """Returns the HTML of a page header: title, PQ if there are scores, and facts by name."""
   tiles = []
   names = (('pq', 'PQ', 'panoptic quality'), ('sq', 'SQ', 'segmentation quality'),
            ('rq', 'RQ', 'recognition quality'))
@@ -87,7 +87,7 @@ def header(title: str, summary: Mapping[str, Any], scores: Mapping[str, Any]) ->
 
 
 def facts(summary: Mapping[str, Any]) -> str:
-  """Returns the HTML of facts by name."""
+  """Returns the HTML of a list of facts by name."""
   entries = ''.join(
       f'<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd></div>'
       for name, value in summary.items())
@@ -95,7 +95,7 @@ def facts(summary: Mapping[str, Any]) -> str:
 
 
 def gallery_article(entry: Mapping[str, Any]) -> str:
-  """Returns the HTML of one entry of write_report's gallery; its `note` may add a paragraph."""
+  """Returns the HTML of one gallery entry; an optional `note` adds a paragraph."""
   figures = []
   for key, caption in _PICTURES:
     if entry.get(key) is not None:
@@ -117,7 +117,7 @@ def error_legend() -> str:
 
 
 def _picture(array: np.ndarray) -> str:
-  """Returns a picture as a data URI."""
+  """Returns an image as a data URI."""
   picture = Image.fromarray(np.asarray(array, np.uint8))
   if picture.width > _WIDEST_PICTURE:
     height = max(1, round(picture.height * _WIDEST_PICTURE / picture.width))
@@ -131,11 +131,11 @@ def _picture(array: np.ndarray) -> str:
 
 
 def style_axes(axes: Any, grid: str) -> None:
-  """Gives matplotlib axes the look of the report, before `svg_plot` lends it its colours.
+  """Styles matplotlib axes for `svg_plot`.
 
   Args:
-    axes: The axes.
-    grid: Which axis has grid lines: 'x', 'y' or 'both'.
+    axes: Axes to style.
+    grid: Axis with grid lines: 'x', 'y' or 'both'.
   """
   axes.grid(True, axis=grid, color=page_style.GRID, linewidth=0.8)
   axes.set_axisbelow(True)
@@ -148,12 +148,12 @@ def style_axes(axes: Any, grid: str) -> None:
 
 
 def svg_plot(name: str, size: Tuple[float, float], paint: Callable[[Any], None]) -> str:
-  """Draws a matplotlib figure as inline SVG whose text and grid take the page's colours.
+  """Returns a matplotlib figure as inline SVG, whose text and grid have the colors of the page.
 
   Args:
-    name: Distinct on a page, since each SVG needs ids of its own.
+    name: Name that is unique on the page, used for the ids of the SVG.
     size: Width and height in inches.
-    paint: Fills the figure.
+    paint: Function that draws into the figure.
   """
   import matplotlib
   from matplotlib import figure as figure_lib
@@ -165,7 +165,7 @@ def svg_plot(name: str, size: Tuple[float, float], paint: Callable[[Any], None])
     buffer = io.StringIO()
     figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
   svg = buffer.getvalue()
-  # The ids of groups are the same in all plots, and nothing refers to them.
+  # Ids of groups would be the same in all plots, and are not referenced.
   svg = re.sub(r'<g id="[^"]*"', '<g', svg[svg.index('<svg'):])
   for placeholder, variable in page_style.VARIABLES.items():
     svg = svg.replace(placeholder, f'var({variable})')

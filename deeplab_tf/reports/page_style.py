@@ -1,10 +1,10 @@
-"""The page and the style sheet of report.html."""
+"""HTML template and style sheet of the reports."""
 
-# Stand in for the page's colours while matplotlib draws; replaced by the variables below.
+# Placeholder colors for matplotlib, which are replaced by the CSS variables below.
 INK = '#010203'
 GRID = '#040506'
 VARIABLES = {INK: '--muted', GRID: '--line'}
-# Readable on white and on black.
+# Colors of lines, visible on white and on black.
 LINES = ('#2f81f7', '#e5534b', '#2da44e', '#d4852a', '#a371f7', '#1b9e9e', '#db61a2', '#8b7355')
 
 PAGE = """<!DOCTYPE html>

@@ -1,4 +1,4 @@
-"""What figures in PNG files share: their colours, their style and how they are written."""
+"""Common colors, style and writing of figures in PNG files."""
 
 import contextlib
 from typing import Any, Iterator, Tuple
@@ -21,7 +21,7 @@ _STYLE = {
 
 @contextlib.contextmanager
 def figure(path: str, size: Tuple[float, float], layout: str = 'constrained') -> Iterator[Any]:
-  """Yields a figure of a size in inches that is written at the end, whole or not at all."""
+  """Yields a figure, which is written atomically at the end; the size is in inches."""
   import matplotlib
   from matplotlib import figure as figure_lib
   with matplotlib.rc_context(_STYLE):
@@ -32,14 +32,14 @@ def figure(path: str, size: Tuple[float, float], layout: str = 'constrained') ->
 
 
 def bare(axes: Any) -> None:
-  """Leaves nothing of the axes but what they show."""
+  """Removes ticks and borders of the axes."""
   axes.set_xticks([])
   axes.set_yticks([])
   axes.spines[:].set_visible(False)
 
 
 def plain(axes: Any) -> None:
-  """Leaves horizontal lines and the bottom of the axes."""
+  """Keeps only horizontal grid lines and the bottom border of the axes."""
   axes.grid(axis='y', color=GRID, linewidth=0.7)
   axes.set_axisbelow(True)
   axes.tick_params(length=0)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a training: scores, curves and pictures."""
+"""The HTML report of a training: scores, curves and example images."""
 
 import html
 import math
@@ -8,25 +8,25 @@ from deeplab_tf.metrics.percent import percent
 from deeplab_tf.reports import page, page_style
 
 Series = Sequence[Tuple[int, float]]
-# Curves are thinned to so many points; more cannot be seen.
+# Maximum number of points of a curve; more are not visible.
 _MOST_POINTS = 400
 
 
 def write(path: str, title: str, summary: Mapping[str, Any],
           curves: Mapping[str, Series], scores: Mapping[str, Any],
           class_names: Mapping[int, str], gallery: Sequence[Mapping[str, Any]]) -> None:
-  """Writes the page, whole or not at all; every part may be empty.
+  """Writes the page, atomically; every part may be empty.
 
   Args:
-    path: The HTML file.
-    title: Headline, e.g. the config's name.
+    path: Path of the HTML file.
+    title: Title, e.g. the name of the config.
     summary: Facts about the run by name (steps, time, parameters, ...), shown in order.
     curves: Name -> (step, value) pairs. Names with a common part before the last '/', and names
       that end in 'loss', share a plot.
-    scores: What PanopticQuality.result() returns; empty for none.
+    scores: Return value of PanopticQuality.result(); may be empty.
     class_names: Category id -> name.
-    gallery: Per image: name; image, ground_truth, prediction and optionally error, each uint8
-      [height, width, 3]; optionally score in [0, 1]. `page.gallery_item` makes one.
+    gallery: One entry per image, e.g. from `page.gallery_item`: name; image, ground_truth,
+      prediction and optionally error, each uint8 [height, width, 3]; optionally score in [0, 1].
   """
   parts = [
       page.header(title, summary, scores),
@@ -51,8 +51,9 @@ def _scores_section(scores: Mapping[str, Any], class_names: Mapping[int, str]) -
     counts = ''.join(f'<td class="count">{values[key]}</td>' for key in ('tp', 'fp', 'fn'))
     per_class.append(f'<tr><th scope="row">{name}</th>{_score_cells(values)}{counts}</tr>')
   head = ('<tr><th></th><th class="score">PQ</th><th class="score">SQ</th>'
-          '<th class="score">RQ</th><th title="matched segments">TP</th>'
-          '<th title="predicted in vain">FP</th><th title="missed">FN</th></tr>')
+          '<th class="score">RQ</th><th title="true positives: matched segments">TP</th>'
+          '<th title="false positives: predictions without a match">FP</th>'
+          '<th title="false negatives: ground truth without a match">FN</th></tr>')
   return ('<section><h2>Scores</h2><div class="scroll"><table>'
           f'<thead>{head}</thead><tbody class="groups">{"".join(rows)}</tbody>'
           f'<tbody>{"".join(per_class)}</tbody></table></div></section>')
@@ -87,7 +88,7 @@ def _curves_section(curves: Mapping[str, Series]) -> str:
 
 
 def _groups(curves: Mapping[str, Series]) -> Dict[str, Dict[str, Series]]:
-  """Sorts curves into plots: name of the plot -> name of the line -> points."""
+  """Groups curves into plots: name of the plot -> name of the line -> points."""
   groups: Dict[str, Dict[str, Series]] = {}
   for name, series in curves.items():
     points = [(step, value) for step, value in series
@@ -102,7 +103,7 @@ def _groups(curves: Mapping[str, Series]) -> Dict[str, Dict[str, Series]]:
 
 
 def _plot(group: str, series: Mapping[str, Series]) -> str:
-  """Draws lines over training steps."""
+  """Plots lines over training steps."""
   from matplotlib import ticker
 
   def draw_lines(figure: Any) -> None:
@@ -130,7 +131,7 @@ def _plot(group: str, series: Mapping[str, Series]) -> str:
 
 
 def _thinned(points: Series) -> List[Tuple[int, float]]:
-  """Averages neighbouring points until few enough are left; the last one is kept."""
+  """Averages neighboring points to at most _MOST_POINTS; the last point is kept."""
   count = math.ceil(len(points) / _MOST_POINTS)
   if count <= 1:
     return list(points)

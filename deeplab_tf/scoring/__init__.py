@@ -1,1 +1,1 @@
-"""From files to scores, and files for test servers."""
+"""Scores of predictions in files, and submissions for test servers."""

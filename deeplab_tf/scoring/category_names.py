@@ -1,4 +1,4 @@
-"""Compares what two sources say of the same categories: ids, names, and which are things."""
+"""Compares the categories of two sources: ids, names, and which of them are things."""
 
 import collections
 import re
@@ -10,26 +10,26 @@ from deeplab_tf.user_errors import DataError
 
 def compare(path: str, stated: Sequence[Any], known_path: str,
             known: Sequence[Any]) -> Tuple[str, ...]:
-  """Compares the categories of predictions with those that they are counted as.
+  """Compares the categories of predictions with the reference categories.
 
   Args:
     path: File of the predictions, for messages.
-    stated: Their categories: category_id, and name and isthing where they are stated. Without
-      any there is nothing to compare.
-    known_path: File or data set of the categories that count.
-    known: Those categories, with all three.
+    stated: Categories of the predictions, with category_id and, if stated, name and isthing. If
+      empty, nothing is compared.
+    known_path: File or dataset of the reference categories, for messages.
+    known: Reference categories, with category_id, name and isthing.
 
   Returns:
-    Lines for the user about names and kinds that differ.
+    Warnings about names and kinds that differ, one line each.
 
   Raises:
-    DataError: An id has one name in the predictions and another among the known categories,
-      which have the first name under another id: the ids are numbered in another way.
+    DataError: The name of a category belongs to another id in the reference, so the predictions
+      use another numbering.
   """
   by_id = {category.category_id: category for category in known}
   times = collections.Counter(_plain(category.name) for category in known)
   by_name = {_plain(category.name): category for category in known
-             if times[_plain(category.name)] == 1}  # A name that occurs twice says nothing.
+             if times[_plain(category.name)] == 1}  # Only unique names.
   shared = [(category, by_id[category.category_id]) for category in stated
             if category.category_id in by_id]
   unlike = [(own, other) for own, other in shared
@@ -79,13 +79,13 @@ def _missing(path, known_path, stated, known) -> Optional[str]:
   examples = image_names.shown(f'{category.category_id} "{category.name}"' for category in absent)
   if len(absent) == len(known):
     return (f'{path}: lists none of the categories of {known_path} ({examples}): the predictions '
-            'are those of another data set')
+            'are for another dataset')
   return (f'{path}: does not list {len(absent)} of the {len(known)} categories of {known_path} '
           f'({examples}), so they are never predicted')
 
 
 def _is_named(category: Any) -> bool:
-  # A ground truth without names has its ids as names.
+  # In a ground truth without names, the ids are used as names.
   return category.name is not None and str(category.name) != str(category.category_id)
 
 
@@ -94,5 +94,5 @@ def _kind(category: Any) -> str:
 
 
 def _plain(name: Any) -> str:
-  """Returns a name without what spellings differ in: capitals, spaces and hyphens."""
+  """Returns a name in lower case, without spaces, hyphens and underscores."""
   return re.sub(r'[\W_]+', '', str(name).casefold())

@@ -1,8 +1,7 @@
-"""Which prediction belongs to which image: by id, and by file name where ids do not say it.
+"""Assigns predictions to images by id, or by file name if ids are not sufficient.
 
-Both files state ids, and most state file names. Where the two contradict each other, names decide,
-since ids are numbers that any tool gives anew; where names do not decide either, nothing is
-guessed.
+Both files state ids, and most state file names. If the two contradict each other, names decide,
+since every tool may number images anew. If names are ambiguous too, an error is raised.
 """
 
 from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -13,12 +12,12 @@ from deeplab_tf.user_errors import DataError
 
 
 class ListedImage(NamedTuple):
-  """An image as a file lists it.
+  """An image listed in a file.
 
   Attributes:
     image_id: Id of the image.
-    file_name: Name of the image; None where the file does not state it.
-    png: Name of its PNG of segments, which is like that of the image in most files.
+    file_name: Name of the image, or None if the file does not state it.
+    png: Name of the PNG of segments, which resembles the name of the image in most files.
   """
   image_id: ImageId
   file_name: Optional[str] = None
@@ -26,12 +25,12 @@ class ListedImage(NamedTuple):
 
 
 class Assignment(NamedTuple):
-  """The predictions of the images of a ground truth.
+  """Assignment of predictions to the images of a ground truth.
 
   Attributes:
-    positions: For each image the position of its prediction; None where there is none.
-    warnings: Lines for the user about how they were paired.
-    hint: Explanation of what may be wrong with the first image without a prediction; may be empty.
+    positions: Index of the prediction of each image, or None if there is none.
+    warnings: Warnings about how they were paired, one line each.
+    hint: Possible reason why the first image without a prediction has none; may be empty.
   """
   positions: Tuple[Optional[int], ...]
   warnings: Tuple[str, ...] = ()
@@ -39,11 +38,11 @@ class Assignment(NamedTuple):
 
 
 class _Contradiction(NamedTuple):
-  """An image and the prediction of its id, whose names are unlike."""
+  """An image and the prediction with the same id, whose names differ."""
   image: ListedImage
   prediction: ListedImage
-  named: Optional[ListedImage] = None  # The image that the prediction is named after.
-  rival: Optional[ListedImage] = None  # A prediction of another id that the name fits better.
+  named: Optional[ListedImage] = None  # The image with the name of the prediction.
+  rival: Optional[ListedImage] = None  # A prediction with another id and a better name.
 
 
 def assign(images: Sequence[ListedImage], predictions: Sequence[ListedImage], images_path: str,
@@ -51,10 +50,10 @@ def assign(images: Sequence[ListedImage], predictions: Sequence[ListedImage], im
   """Finds the prediction of each image.
 
   Args:
-    images: Those to find predictions for.
-    predictions: At most one for each image; more may be there.
+    images: Images that need predictions.
+    predictions: Predictions, which may include other images.
     images_path: File of the images, for messages.
-    path: File of the predictions.
+    path: File of the predictions, for messages.
 
   Raises:
     DataError: Ids and names contradict each other, and names do not pair all images.
@@ -80,7 +79,7 @@ def assign(images: Sequence[ListedImage], predictions: Sequence[ListedImage], im
 def _contradictions(images: Sequence[ListedImage], predictions: Sequence[ListedImage],
                     by_id: Sequence[Optional[int]]
                     ) -> Tuple[List[_Contradiction], List[_Contradiction]]:
-  """Returns the pairs of one id that are named after different images, and those named unlike."""
+  """Returns pairs of equal id that have names of different images, and other unlike names."""
   find_image, find_prediction = _finder(images), _finder(predictions)
   contradictions, unlike = [], []
   for index, position in enumerate(by_id):
@@ -98,7 +97,7 @@ def _contradictions(images: Sequence[ListedImage], predictions: Sequence[ListedI
 
 
 def _finder(images: Sequence[ListedImage]) -> Callable[[str], List[int]]:
-  """Returns the function from a name to the positions of the images that it fits best."""
+  """Returns a function from a name to the indices of the images that match it best."""
   named = [index for index, image in enumerate(images) if image.file_name]
   index = image_names.NameIndex([images[position].file_name or '' for position in named])
   return lambda name: [named[position] for position in index.find(name)]
@@ -106,7 +105,7 @@ def _finder(images: Sequence[ListedImage]) -> Callable[[str], List[int]]:
 
 def _by_name(images: Sequence[ListedImage], predictions: Sequence[ListedImage],
              with_pngs: bool) -> image_names.Pairing:
-  """Pairs by names alone; positions are those of the arguments."""
+  """Pairs by names only; indices refer to the arguments."""
   if with_pngs and not any(prediction.file_name for prediction in predictions):
     predictions = [each._replace(file_name=each.png) for each in predictions]
   if with_pngs:
@@ -126,7 +125,7 @@ def _by_name(images: Sequence[ListedImage], predictions: Sequence[ListedImage],
        for position, wanting in pairing.others.items()})
 
 
-# --- Words ------------------------------------------------------------------------------------
+# --- Messages ---------------------------------------------------------------------------------
 
 
 def _unlike_warning(unlike: Sequence[_Contradiction], images_path: str,
@@ -168,7 +167,7 @@ def _contradiction_line(contradictions: Sequence[_Contradiction], images_path: s
 
 
 def _missing_name(images, predictions, named: image_names.Pairing) -> str:
-  """Says why names do not pair all images."""
+  """Explains why names do not pair all images."""
   index = named.found.index(None)
   return (f'image {images[index].image_id!r} ({_name(images[index])}) '
           + (_ambiguity(index, images, predictions, named) or 'has no prediction'))
@@ -213,5 +212,5 @@ def _name(image: ListedImage) -> str:
 
 
 def first_ids(ids: Iterable[ImageId]) -> str:
-  """Returns the first ids of a list in order, for a message."""
+  """Returns the first ids in sorted order, for a message."""
   return ', '.join(map(repr, sorted(ids, key=image_names.id_order)[:3]))

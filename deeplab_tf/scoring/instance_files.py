@@ -1,4 +1,4 @@
-"""Average precision of instances on disk, in COCO's formats."""
+"""Scores instances on disk, in COCO's formats, by average precision."""
 
 import functools
 import os
@@ -25,10 +25,10 @@ _SCORED = {**_INSTANCE, 'score': coco_fields.NUMBER}
 
 
 class AveragePrecision(NamedTuple):
-  """COCO's figures.
+  """COCO's average precisions and recalls.
 
   Attributes:
-    figures: The twelve by name, in [0, 1]; -1 where there is nothing to find.
+    figures: COCO's twelve scores by name, in [0, 1]; -1 where there are no annotations.
     per_class: Category id -> AP; None for categories without ground truth.
     class_names: Category id -> name.
     omitted: Categories, annotations and results that do not count.
@@ -55,14 +55,14 @@ def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panop
   Args:
     ground_truth: COCO instance JSON (images, annotations with segmentation, categories).
     predictions: COCO results JSON: a list of dictionaries with image_id, category_id,
-      segmentation (run lengths or polygons) and score; bbox will do where boxes are scored.
+      segmentation (RLE or polygons) and score; bbox is sufficient if boxes are scored.
     iou_type: 'segm', 'boundary' or 'bbox'; see InstanceAveragePrecision.
-    progress: Called with a number of images whenever they are counted.
-    num_workers: Processes; see workers.count.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
 
   Raises:
     FileNotFoundError: A file is missing.
-    ValueError: A file is of another kind, or a result names an unknown image or category.
+    ValueError: A file has another format, or a result has an unknown image or category.
   """
   truth = load_ground_truth(ground_truth, iou_type)
   if not truth['images']:
@@ -96,7 +96,7 @@ def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[
 
 
 def format_result(score: AveragePrecision, per_class: bool = False) -> str:
-  """Lays out the figures in per cent; -1 is shown as n/a."""
+  """Formats the scores in percent; -1 is shown as n/a."""
   lines = [f'{name:<24}{percent(value if value >= 0 else None, 6)}'
            for name, value in score.figures.items()]
   if per_class:
@@ -107,18 +107,19 @@ def format_result(score: AveragePrecision, per_class: bool = False) -> str:
 
 
 def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> Dict[str, Any]:
-  """Reads COCO instance JSON and checks it.
+  """Reads and validates a COCO instance JSON.
 
   Args:
-    path: The file.
-    iou_type: 'bbox': annotations need boxes; else masks.
+    path: Path of the file.
+    iou_type: If 'bbox', annotations must have boxes, otherwise masks.
 
   Returns:
-    What the file holds: images, annotations, categories.
+    Content of the file: images, annotations, categories.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: One line naming the file, and the image or annotation.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is invalid. The message is one line that names the file, and the image or
+      annotation.
   """
   expected = 'an instance ground truth (images, annotations with segmentation, categories)'
   content = coco_panoptic.read_json(path, expected)
@@ -151,7 +152,7 @@ def _load_results(path: coco_panoptic.PathLike, truth: Dict[str, Any],
                   iou_type: str) -> Sequence[Dict[str, Any]]:
   results = coco_panoptic.read_json(path, _RESULT)
   if not isinstance(results, list):
-    raise DataError(f'{path}: the JSON is no list; expected {_RESULT}')
+    raise DataError(f'{path}: the JSON is not a list; expected {_RESULT}')
   known = _known(truth)
   coco_fields.check(results, {}, path, 'a result')
   for index, entry in enumerate(results):
@@ -179,7 +180,7 @@ def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, An
 
 
 def _known(truth: Dict[str, Any]) -> Dict[str, Dict[Any, Any]]:
-  """The ids of images, with their sizes, and of categories."""
+  """Returns the ids of images, with their sizes, and the ids of categories."""
   return {'image_id': {entry['id']: (entry['height'], entry['width']) for entry in truth['images']},
           'category_id': {entry['id']: None for entry in truth['categories']}}
 

@@ -1,4 +1,4 @@
-"""What a score did not count: pixels, classes and predictions, as figures and in words."""
+"""Reports what a score did not count (pixels, classes, predictions), as numbers and as text."""
 
 import collections
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -13,17 +13,17 @@ _TITLE = 'left out of the score'
 
 
 class LeftOut(NamedTuple):
-  """What a score left out.
+  """Pixels, classes and predictions that a score left out.
 
   Attributes:
-    figures: By name, for JSON.
-    lines: In words, for people.
+    figures: Numbers by name, for JSON.
+    lines: Lines of text for users.
   """
   figures: Mapping[str, Any] = {}
   lines: Tuple[str, ...] = ()
 
   def sentences(self) -> List[str]:
-    """Returns the lines as sentences, what was left out in one."""
+    """Returns the lines as sentences; everything that was left out is one sentence."""
     inside = [line.strip() for line in self.lines if line.startswith(' ')]
     first = [f'{_TITLE}: {"; ".join(inside)}'] if inside else []
     misses = [line for line in self.lines if line != _TITLE and not line.startswith(' ')]
@@ -31,13 +31,14 @@ class LeftOut(NamedTuple):
 
 
 class ImageCounts(NamedTuple):
-  """Pixels of one image, and what is odd about its ground truth.
+  """Numbers of pixels of one image, and ground truth segments with a wrong area.
 
   Attributes:
-    pixels: All.
-    void: Those that the ground truth does not label.
-    unpredicted: Those that the prediction does not label.
-    wrong_areas: Ids of the ground truth segments whose stated area is not their number of pixels.
+    pixels: Number of pixels.
+    void: Number of pixels that are unlabeled in the ground truth.
+    unpredicted: Number of pixels without a prediction.
+    wrong_areas: Ids of the ground truth segments whose stated area differs from their number of
+      pixels.
   """
   pixels: int
   void: int
@@ -47,7 +48,7 @@ class ImageCounts(NamedTuple):
 
 def image_counts(ground_truth: np.ndarray, prediction: np.ndarray,
                  wrong_areas: Tuple[int, ...]) -> ImageCounts:
-  """Counts the pixels of two maps of segment ids, in which 0 is void."""
+  """Counts the pixels of two maps of segment ids, where 0 is void."""
   return ImageCounts(ground_truth.size, ground_truth.size - np.count_nonzero(ground_truth),
                      prediction.size - np.count_nonzero(prediction), wrong_areas)
 
@@ -58,14 +59,14 @@ def image_counts(ground_truth: np.ndarray, prediction: np.ndarray,
 def panoptic(ground_truth: PanopticJson, ground_truths: Sequence[Annotation],
              predictions: Sequence[Annotation], not_scored: int,
              counts: Sequence[ImageCounts]) -> LeftOut:
-  """Says what a panoptic quality left out.
+  """Reports what a panoptic quality left out.
 
   Args:
-    ground_truth: File of the ground truth, for the categories.
-    ground_truths: Annotations of the images that were scored.
-    predictions: Predictions of the images, in the same order.
-    not_scored: Number of predictions of images that the ground truth does not have.
-    counts: Pixels of the images.
+    ground_truth: Ground truth file, which defines the categories.
+    ground_truths: Annotations of the scored images.
+    predictions: Predictions for the scored images, in the same order.
+    not_scored: Number of predictions for images that the ground truth does not have.
+    counts: Numbers of pixels of each scored image.
   """
   pixels, void, unpredicted = (sum(getattr(each, name) for each in counts)
                                for name in ('pixels', 'void', 'unpredicted'))
@@ -92,7 +93,7 @@ def panoptic(ground_truth: PanopticJson, ground_truths: Sequence[Annotation],
 
 def split_stuff_warnings(ground_truth: PanopticJson, ground_truths: Sequence[Annotation],
                          predictions: Sequence[Annotation]) -> Tuple[str, ...]:
-  """Returns lines about classes of stuff that lie in several segments of one image."""
+  """Returns warnings about stuff classes that have several segments in one image."""
   stuff = {category.category_id: category.name for category in ground_truth.categories
            if not category.isthing}
   warnings = []
@@ -111,7 +112,7 @@ def split_stuff_warnings(ground_truth: PanopticJson, ground_truths: Sequence[Ann
 
 def _most_split(annotation: Annotation,
                 stuff: Mapping[int, Optional[str]]) -> Optional[Tuple[Optional[str], int]]:
-  """Returns the name of the stuff class with the most segments and their number, if not one."""
+  """Returns name and count of the stuff class with the most segments, if more than one."""
   times = collections.Counter(segment.category_id for segment in annotation.segments
                               if segment.category_id in stuff)
   for category_id, number in times.most_common(1):
@@ -124,12 +125,12 @@ def _most_split(annotation: Annotation,
 
 
 def semantic(metric: mean_iou.MeanIoU, names: Mapping[int, Any], not_scored: int) -> LeftOut:
-  """Says what a mean IoU left out.
+  """Reports what a mean IoU left out.
 
   Args:
-    metric: Has counted all images.
+    metric: Metric that has counted all images.
     names: Class id -> name.
-    not_scored: Number of predictions of images that the ground truth does not have.
+    not_scored: Number of predictions for images that the ground truth does not have.
   """
   counted = int(metric.confusion.sum())
   pixels = counted + metric.ignored
@@ -154,13 +155,13 @@ def semantic(metric: mean_iou.MeanIoU, names: Mapping[int, Any], not_scored: int
 
 def instances(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
               names: Mapping[int, Any], most: int) -> LeftOut:
-  """Says what an average precision left out.
+  """Reports what an average precision left out.
 
   Args:
     ground_truth: COCO instance JSON.
     results: Predicted instances.
     names: Category id -> name.
-    most: Number of results of an image and category that count.
+    most: Maximum number of results per image and category that count.
   """
   is_crowd = [bool(entry.get('iscrowd', 0)) for entry in ground_truth['annotations']]
   occurring = {entry['category_id'] for entry, crowd in zip(ground_truth['annotations'], is_crowd)
@@ -181,11 +182,11 @@ def instances(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, An
       if without else None]))
 
 
-# --- Words ------------------------------------------------------------------------------------
+# --- Text -------------------------------------------------------------------------------------
 
 
 def _laid_out(lines: Iterable[Optional[str]], counted: Iterable[Optional[str]]) -> Tuple[str, ...]:
-  """Returns the lines under their title; those of `counted` are misses, not left out."""
+  """Returns `lines` under their title, then `counted`, which are errors and not left out."""
   kept = [f'  {line}' for line in lines if line]
   misses: List[str] = [line for line in counted if line]
   return (*((_TITLE, *kept) if kept else ()), *misses)
@@ -211,7 +212,7 @@ def _class_line(absent: Sequence[int], count: int, names: Mapping[int, Any],
           f'({image_names.shown(_named(absent, names))})')
   seen = set(predicted)
   vain = [class_id for class_id in absent if class_id in seen]
-  return line + (f'; predicted all the same: {image_names.shown(_named(vain, names))}'
+  return line + (f'; predicted nevertheless: {image_names.shown(_named(vain, names))}'
                  if vain else '')
 
 
@@ -220,5 +221,5 @@ def _named(class_ids: Iterable[int], names: Mapping[int, Any]) -> List[str]:
 
 
 def with_figures(result: Mapping[str, Any], left_out: LeftOut) -> Dict[str, Any]:
-  """Returns a result with what was left out beside it, under "left_out"."""
+  """Returns a result with the numbers of what was left out added under "left_out"."""
   return {**result, 'left_out': dict(left_out.figures)}

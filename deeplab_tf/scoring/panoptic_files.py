@@ -1,4 +1,4 @@
-"""Scores panoptic predictions on disk: panoptic quality and mean IoU of the maps."""
+"""Scores panoptic predictions on disk by panoptic quality and mean IoU."""
 
 import functools
 import pathlib
@@ -11,8 +11,8 @@ from deeplab_tf.metrics import deeplab2_panoptic_quality, mean_iou, overlap, pan
 from deeplab_tf.scoring import category_names, image_pairs, left_out, workers
 from deeplab_tf.user_errors import DataError
 
-# Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as DeepLab2's own
-# metric counts it.
+# Panoptic quality by mask IoU, by the smaller of mask IoU and boundary IoU, and as in DeepLab2's
+# metric.
 DEFINITIONS = {
     'panopticapi': panoptic_quality.PanopticQuality,
     'boundary': functools.partial(panoptic_quality.PanopticQuality,
@@ -23,12 +23,12 @@ _NO_CATEGORY = -1
 
 
 class FileScore(NamedTuple):
-  """A score over files and what is odd about them.
+  """A score of files, with warnings.
 
   Attributes:
     metric: PanopticQuality or MeanIoU.
     class_names: Category id -> name.
-    warnings: Lines for the user.
+    warnings: Warnings for the user, one line each.
     omitted: Pixels, classes and predictions that do not count.
   """
   metric: Any
@@ -41,11 +41,11 @@ class ImagePair(NamedTuple):
   """One image of the ground truth with its prediction.
 
   Attributes:
-    ground_truth: Image id, name of the PNG and segments.
-    prediction: Likewise.
-    ground_truth_png: Path of the PNG; it exists.
-    prediction_png: Likewise.
-    image_file: Name of the image as the ground truth lists it; None if it does not.
+    ground_truth: Ground truth annotation.
+    prediction: Predicted annotation.
+    ground_truth_png: Path of the ground truth PNG, which exists.
+    prediction_png: Path of the predicted PNG, which exists.
+    image_file: File name of the image in the ground truth, or None if it is not listed.
   """
   ground_truth: panoptic_io.Annotation
   prediction: panoptic_io.Annotation
@@ -55,7 +55,7 @@ class ImagePair(NamedTuple):
 
   @property
   def image_id(self) -> Union[int, str]:
-    """The image's id in the ground truth."""
+    """Id of the image in the ground truth."""
     return self.ground_truth.image_id
 
   def read_maps(self) -> Tuple[np.ndarray, np.ndarray]:
@@ -78,13 +78,13 @@ class ImagePair(NamedTuple):
 
 
 class ImagePairs(NamedTuple):
-  """All images of a ground truth with their predictions; nothing is read from PNGs yet.
+  """All images of a ground truth with their predictions; the PNGs are not read yet.
 
   Attributes:
-    ground_truth: The ground truth's file; its categories rule.
-    predictions: The predictions' file.
-    images: In the order of the ground truth.
-    warnings: Lines for the user about statements of the two files that differ.
+    ground_truth: Ground truth file, which defines the categories.
+    predictions: File of the predictions.
+    images: Images in the order of the ground truth.
+    warnings: Warnings about differences between the two files, one line each.
   """
   ground_truth: panoptic_io.PanopticJson
   predictions: panoptic_io.PanopticJson
@@ -98,7 +98,7 @@ class ImagePairs(NamedTuple):
 
   @property
   def not_scored(self) -> int:
-    """Number of predictions of images that the ground truth does not have."""
+    """Number of predictions for images that the ground truth does not have."""
     return len(self.predictions.annotations) - len(self.images)
 
 
@@ -107,29 +107,29 @@ def pairs(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
           predictions_dir: Optional[panoptic_io.PathLike] = None) -> ImagePairs:
   """Pairs a ground truth and predictions in the COCO panoptic format by image.
 
-  Images are paired by id, and by file name where ids differ or contradict names: see image_pairs.
+  Images are paired by id, or by file name if ids differ or contradict names; see image_pairs.
 
   Args:
-    ground_truth: Its JSON; its categories rule.
-    predictions: Their JSON; predictions for images without ground truth are not read.
-    ground_truth_dir: Folder of its PNGs; by default the JSON's path without `.json`.
-    predictions_dir: Likewise.
+    ground_truth: JSON of the ground truth, which defines the categories.
+    predictions: JSON of the predictions; those for images without ground truth are not read.
+    ground_truth_dir: Folder of the ground truth PNGs; by default the JSON's path without `.json`.
+    predictions_dir: Folder of the predicted PNGs; by default the JSON's path without `.json`.
 
   Raises:
     FileNotFoundError: A file, folder or PNG is missing.
-    ValueError: An image has no prediction, or one of a category that the ground truth does not
-      list or numbers in another way. The line names the file, image, segment and category.
+    ValueError: An image has no prediction, or a predicted category is unknown or numbered
+      differently. The message names the file, image, segment and category.
   """
   truth = panoptic_io.load_ground_truth(ground_truth)
   if not truth.annotations:
     raise DataError(f'{truth.path}: "annotations" is empty, so there is nothing to score')
-  guesses = panoptic_io.load_predictions(predictions)
-  warnings = category_names.compare(guesses.path, guesses.categories, truth.path,
+  predicted = panoptic_io.load_predictions(predictions)
+  warnings = category_names.compare(predicted.path, predicted.categories, truth.path,
                                     truth.categories)
-  images, notes = _pair(truth, guesses, panoptic_io.png_folder(ground_truth, ground_truth_dir),
+  images, notes = _pair(truth, predicted, panoptic_io.png_folder(ground_truth, ground_truth_dir),
                         panoptic_io.png_folder(predictions, predictions_dir))
-  _check_categories(truth, guesses.path, images)
-  return ImagePairs(truth, guesses, tuple(images), (*notes, *warnings))
+  _check_categories(truth, predicted.path, images)
+  return ImagePairs(truth, predicted, tuple(images), (*notes, *warnings))
 
 
 def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -140,22 +140,22 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   """Computes the panoptic quality of predictions in the COCO panoptic format.
 
   Args:
-    ground_truth: Its JSON; its categories rule.
-    predictions: Their JSON; predictions for images without ground truth are not read.
-    ground_truth_dir: Folder of its PNGs; by default the JSON's path without `.json`.
-    predictions_dir: Likewise.
-    progress: Called with a number of images whenever they are counted.
-    num_workers: Processes; see workers.count.
-    definition: One of DEFINITIONS: what is counted.
+    ground_truth: JSON of the ground truth, which defines the categories.
+    predictions: JSON of the predictions; those for images without ground truth are not read.
+    ground_truth_dir: Folder of the ground truth PNGs; by default the JSON's path without `.json`.
+    predictions_dir: Folder of the predicted PNGs; by default the JSON's path without `.json`.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
+    definition: Definition of panoptic quality, one of DEFINITIONS.
 
   Returns:
-    FileScore with a PanopticQuality.
+    A FileScore with a PanopticQuality.
 
   Raises:
     FileNotFoundError: A file or folder is missing.
-    ValueError: An input that panopticapi rejects too: an image without prediction, a category
-      that the ground truth does not list, segments listed but not drawn or drawn but not
-      listed. The line names the file, image, segment and category.
+    ValueError: The input is invalid (panopticapi rejects it, too): an image has no prediction, a
+      category is not in the ground truth, or the segments in JSON and PNG differ. The message names
+      the file, image, segment and category.
   """
   if definition not in DEFINITIONS:
     raise DataError(f'unknown definition "{definition}" of panoptic quality; allowed are '
@@ -169,22 +169,24 @@ def panoptic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
 
 def file_score(metric: panoptic_quality.PanopticQuality, files: ImagePairs,
                counts: Sequence[left_out.ImageCounts], as_deeplab2: bool = False) -> FileScore:
-  """Puts together a panoptic quality and all there is to say about it.
+  """Returns a panoptic quality together with its warnings.
 
   Args:
-    metric: Has counted the images.
-    files: The images.
-    counts: Pixels of each image.
-    as_deeplab2: Whether the metric counts a class of stuff as one segment, and areas in the map.
+    metric: Metric that has counted the images.
+    files: Images that were scored.
+    counts: Numbers of pixels of each image.
+    as_deeplab2: Whether the metric follows DeepLab2: a stuff class is one segment, and areas are
+      counted in the map.
   """
   truths = [image.ground_truth for image in files.images]
-  guesses = [image.prediction for image in files.images]
+  predictions = [image.prediction for image in files.images]
   odd: Tuple[str, ...] = ()
   if not as_deeplab2:
     odd = (*area_warnings(files, [each.wrong_areas for each in counts]),
-           *left_out.split_stuff_warnings(files.ground_truth, truths, guesses))
+           *left_out.split_stuff_warnings(files.ground_truth, truths, predictions))
   return FileScore(metric, files.class_names, (*files.warnings, *odd),
-                   left_out.panoptic(files.ground_truth, truths, guesses, files.not_scored, counts))
+                   left_out.panoptic(files.ground_truth, truths, predictions, files.not_scored,
+                                     counts))
 
 
 def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.PathLike,
@@ -192,13 +194,13 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
                    predictions_dir: Optional[panoptic_io.PathLike] = None,
                    progress: Optional[workers.Progress] = None,
                    num_workers: int = 1) -> FileScore:
-  """Computes the mean IoU of panoptic maps, their segments merged by category.
+  """Computes the mean IoU of panoptic maps, with segments merged by category.
 
-  Crowd regions count as their category; pixels that the ground truth does not label are left
-  out; unpredicted pixels are misses. The arguments are those of panoptic_score.
+  Crowd segments count as their category; unlabeled pixels of the ground truth are left out; pixels
+  without a prediction are false negatives. See panoptic_score for the arguments.
 
   Returns:
-    FileScore with a MeanIoU.
+    A FileScore with a MeanIoU.
   """
   files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
   category_ids = [category.category_id for category in files.ground_truth.categories]
@@ -210,10 +212,10 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
 
 def _update_panoptic(metric: panoptic_quality.PanopticQuality, image: ImagePair,
                      path: str) -> left_out.ImageCounts:
-  truth, guess = image.read_maps()
+  truth, prediction = image.read_maps()
   try:
-    wrong = metric.update(truth, image.ground_truth.segments, guess, image.prediction.segments)
-    return left_out.image_counts(truth, guess, wrong)
+    wrong = metric.update(truth, image.ground_truth.segments, prediction, image.prediction.segments)
+    return left_out.image_counts(truth, prediction, wrong)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
@@ -226,38 +228,38 @@ def _update_semantic(metric: mean_iou.MeanIoU, image: ImagePair) -> None:
 
 
 def _categories(ids: np.ndarray, segments: Sequence[panoptic_io.Segment]) -> np.ndarray:
-  """Replaces segment ids by category ids; -1 where there is no listed segment."""
+  """Replaces segment ids by category ids; -1 for unlisted segments."""
   category_of = {segment.id: segment.category_id for segment in segments}
   return np.array([category_of.get(value, _NO_CATEGORY) for value in ids.tolist()], np.int64)
 
 
-def _pair(truth: panoptic_io.PanopticJson, guesses: panoptic_io.PanopticJson,
+def _pair(truth: panoptic_io.PanopticJson, predictions: panoptic_io.PanopticJson,
           truth_folder: pathlib.Path,
           folder: pathlib.Path) -> Tuple[List[ImagePair], Tuple[str, ...]]:
-  """Pairs the annotations of both files and looks for their PNGs; also returns warnings."""
-  found = image_pairs.assign(listed_images(truth), listed_images(guesses), truth.path,
-                             guesses.path)
+  """Pairs the annotations of both files and finds their PNGs; also returns warnings."""
+  found = image_pairs.assign(listed_images(truth), listed_images(predictions), truth.path,
+                             predictions.path)
   for annotation, position in zip(truth.annotations, found.positions):
     if position is None:
-      count = len(guesses.annotations)
-      known = image_pairs.first_ids(guess.image_id for guess in guesses.annotations)
+      count = len(predictions.annotations)
+      known = image_pairs.first_ids(prediction.image_id for prediction in predictions.annotations)
       raise DataError(
-          f'{guesses.path}: no prediction for image {annotation.image_id!r} '
+          f'{predictions.path}: no prediction for image {annotation.image_id!r} '
           f'({annotation.file_name}) of {truth.path}; the file has {count} predictions'
           + (f', for images {known}, ...' if count else '')
           + (f'; {found.hint}' if found.hint else ''))
-  chosen = [guesses.annotations[position] for position in found.positions
+  chosen = [predictions.annotations[position] for position in found.positions
             if position is not None]
   pngs = (panoptic_io.find_pngs(truth_folder, truth.annotations, 'ground truth'),
           panoptic_io.find_pngs(folder, chosen, 'prediction'))
-  work = [ImagePair(annotation, guess, *paths, truth.image_files.get(annotation.image_id))
-          for annotation, guess, *paths in zip(truth.annotations, chosen, *pngs)]
+  work = [ImagePair(annotation, prediction, *paths, truth.image_files.get(annotation.image_id))
+          for annotation, prediction, *paths in zip(truth.annotations, chosen, *pngs)]
   return work, found.warnings
 
 
 def listed_images(content: panoptic_io.PanopticJson) -> List[image_pairs.ListedImage]:
-  """Returns the ids and names of the annotated images of a JSON, in its order."""
-  # Where images have names, that of a PNG is no second one.
+  """Returns the ids and names of the annotated images of a JSON, in the order of the file."""
+  # If the JSON lists image names, the name of the PNG is not used as another one.
   return [image_pairs.ListedImage(annotation.image_id,
                                   content.image_files.get(annotation.image_id),
                                   None if content.image_files else annotation.file_name)
@@ -276,11 +278,11 @@ def _check_categories(truth: panoptic_io.PanopticJson, path: str,
 
 
 def area_warnings(files: ImagePairs, wrong: Sequence[Tuple[int, ...]]) -> Tuple[str, ...]:
-  """Returns a line for the user about ground truth segments of wrong area, or none.
+  """Returns a warning about ground truth segments with a wrong area, if there are any.
 
   Args:
-    files: All images.
-    wrong: Of each image, the ids of those segments.
+    files: Images that were scored.
+    wrong: Ids of the segments with a wrong area, for each image.
   """
   first = next(((image.image_id, ids[0]) for image, ids in zip(files.images, wrong) if ids), None)
   if first is None:

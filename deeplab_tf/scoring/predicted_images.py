@@ -1,4 +1,4 @@
-"""The images that are to be predicted: their files, and the names and ids of what is written.
+"""Finds the images to predict, and chooses the names and ids of their predictions.
 
   images = predicted_images.name(predicted_images.find(paths, output_dir), output_dir, ground_truth)
 """
@@ -18,11 +18,11 @@ PREDICTIONS = 'predictions.json'
 
 
 class FoundImage(NamedTuple):
-  """An image file and the folder that it was found from.
+  """An image file and the folder in which it was found.
 
   Attributes:
     path: Path of the file.
-    folder: The folder that was given; of a file that was given, its own.
+    folder: Folder given by the user, or the folder of a file given by the user.
   """
   path: str
   folder: str
@@ -34,7 +34,7 @@ class PredictedImage(NamedTuple):
   Attributes:
     path: Path of the file.
     file_name: Name of the image in the predictions: its path below the folder, with `/`.
-    output: Name of what is written for it, without extension; `/` leads to a sub-folder.
+    output: Name of the output files, without extension; it may contain `/`.
     image_id: Id of the image in the predictions.
   """
   path: str
@@ -44,18 +44,18 @@ class PredictedImage(NamedTuple):
 
 
 def find(paths: Sequence[str], output_dir: str) -> List[FoundImage]:
-  """Finds the image files that files and folders name, each once.
+  """Finds the image files given by files and folders, each once.
 
-  Folders are searched with those below them. Hidden files are left out, and so are the folder that
-  is written to and folders with earlier predictions.
+  Folders are searched recursively. Hidden files, the output folder, and folders with earlier
+  predictions are skipped.
 
   Args:
     paths: Image files and folders.
     output_dir: Folder that predictions are written to.
 
   Raises:
-    MissingFileError: There is no such file or folder.
-    UsageError: A folder holds no image, or an image lies in output_dir.
+    MissingFileError: A file or folder does not exist.
+    UsageError: A folder contains no images, or an image is in output_dir.
   """
   found = {}
   for path in paths:
@@ -77,7 +77,7 @@ def find(paths: Sequence[str], output_dir: str) -> List[FoundImage]:
 
 
 def _below(folder: str, output_dir: str) -> List[str]:
-  """Returns the images below a folder but for those that were written by predictions."""
+  """Returns the images below a folder, except those that were written by predictions."""
   written = os.path.realpath(output_dir)
   is_ours = {'': False}
 
@@ -99,21 +99,21 @@ def _overwritten(output_dir: str, path: str) -> UsageError:
 
 def name(found: Sequence[FoundImage], output_dir: str,
          ground_truth: Optional[str] = None) -> List[PredictedImage]:
-  """Gives each image the name, the files and the id that the predictions have of it.
+  """Chooses name, output files and id of each image in the predictions.
 
-  An image is named by its path below the folder that was given; where images of several folders
-  would be named alike, all are named by their path below the folder that these have in common.
-  Its id is taken from the ground truth, by name; or else it is the number that its file is named,
-  or else the name of its file without extension and without the `_leftImg8bit` of Cityscapes.
-  Images that would have one id have their whole names as ids.
+  The name of an image is its path below the given folder. If images of several folders would have
+  the same name, all names are paths below the common parent of the folders. The id is that of the
+  image of this name in the ground truth, if given; otherwise the file name without extension and
+  without the `_leftImg8bit` of Cityscapes, as an integer if it is a number. Images that would have
+  the same id have their whole names as ids.
 
   Args:
-    found: The images.
+    found: Images to predict.
     output_dir: Folder that predictions are written to.
-    ground_truth: JSON with `images` that state id and file_name.
+    ground_truth: JSON with `images` that have id and file_name.
 
   Raises:
-    UsageError: A name cannot be written, is none of the ground truth, or fits several images.
+    UsageError: A name cannot be written, is not in the ground truth, or fits several images.
   """
   names = _names(found)
   paths = [image.path for image in found]
@@ -153,7 +153,7 @@ def _root(file_name: str) -> str:
 
 
 def _outputs(names: Sequence[str]) -> List[str]:
-  """Returns names of files that overwrite no other, not even where capitals do not count."""
+  """Returns distinct names of output files, even on case-insensitive file systems."""
   outputs, taken = [], set()
   for file_name in names:
     root, number = _root(file_name), 1
@@ -179,21 +179,21 @@ def _own_ids(names: Sequence[str]) -> List[ImageId]:
 
 
 def id_of(file_name: str) -> ImageId:
-  """Returns the id of an image that nothing but its file name tells."""
+  """Returns the id of an image, given only its file name."""
   stem = image_names.without_cityscapes_ends(image_names.stem(file_name))
   is_number = stem.isascii() and stem.isdigit() and len(stem) < 100
   return int(stem) if is_number and coco_fields.INTEGER.is_right(int(stem)) else stem
 
 
 def _ground_truth_ids(paths: Sequence[str], ground_truth: str) -> List[ImageId]:
-  """Returns the ids that a JSON has of images, by their names."""
+  """Returns the ids of images in a JSON, by their names."""
   content = coco_panoptic.read_json(ground_truth, 'a COCO ground truth')
   listed = coco_fields.image_file_names(content, ground_truth) if isinstance(content, dict) else {}
   if not listed:
     raise UsageError(f'--ground_truth={ground_truth}: has no list "images" with id and file_name; '
                      'a COCO JSON is expected')
   ids, names = list(listed), list(listed.values())
-  # Whole paths, for the ground truth may name folders above those that were given.
+  # Absolute paths are used, since the ground truth may include folders above the given ones.
   pairing = image_names.pair([os.path.abspath(path) for path in paths], names)
   for index, position in enumerate(pairing.found):
     if position is None:

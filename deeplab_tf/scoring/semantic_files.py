@@ -1,4 +1,4 @@
-"""Scores semantic maps on disk: folders of PNGs whose grey values are class ids."""
+"""Scores semantic maps on disk: folders of PNGs whose gray values are class ids."""
 
 import pathlib
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -12,7 +12,7 @@ from deeplab_tf.scoring import left_out, workers
 from deeplab_tf.scoring.panoptic_files import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
 
-# Pixels without a prediction; no grey value is as large.
+# Value of pixels without a prediction; larger than any gray value.
 _NO_CLASS = 2**31 - 2
 
 
@@ -20,9 +20,9 @@ class _Pair(NamedTuple):
   """One image to score.
 
   Attributes:
-    ground_truth: Path of its map of classes.
+    ground_truth: Path of the ground truth map of class ids.
     prediction: Path of the predicted map.
-    category_of: Segment id -> category id, if the prediction is a map of segments.
+    category_of: Segment id -> category id, if the prediction is a map of segment ids.
   """
   ground_truth: pathlib.Path
   prediction: pathlib.Path
@@ -35,7 +35,7 @@ class _Predictions(NamedTuple):
   Attributes:
     names: Names of the images or of their maps.
     files: Paths of the maps.
-    category_of: For each map of segments id -> category id; None for a map of classes.
+    category_of: Segment id -> category id for each map of segment ids; None for a map of class ids.
   """
   names: Sequence[str]
   files: Sequence[pathlib.Path]
@@ -49,23 +49,24 @@ def label_png_score(ground_truth: coco_panoptic.PathLike,
   """Computes mean IoU and accuracy of semantic maps.
 
   Args:
-    ground_truth: Folder of PNGs of one channel, 8 or 16 bits or with a palette, in subfolders
-      or not. A pixel's value is its class id, 0 to num_classes - 1, or the ignore label.
-    predictions: Folder of PNGs by the same names: the whole path first, its end last. Any value
-      but a class id is a prediction of no class. Or panoptic predictions, a JSON or a folder with
-      predictions.json: their segments are merged by category, whose ids are class ids.
+    ground_truth: Folder of single-channel PNGs with 8 or 16 bits or a palette, possibly in
+      subfolders. The value of a pixel is its class id, 0 to num_classes - 1, or the ignore label.
+    predictions: Folder of PNGs with the same names, which are compared by whole paths first, and by
+      the ends of paths last. Any value but a class id is a prediction of no class. Alternatively,
+      panoptic predictions, as a JSON or a folder with predictions.json: their segments are merged
+      by category, whose ids are the class ids.
     num_classes: Number of classes.
-    ignore_label: Pixels of it in the ground truth are left out.
-    progress: Called with a number of images whenever they are counted.
-    num_workers: Processes; see workers.count.
+    ignore_label: Ground truth label of pixels that are left out.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
 
   Returns:
-    FileScore with a MeanIoU; class names are class ids.
+    A FileScore with a MeanIoU; class names are class ids.
 
   Raises:
     FileNotFoundError: A folder or a prediction is missing, or there is no ground truth.
-    ValueError: A PNG cannot be read, two differ in size, a name is ambiguous, or the ground truth
-      has another class.
+    ValueError: A PNG cannot be read, prediction and ground truth differ in size, a name is
+      ambiguous, or the ground truth has an unknown class.
   """
   metric = mean_iou.MeanIoU(range(num_classes), ignore_label)
   pairs, not_scored, warnings = _pairs(ground_truth, predictions)
@@ -76,7 +77,7 @@ def label_png_score(ground_truth: coco_panoptic.PathLike,
 
 
 def _value_warnings(metric: mean_iou.MeanIoU, ignore_label: int, strays: Set[int]) -> List[str]:
-  """Returns lines about values that are no class but may be meant as one."""
+  """Returns warnings about values that are no class, but may be intended as one."""
   warnings = []
   occurring = [metric.class_ids[index]
                for index in np.flatnonzero(metric.confusion.sum(axis=1)).tolist()]
@@ -89,7 +90,7 @@ def _value_warnings(metric: mean_iou.MeanIoU, ignore_label: int, strays: Set[int
     listed = image_names.shown(sorted(strays))
     warnings.append(
         f'the predictions have values that are no class (classes are 0 to '
-        f'{len(metric.class_ids) - 1}): {listed}; their pixels are misses')
+        f'{len(metric.class_ids) - 1}): {listed}; their pixels are false negatives')
   return warnings
 
 
@@ -100,7 +101,7 @@ def _others(metric: mean_iou.MeanIoU, class_id: int) -> str:
 
 def _pairs(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike
            ) -> Tuple[List[_Pair], int, List[str]]:
-  """Returns the images to score, how many predictions are not, and warnings."""
+  """Returns the pairs to score, the number of predictions that are not scored, and warnings."""
   folder = pathlib.Path(ground_truth)
   _check_folder(folder)
   names = listing.files_below(folder, ('.png',))
@@ -129,7 +130,7 @@ def _check_folder(path: pathlib.Path) -> None:
 
 
 def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
-  """Lists maps of classes in a folder, or the maps of segments of panoptic predictions."""
+  """Lists the semantic maps of a folder, or the segment maps of panoptic predictions."""
   folder = pathlib.Path(path)
   if folder.suffix.lower() != '.json' and not (folder / 'predictions.json').is_file():
     _check_folder(folder)
@@ -147,7 +148,7 @@ def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
 
 def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: image_names.Pairing,
               folders: Tuple[pathlib.Path, pathlib.Path]) -> DataError:
-  """Returns the error about an image without a prediction."""
+  """Returns the error for an image without a prediction."""
   path = folders[0] / names[index]
   if index in pairing.ambiguous:
     fitting = image_names.shown(own[each] for each in pairing.ambiguous[index])
@@ -163,7 +164,7 @@ def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: ima
 
 
 def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
-  """Counts an image; returns the scored values of the prediction that are no class."""
+  """Adds an image; returns the values of scored predicted pixels that are no class."""
   maps = [label_png.read(pair.ground_truth), _predicted_map(pair)]
   if maps[0].shape != maps[1].shape:
     sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
@@ -174,7 +175,7 @@ def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
     metric.update(labels[:, 0], labels[:, 1], pixels)
   except DataError as error:
     raise DataError(f'{pair.ground_truth}: {error}') from error
-  # Where the ground truth is ignored, any prediction will do.
+  # Where the ground truth is ignored, any prediction is valid.
   scored = metric.is_scored(labels[:, 0])
   return set(labels[scored, 1].tolist()) - {*metric.class_ids, _NO_CLASS}
 

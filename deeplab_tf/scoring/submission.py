@@ -1,7 +1,7 @@
-"""Predictions in COCO's panoptic format as the zip files that test servers take.
+"""Converts predictions in the COCO panoptic format to zip files for test servers.
 
-A benchmark is a name of BENCHMARKS. Names inside of the zip are those of the servers' own
-examples; image ids are those of the benchmark's lists.
+BENCHMARKS lists the supported benchmarks. Names inside the zip follow the servers' examples; image
+ids are those of the benchmark's image lists.
 """
 
 import io
@@ -26,19 +26,19 @@ from deeplab_tf.user_errors import DataError
 _OPTIONAL_SIZE = coco_fields.SIZE._replace(optional=True)
 _IMAGE = {'id': coco_fields.IMAGE_ID, 'height': _OPTIONAL_SIZE, 'width': _OPTIONAL_SIZE,
           'file_name': coco_fields.FILE_NAME._replace(optional=True)}
-# Image id of the benchmark -> prediction, and height and width of the image where they are known.
+# Image id of the benchmark -> prediction, and height and width of the image if known.
 Chosen = Dict[ImageId, Tuple[panoptic_io.Annotation, Optional[Tuple[int, int]]]]
 _IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png')
 _METHOD = re.compile(r'[A-Za-z0-9._-]+')
 
 
 class Prediction(NamedTuple):
-  """What is known of one image.
+  """The prediction for one image.
 
   Attributes:
-    image_id: As the benchmark writes it.
+    image_id: Image id of the benchmark.
     ids: int32 [height, width], segment ids; 0 is void.
-    segments: What the map holds.
+    segments: Segments of the map.
   """
   image_id: ImageId
   ids: np.ndarray
@@ -49,11 +49,11 @@ class Benchmark(NamedTuple):
   """A test server.
 
   Attributes:
-    help: What the zip holds, for people.
-    write: (zip file, predictions, method) -> None.
-    dataset: Whose categories it has.
-    image_id: Image id or file name -> the benchmark's id.
-    images: How many its test split has; None where that is not known.
+    help: Description of the content of the zip, for users.
+    write: Function (zip file, predictions, method) -> None.
+    dataset: Name of the dataset whose categories are used.
+    image_id: Function from image id or file name to the benchmark's id.
+    images: Number of images in the test split, or None if unknown.
   """
   help: str
   write: Callable[[zipfile.ZipFile, Iterator[Prediction], str], None]
@@ -63,12 +63,12 @@ class Benchmark(NamedTuple):
 
 
 class Written(NamedTuple):
-  """What went into a submission.
+  """Summary of a submission.
 
   Attributes:
-    images: Their number.
-    left_out: Predictions for images that are not in the list.
-    warnings: Lines for the user.
+    images: Number of images.
+    left_out: Number of predictions for images that are not in the list.
+    warnings: Warnings for the user, one line each.
   """
   images: int
   left_out: int
@@ -79,30 +79,30 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
           images: Optional[panoptic_io.PathLike] = None, method: str = 'deeplab_tf',
           progress: Callable[[int], None] = lambda count: None,
           predictions_dir: Optional[panoptic_io.PathLike] = None) -> Written:
-  """Writes a submission, whole or not at all.
+  """Writes a submission, atomically.
 
   Args:
-    path: The zip file.
-    benchmark: A name of BENCHMARKS.
+    path: Path of the zip file.
+    benchmark: Key of BENCHMARKS.
     predictions: Panoptic JSON of the predictions.
-    images: What the benchmark asks for: a JSON with `images`, or the folder of the images, which
-      may lie in sub-folders. Each must have a prediction, by id or by file name; others are left
-      out.
-    method: Name of the method; letters, digits and . _ -
-    progress: Called with 1 after each image.
+    images: Images of the benchmark: a JSON with `images`, or the folder of the images, which
+      may have subfolders. Each must have a prediction, by id or by file name; other predictions
+      are left out.
+    method: Name of the method; letters, digits and . _ - are allowed.
+    progress: Function that is called with 1 after each image.
     predictions_dir: Folder of the PNGs; see coco_panoptic.png_folder.
 
   Raises:
     FileNotFoundError: A file is missing.
-    ValueError: An image has no prediction, or a prediction is of a category that the benchmark
-      does not know or contradicts its PNG.
+    ValueError: An image has no prediction, or a prediction has an unknown category or contradicts
+      its PNG.
   """
   server = BENCHMARKS[benchmark]
   if not _METHOD.fullmatch(method):
     raise DataError(f'the method\'s name is "{method}": letters, digits and . _ - are allowed')
   content = panoptic_io.load_predictions(predictions)
   warnings = list(category_names.compare(
-      content.path, content.categories, f'the data set of {benchmark}',
+      content.path, content.categories, f'the dataset of {benchmark}',
       catalog.built_in(server.dataset).categories))
   chosen, notes = _chosen(content, server, images)
   warnings += notes
@@ -121,7 +121,7 @@ def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.P
 
 def _chosen(content: panoptic_io.PanopticJson, server: Benchmark,
             images: Optional[panoptic_io.PathLike]) -> Tuple[Chosen, Sequence[str]]:
-  """Returns image id -> prediction of all that is to be written, and warnings."""
+  """Returns image id -> prediction for all images to be written, and warnings."""
   own = [image_pairs.ListedImage(server.image_id(entry.image_id),
                                  content.image_files.get(entry.image_id),
                                  None if content.image_files else entry.file_name)
@@ -167,7 +167,7 @@ def _check_categories(path: str, chosen: Chosen, benchmark: str) -> None:
 
 def _listed(images: panoptic_io.PathLike, server: Benchmark
             ) -> Tuple[Sequence[image_pairs.ListedImage], Sequence[Optional[Tuple[int, int]]]]:
-  """Returns the images that a JSON or a folder holds, and height and width if it tells them."""
+  """Returns the images in a JSON or a folder, and their heights and widths if known."""
   if os.path.isdir(images):
     names = listing.files_below(images, _IMAGE_EXTENSIONS)
     found = [image_pairs.ListedImage(server.image_id(name), name) for name in names]
@@ -194,12 +194,12 @@ def _read(chosen, folder: pathlib.Path, progress: Callable[[int], None]) -> Iter
     if size is not None and ids.shape != size:
       raise DataError('{}: is {} x {} pixels (height x width), and its image {} x {}; the server '
                       'compares pixel by pixel'.format(path, *ids.shape, *size))
-    drawn = set(np.unique(ids).tolist()) - {0}
+    present = set(np.unique(ids).tolist()) - {0}
     listed = {segment.id for segment in entry.segments}
-    if drawn != listed:
-      raise DataError(f'{path}: segment {min(drawn ^ listed)} is '
-                      + ('drawn, but not in the JSON' if drawn - listed else
-                         'in the JSON, but not drawn'))
+    if present != listed:
+      raise DataError(f'{path}: segment {min(present ^ listed)} is '
+                      + ('in the PNG, but not in the JSON' if present - listed else
+                         'in the JSON, but not in the PNG'))
     yield Prediction(image_id, ids, entry.segments)
     progress(1)
 
@@ -226,7 +226,7 @@ def _write_panoptic(archive: zipfile.ZipFile, predictions: Iterator[Prediction],
 
 
 def _padded(image_id: ImageId) -> str:
-  """COCO names files by ids of twelve digits."""
+  """Returns the file name of an image id; in COCO, ids are padded to twelve digits."""
   return f'{image_id:012d}' if isinstance(image_id, int) else image_id
 
 
@@ -244,7 +244,7 @@ def _cityscapes_panoptic(archive, predictions, method: str) -> None:
 
 def _write_semantic(archive: zipfile.ZipFile, predictions: Iterator[Prediction],
                     offset: int) -> None:
-  """Grey PNGs of category id + offset; 0 where nothing is predicted."""
+  """Writes grayscale PNGs of category id + offset; 0 where nothing is predicted."""
   for prediction in predictions:
     _add_png(archive, f'{prediction.image_id}.png', _category_map(prediction, offset))
 
@@ -271,7 +271,7 @@ def _ade20k_semantic(archive, predictions, method: str) -> None:
 
 
 def _cityscapes_instance(archive, predictions, method: str) -> None:
-  """Per image a text file of "mask path, class, confidence", and a PNG per instance."""
+  """Writes a text file of "mask path, class, confidence" per image, and a PNG per instance."""
   del method
   categories = catalog.built_in('cityscapes_panoptic').by_category_id
   for prediction in predictions:
@@ -300,7 +300,7 @@ def _add_png(archive: zipfile.ZipFile, name: str, pixels: np.ndarray) -> None:
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes,
          compression: int = zipfile.ZIP_DEFLATED) -> None:
-  # Without the time of day equal predictions make equal files.
+  # The time is fixed, so that equal predictions give equal files.
   archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, compression)
 
 

@@ -1,7 +1,7 @@
-"""Counts a score over many images in several processes; the result is the same for any number.
+"""Accumulates a metric over many images in several processes.
 
-Images go to the processes in chunks of a fixed size, and the chunks' counts are added up in the
-order of the images. So sums of floating point numbers do not depend on the number of processes.
+Images are split into chunks of a fixed size, and the counts of the chunks are merged in the order
+of the images, so floating-point sums do not depend on the number of processes.
 """
 
 import concurrent.futures
@@ -25,29 +25,30 @@ _MAX_DEFAULT = 8
 
 
 def default() -> int:
-  """Returns a sensible number of processes: one per core that may be used, at most 8."""
+  """Returns the default number of processes: one per available core, at most 8."""
   cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
   return max(1, min(_MAX_DEFAULT, cores or 1))
 
 
 def count(metric: Metric, update: Callable[[Metric, Item], Any], items: Sequence[Item],
           workers: int = 1, progress: Optional[Progress] = None) -> List[Any]:
-  """Takes items into a metric.
+  """Adds items to a metric.
 
   Args:
-    metric: Has counted nothing yet; holds the counts of all items afterwards. It, `update`
-      and the items are pickled for other processes.
-    update: Takes one item into a metric.
-    items: For instance images.
-    workers: Processes; 1: this one. Programs that start others on a system that spawns them
-      (macOS, Windows) must guard their main module as multiprocessing says.
-    progress: Called with the number of items of each chunk once it is counted.
+    metric: Empty metric, which holds the counts of all items afterwards. The metric, `update` and
+      the items are pickled for other processes.
+    update: Function that adds one item to a metric.
+    items: Items, for example images.
+    workers: Number of processes; 1 uses the current process. On systems that spawn processes
+      (macOS, Windows), programs must guard their main module, see the documentation of
+      multiprocessing.
+    progress: Function that is called with the number of items of each chunk once it is counted.
 
   Returns:
-    What `update` returned, in the order of the items.
+    Return values of `update`, in the order of the items.
 
   Raises:
-    ValueError: As `update`, or workers is below 1.
+    ValueError: `update` raised it, or workers is below 1.
     RuntimeError: A process died.
   """
   if workers < 1:
@@ -65,7 +66,7 @@ def count(metric: Metric, update: Callable[[Metric, Item], Any], items: Sequence
 
 
 class _Refused(NamedTuple):
-  """Bad input that a process has met."""
+  """An error about invalid input in another process."""
   error: BaseException
 
 
@@ -76,7 +77,7 @@ def _count_chunk(empty: Any, update: Callable, chunk: Sequence) -> Tuple[Any, Li
 
 def _elsewhere(run: Callable, chunks: Sequence, workers: int) -> Iterator[Any]:
   """Maps a function over chunks in other processes, in order."""
-  # A copy of a process whose other threads hold locks may hang; TensorFlow has such threads.
+  # A fork of a process whose other threads hold locks may hang; TensorFlow has such threads.
   spawn = sys.platform != 'linux' or 'tensorflow' in sys.modules
   context = multiprocessing.get_context('spawn' if spawn else 'fork')
   pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin)
@@ -86,14 +87,14 @@ def _elsewhere(run: Callable, chunks: Sequence, workers: int) -> Iterator[Any]:
         raise result.error
       yield result
   except concurrent.futures.process.BrokenProcessPool as error:
-    raise UsageError('a process died while it scored images, perhaps for want of memory; '
+    raise UsageError('a process died while scoring images, possibly because memory is full; '
                      f'use fewer than {workers} workers') from error
   finally:
     pool.shutdown(cancel_futures=True)
 
 
 def _guarded(run: Callable, chunk: Sequence) -> Any:
-  """Returns errors about bad input, so that they are raised where the program sees their origin."""
+  """Returns errors about invalid input, so that they are raised in the main process."""
   try:
     return run(chunk)
   except (UserError, OSError) as error:
@@ -101,7 +102,7 @@ def _guarded(run: Callable, chunk: Sequence) -> Any:
 
 
 def _begin() -> None:
-  """Makes a process leave interrupts to its parent and end with it."""
+  """Makes a worker process ignore interrupts and exit with its parent."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 

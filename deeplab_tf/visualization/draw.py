@@ -1,4 +1,4 @@
-"""Pictures of panoptic maps: over the image, alone, and against the ground truth."""
+"""Visualizations of panoptic maps: overlays, plain maps, and error maps."""
 
 import functools
 import math
@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw, ImageFont
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.visualization import palette
 
-# What error_map paints, in the order of a legend.
+# Colors of error_map, in the order of the legend.
 ERROR_COLORS = {
     'correct': (41, 151, 139),
     'wrong class': (226, 60, 48),
     'wrong instance': (255, 190, 40),
     'missed': (168, 85, 214),
-    'not labelled': (58, 60, 66),
+    'unlabeled': (58, 60, 66),
 }
 _SMALLEST_WITH_TEXT = 96  # Pixels of the shorter side.
-# Outlines are the segment's colour moved so far to white.
+# Outlines have the segment's color, blended with white by this factor.
 _OUTLINE_WHITE = 0.78
 _Box = Tuple[float, float, float, float]
 
@@ -27,18 +27,18 @@ _Box = Tuple[float, float, float, float]
 def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetInfo,
             alpha: float = 0.55, names: bool = True,
             captions: Optional[Mapping[int, str]] = None) -> np.ndarray:
-  """Paints the segments over the image, with outlines and class names.
+  """Draws the segments over the image, with outlines and class names.
 
   Args:
     image: uint8 [height, width, 3], RGB.
     panoptic_map: int [height, width], class id * label divisor + instance number.
-    dataset_info: Names and colours of the classes.
-    alpha: Opacity of the colours in [0, 1]; 0 leaves the image (but for void) as it is.
-    names: Whether to write class names; images under 96 pixels have no room for them.
-    captions: Label -> text in place of the class's name; an empty text writes nothing.
+    dataset_info: Names and colors of the classes.
+    alpha: Opacity of the colors in [0, 1]; 0 leaves the image (except void) unchanged.
+    names: Whether to write class names; they are omitted in images under 96 pixels.
+    captions: Label -> text to write instead of the class name; an empty text writes nothing.
 
   Returns:
-    uint8 [height, width, 3]. Unlabelled pixels are grey and dark, crowd regions striped.
+    uint8 [height, width, 3]. Unlabeled pixels are dark gray, crowd regions are striped.
 
   Raises:
     ValueError: Image and map differ in size or the image is not uint8 RGB.
@@ -54,11 +54,11 @@ def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetIn
 
 
 def panoptic_to_rgb(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
-  """Paints every segment in its plain colour and void in black.
+  """Draws every segment in its color, and void in black.
 
   Args:
     panoptic_map: int [height, width], class id * label divisor + instance number.
-    dataset_info: Colours of the classes.
+    dataset_info: Colors of the classes.
 
   Returns:
     uint8 [height, width, 3].
@@ -69,16 +69,16 @@ def panoptic_to_rgb(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> np.n
 
 def error_map(ground_truth: np.ndarray, prediction: np.ndarray, dataset_info: DatasetInfo,
               image: Optional[np.ndarray] = None) -> np.ndarray:
-  """Paints what is right and what is wrong about a prediction, in ERROR_COLORS.
+  """Draws the errors of a prediction, in ERROR_COLORS.
 
-  A pixel of the right thing class is 'wrong instance' unless its two segments have an IoU above
-  one half; crowd regions have no instances. 'missed' is labelled but not predicted.
+  A pixel of the correct thing class is 'wrong instance' unless its two segments have an IoU above
+  0.5; crowd regions have no instances. A 'missed' pixel is labeled but has no prediction.
 
   Args:
     ground_truth: int [height, width], panoptic map.
     prediction: int [height, width], panoptic map.
-    dataset_info: The classes.
-    image: Optional uint8 [height, width, 3], shown faintly below.
+    dataset_info: Description of the classes.
+    image: uint8 [height, width, 3], faint background; None for no background.
 
   Returns:
     uint8 [height, width, 3].
@@ -90,21 +90,21 @@ def error_map(ground_truth: np.ndarray, prediction: np.ndarray, dataset_info: Da
   kinds = _error_kinds(ground_truth, prediction, dataset_info)
   picture = np.array(list(ERROR_COLORS.values()), np.float32)[kinds]
   if image is not None:
-    grey = _luminance(_checked(image, ground_truth))[..., None]
-    picture = 0.72 * picture + 0.28 * grey
+    gray = _luminance(_checked(image, ground_truth))[..., None]
+    picture = 0.72 * picture + 0.28 * gray
   outlines = _edges(ground_truth, _line_width(ground_truth.shape))
   picture[outlines] = 0.35 * picture[outlines] + 0.65 * 255
   return np.rint(picture).astype(np.uint8)
 
 
 def enlarge(array: np.ndarray, minimum_side: int = 480) -> np.ndarray:
-  """Repeats the pixels of a small picture or map until its shorter side is long enough.
+  """Enlarges a small image or map by an integer factor, repeating pixels.
 
-  Names can be read on an overlay of an enlarged image and map, not on 128 pixels.
+  Class names are legible in an overlay of an enlarged image and map, but not at 128 pixels.
 
   Args:
-    array: [height, width, ...].
-    minimum_side: Pixels; the result's shorter side is the least multiple not under it.
+    array: [height, width, ...], image or map.
+    minimum_side: Minimum length of the result's shorter side, in pixels.
   """
   times = math.ceil(minimum_side / max(1, min(array.shape[:2])))
   return array if times <= 1 else array.repeat(times, axis=0).repeat(times, axis=1)
@@ -126,11 +126,11 @@ def _luminance(image: np.ndarray) -> np.ndarray:
 
 
 def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float) -> np.ndarray:
-  """Blends the colours with the image; float32 [height, width, 3]."""
-  grey = _luminance(image)[..., None]
-  # Under a colour the image's own colours only disturb: its light and shade are enough, and
-  # deep shadows would make every colour muddy.
-  ground = image + min(1.5 * alpha, 1) * (grey - image) + 0.12 * alpha * (255 - grey)
+  """Blends the colors with the image; returns float32 [height, width, 3]."""
+  gray = _luminance(image)[..., None]
+  # Under a color, only the luminance of the image is kept, and shadows are lightened, so that
+  # class colors stay recognizable.
+  ground = image + min(1.5 * alpha, 1) * (gray - image) + 0.12 * alpha * (255 - gray)
   opacity = np.where(found.isthing, alpha, 0.9 * alpha).astype(np.float32)[found.positions]
   if found.iscrowd.any():
     rows, columns = np.indices(image.shape[:2], sparse=True)
@@ -139,7 +139,7 @@ def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float) -> np.nda
     opacity = np.where(found.iscrowd[found.positions] & gap, 0.35 * opacity, opacity)
   picture = ground + opacity[..., None] * (found.colors[found.positions] - ground)
   void = found.isvoid[found.positions]
-  picture[void] = 0.38 * grey[void]
+  picture[void] = 0.38 * gray[void]
   return picture.astype(np.float32)
 
 
@@ -148,7 +148,7 @@ def _line_width(shape: Tuple[int, ...]) -> int:
 
 
 def _edges(label: np.ndarray, width: int) -> np.ndarray:
-  """Marks the pixels within `width` / 2 of another label; bool [height, width]."""
+  """Returns whether another label is within `width` / 2 pixels; bool [height, width]."""
   edges = np.zeros(label.shape, bool)
   for step in range(1, (width + 1) // 2 + 1):
     if step < label.shape[0]:
@@ -183,14 +183,14 @@ def _texts(found: palette.LabelColors, dataset_info: DatasetInfo,
 
 
 def short_name(name: str) -> str:
-  """Drops what COCO appends to the names of stuff: 'sky-other-merged' is a sky."""
+  """Removes the suffixes of COCO's stuff names: 'sky-other-merged' becomes 'sky'."""
   for suffix in ('-merged', '-other', '-stuff'):
     name = name[:-len(suffix)] if name.endswith(suffix) else name
   return name
 
 
 def _draw_names(picture: np.ndarray, found: palette.LabelColors, texts: List[str]) -> np.ndarray:
-  """Writes the texts into their segments, large segments first, where there is room."""
+  """Writes the texts into their segments, large segments first, if there is room."""
   height, width = picture.shape[:2]
   size = min(max(min(height, width) * 0.034, 11.0), 44.0)
   canvas = Image.fromarray(picture)
@@ -219,18 +219,18 @@ def _draw_names(picture: np.ndarray, found: palette.LabelColors, texts: List[str
 
 def _place(mask: np.ndarray, text_width: float, text_height: float,
            taken: List[_Box]) -> Optional[Tuple[float, float]]:
-  """Finds the middle of the place in the mask with most room for a text, or None."""
+  """Returns the center of the place in the mask with the most room for a text, or None."""
   from scipy import ndimage  # Slow to import.
   rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
   y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
   # A coarse grid is enough to find a place.
   stride = max(1, math.ceil(max(y1 - y0, x1 - x0) / 160))
   grid = np.pad(mask[y0:y1:stride, x0:x1:stride], 1)
-  # Heights count as many times more as the text is wider than high: an inscribed circle of this
-  # distance is an ellipse of the text's proportions.
+  # Vertical distances are scaled by the aspect ratio of the text, so that an inscribed circle in
+  # this metric is an ellipse with the proportions of the text.
   aspect = min(max(text_width / text_height, 1.0), 4.0)
   room = ndimage.distance_transform_edt(grid, sampling=(aspect, 1.0)) * stride
-  # Where several places are as good, the one nearest to the centre of the segment.
+  # Among equally good places, the one nearest to the center of the segment is chosen.
   y, x = np.nonzero(room >= 0.97 * room.max())
   middle = np.argmin((y - grid.shape[0] / 2)**2 + (x - grid.shape[1] / 2)**2)
   if room.max() < 0.30 * text_width:
@@ -247,33 +247,33 @@ def _place(mask: np.ndarray, text_width: float, text_height: float,
 
 @functools.lru_cache(maxsize=32)
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-  """Loads DejaVu Sans, which comes with matplotlib: no system font is needed."""
+  """Loads DejaVu Sans from matplotlib, so no system font is needed."""
   import matplotlib
   return ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf', size)
 
 
 def _error_kinds(ground_truth: np.ndarray, prediction: np.ndarray,
                  dataset_info: DatasetInfo) -> np.ndarray:
-  """Returns for each pixel its row in ERROR_COLORS."""
-  correct, wrong_class, wrong_instance, missed, not_labelled = range(len(ERROR_COLORS))
-  labels, truth_rows, truth_areas = np.unique(ground_truth, return_inverse=True,
+  """Returns the index into ERROR_COLORS of each pixel."""
+  correct, wrong_class, wrong_instance, missed, unlabeled = range(len(ERROR_COLORS))
+  labels, label_rows, label_areas = np.unique(ground_truth, return_inverse=True,
                                               return_counts=True)
-  guesses, guess_rows, guess_areas = np.unique(prediction, return_inverse=True,
-                                               return_counts=True)
-  pairs = truth_rows.ravel() * len(guesses) + guess_rows.ravel()
-  table = np.bincount(pairs, minlength=len(labels) * len(guesses))
-  table = table.reshape(len(labels), len(guesses))
+  predictions, prediction_rows, prediction_areas = np.unique(
+      prediction, return_inverse=True, return_counts=True)
+  pairs = label_rows.ravel() * len(predictions) + prediction_rows.ravel()
+  table = np.bincount(pairs, minlength=len(labels) * len(predictions))
+  table = table.reshape(len(labels), len(predictions))
   void = np.isin(labels // dataset_info.label_divisor, [dataset_info.ignore_label])
-  union = truth_areas[:, None] + guess_areas - table - table[void].sum(axis=0)
+  union = label_areas[:, None] + prediction_areas - table - table[void].sum(axis=0)
   classes, instances = np.divmod(labels, dataset_info.label_divisor)
-  guess_classes = guesses // dataset_info.label_divisor
+  predicted_classes = predictions // dataset_info.label_divisor
   things = [class_id for class_id, category in dataset_info.by_class_id.items()
             if category.isthing]
   has_instances = np.isin(classes, things) & (instances > 0)
   kinds = np.full(table.shape, wrong_class)
-  same = classes[:, None] == guess_classes
+  same = classes[:, None] == predicted_classes
   kinds[same] = correct
   kinds[same & has_instances[:, None] & (2 * table <= union)] = wrong_instance
-  kinds[:, guess_classes == dataset_info.ignore_label] = missed
-  kinds[void] = not_labelled
+  kinds[:, predicted_classes == dataset_info.ignore_label] = missed
+  kinds[void] = unlabeled
   return kinds.ravel()[pairs].reshape(ground_truth.shape)

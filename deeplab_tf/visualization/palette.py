@@ -1,6 +1,6 @@
-"""Colours for classes and instances: distinct, calm, and the data set's own where they serve.
+"""Colors of classes and instances, based on the colors of the dataset where suitable.
 
-Colours are compared and changed in OKLab (Ottosson 2020), where equal distances look equal.
+Colors are compared and modified in OKLab (Ottosson 2020), a perceptually uniform color space.
 """
 
 import functools
@@ -14,11 +14,11 @@ from deeplab_tf.classes import DatasetInfo
 Color = Tuple[int, int, int]
 
 _LIGHTNESS = (0.48, 0.88)
-# Two classes closer than this look alike in an overlay.
+# Two classes closer than this look the same in an overlay.
 _DISTANCE = 0.035
 _FIRST_HUE = 0.45  # Radians; a warm red.
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
-# The plastic number's sequence spreads points evenly over a square, for any count of them.
+# The sequence of the plastic number spreads any number of points evenly over a square.
 _SPREAD = (0.7548776662466927, 0.5698402909980532)
 
 _RGB_TO_LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929],
@@ -32,13 +32,13 @@ _LAB_TO_LMS = np.linalg.inv(_LMS_TO_LAB)
 
 
 class LabelColors(NamedTuple):
-  """The colours of a panoptic map's labels.
+  """The colors of the labels of a panoptic map.
 
   Attributes:
-    labels: int [labels], those of the map, ascending.
-    positions: int [height, width], for each pixel its row in `labels`.
-    colors: uint8 [labels, 3]; black for void.
-    isvoid, isthing, iscrowd: bool [labels].
+    labels: int [labels], labels of the map in ascending order.
+    positions: int [height, width], index into `labels` of each pixel.
+    colors: uint8 [labels, 3], colors; black for void.
+    isvoid, isthing, iscrowd: bool [labels], kind of each label.
   """
   labels: np.ndarray
   positions: np.ndarray
@@ -50,7 +50,7 @@ class LabelColors(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def generated_color(number: int) -> Color:
-  """Returns the number-th colour of an endless sequence of distinct ones."""
+  """Returns a color of an infinite sequence of distinct colors, by its index."""
   lightness = 0.50 + 0.36 * ((0.45 + number * _SPREAD[0]) % 1)
   chroma = 0.07 + 0.10 * ((0.80 + number * _SPREAD[1]) % 1)
   hue = _FIRST_HUE + number * _GOLDEN_ANGLE
@@ -58,10 +58,10 @@ def generated_color(number: int) -> Color:
 
 
 def class_colors(classes: DatasetInfo) -> Dict[int, Color]:
-  """Returns a colour per class id.
+  """Returns a color per class id.
 
-  The data set's own colour, made lighter where it is too dark to be seen on a photograph;
-  another where it is missing or looks like that of an earlier class.
+  This is the color of the dataset, made lighter if it is too dark to be seen over an image. Colors
+  that are missing, or look like that of an earlier class, are generated.
   """
   categories = tuple(
       (class_id, _own_color(category))
@@ -71,35 +71,35 @@ def class_colors(classes: DatasetInfo) -> Dict[int, Color]:
 
 @functools.lru_cache(maxsize=4096)
 def instance_color(class_color: Color, instance: int) -> Color:
-  """Returns the shade of an instance: near its class's colour, unlike its neighbours'.
+  """Returns the color of an instance: near the color of its class, unlike its neighbors'.
 
   Args:
-    class_color: The class's colour, which is also that of instances 0 and 1.
-    instance: The instance number.
+    class_color: Color of the class, which is also used for instances 0 and 1.
+    instance: Instance number.
   """
   if instance <= 1:
     return class_color
   lightness, a, b = _to_lab(class_color)
   first, second = ((instance - 1) * step % 1 for step in _SPREAD)
-  # The shift keeps the first few instances away from the class's own lightness.
+  # The shift keeps the first few instances away from the lightness of the class color.
   lightness = min(max(lightness - 0.20 + 0.34 * ((first + 0.4) % 1), 0.38), 0.92)
   angle = math.radians(-32 + 64 * second)
   chroma = math.hypot(a, b)
-  # Hues of a nearly grey colour cannot be told apart; a truly grey class stays grey.
+  # Hues of a nearly gray color look the same, so chroma is increased; a gray class stays gray.
   strength = max(1.0, 0.07 / chroma) if chroma > 0.01 else 1.0
   cosine, sine = strength * math.cos(angle), strength * math.sin(angle)
   return _from_lab((lightness, cosine * a - sine * b, sine * a + cosine * b))
 
 
 def label_colors(panoptic_map: np.ndarray, classes: DatasetInfo) -> LabelColors:
-  """Finds the labels of a panoptic map and their colours.
+  """Finds the labels of a panoptic map and their colors.
 
   Args:
     panoptic_map: int [height, width], class id * label divisor + instance number.
-    classes: The data set's description.
+    classes: Description of the classes.
 
   Returns:
-    LabelColors. Labels of unknown classes are shown as void.
+    The LabelColors. Labels of unknown classes are void.
   """
   panoptic_map = np.asarray(panoptic_map)
   labels, positions = np.unique(panoptic_map, return_inverse=True)
@@ -126,7 +126,7 @@ def _own_color(category: Any) -> Optional[Color]:
 
 @functools.lru_cache(maxsize=16)
 def _distinct(categories: Tuple[Tuple[int, Optional[Color]], ...]) -> Tuple[Tuple[int, Color], ...]:
-  """Keeps the colours that serve and replaces the others."""
+  """Keeps colors that are distinct and replaces the others."""
   chosen = {}
   taken = np.zeros((0, 3))
   for class_id, color in categories:
@@ -142,7 +142,7 @@ def _distinct(categories: Tuple[Tuple[int, Optional[Color]], ...]) -> Tuple[Tupl
     if class_id in chosen:
       continue
     best, best_distance = None, -1.0
-    # With hundreds of classes no colour is far from all others: then the farthest of a few.
+    # With hundreds of classes, no color is far from all others; the farthest candidate is used.
     for candidate in (generated_color(number + step) for step in range(72)):
       lab = _to_lab(candidate)
       distance = np.linalg.norm(taken - lab, axis=1).min() if len(taken) else 1.0
@@ -159,7 +159,7 @@ def _distinct(categories: Tuple[Tuple[int, Optional[Color]], ...]) -> Tuple[Tupl
 def _readable(color: Color) -> Color:
   lightness, a, b = _to_lab(color)
   low, high = _LIGHTNESS
-  # Dark colours are lifted in order, so that two of them stay apart.
+  # Dark colors are lightened monotonically, so that they stay distinct.
   lifted = low + 0.35 * (lightness - low) + 0.07 if lightness < low else min(lightness, high)
   lifted = max(lifted, 0.40)
   return _from_lab((lifted, a, b))
@@ -173,7 +173,7 @@ def _to_lab(color: Color) -> np.ndarray:
 
 def _from_lab(lab: Any) -> Color:
   lightness, a, b = lab
-  # Colours that no screen shows become paler, not others: clipping would make shades equal.
+  # Colors outside of sRGB lose chroma; clipping them would make different shades equal.
   for strength in np.linspace(1, 0, 21):
     linear = _LMS_TO_RGB @ (_LAB_TO_LMS @ np.array([lightness, strength * a, strength * b]))**3
     if linear.min() >= -1e-3 and linear.max() <= 1 + 1e-3:

@@ -193,7 +193,7 @@ def fault_png_size(folder):
 
 def fault_png_mode(folder):
   Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder.label_dir / 'photo0.png')
-  return 'photo0.png: the picture is of mode L; a panoptic PNG is RGB with 8 bits'
+  return 'photo0.png: the image has mode L; a panoptic PNG is RGB with 8 bits'
 
 
 def fault_png_missing(folder):
@@ -208,13 +208,13 @@ def fault_image_missing(folder):
 
 def fault_no_image(folder):
   (folder.image_dir / 'photo1.png').write_text('this is no image')
-  return 'photo1.png: is no image, or damaged'
+  return 'photo1.png: is not an image, or is corrupt'
 
 
 def fault_half_an_image(folder):
   path = folder.image_dir / 'photo1.png'
   path.write_bytes(path.read_bytes()[:-300])
-  return 'photo1.png: is no image, or damaged'
+  return 'photo1.png: is not an image, or is corrupt'
 
 
 def fault_detection_json(folder):

@@ -76,7 +76,7 @@ def test_coco_format_of_coco_is_coco():
 
 @pytest.mark.parametrize('change, message', [
     ({'id': 7}, 'category id 7 occurs twice'),
-    ({'id': 'x'}, 'no whole number'),
+    ({'id': 'x'}, 'not a whole number'),
     ({'isthing': 2}, 'isthing of category 3 is 2'),
     ({'isthing': None}, 'isthing of category 3 is None'),
     ({'color': [1, 2]}, 'color of category 3'),

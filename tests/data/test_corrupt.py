@@ -369,7 +369,7 @@ def unknown_segment(folder):
     (cut_image, 'val/photo1.png: '),
     (remove_image, 'raw/val/photo1.png: No such file or directory'),
     (remove_label, 'panoptic_val/photo1.png: there is no such panoptic PNG'),
-    (cut_label, 'panoptic_val/photo1.png: is no image, or damaged ('),
+    (cut_label, 'panoptic_val/photo1.png: is not an image, or is corrupt ('),
     (unknown_segment, 'panoptic_val/photo1.png: segment id 99 (1 pixels) is not in the JSON'),
 ], ids=lambda value: getattr(value, '__name__', ''))
 def test_direct_images_are_left_out_and_replaced(

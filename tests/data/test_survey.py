@@ -87,7 +87,8 @@ def test_files_that_are_missing_damaged_or_of_wrong_size_are_problems(panoptic_f
   assert listed[0] == 'problems: 4'
   for line, words in zip(sorted(listed[1:], key=lambda line: line.split('photo')[1]), (
       'val/photo0.png: No such file or directory', 'panoptic_val/photo1.png: ',
-      'val/photo2.png: is no image, or damaged', 'photo3.png: is 19x30, but the JSON states')):
+      'val/photo2.png: is not an image, or is corrupt',
+      'photo3.png: is 19x30, but the JSON states')):
     assert words in line
 
 

@@ -87,12 +87,12 @@ def test_sixteen_bits_per_channel_are_refused(tmp_path):
 
 def test_no_image_and_half_an_image_are_refused(tmp_path):
   (tmp_path / 'x.png').write_text('no picture')
-  with pytest.raises(ValueError, match='x.png: is no image, or damaged'):
+  with pytest.raises(ValueError, match='x.png: is not an image, or is corrupt'):
     coco_panoptic.read_panoptic_png(tmp_path / 'x.png')
   noise = np.random.default_rng(0).integers(0, 256**3, (40, 40))
   coco_panoptic.write_panoptic_png(tmp_path / 'y.png', noise)
   (tmp_path / 'y.png').write_bytes((tmp_path / 'y.png').read_bytes()[:2000])
-  with pytest.raises(ValueError, match='y.png: is no image, or damaged'):
+  with pytest.raises(ValueError, match='y.png: is not an image, or is corrupt'):
     coco_panoptic.read_panoptic_png(tmp_path / 'y.png')
 
 

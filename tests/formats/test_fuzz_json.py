@@ -240,13 +240,13 @@ def test_a_name_may_lead_out_of_the_folder(folder):
     ({'size': [8, 8], 'counts': [0, 65]}, 'add up to 65, not to 8 x 8'),
     ({'size': [8, 8], 'counts': [-1, 65]}, 'a run length below 0'),
     ({'size': [8, 8], 'counts': [2**64]}, 'a run length below 0 or beyond'),
-    ({'size': [8, 8], 'counts': [64.0]}, 'no run lengths'),
-    ({'size': [8, 8], 'counts': 'ooo'}, 'no run lengths'),
-    ({'size': [8, 8], 'counts': 'oooooooo0'}, 'no run lengths'),
-    ({'size': [8, 8], 'counts': 'é'}, 'no run lengths'),
-    ({'size': [8, 8], 'counts': '0 '}, 'no run lengths'),
+    ({'size': [8, 8], 'counts': [64.0]}, 'not run lengths'),
+    ({'size': [8, 8], 'counts': 'ooo'}, 'not run lengths'),
+    ({'size': [8, 8], 'counts': 'oooooooo0'}, 'not run lengths'),
+    ({'size': [8, 8], 'counts': 'é'}, 'not run lengths'),
+    ({'size': [8, 8], 'counts': '0 '}, 'not run lengths'),
     ({'size': [8, 8], 'counts': ''}, 'add up to 0'),
-    ({'size': [8, 8], 'counts': None}, 'no run lengths'),
+    ({'size': [8, 8], 'counts': None}, 'not run lengths'),
     ({'size': [8.0, 8], 'counts': [64]}, 'is of size'),
     ({'size': [8, 9], 'counts': [72]}, 'is of size'),
     ({'size': 8, 'counts': [64]}, 'is of size'),
@@ -275,5 +275,5 @@ def test_what_pycocotools_packs_is_sound(data):
 
 def test_a_picture_that_is_no_panoptic_png(folder):
   Image.new('RGB', (6, 4)).save(folder / 'x.bmp')
-  with pytest.raises(ValueError, match='x.bmp: is no image, or damaged'):
+  with pytest.raises(ValueError, match='x.bmp: is not an image, or is corrupt'):
     coco_panoptic.read_panoptic_png(folder / 'x.bmp')

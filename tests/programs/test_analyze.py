@@ -97,7 +97,7 @@ def test_own_images_and_chosen_queries_are_shown(untrained, tmp_path):
 
 def test_an_empty_data_set_is_refused():
   network = types.SimpleNamespace(num_queries=4, dataset_info=catalog.built_in('shapes'))
-  with pytest.raises(ValueError, match='holds no image'):
+  with pytest.raises(ValueError, match='contains no images'):
     query_survey.survey(network, [], 3)
 
 
@@ -116,10 +116,10 @@ def test_wrong_use_is_one_line(untrained, tmp_path, capsys):
       (_flags(untrained, file), 'is a file; give a folder'),
       (_flags(untrained, tmp_path, '--model_dir=nowhere'), '--model_dir=nowhere: no such folder'),
       (_flags(untrained, tmp_path, '--images=nowhere.png'), 'nowhere.png: no such file'),
-      (_flags(untrained, tmp_path, f'--images={file}'), 'is no image'),
+      (_flags(untrained, tmp_path, f'--images={file}'), 'is not an image'),
       (_flags(untrained, tmp_path, '--queries=16'), 'has no query 16'),
       (_flags(untrained, tmp_path, '--queries', *'01234'), 'at most four'),
-      (_flags(untrained, tmp_path, '--num_images=0'), 'no whole number'),
+      (_flags(untrained, tmp_path, '--num_images=0'), 'is not a whole number'),
       (_flags(('nowhere.textproto', prefix), tmp_path), 'no such file'),
   ):
     assert analyze.main(flags) == 2, flags

@@ -36,5 +36,5 @@ def test_the_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path):
   done = subprocess.run([sys.executable, 'scripts/demo.py', f'--output_dir={tmp_path}'], cwd=ROOT,
                         capture_output=True, text=True, check=False)
   assert done.returncode != 0
-  assert 'holds something else' in done.stderr
+  assert 'contains other files' in done.stderr
   assert kept.exists()

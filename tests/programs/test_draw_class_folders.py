@@ -32,7 +32,7 @@ def test_folders_are_a_data_set_of_images_with_classes(tmp_path):
   assert len(images) == 24 and {image.shape for image in images} == {(64, 64, 3)}
   assert len({image.tobytes() for image in images}) == 24
   error = programs.error_line(PROGRAM, f'--output_dir={folder}')
-  assert 'drawn is there already; give a new folder' in error
+  assert 'drawn already exists; give a new folder' in error
 
 
 @pytest.mark.parametrize('error,code', [(KeyboardInterrupt, 130), (PermissionError, 2)])
@@ -63,7 +63,7 @@ def test_what_is_stopped_half_way_leaves_nothing(tmp_path, monkeypatch, error, c
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
   (tmp_path / 'file').write_text('')
   assert draw_class_folders.main([f'--output_dir={tmp_path}/file/drawn']) == 2
-  assert 'file/drawn cannot be made: Not a directory' in capsys.readouterr().err
+  assert 'file/drawn cannot be created: Not a directory' in capsys.readouterr().err
 
   def read_only(**_):
     raise OSError(30, 'Read-only file system')

@@ -167,7 +167,8 @@ def test_a_mask_of_0_and_255_is_no_perfect_score_without_a_word(files):
   Image.fromarray(np.array([[0, 255, 0, 255]], np.uint8)).save(files / 'guess' / 'a.png')
   run = _run(*arguments)
   assert 'scored pixels predicted as no class: 33.33 % (1 of 3)' in run.stdout
-  assert 'values that are no class (classes are 0 to 1): 255; their pixels are misses' in run.stderr
+  assert ('values that are no class (classes are 0 to 1): 255; their pixels are false '
+          'negatives') in run.stderr
 
 
 def test_stuff_in_several_segments_is_a_warning(files):
@@ -219,7 +220,7 @@ def test_wrong_use_is_one_line(files):
   assert 'give --num_classes too' in _refused('--task=semantic', truth, guess,
                                               '--ignore_label=2')
   assert 'is a folder; give a JSON' in _refused('--task=panoptic', f'--ground_truth={files}', guess)
-  assert 'no whole number from 1 on' in _refused('--task=panoptic', truth, guess, '--workers=0')
+  assert 'is not a whole number of at' in _refused('--task=panoptic', truth, guess, '--workers=0')
   assert 'there is no folder' in _refused('--task=panoptic', truth, guess,
                                           f'--output={files / "none" / "scores.json"}')
   assert 'predictions.json' in _refused('--task=panoptic', truth, f'--predictions={files / "gt"}')

@@ -41,7 +41,7 @@ def test_many_images(tmp_path):
   page = _page(tmp_path / 'report')
   for group in ('All', 'Things', 'Stuff'):
     assert f'<b>{100 * expected[group]["pq"]:.1f}</b> PQ' in page
-  assert _sections(page) == ['PQ by class', 'PQ by size of segment', 'Classes taken for others',
+  assert _sections(page) == ['PQ by class', 'PQ by size of segment', 'Confusion of classes',
                              'Images and masks', 'Worst images', 'Best images']
   assert page.count('<article>') == 12
   with open(tmp_path / 'report' / 'images.csv', encoding='utf-8') as file:
@@ -71,7 +71,7 @@ def test_photographs_are_shown(tmp_path):
 @pytest.mark.parity
 @pytest.mark.parametrize('name, words', [
     ('wrong_classes', '>0.0</b> PQ'), ('things_only', 'no classes'),
-    ('empty_predictions', '<dt>segments to find</dt><dd>48</dd>')])
+    ('empty_predictions', '<dt>ground truth segments</dt><dd>48</dd>')])
 def test_unusual_sets_have_a_page_too(tmp_path, name, words):
   folder = shared.path('parity', 'evaluation', 'pq', name)
   programs.run(PROGRAM, *_flags(folder, tmp_path / 'report'))

@@ -180,7 +180,7 @@ def test_wrong_use_is_one_line(trained, tmp_path):
       ([out, image, model, '--override=x'], '--override changes a config'),
       ([out, image, model, '--eval_scales=0.5'], '--eval_scales and --add_flipped_images are for'),
       ([out, image, model, '--add_flipped_images'], 'a SavedModel is fixed'),
-      ([out, image, model, '--eval_scales=1;2'], '"1;2" is no list of scales'),
+      ([out, image, model, '--eval_scales=1;2'], '"1;2" is not a list of scales'),
       ([out, image, *checkpoint, '--eval_scales=0.5,1'], 'which only panoptic_deeplab makes'),
       ([out, image, *checkpoint, '--eval_scales=0'], 'it must be from 0.1 to 10'),
       ([out, model, tmp_path / 'nothing.jpg'], 'nothing.jpg: no such image'),

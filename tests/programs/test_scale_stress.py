@@ -72,9 +72,9 @@ def test_figure_and_numbers_are_written_and_the_same_command_goes_on(untrained, 
                             f'--compare={compared / "scale_stress.json"}']) == 0
   assert measured == [1]
   out_text = capsys.readouterr().out
-  assert 'has 0.25, which are not measured again' in out_text
+  assert 'already has 0.25; these ratios are not measured again' in out_text
   for number in (1, 2):
-    assert f'relative improvement over b/ckpt-1 ({number}) in per cent' in out_text
+    assert f'relative improvement over b/ckpt-1 ({number}) in percent' in out_text
   after = json.loads((out / 'scale_stress.json').read_text())
   assert [each['ratio'] for each in after['ratios']] == [0.25, 0.5, 1.0]
   assert after['ratios'][:2] == content['ratios']
@@ -124,18 +124,18 @@ def test_wrong_use_is_one_line(untrained, tmp_path, capsys):
       (_flags(untrained, file), 'is a file; give a folder'),
       (_flags(untrained, tmp_path, '--ratios=0.1'), 'ratio 0.1 makes the input 7x9'),
       (_flags(untrained, tmp_path, '--ratios=1e9'), 'at most'),
-      *((_flags(untrained, tmp_path, f'--ratios={text}'), f'"{text}" is no list of ratios')
+      *((_flags(untrained, tmp_path, f'--ratios={text}'), f'"{text}" is not a list of ratios')
         for text in ('', '1,,2', '0', '-1', 'nan', 'inf', 'x')),
-      (_flags(untrained, tmp_path, '--num_images=0'), 'no whole number'),
+      (_flags(untrained, tmp_path, '--num_images=0'), 'is not a whole number'),
       (_flags(untrained, tmp_path, one_ratio, '--compare=nowhere'), 'there is no such file'),
       (_flags(untrained, tmp_path, one_ratio, f'--compare={tmp_path}'), 'there is no such file'),
       (_flags(untrained, tmp_path, one_ratio, f'--compare={file}'), 'not valid JSON'),
-      (_flags(untrained, tmp_path, one_ratio, f'--compare={other_data}'), 'data set "coco_pan'),
+      (_flags(untrained, tmp_path, one_ratio, f'--compare={other_data}'), 'dataset "coco_pan'),
       (_flags(untrained, tmp_path, one_ratio, f'--compare={good}'), 'on 2 images, this test on 3'),
       (_flags(untrained, tmp_path, '--num_images=2', '--ratios=2', f'--compare={good}'),
        'none of the ratios'),
       (_flags(untrained, tmp_path, *[f'--compare={good}'] * scale_figure.MOST_MODELS),
-       'can be told apart'),
+       'can be distinguished'),
       (_flags(untrained, good, one_ratio), 'is of another checkpoint and config'),
   ):
     assert scale_stress.main(flags) == 2, flags

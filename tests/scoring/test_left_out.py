@@ -27,12 +27,12 @@ def test_panoptic_pixels_and_classes():
       'predictions_not_scored': 0}
   assert found.lines == (
       'left out of the score', '  void pixels of the ground truth: 62.50 % (5 of 8)',
-      '  classes that the ground truth never has: 2 of 3 (box, sea); predicted all the same: box, '
+      '  classes that the ground truth never has: 2 of 3 (box, sea); predicted nevertheless: box, '
       'sea', '  crowd segments of the ground truth: 1',
       'pixels without a prediction: 25.00 % (2 of 8)')
   assert found.sentences() == [
       'Left out of the score: void pixels of the ground truth: 62.50 % (5 of 8); classes that the '
-      'ground truth never has: 2 of 3 (box, sea); predicted all the same: box, sea; crowd segments '
+      'ground truth never has: 2 of 3 (box, sea); predicted nevertheless: box, sea; crowd segments '
       'of the ground truth: 1.', 'Pixels without a prediction: 25.00 % (2 of 8).']
 
 

@@ -47,7 +47,7 @@ def test_values_are_read_as_they_are(tmp_path, mode):
 
 def test_bad_input_is_named(folders):
   Image.new('RGB', (4, 1)).save(folders / 'pred' / 'a.png')
-  with pytest.raises(ValueError, match='a.png: the picture is of mode RGB; a semantic map has one'):
+  with pytest.raises(ValueError, match='a.png: the image has mode RGB; a semantic map has one'):
     _score(folders)
   Image.new('L', (5, 1)).save(folders / 'pred' / 'a.png')
   with pytest.raises(ValueError, match='a.png are 1 x 4 and 1 x 5 pixels'):

@@ -185,7 +185,7 @@ def test_a_new_folder_below_one_that_cannot_be_written_to_is_refused(tmp_path):
   done = as_nobody(sys.executable, '-c', _RESERVE, str(tmp_path / 'shared' / 'a' / 'b'))
   assert done.returncode == 2 and f'write to {tmp_path}/shared,' in done.stderr
   (tmp_path / 'file').touch()
-  with pytest.raises(HostError, match='file is no folder'):
+  with pytest.raises(HostError, match='file is not a folder'):
     ModelFolder(str(tmp_path / 'file' / 'run')).reserve()
 
 

@@ -118,7 +118,7 @@ def test_error_map_names_every_kind_of_error():
                      _label(THING, 5), INFO.void_label], 10)[None].repeat(8, axis=0)
   truth[:, 20:21] = _label(THING, 1)  # 11 of 20 pixels of the prediction are instance 1.
   picture = draw.error_map(truth.astype(np.int32), guess.astype(np.int32), INFO)
-  expected = ['correct', 'correct', 'wrong instance', 'wrong class', 'not labelled', 'missed']
+  expected = ['correct', 'correct', 'wrong instance', 'wrong class', 'unlabeled', 'missed']
   for index, kind in enumerate(expected):
     assert tuple(picture[4, 10 * index + 5]) == draw.ERROR_COLORS[kind], kind
 

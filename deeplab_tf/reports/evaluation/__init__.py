@@ -1,1 +1,1 @@
-"""The report of an evaluation."""
+"""The HTML report of an evaluation."""

@@ -1,4 +1,4 @@
-"""The plots of the evaluation page, as inline SVG in the page's colours."""
+"""The plots of the evaluation page, as inline SVG in the colors of the page."""
 
 import math
 from typing import Any, Mapping, Optional, Sequence, Tuple
@@ -7,24 +7,24 @@ import numpy as np
 
 from deeplab_tf.reports import page, page_style
 
-# Readable on white and on black. What is right is cool, what is lost is warm.
+# Colors that are visible on white and on black: cool for correct, warm for errors.
 THINGS, STUFF = '#2f81f7', '#2da44e'
 IMPRECISE, WRONG_CLASS, MISSED, INVENTED = '#8a94a3', '#e5534b', '#a371f7', '#e0a32e'
 FOUND = '#2a9d8f'
 _PLAIN = '#5b86b8'
 _SIZE = (4.7, 2.9)
-# COCO calls objects of fewer pixels small and medium.
+# Limits between COCO's small, medium and large objects, area in pixels.
 _COCO_LIMITS = ((32**2, 'small', 'medium'), (96**2, 'medium', 'large'))
 
 
 def size_names(limits: Sequence[float]) -> Tuple[str, ...]:
-  """Names the bins between areas by the side of a square of that area, in pixels.
+  """Returns names of size bins, given by the side of a square of that area, in pixels.
 
   Args:
-    limits: Inner limits in pixels of area, ascending.
+    limits: Inner limits of the bins, area in pixels, ascending.
 
   Returns:
-    A name per bin, one more than limits, e.g. '<11', '11–18', '>288'.
+    Name of each bin, one more than limits, e.g. '<11', '11–18', '>288'.
   """
   sides = [round(math.sqrt(limit)) for limit in limits]
   between = [f'{low}–{high}' for low, high in zip(sides, sides[1:])]
@@ -33,10 +33,10 @@ def size_names(limits: Sequence[float]) -> Tuple[str, ...]:
 
 def quality_by_size(limits: Sequence[float],
                     pq: Mapping[str, Sequence[Optional[float]]]) -> str:
-  """Draws PQ against the size of the segments.
+  """Plots PQ by the size of the segments.
 
   Args:
-    limits: Inner limits of the bins in pixels of area.
+    limits: Inner limits of the bins, area in pixels.
     pq: 'Things' and 'Stuff' -> PQ in [0, 1] per bin; None for a bin without segments.
   """
 
@@ -50,7 +50,7 @@ def quality_by_size(limits: Sequence[float],
       places, values = zip(*heights)
       axes.bar(np.array(places) + offset, values, 0.38, color=color, label=name.lower())
       for place, value in heights:
-        # A bar of no height says that nothing was found; a gap that there was nothing to find.
+        # A bar of height 0 means that no segment matched; a gap means that there are no segments.
         axes.text(place + offset, value + 1.5, f'{value:.0f}', ha='center', va='bottom',
                   fontsize=7.5, color=page_style.INK)
     axes.set_ylim(0, 112)
@@ -65,20 +65,20 @@ def quality_by_size(limits: Sequence[float],
 
 def segments_by_size(limits: Sequence[float], found: Sequence[int], missed: Sequence[int],
                      invented: Sequence[int]) -> str:
-  """Draws the number of segments against their size.
+  """Plots the number of segments by their size.
 
   Args:
-    limits: Inner limits of the bins in pixels of area.
-    found: Matched ground truth segments per bin.
-    missed: The other ground truth segments.
-    invented: Predicted segments without a match.
+    limits: Inner limits of the bins, area in pixels.
+    found: Number of true positives per bin.
+    missed: Number of false negatives per bin.
+    invented: Number of false positives per bin.
   """
 
   def paint(figure: Any) -> None:
     axes = figure.add_subplot()
     places = np.arange(len(found))
     axes.bar(places - 0.2, found, 0.38, color=FOUND, label='matched (TP)')
-    axes.bar(places - 0.2, missed, 0.38, bottom=found, color=MISSED, label='missed (FN)')
+    axes.bar(places - 0.2, missed, 0.38, bottom=found, color=MISSED, label='false negatives (FN)')
     axes.bar(places + 0.2, invented, 0.38, color=INVENTED, label='false positives (FP)')
     axes.set_ylabel('segments')
     _whole_numbers(axes, max([*np.add(found, missed), *invented, 1]))
@@ -89,10 +89,10 @@ def segments_by_size(limits: Sequence[float], found: Sequence[int], missed: Sequ
 
 
 def image_histogram(pq: Sequence[float]) -> str:
-  """Draws how the PQ of single images is spread.
+  """Plots a histogram of the PQ of single images.
 
   Args:
-    pq: Of each image, in [0, 1]; at least one.
+    pq: PQ of each image, in [0, 1]; at least one image.
   """
   counts, _ = np.histogram(pq, bins=20, range=(0, 1))
 
@@ -110,10 +110,10 @@ def image_histogram(pq: Sequence[float]) -> str:
 
 
 def iou_histogram(counts: Sequence[int]) -> str:
-  """Draws how well the matched segments fit.
+  """Plots a histogram of the IoU of matched segments.
 
   Args:
-    counts: Matches per bin of IoU; the bins divide 0.5 to 1 evenly.
+    counts: Number of matches per bin; the bins have equal width from 0.5 to 1.
   """
 
   def paint(figure: Any) -> None:
@@ -136,7 +136,7 @@ def _histogram(figure: Any, counts: Sequence[int], span: Tuple[float, float]) ->
 
 
 def _whole_numbers(axes: Any, highest: float) -> None:
-  """Ticks of counts; the room above the highest bar is for words."""
+  """Sets integer ticks; the space above the highest bar is for text."""
   from matplotlib import ticker
   axes.set_ylim(0, 1.15 * highest)
   axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
@@ -145,7 +145,7 @@ def _whole_numbers(axes: Any, highest: float) -> None:
 
 
 def _sizes(axes: Any, limits: Sequence[float]) -> None:
-  """The axis of sizes, with COCO's small, medium and large."""
+  """Labels the axis of sizes, with COCO's small, medium and large."""
   names = size_names(limits)
   page.style_axes(axes, 'y')
   axes.set_xlim(-0.5, len(names) - 0.5)

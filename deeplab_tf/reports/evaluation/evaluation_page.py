@@ -1,4 +1,4 @@
-"""The page about an evaluation: where panoptic quality is lost, and on which images."""
+"""The HTML page of an evaluation: PQ by class, size, confusion and image."""
 
 import html
 from typing import Any, Iterable, List, Mapping, NamedTuple, Sequence
@@ -8,31 +8,31 @@ from deeplab_tf.reports import page
 from deeplab_tf.reports.evaluation import evaluation_figures as figures
 from deeplab_tf.reports.evaluation import evaluation_style
 
-# What is missing to a PQ of 1, in the order of the bars.
-_LOSSES = (('imprecise', 'imprecise mask', figures.IMPRECISE),
-           ('wrong_class', 'wrong class', figures.WRONG_CLASS),
-           ('missed', 'missed', figures.MISSED), ('invented', 'invented', figures.INVENTED))
+# The parts of 1 - PQ, in the order of the bars: key, text on the page, color.
+_LOSSES = (('imprecise', 'localization errors', figures.IMPRECISE),
+           ('wrong_class', 'classification errors', figures.WRONG_CLASS),
+           ('missed', 'false negatives', figures.MISSED),
+           ('invented', 'false positives', figures.INVENTED))
 _LONGEST_LIST = 20
 
 
 class Content(NamedTuple):
-  """What the page shows.
+  """Content of the page.
 
   Attributes:
-    title: Headline.
-    facts: About the files, by name.
-    result: What SegmentSurvey.result() returns.
-    size_limits: Inner limits of the sizes in pixels of area.
+    title: Title of the page.
+    facts: Facts about the files, by name.
+    result: Return value of SegmentSurvey.result().
+    size_limits: Inner limits of the size bins, area in pixels.
     class_names: Category id -> name.
-    thing_ids: The category ids of things.
-    confusion: Category ids of the rows, and the shares of each row's pixels: a value per row's
-      class, then of other classes and of no class.
+    thing_ids: Category ids of the thing classes.
+    confusion: A Confusion, see SegmentSurvey.confusion.
     image_pq: PQ of the images that have any segment, in [0, 1].
-    iou_histogram: Matches per bin of IoU, from 0.5 to 1.
-    worst: Entries of page.gallery_article, made one by one; may be empty.
-    best: Likewise.
-    table: Name of the file beside the page with all images' scores.
-    notices: Lines for the reader, shown on top.
+    iou_histogram: Number of matches per bin of IoU, from 0.5 to 1.
+    worst: Entries of page.gallery_article, which may be generated lazily; may be empty.
+    best: Entries of page.gallery_article, likewise.
+    table: Name of the file with the scores of all images, in the folder of the page.
+    notices: Messages at the top of the page.
   """
   title: str
   facts: Mapping[str, Any]
@@ -50,11 +50,11 @@ class Content(NamedTuple):
 
 
 def write(path: str, content: Content) -> None:
-  """Writes the page, whole or not at all.
+  """Writes the page, atomically.
 
   Args:
-    path: The HTML file.
-    content: What to show.
+    path: Path of the HTML file.
+    content: Content of the page.
   """
   sections = {'classes': ('Classes', _classes(content)), 'sizes': ('Sizes', _sizes(content)),
               'confusion': ('Confusion', _confusion(content)),
@@ -71,15 +71,16 @@ def _header(content: Content, links: str) -> str:
   cards = ''.join(_card(name, content.result) for name in ('All', 'Things', 'Stuff'))
   notices = ''.join(f'<p class="notice">{html.escape(notice)}</p>' for notice in content.notices)
   return (f'<header><h1>{html.escape(content.title)}</h1>{notices}'
-          f'<div class="cards">{cards}</div><p class="reading">A full PQ is 100. The bars show '
-          'what was scored and what each kind of mistake costs. <b>Imprecise mask</b>: matched, '
-          'but with an IoU below 1. <b>Wrong class</b>: a miss and a false positive of another '
-          'class in one place. <b>Missed</b> and <b>invented</b>: all other false negatives and '
-          f'false positives.</p>{page.facts(content.facts)}<nav>{links}</nav></header>')
+          f'<div class="cards">{cards}</div><p class="reading">The bars show the PQ and '
+          'what each type of error costs; together they are 100. <b>Localization errors</b>: '
+          'matched, but with an IoU below 1. <b>Classification errors</b>: a false negative and a '
+          'false positive of another class in the same place. <b>False negatives</b> and '
+          f'<b>false positives</b>: all others.</p>{page.facts(content.facts)}'
+          f'<nav>{links}</nav></header>')
 
 
 def _card(name: str, result: Mapping[str, Any]) -> str:
-  """The tile of a group of classes."""
+  """Returns the HTML of the card of a group of classes."""
   scores = result[name]
   values = ''.join(
       f'<span class="{key}" title="{title}"><b>{percent(scores[key])}</b> {key.upper()}</span>'
@@ -88,7 +89,7 @@ def _card(name: str, result: Mapping[str, Any]) -> str:
                          ('rq', 'recognition quality: F1 score of the segments')))
   classes = {0: 'no classes', 1: '1 class'}.get(scores['n'], f'{scores["n"]} classes')
   kinds = {'things': result['Things'], 'stuff': result['Stuff']}
-  # An average over classes is one over things and one over stuff by their numbers.
+  # The average over all classes is the average of things and stuff, weighted by their numbers.
   shares = {kind: group['pq'] * group['n'] / scores['n'] for kind, group in kinds.items()
             if group['n'] and name.lower() in ('all', kind)}
   bar = '' if scores['pq'] is None else _bar(shares, scores) + _loss_words(scores)
@@ -115,7 +116,7 @@ def _key(color: str) -> str:
 
 
 def _bar(shares: Mapping[str, float], scores: Mapping[str, Any]) -> str:
-  """A bar of PQ, divided by kind of class, and losses, that together are 100."""
+  """Returns the HTML of a stacked bar of PQ, by kind of class, and losses; their sum is 100."""
   pieces = [(kind, value, '') for kind, value in shares.items()]
   pieces += [('', scores['losses'][key], f';background:{color}') for key, _, color in _LOSSES]
   words = ', '.join([f'PQ {percent(scores["pq"])}', *(
@@ -147,17 +148,17 @@ def _classes(content: Content) -> str:
   words = '' if not absent else (
       f' {absent} of the {len(content.class_names)} classes '
       f'{"is" if absent == 1 else "are"} in neither ground truth nor prediction and left out.')
-  table = _table(('class', 'kind', 'PQ', 'PQ and what is lost', 'SQ', 'RQ',
+  table = _table(('class', 'kind', 'PQ', 'PQ and losses', 'SQ', 'RQ',
                   ('TP', 'matched segments'), ('FP', 'predictions without a match'),
-                  ('FN', 'missed segments')), rows, 'classes', 3)
-  body = (f'<p class="reading">A click on a column’s head sorts.{words} TP: matched segments. FP: '
-          f'predictions without a match. FN: missed segments of the ground truth.</p>{_legend()}'
+                  ('FN', 'ground truth without a match')), rows, 'classes', 3)
+  body = (f'<p class="reading">Click on a column header to sort.{words} TP: matched segments. FP: '
+          f'predictions without a match. FN: ground truth segments without a match.</p>{_legend()}'
           f'{table}') if rows else '<p class="notice">No segment of any class.</p>'
   return f'<section id="classes"><h2>PQ by class</h2>{body}</section>'
 
 
 def _table(heads: Sequence[Any], rows: Sequence[str], kind: str, unsorted: int = -1) -> str:
-  """A table whose columns can be sorted, but for one."""
+  """Returns the HTML of a table whose columns, except `unsorted`, can be sorted."""
   cells = []
   for index, head in enumerate(heads):
     name, title = (head, '') if isinstance(head, str) else head
@@ -192,13 +193,13 @@ def _sizes(content: Content) -> str:
                 + ''.join(f'<td class="count">{value}</td>' for value in counts) + '</tr>')
   table = _plain_table(('side, pixels', 'PQ', 'SQ', 'RQ', 'PQ things', 'PQ stuff', 'TP', 'FP',
                         'FN'), rows)
-  return ('<section id="sizes"><h2>PQ by size of segment</h2><p class="reading">Segments are '
-          'pooled whatever their class, so these PQ are no averages over classes. Matched and '
-          'missed segments stand at the size of the ground truth, false positives at their own; '
-          'a PQ of 0 is a size where none matched. Small, medium and large are COCO’s: areas up '
-          'to 32² and 96² pixels.</p>'
+  return ('<section id="sizes"><h2>PQ by size of segment</h2><p class="reading">Segments of '
+          'all classes are pooled, so these PQs are not averages over classes. True positives and '
+          'false negatives are counted at the size of the ground truth, false positives at their '
+          'own size; PQ is 0 for sizes at which no segment matched. Small, medium and large are '
+          'defined as in COCO: areas up to 32² and 96² pixels.</p>'
           f'<div class="plots">{"".join(_plot(*plot) for plot in plots)}</div>'
-          f'<details><summary>The figures as a table</summary>{table}</details></section>')
+          f'<details><summary>Table of these numbers</summary>{table}</details></section>')
 
 
 def _plot(caption: str, svg: str) -> str:
@@ -216,13 +217,13 @@ def _plain_table(heads: Sequence[str], rows: Sequence[str], kind: str = 'plain')
 
 def _confusion(content: Content) -> str:
   body = f'<div class="beside"><div>{_heat_map(content)}</div><div>{_mistaken(content)}</div></div>'
-  return f'<section id="confusion"><h2>Classes taken for others</h2>{body}</section>'
+  return f'<section id="confusion"><h2>Confusion of classes</h2>{body}</section>'
 
 
 def _heat_map(content: Content) -> str:
   categories, shares = content.confusion
   if not categories:
-    return '<h3>By pixels</h3><p class="notice">No pixel was given to another class.</p>'
+    return '<h3>By pixels</h3><p class="notice">No pixel was predicted as another class.</p>'
   names = [html.escape(content.class_names[category]) for category in categories]
   head = ''.join(f'<th scope="col"><span>{name}</span></th>'
                  for name in (*names, '<em>other classes</em>', '<em>nothing</em>'))
@@ -230,17 +231,17 @@ def _heat_map(content: Content) -> str:
   for index, (name, row) in enumerate(zip(names, shares)):
     cells = ''.join(_heat_cell(value, index == column) for column, value in enumerate(row))
     rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-  return ('<h3>By pixels</h3><p class="reading">Each row: what the pixels of a class were '
-          'predicted as, in per cent of the row; blank is below 0.5. Shown are the '
-          f'{len(names)} classes in the most confused pairs. <b>Nothing</b>: pixels without any '
+  return ('<h3>By pixels</h3><p class="reading">Each row shows as which classes the '
+          'pixels of a ground truth class were predicted, in percent; blank is below 0.5. Shown '
+          f'are the {len(names)} classes that are confused most. <b>Nothing</b>: pixels without a '
           'prediction.</p>'
-          '<div class="scroll"><table class="heat"><thead><tr><td class="corner">true class ↓'
+          '<div class="scroll"><table class="heat"><thead><tr><td class="corner">ground truth ↓'
           f'<br>predicted →</td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
 def _heat_cell(share: float, right: bool) -> str:
   text = f'{100 * share:.0f}' if share >= 0.005 else ''
-  # The square root lets a confusion of a few per cent be seen.
+  # The square root makes a confusion of a few percent visible.
   color = f'rgba(var(--{"right" if right else "wrong"}),{0.85 * share ** 0.5:.2f})'
   return f'<td style="background:{color}">{text}</td>' if text else '<td></td>'
 
@@ -248,23 +249,24 @@ def _heat_cell(share: float, right: bool) -> str:
 def _mistaken(content: Content) -> str:
   pairs = content.result['mistaken']
   if not pairs:
-    return ('<h3>By segments</h3><p class="notice">No missed segment has a prediction of another '
-            'class in its place, with an IoU above 0.5.</p>')
+    return ('<h3>By segments</h3><p class="notice">No false negative has a prediction of '
+            'another class in the same place, with an IoU above 0.5.</p>')
   rows = []
   for rank, pair in enumerate(pairs[:_LONGEST_LIST], start=1):
-    truth, guess = (html.escape(content.class_names[pair[side]])
+    truth, prediction = (html.escape(content.class_names[pair[side]])
                     for side in ('ground_truth', 'prediction'))
     rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
-                f'<td class="as">{guess}</td><td>{pair["segments"]:,}</td>'
+                f'<td class="as">{prediction}</td><td>{pair["segments"]:,}</td>'
                 f'<td>{percent(pair["share"])}</td></tr>')
   total = sum(pair['segments'] for pair in pairs)
   more = len(pairs) - len(rows)
   rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
-  verb = 'segment was' if total == 1 else 'segments were'
-  table = _plain_table(('', 'true class', 'taken for', 'segments', 'share, %'), rows, 'mistaken')
-  return (f'<h3>By segments</h3><p class="reading">{total:,} {verb} missed because a prediction of '
-          'another class took the place, with an IoU above 0.5. The share is that of all segments '
-          f'of the true class.</p>{table}{rest}')
+  table = _plain_table(('', 'ground truth', 'prediction', 'segments', 'share, %'), rows,
+                       'mistaken')
+  noun = 'false negative has' if total == 1 else 'false negatives have'
+  return (f'<h3>By segments</h3><p class="reading">{total:,} {noun} a prediction of another class '
+          'in the same place, with an IoU above 0.5. The share is relative to all segments of the '
+          f'ground truth class.</p>{table}{rest}')
 
 
 # --- Images -----------------------------------------------------------------------------------
@@ -273,12 +275,12 @@ def _mistaken(content: Content) -> str:
 def _distributions(content: Content) -> str:
   plots: List[str] = []
   if len(content.image_pq):
-    plots.append(_plot('PQ of single images', figures.image_histogram(content.image_pq)))
+    plots.append(_plot('PQ of images', figures.image_histogram(content.image_pq)))
   if any(content.iou_histogram):
-    plots.append(_plot('Fit of the matched masks', figures.iou_histogram(content.iou_histogram)))
+    plots.append(_plot('IoU of matched segments', figures.iou_histogram(content.iou_histogram)))
   link = html.escape(content.table)
   return ('<section id="images"><h2>Images and masks</h2><p class="reading">The PQ of an image is '
-          'averaged over the classes in it, so the mean over images is not the PQ of the data set. '
+          'averaged over the classes in it, so the mean over images is not the PQ of the dataset. '
           f'All images with their scores: <a href="{link}">{link}</a>.</p>'
           f'<div class="plots">{"".join(plots)}</div></section>')
 
@@ -290,7 +292,7 @@ def _galleries(content: Content) -> str:
   for title, articles in (('Worst images' if best else 'Pictures', worst), ('Best images', best)):
     anchor = '' if parts else ' id="pictures"'
     if articles:
-      parts.append(f'<section{anchor}><h2>{title}</h2><p class="reading">By PQ of the image; a '
-                   f'click enlarges a picture. Colours of the errors:</p>{page.error_legend()}'
-                   f'{articles}</section>')
+      parts.append(f'<section{anchor}><h2>{title}</h2><p class="reading">Sorted by PQ of '
+                   'the image. Click to enlarge. Colors of the error maps:</p>'
+                   f'{page.error_legend()}{articles}</section>')
   return '\n'.join(parts)

@@ -1,4 +1,4 @@
-"""Writes what an evaluation of panoptic predictions tells: a page, and a table of all images."""
+"""Writes the report of an evaluation of panoptic predictions: a page, and a table of all images."""
 
 import collections
 import csv
@@ -21,22 +21,22 @@ from deeplab_tf.user_errors import DataError, MissingFileError
 from deeplab_tf.visualization import draw
 
 PAGE, TABLE = 'index.html', 'images.csv'
-# An image of fewer segments says little about a model.
+# Images with fewer segments are chosen last for the galleries.
 _LEAST_SEGMENTS = 3
 _CONFUSED_CLASSES = 16
 _MOST_NAMES = 6
-_LARGEST_SIDE = 1920  # Pixels; pictures of larger images are drawn smaller.
-_GREY = 150  # Stands in for a photograph that is not there.
+_LARGEST_SIDE = 1920  # Pixels; larger images are shown smaller.
+_GRAY = 150  # Gray value in place of a missing image.
 # Class id * divisor + segment id must fit into an int64.
 _DIVISOR = coco_panoptic.MAX_ID + 1
 
 
 class Report(NamedTuple):
-  """What was written.
+  """A written report.
 
   Attributes:
     page: Path of the page.
-    score: The panoptic quality, counted on the way.
+    score: Panoptic quality of the predictions.
   """
   page: str
   score: panoptic_files.FileScore
@@ -52,23 +52,24 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
   """Compares predictions with a ground truth, and writes index.html and images.csv.
 
   Args:
-    directory: Where to write; made if it is missing.
-    ground_truth: As for panoptic_files.panoptic_score, like the next three.
-    predictions: Its JSON.
-    ground_truth_dir: Folder of its PNGs.
-    predictions_dir: Folder of its PNGs.
-    images: Folder of the photographs, with any folders inside; None: segments lie on grey.
-    progress: Called with a number of images whenever they are counted.
-    count: The worst and the best images to show, of each so many.
-    num_workers: Processes; see workers.count.
-    dilation_ratio: As panoptic_quality.match's; given, all is about the boundary PQ.
+    directory: Output folder; created if it does not exist.
+    ground_truth: JSON of the ground truth, see panoptic_files.panoptic_score.
+    predictions: JSON of the predictions, likewise.
+    ground_truth_dir: Folder of the ground truth PNGs, likewise.
+    predictions_dir: Folder of the predicted PNGs, likewise.
+    images: Folder of the images, possibly in subfolders. If None, segments are shown on gray.
+    progress: Function that is called with the number of newly counted images.
+    count: Number of worst images, and of best images, to show.
+    num_workers: Number of processes; see workers.count.
+    dilation_ratio: Thickness of boundaries, see panoptic_quality.match. If given, the report is
+      about the boundary PQ.
 
   Returns:
-    Report.
+    The Report.
 
   Raises:
     FileNotFoundError: A file or folder is missing, or `images` has no image of the ground truth.
-    ValueError: As panoptic_score.
+    ValueError: The input is invalid, see panoptic_score.
   """
   files = panoptic_files.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
   found, ambiguous = photograph_paths(images, files.images) if images else ({}, {})
@@ -104,32 +105,32 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
 def _update(survey: segment_survey.SegmentSurvey, image: panoptic_files.ImagePair, path: str,
             dilation_ratio: Optional[float]) -> left_out.ImageCounts:
   segments = image.ground_truth.segments
-  truth, guess = image.read_maps()
+  truth, prediction = image.read_maps()
   try:
-    comparison = segment_survey.compare(truth, segments, guess, image.prediction.segments,
+    comparison = segment_survey.compare(truth, segments, prediction, image.prediction.segments,
                                         dilation_ratio)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id} ({image.prediction_png}): '
                     f'{error}') from error
   survey.update(comparison)
   wrong = panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
-  return left_out.image_counts(truth, guess, wrong)
+  return left_out.image_counts(truth, prediction, wrong)
 
 
 def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],
              images: Sequence[panoptic_files.ImagePair]) -> List[str]:
-  """Returns lines about images that cannot be shown."""
+  """Returns messages about images that cannot be shown."""
   lines = []
   absent = len(images) - len(found) - len(ambiguous)
   if folder and absent:
-    lines.append(f'{absent} of the {len(images)} images are not in {folder}; the segments of those '
-                 'lie on grey.')
+    lines.append(f'{absent} of the {len(images)} images are not in {folder}; their segments are '
+                 'shown on gray.')
   unclear = [image for image in images if image.image_id in ambiguous]
   if unclear:
     fitting = image_names.shown(ambiguous[unclear[0].image_id])
     lines.append(f'The names of {len(unclear)} of the {len(images)} images are ambiguous in '
-                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; the segments of those lie '
-                 'on grey.')
+                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; their segments are shown '
+                 'on gray.')
   return lines
 
 
@@ -141,7 +142,7 @@ def _facts(files: panoptic_files.ImagePairs,
       'ground truth': os.path.basename(files.ground_truth.path),
       'predictions': os.path.basename(files.predictions.path),
       'images': f'{len(files.images):,}',
-      'segments to find': f'{found + missed:,}',
+      'ground truth segments': f'{found + missed:,}',
       'matched': f'{found:,}' + _share(found, found + missed),
       'false positives': f'{in_vain:,}' + _share(in_vain, found + in_vain),
   }
@@ -164,17 +165,17 @@ def _write_table(file: Any, survey: segment_survey.SegmentSurvey,
 
 def chosen_images(survey: segment_survey.SegmentSurvey,
                   count: int) -> Tuple[List[int], List[int]]:
-  """Picks the worst and the best images; no image is both.
+  """Chooses the worst and the best images; no image is both.
 
-  Images with fewer than three segments to find say little, and are taken only where there are
-  not enough others.
+  Images with fewer than three ground truth segments are chosen only if there are not enough
+  others.
 
   Args:
-    survey: Of all images.
-    count: How many of each.
+    survey: Survey of all images.
+    count: Number of worst images, and of best images.
 
   Returns:
-    Positions of the worst, the worst first, and of the best, the best first.
+    Indices of the worst images, worst first, and of the best images, best first.
   """
   scores = [(pq, found + missed, position) for position, (pq, found, missed) in enumerate(zip(
       survey.image_pq, survey.image_true_positives, survey.image_false_negatives))
@@ -184,7 +185,7 @@ def chosen_images(survey: segment_survey.SegmentSurvey,
     poor = sorted((entry for entry in scores if entry[1] < _LEAST_SEGMENTS),
                   key=lambda entry: -entry[1])
     rich += poor[:2 * count - len(rich)]
-  # Of equal scores the image with the most segments says most.
+  # Among equal scores, images with more segments come first.
   worst = sorted(rich, key=lambda entry: (entry[0], -entry[1]))[:min(count, (len(rich) + 1) // 2)]
   taken = set(worst)
   best = sorted((entry for entry in rich if entry not in taken),
@@ -197,18 +198,18 @@ def chosen_images(survey: segment_survey.SegmentSurvey,
 
 def photograph_paths(folder: coco_panoptic.PathLike, images: Sequence[panoptic_files.ImagePair]
                      ) -> Tuple[Dict[Any, str], Dict[Any, Tuple[str, ...]]]:
-  """Finds the images of a ground truth by their names: the whole path first, its end last.
+  """Finds the images of a ground truth by their names; see image_names.
 
   Args:
-    folder: Has them, or folders with them.
-    images: Those of the ground truth.
+    folder: Folder of the images, possibly in subfolders.
+    images: Images of the ground truth.
 
   Returns:
-    Image id -> path, of those that are there; and image id -> paths that fit its name equally
-    well, of those whose name is ambiguous.
+    Image id -> path, for the images that were found; and image id -> paths that match its name
+    equally well, for images whose name is ambiguous.
 
   Raises:
-    FileNotFoundError: There is no such folder, or it has none of the images.
+    FileNotFoundError: The folder does not exist, or contains none of the images.
   """
   if not os.path.isdir(folder):
     raise MissingFileError(f'{os.fspath(folder)}: there is no such folder; it should hold the '
@@ -235,7 +236,7 @@ def _file_name(image: panoptic_files.ImagePair) -> str:
 
 
 class _Pictures:
-  """Makes the entries of the galleries, reading one image at a time."""
+  """Creates the entries of the galleries, one image at a time."""
 
   def __init__(self, files: panoptic_files.ImagePairs, photographs_found: Mapping[Any, str],
                dilation_ratio: Optional[float]):
@@ -247,19 +248,19 @@ class _Pictures:
 
   def entries(self, positions: Sequence[int],
               survey: segment_survey.SegmentSurvey) -> Iterator[Dict[str, Any]]:
-    """Yields entries of page.gallery_article."""
+    """Yields entries for page.gallery_article."""
     for position in positions:
       yield self._entry(self._files.images[position], survey.image_pq[position])
 
   def _entry(self, image: panoptic_files.ImagePair, pq: float) -> Dict[str, Any]:
-    truth, guess = image.read_maps()
-    comparison = segment_survey.compare(truth, image.ground_truth.segments, guess,
+    truth, prediction = image.read_maps()
+    comparison = segment_survey.compare(truth, image.ground_truth.segments, prediction,
                                         image.prediction.segments, self._dilation_ratio)
     step = math.ceil(max(truth.shape) / _LARGEST_SIDE)
     maps = [self._label_map(ids[::step, ::step], segments) for ids, segments in (
-        (truth, image.ground_truth.segments), (guess, image.prediction.segments))]
+        (truth, image.ground_truth.segments), (prediction, image.prediction.segments))]
     photograph, problem = self._photograph(image, maps[0].shape)
-    ground = np.full((*maps[0].shape, 3), _GREY, np.uint8) if photograph is None else photograph
+    ground = np.full((*maps[0].shape, 3), _GRAY, np.uint8) if photograph is None else photograph
     entry = page.gallery_item(_file_name(image), ground, *maps, self._info, pq)
     if photograph is None:
       entry['image'] = None
@@ -267,7 +268,7 @@ class _Pictures:
 
   def _label_map(self, ids: np.ndarray,
                  segments: Sequence[coco_panoptic.Segment]) -> np.ndarray:
-    """Turns segment ids into a panoptic map; things are numbered 1, 2, ... in each class."""
+    """Converts segment ids to a panoptic map; things are numbered 1, 2, ... in each class."""
     numbers: Dict[int, int] = collections.defaultdict(int)
     labels = {}
     for segment in segments:
@@ -284,22 +285,22 @@ class _Pictures:
 
   def _photograph(self, image: panoptic_files.ImagePair,
                   shape: Tuple[int, ...]) -> Tuple[Optional[np.ndarray], str]:
-    """Returns the photograph in that size, or None, and a line if it is there but damaged."""
+    """Returns the image in the given size, or None, and a message if the file is corrupt."""
     path = self._photographs.get(image.image_id)
     if path is None:
       return None, ''
     try:
       pixels = rgb_images.read(path)
     except DataError as error:
-      # All images are counted by now: a page without one photograph is worth more than none.
-      return None, f'\nWithout its photograph: {error}'
+      # All images are scored already; the report is still written, without this image.
+      return None, f'\nWithout its image: {error}'
     if pixels.shape[:2] != shape:
       pixels = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
     return pixels, ''
 
 
 def short_names(class_names: Mapping[int, str]) -> Dict[int, str]:
-  """Shortens the names of classes as the pictures do, unless two would be one."""
+  """Shortens class names as in overlays, unless two names would become equal."""
   short = {category: draw.short_name(name) for category, name in class_names.items()}
   times = collections.Counter(short.values())
   return {category: short[category] if times[short[category]] == 1 else name
@@ -307,10 +308,10 @@ def short_names(class_names: Mapping[int, str]) -> Dict[int, str]:
 
 
 def describe(comparison: segment_survey.Comparison, names: Mapping[int, str]) -> str:
-  """Says in words what was found, taken for something else, missed and invented.
+  """Describes matches, classification errors, false negatives and false positives in words.
 
   Args:
-    comparison: Of one image.
+    comparison: Comparison of one image.
     names: Category id -> name.
   """
   matching = comparison.matching
@@ -321,18 +322,18 @@ def describe(comparison: segment_survey.Comparison, names: Mapping[int, str]) ->
   invented = [segment for segment in matching.unmatched_predictions if segment.id not in instead]
   swapped = [f'{names[one.category_id]} as {names[other.category_id]}'
              for one, other in comparison.mistaken]
-  lines = [f'Found {len(matching.matches)} of {to_find} segments']
+  lines = [f'Matched {len(matching.matches)} of {to_find} segments']
   for verb, words in (
-      ('Wrong class', swapped),
-      ('Missed', [names[segment.category_id] for segment in missed]),
-      ('Invented', [names[segment.category_id] for segment in invented])):
+      ('Classification errors', swapped),
+      ('False negatives', [names[segment.category_id] for segment in missed]),
+      ('False positives', [names[segment.category_id] for segment in invented])):
     if words:
       lines.append(f'{verb}: {_listed(words)}')
   return '\n'.join(lines)
 
 
 def _listed(words: Sequence[str]) -> str:
-  """Names with how often they occur, the most frequent first, a few of them."""
+  """Returns the most frequent names with their counts, as text."""
   counted = collections.Counter(words).most_common()
   parts = [name if times == 1 else f'{times}\u00a0×\u00a0{name}'
            for name, times in counted[:_MOST_NAMES]]

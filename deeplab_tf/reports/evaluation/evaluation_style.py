@@ -1,4 +1,4 @@
-"""What the evaluation page adds to the report's style sheet, and the sorting of its tables."""
+"""Additional style sheet of the evaluation page, and the script that sorts its tables."""
 
 from deeplab_tf.reports.evaluation import evaluation_figures
 
@@ -92,7 +92,7 @@ article .note { margin: 0 0 10px; font-size: .9rem; white-space: pre-line; }
 }
 """
 
-# Sorts a table by the column whose head is clicked: words upwards, numbers downwards at first.
+# Sorts a table by the column whose header is clicked: text ascending, numbers descending at first.
 SORTING = """<script>
 document.querySelectorAll('.sortable').forEach(table => {
   table.querySelectorAll('thead button').forEach(button => button.addEventListener('click', () => {

@@ -1,4 +1,4 @@
-"""Runs a mask model on one image after another and keeps what the analyses need."""
+"""Runs a mask model on single images and returns the outputs for the analyses."""
 
 from typing import NamedTuple
 
@@ -20,17 +20,17 @@ from deeplab_tf.user_errors import DataError
 
 
 class AnalyzedImage(NamedTuple):
-  """What a network makes of one image; maps have the size of the image inside the padding.
+  """Outputs of the network for one image; maps have the size of the image without padding.
 
   Attributes:
-    image: uint8 [height, width, 3].
+    image: uint8 [height, width, 3], RGB.
     panoptic_map: int32 [height, width], class id * label divisor + instance number.
-    query_map: int32 [height, width], the query of each pixel; -1 where it is unlabelled.
+    query_map: int32 [height, width], query of each pixel, or -1 if it is unlabeled.
     query_class: int32 [queries], class index of each query.
-    raw: Outputs of the network in its own resolution, padding included: mask_logits [h, w,
-      queries] and, where the model has them, pixel_features [h, w, channels], attention [heads,
-      queries, h, w] (M2P of the last dual-path layer) and memory_share [heads, queries] (of the
-      attention, what goes to the memory).
+    raw: Outputs of the network in output resolution, including padding: mask_logits [h, w,
+      queries] and, if the model has them, pixel_features [h, w, channels], attention [heads,
+      queries, h, w] (M2P of the last dual-path layer) and memory_share [heads, queries] (fraction
+      of the attention to the memory).
     padded_size: Height and width of the network's input.
   """
   image: np.ndarray
@@ -41,43 +41,43 @@ class AnalyzedImage(NamedTuple):
   padded_size: tuple[int, int]
 
   def resized(self, maps: np.ndarray) -> np.ndarray:
-    """Brings maps of the network's resolution, [h, w, n], to the image, [height, width, n]."""
+    """Resizes maps in output resolution, [h, w, n], to the image, [height, width, n]."""
     full = resize_bilinear(tf.constant(maps[None], tf.float32), self.padded_size)[0].numpy()
     return full[:self.image.shape[0], :self.image.shape[1]]
 
   def cut(self, maps: np.ndarray) -> np.ndarray:
-    """Cuts off what lies on the padding of maps of the network's resolution, [h, w, n]."""
-    # Corners are aligned; a row of the map lies on the row `row * (padded - 1) / (own - 1)`.
+    """Removes the padding from maps in output resolution, [h, w, n]."""
+    # Corners are aligned: row r of the map is row r * (padded - 1) / (own - 1) of the input.
     rows, columns = ((inside - 1) * (own - 1) // max(padded - 1, 1) + 1
                      for inside, own, padded in zip(
                          self.image.shape, maps.shape, self.padded_size))
     return maps[:rows, :columns]
 
   def resized_inside(self, maps: np.ndarray) -> np.ndarray:
-    """As `resized`, without what the maps have on the padding: the last values are repeated."""
+    """Resizes maps like `resized`, but replaces values on the padding by the nearest inside."""
     cut = self.cut(maps)
     missing = [(0, maps.shape[axis] - cut.shape[axis]) for axis in (0, 1)]
     return self.resized(np.pad(cut, [*missing, (0, 0)], mode='edge'))
 
 
 class AnalyzedNetwork:
-  """Callable from images to AnalyzedImage.
+  """A network for the analyses, callable from images to AnalyzedImage.
 
   Attributes:
-    dataset_info: The classes.
-    num_queries: Queries of the model.
+    dataset_info: Description of the classes.
+    num_queries: Number of queries of the model.
   """
 
   def __init__(self, config, checkpoint: str):
-    """Builds the network that a config describes and reads its weights.
+    """Builds the network of a config and loads its weights.
 
     Args:
       config: ExperimentOptions.
-      checkpoint: Its prefix, or a folder, which means its latest.
+      checkpoint: Prefix of the checkpoint, or a folder, whose latest checkpoint is used.
 
     Raises:
       FileNotFoundError: There is no checkpoint.
-      ValueError: The model predicts no masks, or the checkpoint is of another one.
+      ValueError: The model has no queries, or the checkpoint belongs to another model.
     """
     architecture = models.architecture(config)
     if not architecture.has_queries:
@@ -94,15 +94,15 @@ class AnalyzedNetwork:
     self._run_image = tf.function(self._run, autograph=False, reduce_retracing=True)
 
   def __call__(self, image: np.ndarray) -> AnalyzedImage:
-    """Runs on an image file's pixels, uint8 [height, width, 3], prepared as in evaluation."""
+    """Runs the network on an image, uint8 [height, width, 3], prepared as in evaluation."""
     inputs, size = self._serving.prepare(tf.constant(image[None]))
     return self.on_prepared(inputs, size)
 
   def on_prepared(self, inputs: tf.Tensor, size: tf.Tensor) -> AnalyzedImage:
-    """Runs on the network's own input.
+    """Runs the network on a prepared input.
 
     Args:
-      inputs: float32 [1, height, width, 3], normalised and padded.
+      inputs: float32 [1, height, width, 3], normalized and padded.
       size: int [2], height and width of the image inside the padding.
     """
     rows, columns = (int(n) for n in size)
@@ -141,15 +141,16 @@ class AnalyzedNetwork:
 
 def likely_queries(panoptic_map: tf.Tensor, outputs: dict[str, tf.Tensor],
                    info: DatasetInfo) -> tf.Tensor:
-  """Finds the query of each pixel for read-outs that do not tell.
+  """Finds the query of each pixel for post-processing that does not return it.
 
-  It is, of the queries that predict the pixel's class, the one of the highest mask logit, in the
-  resolution of the mask logits.
+  It is the query with the highest mask logit among those that predict the class of the pixel, in
+  the resolution of the mask logits.
 
   Args:
-    panoptic_map: int32 [1, height, width].
-    outputs: mask_logits [1, h, w, queries] and class_logits [1, queries, classes + 1].
-    info: The classes.
+    panoptic_map: int32 [1, height, width], panoptic map.
+    outputs: Dictionary with mask_logits [1, h, w, queries] and class_logits [1, queries,
+      classes + 1].
+    info: Description of the classes.
 
   Returns:
     int32 [1, height, width].

@@ -1,4 +1,4 @@
-"""Reads the curves of figure 4 of the MaX-DeepLab paper from TensorBoard's event files."""
+"""Reads the curves of figure 4 of the MaX-DeepLab paper from TensorBoard event files."""
 
 import pathlib
 import re
@@ -16,9 +16,9 @@ class Panel(NamedTuple):
   """One panel of the figure.
 
   Attributes:
-    title: What is shown.
-    run: The folder below the model directory.
-    tags: Legend -> tag; the first is the panel's own.
+    title: Title of the panel.
+    run: Subfolder of the model directory.
+    tags: Legend -> tag.
   """
   title: str
   run: str
@@ -39,20 +39,20 @@ PANELS = (
 
 
 def event_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the event files of a folder, the oldest first."""
-  # Names hold the second, then the process and a count in it, of which 10 is after 9.
+  """Returns the event files of a folder, oldest first."""
+  # Names contain the time in seconds, the process and a counter, which are sorted as numbers.
   return sorted(folder.glob(_EVENTS),
                 key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
 
 
 def has_events(model_dir: str) -> bool:
-  """Whether there are event files of training or of evaluation below a model directory."""
+  """Returns whether a model directory has event files of training or evaluation."""
   return any(event_files(pathlib.Path(model_dir) / run)
              for run in (summaries.TRAIN, summaries.EVAL))
 
 
 def read(model_dir: str) -> dict[str, dict[int, float]]:
-  """Returns the curves of PANELS that exist: tag -> {step: value}, steps ascending."""
+  """Returns the available curves of PANELS: tag -> {step: value}, with ascending steps."""
   found = {}
   for run in (summaries.TRAIN, summaries.EVAL):
     tags = {tag for panel in PANELS if panel.run == run for tag in panel.tags.values()}
@@ -62,7 +62,7 @@ def read(model_dir: str) -> dict[str, dict[int, float]]:
 
 
 def _read_file(path: pathlib.Path, tags: set[str], found: dict[str, dict[int, float]]) -> None:
-  """Adds a file's points; steps that a restart went through again count as it did them."""
+  """Adds the points of a file; steps that were repeated after a restart are overwritten."""
   for event in _events(path):
     for value in event.summary.value:
       point = float(tf.make_ndarray(value.tensor)) if value.tag in tags else np.nan
@@ -77,6 +77,6 @@ def _events(path: pathlib.Path) -> Iterator[Any]:
   while True:
     try:
       record = next(records)
-    except (StopIteration, tf.errors.DataLossError):  # The end may still be written, or lost.
+    except (StopIteration, tf.errors.DataLossError):  # The last record may be incomplete.
       return
     yield event_pb2.Event.FromString(record.numpy())

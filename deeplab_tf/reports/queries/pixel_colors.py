@@ -1,23 +1,23 @@
-"""Pixel features and mask features as colours (figures 5 and A.5 of the MaX-DeepLab paper)."""
+"""Pixel features and mask features as colors (figures 5 and A.5 of the MaX-DeepLab paper)."""
 
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
-# Colours span what lies between these percentiles; outliers are clipped.
+# Colors span the range between these percentiles; outliers are clipped.
 _PERCENTILES = (1.0, 99.0)
-# Masks are linear in the pixel features if so much of their variance is explained.
+# Masks count as linear in the pixel features if this fraction of their variance is explained.
 _LINEAR = 0.999
 
 
 class FeatureColors(NamedTuple):
-  """A linear map from features to colours.
+  """A linear map from features to colors.
 
   Attributes:
-    mean: float64 [channels].
-    components: float64 [channels, 3], what becomes red, green and blue.
-    low, high: float64 [3], the values that become 0 and 1.
-    explained: Share of the features' variance in the three components, in [0, 1].
+    mean: float64 [channels], mean of the features.
+    components: float64 [channels, 3], directions of red, green and blue.
+    low, high: float64 [3], values that are mapped to 0 and 1.
+    explained: Fraction of the features' variance in the three components, in [0, 1].
   """
   mean: np.ndarray
   components: np.ndarray
@@ -26,14 +26,14 @@ class FeatureColors(NamedTuple):
   explained: float
 
   def __call__(self, features: np.ndarray) -> np.ndarray:
-    """Returns colours, float32 [..., 3] in [0, 1], of features [..., channels]."""
+    """Returns the colors, float32 [..., 3] in [0, 1], of features [..., channels]."""
     values = (features - self.mean) @ self.components
     colors = (values - self.low) / np.maximum(self.high - self.low, 1e-12)
     return np.clip(colors, 0, 1).astype(np.float32)
 
 
 def direct_colors() -> FeatureColors:
-  """Returns the colours of three features in [-1, 1], as they are."""
+  """Returns the map of three features in [-1, 1] directly to red, green and blue."""
   ones = np.ones(3)
   return FeatureColors(np.zeros(3), np.eye(3), -ones, ones, 1.0)
 
@@ -42,11 +42,11 @@ def principal_colors(features: Sequence[np.ndarray]) -> FeatureColors:
   """Fits the three principal components of features, over all images together.
 
   Args:
-    features: Of each image, [height, width, channels].
+    features: Features of each image, [height, width, channels].
 
   Returns:
-    The map. Signs are fixed: the largest weight of each component is positive. With fewer than
-    three channels the colours that are missing are constant.
+    The map. The sign of each component is fixed such that its largest weight is positive. With
+    fewer than three channels, the remaining colors are constant.
   """
   channels = features[0].shape[-1]
   pixels = [image.reshape(-1, channels).astype(np.float64) for image in features]
@@ -66,17 +66,17 @@ def principal_colors(features: Sequence[np.ndarray]) -> FeatureColors:
 
 
 def mask_features(pixel_features: np.ndarray, mask_logits: np.ndarray) -> Optional[np.ndarray]:
-  """Finds the queries' mask features, up to one factor, from what they make of the pixels.
+  """Recovers the mask features of the queries, up to a scale, from the mask logits.
 
-  Mask logits are a product of pixel features and mask features (equation 15), scaled and shifted
-  by a batch norm; so the mask features are the solution of a linear regression.
+  Mask logits are a product of pixel features and mask features (equation 15), followed by batch
+  normalization, so the mask features are the solution of a linear regression.
 
   Args:
-    pixel_features: [height, width, channels].
-    mask_logits: [height, width, queries].
+    pixel_features: [height, width, channels], pixel features.
+    mask_logits: [height, width, queries], mask logits.
 
   Returns:
-    float64 [queries, channels] of unit norm, or None if the model's masks are not of this form.
+    float64 [queries, channels] with unit norm, or None if the mask logits do not have this form.
   """
   pixels = pixel_features.reshape(-1, pixel_features.shape[-1]).astype(np.float64)
   logits = mask_logits.reshape(-1, mask_logits.shape[-1]).astype(np.float64)

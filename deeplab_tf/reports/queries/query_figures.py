@@ -1,4 +1,4 @@
-"""The figures of the MaX-DeepLab paper's analyses, as PNG files (figures 4, 5 and A.3 to A.6)."""
+"""Figures of the MaX-DeepLab paper's analyses, as PNG files (figures 4, 5 and A.3 to A.6)."""
 
 import math
 from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -8,7 +8,7 @@ import numpy as np
 from deeplab_tf.reports import page_style, png_figures
 
 _BAR = '#8fa3bd'
-# Cells of a histogram up to this number hold their counts in figures.
+# Maximum number of cells of a histogram in which counts are written.
 _MOST_WRITTEN_CELLS = 700
 _COLUMNS_OF_MASKS = 10
 
@@ -18,11 +18,11 @@ def query_classes(path: str, histogram: np.ndarray, order: Sequence[int],
   """Draws the joint distribution of queries and classes (figure A.3).
 
   Args:
-    path: The PNG file.
-    histogram: int [queries, classes], things first.
+    path: Path of the PNG file.
+    histogram: int [queries, classes], counts; things first.
     order: Queries from top to bottom.
-    class_names: Of the columns.
-    num_things: Columns that are thing classes.
+    class_names: Class names of the columns.
+    num_things: Number of columns that are thing classes.
   """
   from matplotlib import colors, ticker
   counts = np.asarray(histogram)[list(order)]
@@ -63,7 +63,7 @@ def _write_counts(axes: Any, counts: np.ndarray, norm: Any) -> None:
 
 
 def _margins(figure: Any, grid: Any, axes: Any, counts: np.ndarray, num_things: int) -> None:
-  """Bars of the sums over queries, above, and over classes, on the right."""
+  """Draws bars of the sums over queries (above) and over classes (right)."""
   rows, columns = counts.shape
   above = figure.add_subplot(grid[0, 0], sharex=axes)
   color = [png_figures.THINGS] * num_things + [png_figures.STUFF] * (columns - num_things)
@@ -92,11 +92,11 @@ def average_masks(path: str, masks: np.ndarray, firings: np.ndarray, notes: Mapp
   """Draws the average mask of each query that fires (figure A.4).
 
   Args:
-    path: The PNG file.
-    masks: [queries, side, side] in [0, 1].
-    firings: int [queries].
-    notes: Query -> a line below its mask.
-    groups: Category -> queries, in order.
+    path: Path of the PNG file.
+    masks: [queries, side, side] in [0, 1], average masks.
+    firings: int [queries], number of firings.
+    notes: Query -> text below its mask.
+    groups: Pairs of group name and queries, in order.
   """
   from matplotlib import colors
   columns = min(_COLUMNS_OF_MASKS, max((len(queries) for _, queries in groups), default=1))
@@ -105,7 +105,7 @@ def average_masks(path: str, masks: np.ndarray, firings: np.ndarray, notes: Mapp
   side, gap_x, gap_y, left = 0.94, 0.12, 0.45, 0.45
   width = left + columns * (side + gap_x) + 0.75
   height = 0.2 + max(len(lines), 1) * (side + gap_y)
-  # The square root lets faint averages of many places be seen.
+  # The square root makes faint averages visible.
   shown = [query for _, queries in groups for query in queries]
   highest = float(np.max(masks[shown], initial=1e-3))
   norm = colors.PowerNorm(0.5, 0, highest)
@@ -135,14 +135,14 @@ def average_masks(path: str, masks: np.ndarray, firings: np.ndarray, notes: Mapp
 
 def attention(path: str, outlined: np.ndarray, heads: Sequence[np.ndarray],
               titles: Sequence[str], legend: Sequence[Tuple[str, Tuple[int, int, int]]]) -> None:
-  """Draws what the chosen masks attend to, one picture per head (figure A.6).
+  """Draws the attention of chosen masks, one image per head (figure A.6).
 
   Args:
-    path: The PNG file.
-    outlined: uint8 [height, width, 3], the input with the masks outlined.
-    heads: Of each head, uint8 [height, width, 3].
-    titles: Of the heads.
-    legend: Names of the masks and their colours.
+    path: Path of the PNG file.
+    outlined: uint8 [height, width, 3], input image with outlined masks.
+    heads: Attention of each head, uint8 [height, width, 3].
+    titles: Titles of the heads.
+    legend: Names and colors of the masks.
   """
   columns = math.ceil(len(heads) / 2)
   height, width = outlined.shape[:2]
@@ -170,11 +170,11 @@ def _legend(figure: Any, entries: Sequence[Tuple[str, Tuple[int, int, int]]]) ->
 
 
 def memory_share(path: str, shares: np.ndarray) -> None:
-  """Draws how each head divides its attention between pixels and memory.
+  """Plots the fractions of each head's attention to pixels and to the memory.
 
   Args:
-    path: The PNG file.
-    shares: [heads], shares of the memory in [0, 1].
+    path: Path of the PNG file.
+    shares: [heads], fractions of the attention to the memory, in [0, 1].
   """
   numbers = np.arange(1, len(shares) + 1)
   with png_figures.figure(path, (1.4 + 0.55 * len(shares), 2.3)) as figure:
@@ -195,13 +195,13 @@ def memory_share(path: str, shares: np.ndarray) -> None:
 
 
 class FeatureRow(NamedTuple):
-  """Pictures of one image, uint8 [height, width, 3]; `masks` may be None in all rows.
+  """Visualizations of one image, uint8 [height, width, 3]; `masks` may be None in all rows.
 
   Attributes:
-    image: The input.
-    pixels: Its pixel features as colours.
-    masks: Its masks in the colours of their queries' mask features.
-    prediction: Its panoptic prediction.
+    image: Input image.
+    pixels: Pixel features as colors.
+    masks: Masks in the colors of the mask features of their queries.
+    prediction: Panoptic prediction.
   """
   image: np.ndarray
   pixels: np.ndarray
@@ -210,11 +210,11 @@ class FeatureRow(NamedTuple):
 
 
 def features(path: str, rows: Sequence[FeatureRow]) -> None:
-  """Draws features as colours between input and prediction (figures 5 and A.5).
+  """Draws features as colors between input and prediction (figures 5 and A.5).
 
   Args:
-    path: The PNG file.
-    rows: Of each image.
+    path: Path of the PNG file.
+    rows: Rows, one per image.
   """
   titles = {'image': 'input', 'pixels': 'pixel features', 'masks': 'mask features of the queries',
             'prediction': 'panoptic prediction'}
@@ -236,7 +236,7 @@ class Panel(NamedTuple):
   """One plot of the training curves.
 
   Attributes:
-    title: What is shown.
+    title: Title of the plot.
     lines: Legend (empty for none) -> step -> value in [0, 1].
   """
   title: str
@@ -244,11 +244,11 @@ class Panel(NamedTuple):
 
 
 def training_curves(path: str, panels: Sequence[Panel]) -> None:
-  """Draws curves side by side (figure 4).
+  """Plots training curves side by side (figure 4).
 
   Args:
-    path: The PNG file.
-    panels: The plots, at least one, none of them empty.
+    path: Path of the PNG file.
+    panels: Plots, at least one; none is empty.
   """
   from matplotlib import ticker
   with png_figures.figure(path, (2.35 * len(panels) + 0.4, 2.3)) as figure:
@@ -270,7 +270,7 @@ def training_curves(path: str, panels: Sequence[Panel]) -> None:
 
 
 def _line(axes: Any, name: str, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-  """A few points with markers; many as a faint line under their running mean."""
+  """Draws a few points with markers, or many as a faint line with their running mean."""
   if len(steps) <= 30:
     axes.plot(steps, values, 'o-', color=color, label=name, markersize=3, linewidth=1.5)
     return

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of figures, each with how to read it."""
+"""The self-contained HTML page of the analyses: figures with explanations."""
 
 import base64
 import html
@@ -10,9 +10,9 @@ from PIL import Image
 
 from deeplab_tf.reports import page
 
-# Pixels of the page for one of a picture: pictures are sharp on fine screens too.
+# Displayed size relative to the pixel size of a figure, so that it is sharp on HiDPI screens.
 _SCALE = 0.6
-# Bytes; larger pictures are of photographs, and JPEG on the page.
+# Maximum size of a PNG in bytes; larger figures, usually with photographs, are stored as JPEG.
 _LARGEST_PNG = 600_000
 _STYLE = """
 .sheet { margin: 0; overflow-x: auto; }
@@ -27,10 +27,10 @@ class Section(NamedTuple):
   """One analysis.
 
   Attributes:
-    title: Headline.
-    reading: How to read the figures, plain text; what stands between two asterisks is bold.
-    sheets: Paths of PNG files with a caption each, which may be empty.
-    notices: What a reader must know, e.g. what was left out and why.
+    title: Title of the section.
+    reading: Explanation of the figures, plain text; text between two asterisks is bold.
+    sheets: Paths of PNG files with their captions, which may be empty.
+    notices: Messages to the reader, e.g. which parts were left out and why.
   """
   title: str
   reading: str
@@ -39,13 +39,13 @@ class Section(NamedTuple):
 
 
 def write(path: str, title: str, facts: Mapping[str, Any], sections: Sequence[Section]) -> None:
-  """Writes the page, whole or not at all.
+  """Writes the page, atomically.
 
   Args:
-    path: The HTML file.
-    title: Headline.
-    facts: About the model and the data, by name.
-    sections: In order.
+    path: Path of the HTML file.
+    title: Title of the page.
+    facts: Facts about the model and the data, by name.
+    sections: Sections in order.
   """
   page.write_page(path, title, [page.header(title, facts, {}),
                                 *(_section(section) for section in sections)], _STYLE)

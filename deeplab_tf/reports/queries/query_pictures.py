@@ -1,35 +1,35 @@
-"""Pictures of what queries predict and attend to (MaX-DeepLab, figures 5 and A.6)."""
+"""Visualizations of the masks and the attention of queries (MaX-DeepLab, figures 5 and A.6)."""
 
 from typing import List, Sequence
 
 import numpy as np
 
-# Apart from each other, from grey and from black.
+# Colors that are distinct from each other, from gray and from black.
 COLORS = ((255, 72, 72), (64, 156, 255), (255, 206, 40), (52, 214, 110))
-# A map's full colour stands for this percentile of its weights over all heads: single pixels of a
-# very high weight would leave nothing else to see.
+# Percentile of the attention weights over all heads that has full color; with the maximum, a few
+# pixels with very high weights would hide all others.
 _FULL = 99.0
 _GAMMA = 0.75
 _GROUND = 0.32
 
 
 def colored(image: np.ndarray, maps: np.ndarray, even: float) -> List[np.ndarray]:
-  """Paints the maps of each head over the darkened grey image.
+  """Draws the attention maps of each head over the darkened grayscale image.
 
-  Colour begins at the weight that each pixel has when attention is spread evenly. Each mask has
-  one scale over all heads, so heads that do not attend to certain pixels stay dark.
+  Pixels are colored if their weight is above that of uniform attention. Each mask has one scale for
+  all heads, so heads that do not attend to particular pixels stay dark.
 
   Args:
-    image: uint8 [height, width, 3].
+    image: uint8 [height, width, 3], RGB.
     maps: [height, width, heads, masks], attention weights; at most as many masks as COLORS.
-    even: The weight of even attention, one over the number of pixels attended to.
+    even: Weight of uniform attention, the inverse of the number of attended pixels.
 
   Returns:
-    Of each head, uint8 [height, width, 3].
+    An image for each head, uint8 [height, width, 3].
   """
   ground = _GROUND * image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
   tints = np.array(COLORS[:maps.shape[-1]], np.float32)
-  # A mask whose attention is nearly even everywhere is not blown up.
+  # Attention that is nearly uniform is not amplified.
   full = np.maximum(np.percentile(maps, _FULL, axis=(0, 1, 2)), 3 * even)
   strengths = np.clip((maps - even) / (full - even), 0, 1)**_GAMMA
   pictures = []
@@ -44,12 +44,12 @@ def colored(image: np.ndarray, maps: np.ndarray, even: float) -> List[np.ndarray
 
 def outlined(image: np.ndarray, masks: Sequence[np.ndarray],
              width: int = 2) -> np.ndarray:
-  """Outlines masks in COLORS, and lets the rest of the image recede.
+  """Outlines masks in COLORS, and fades the rest of the image.
 
   Args:
-    image: uint8 [height, width, 3].
-    masks: bool [height, width] each.
-    width: Of the lines, in pixels.
+    image: uint8 [height, width, 3], RGB.
+    masks: Masks, bool [height, width] each.
+    width: Line width in pixels.
   """
   picture = image.astype(np.float32)
   inside = np.any(masks, axis=0) if len(masks) else np.ones(image.shape[:2], bool)
@@ -61,11 +61,11 @@ def outlined(image: np.ndarray, masks: Sequence[np.ndarray],
 
 
 def paint_masks(query_map: np.ndarray, colors: np.ndarray) -> np.ndarray:
-  """Paints each query's pixels in its colour and the others black.
+  """Draws the pixels of each query in its color, and all others in black.
 
   Args:
-    query_map: int [height, width], -1 for none.
-    colors: [queries, 3] in [0, 1].
+    query_map: int [height, width], query of each pixel, or -1.
+    colors: [queries, 3] in [0, 1], color of each query.
 
   Returns:
     uint8 [height, width, 3].
@@ -77,7 +77,7 @@ def paint_masks(query_map: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 
 def _eroded(mask: np.ndarray, width: int) -> np.ndarray:
-  """Takes the border of a mask away; what touches the image's edge stays closed there."""
+  """Erodes a mask by `width` pixels, also at the image border."""
   for _ in range(width):
     padded = np.pad(mask, 1)
     mask = (mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2]

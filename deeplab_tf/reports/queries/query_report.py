@@ -1,4 +1,4 @@
-"""Writes all analyses of one model: figures, numbers and the page."""
+"""Writes all analyses of a model: figures, numbers and an HTML page."""
 
 import glob
 import json
@@ -12,21 +12,21 @@ from deeplab_tf.formats import atomic_file
 from deeplab_tf.reports.queries import query_page, query_sections
 from deeplab_tf.reports.queries.query_survey import Survey
 
-# What an analysis may write; it does not write all of it.
+# Files that an analysis may write.
 _FILES = ('analysis.html', 'analysis.json', 'query_classes.png', 'average_masks.png',
           'average_masks.npz', 'attention.npz', 'attention_[0-9]*.png', 'memory_share.png',
           'features.png', 'features.npz', 'training_curves.png')
 
 
 class Experiment(NamedTuple):
-  """What was analysed.
+  """The analyzed model.
 
   Attributes:
-    name: Of the experiment; may be empty.
-    config_file: Its textproto.
-    checkpoint: Prefix of the weights.
-    model_dir: Folder with TensorBoard's event files; None: there are none.
-    queries: Queries whose attention is shown; None: those of the largest masks.
+    name: Name of the experiment; may be empty.
+    config_file: Path of the config.
+    checkpoint: Prefix of the checkpoint.
+    model_dir: Folder with TensorBoard event files, or None.
+    queries: Queries whose attention is shown; None selects those with the largest masks.
   """
   name: str
   config_file: str
@@ -36,16 +36,16 @@ class Experiment(NamedTuple):
 
 
 def write(folder: str, survey: Survey, info: DatasetInfo, experiment: Experiment) -> str:
-  """Writes everything; what an earlier analysis left in the folder goes.
+  """Writes all files and removes those of an earlier analysis.
 
   Args:
-    folder: Exists.
-    survey: What was found.
-    info: The classes.
-    experiment: What was analysed.
+    folder: Output folder, which exists.
+    survey: Statistics and example images.
+    info: Description of the classes.
+    experiment: The analyzed model.
 
   Returns:
-    The path of the page.
+    Path of the page.
   """
   for pattern in _FILES:
     for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
@@ -54,7 +54,7 @@ def write(folder: str, survey: Survey, info: DatasetInfo, experiment: Experiment
   facts = {
       'config': os.path.splitext(os.path.basename(experiment.config_file))[0],
       'checkpoint': os.path.basename(experiment.checkpoint),
-      'data set': info.name,
+      'dataset': info.name,
       'images': statistics.images,
       'queries': len(statistics.firings),
       'queries that fire': int((statistics.firings > 0).sum()),

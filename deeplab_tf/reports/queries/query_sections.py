@@ -1,7 +1,7 @@
-"""The analyses one by one: each draws its figures, keeps its numbers and explains itself.
+"""The individual analyses: each draws figures, stores numbers and explains how to read them.
 
-A chapter returns a section of the page and adds what a program can read: to the dictionary that
-becomes analysis.json, and arrays to NPZ files.
+Each function returns a section of the page, adds numbers to the dictionary that is written to
+analysis.json, and may write arrays to NPZ files.
 """
 
 import os
@@ -22,23 +22,23 @@ from deeplab_tf.reports.queries.query_statistics import QueryStatistics
 from deeplab_tf.reports.queries.query_survey import Picture
 from deeplab_tf.visualization import draw
 
-# Sides of small images grow to this many pixels before lines and names are drawn on them.
+# Small images are enlarged to this side in pixels before lines and names are drawn on them.
 _SIDE = 480
-# Queries that a line of text lists.
+# Maximum number of queries listed in text.
 _LISTED = 40
-_NO_MASKS = ('Left out: no query is left in any panoptic prediction. The model is sure of nothing '
-             'yet, or the thresholds of evaluator_options are too high.')
+_NO_MASKS = ('Left out: no query is left in any panoptic prediction. The confidences of the model '
+             'are too low, or the thresholds of evaluator_options are too high.')
 
 
 def query_classes(folder: str, statistics: QueryStatistics, info: DatasetInfo,
                   numbers: dict[str, Any]) -> Section:
-  """Mask-slot (query) by class distribution, figure A.3.
+  """Analyzes the joint distribution of queries and classes (figure A.3).
 
   Args:
-    folder: Where files go.
-    statistics: Of the queries.
-    info: The classes.
-    numbers: Gets an entry `query_classes`.
+    folder: Output folder.
+    statistics: Statistics of the queries.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `query_classes` is added.
   """
   things_first = sorted(range(len(info.categories)), key=lambda i: not info.categories[i].isthing)
   categories = [info.categories[i] for i in things_first]
@@ -53,29 +53,29 @@ def query_classes(folder: str, statistics: QueryStatistics, info: DatasetInfo,
   if len(never) == len(order):
     return Section(title, '', (), [_NO_MASKS])
   path = os.path.join(folder, 'query_classes.png')
-  # Rows of queries that never fire would only be blank: text names them.
+  # Queries that never fire are listed in text, since their rows would be blank.
   query_figures.query_classes(path, histogram, order[:len(order) - len(never)],
                               [c.name for c in categories], sum(c.isthing for c in categories))
   return Section(
       title,
       'Each row is a query (the paper says mask slot), each column a class: *things left of the '
-      'line, stuff right*. A cell counts the images in which the query ended in the panoptic '
-      'prediction as a mask of that class; the bars are the sums. Queries are sorted by firings. '
-      'Rows that fill one side alone are queries that specialise on things or on stuff, single '
-      'dark cells are queries of one class. Queries that never fire have no row; they are listed '
-      'below. (Figure A.3)',
+      'line, stuff right*. A cell counts the images in which the query is a mask of that class '
+      'in the panoptic prediction; the bars are the sums. Queries are sorted by firings. Rows with '
+      'entries on one side only are queries that specialize in things or stuff, single dark cells '
+      'are queries of one class. Queries that never fire have no row; they are listed below. '
+      '(Figure A.3)',
       [(path, '')])
 
 
 def average_masks(folder: str, statistics: QueryStatistics, info: DatasetInfo,
                   numbers: dict[str, Any]) -> Section:
-  """Average mask of each query, figure A.4.
+  """Analyzes the average mask of each query (figure A.4).
 
   Args:
-    folder: Where files go.
-    statistics: Of the queries.
-    info: The classes.
-    numbers: Gets an entry `average_masks`.
+    folder: Output folder.
+    statistics: Statistics of the queries.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `average_masks` is added.
   """
   groups, firings, masks = statistics.groups(), statistics.firings, statistics.average_masks()
   never = np.flatnonzero(firings == 0).tolist()
@@ -85,15 +85,15 @@ def average_masks(folder: str, statistics: QueryStatistics, info: DatasetInfo,
   if not groups:
     return Section(title, '', (), [_NO_MASKS])
   path = os.path.join(folder, 'average_masks.png')
-  notes = {query: _favourite(statistics.histogram[query], info)
+  notes = {query: _favorite(statistics.histogram[query], info)
            for group in groups for query in group.queries}
   query_figures.average_masks(path, masks, firings, notes, [tuple(g) for g in groups])
   return Section(
       title,
       'Panoptic predictions are resized to a square and the masks of each query are averaged over '
-      'the images in which it fires. *Bright is where the query puts its masks*: a spot is a query '
-      'for a place, an even glow one for any place. Above each mask the number of the query and '
-      'how often it fired, below its most frequent class. (Figure A.4)',
+      'the images in which it fires. *Bright regions are where the query predicts masks*: a spot '
+      'means a fixed location, a uniform mask any location. Above each mask are the index of the '
+      'query and its number of firings, below is its most frequent class. (Figure A.4)',
       [(path, '')], _never(never, len(firings)))
 
 
@@ -105,7 +105,7 @@ def _never(never: Sequence[int], total: int) -> list[str]:
   return [f'{len(never)} of {total} queries never fire: {listed}{more}.']
 
 
-def _favourite(counts: np.ndarray, info: DatasetInfo) -> str:
+def _favorite(counts: np.ndarray, info: DatasetInfo) -> str:
   best = int(counts.argmax())
   name = draw.short_name(info.categories[best].name)
   name = name if len(name) <= 14 else f'{name[:13]}…'
@@ -115,18 +115,18 @@ def _favourite(counts: np.ndarray, info: DatasetInfo) -> str:
 def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndarray],
               wanted: Optional[Sequence[int]], info: DatasetInfo,
               numbers: dict[str, Any]) -> Section:
-  """M2P attention maps of chosen masks, figure A.6.
+  """Analyzes the M2P attention of chosen masks (figure A.6).
 
   Args:
-    folder: Where files go.
-    pictures: Images to show.
-    shares: [heads], mean share of attention that goes to the memory, over the data set; None:
+    folder: Output folder.
+    pictures: Example images.
+    shares: [heads], mean fraction of the attention to the memory over the dataset, or None if
       unknown.
-    wanted: Queries to show in place of the largest things.
-    info: The classes.
-    numbers: Gets an entry `attention`.
+    wanted: Queries to show instead of the largest things.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `attention` is added.
   """
-  title = 'What the masks attend to'
+  title = 'Attention of the masks'
   if not pictures or 'attention' not in pictures[0].found.raw:
     return Section(title, '', (), ['Left out: this model has no dual-path layer, so there is no '
                                    'attention from the memory to the pixels.'])
@@ -149,29 +149,29 @@ def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndar
     np.savez_compressed(os.path.join(folder, 'attention.npz'), **arrays)
   numbers['attention'] = {'memory_share': None if shares is None else shares.tolist(),
                           'pictures': entries}
-  notices = [] if entries else ['Left out: no mask was predicted in the pictured images.']
+  notices = [] if entries else ['Left out: no mask was predicted in the example images.']
   if shares is not None and not shares.any():
-    notices.append('The layer has no memory-to-memory attention: all goes to the pixels.')
+    notices.append('The layer has no memory-to-memory attention: all attention goes to the pixels.')
   elif shares is not None:
     path = os.path.join(folder, 'memory_share.png')
     query_figures.memory_share(path, shares)
-    sheets.append((path, 'Where the attention of each head goes, mean over all predicted masks '
-                   'of the data set'))
+    sheets.append((path, 'Attention of each head to pixels and memory, mean over all predicted '
+                   'masks of the dataset'))
   return Section(
       title,
-      'Masks are outlined in the input; in the picture of each head *the same colours show to '
-      'which pixels these masks attend* in the last dual-path layer that the network runs. Heads '
-      'whose colours keep to the outlines read the mask itself, others gather context. Colour '
-      'begins where a pixel gets more than its even share, on one scale per mask over all heads: '
-      'dark heads attend to all pixels alike, or to the memory. Memory-to-pixel (M2P) and '
-      'memory-to-memory (M2M) attention share one softmax, and the percentage is what goes to the '
-      'memory, mean over the masks shown. (Figure A.6)',
+      'Masks are outlined in the input; in the image of each head, *the same colors show to '
+      'which pixels these masks attend* in the last dual-path layer of the network. Heads whose '
+      'colors stay inside the outlines read the mask itself, others gather context. Pixels are '
+      'colored if their attention is above uniform attention, with one scale per mask over all '
+      'heads: dark heads attend to all pixels equally, or to the memory. Memory-to-pixel (M2P) and '
+      'memory-to-memory (M2M) attention share one softmax; the percentage is the fraction of '
+      'attention to the memory, mean over the masks shown. (Figure A.6)',
       sheets, notices)
 
 
 def _draw_attention(path: str, picture: Picture, chosen: Sequence[int],
                     info: DatasetInfo) -> list[str]:
-  """Draws the figure of one image; returns the class names of the masks."""
+  """Draws the attention figure of one image; returns the class names of the masks."""
   found = picture.found
   weights = found.raw['attention'][:, chosen]
   heads, masks, height, width = weights.shape
@@ -197,15 +197,15 @@ def _isthing(picture: Picture, info: DatasetInfo) -> np.ndarray:
 
 def feature_colors(folder: str, pictures: Sequence[Picture], info: DatasetInfo,
                    numbers: dict[str, Any]) -> Section:
-  """Pixel features and, where there are three, mask features as colours, figures 5 and A.5.
+  """Visualizes pixel features, and mask features if there are three (figures 5 and A.5).
 
   Args:
-    folder: Where files go.
-    pictures: Images to show.
-    info: The classes.
-    numbers: Gets an entry `features`.
+    folder: Output folder.
+    pictures: Example images.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `features` is added.
   """
-  title = 'Pixel features as colours'
+  title = 'Pixel features as colors'
   if not pictures or 'pixel_features' not in pictures[0].found.raw:
     return Section(title, '', (), ['Left out: this model has no pixel features.'])
   shown = [picture.found.cut(picture.found.raw['pixel_features']) for picture in pictures]
@@ -222,13 +222,13 @@ def feature_colors(folder: str, pictures: Sequence[Picture], info: DatasetInfo,
                          'explained': colors.explained, 'pictures': [p.name for p in pictures]}
   how = ('The three features of a pixel are shown *as red, green and blue*.' if direct else
          f'The {channels} features of a pixel are reduced to *three principal components as red, '
-         'green and blue*, fitted over these images together; they hold '
+         'green and blue*, fitted over all of these images; they explain '
          f'{100 * colors.explained:.0f}% of the variance.')
-  reading = (f'{how} Pixels of one mask should have one colour and different masks different ones, '
-             'be they things or stuff: then a product with the feature of a query is a mask.')
+  reading = (f'{how} Pixels of one mask should have one color, and different masks different '
+             'colors: then the product with the feature of a query is a mask.')
   if rows[0].masks is not None:
-    reading += (' The third column paints each predicted mask in the feature that its query '
-                'predicts for it: the nearer to the colour of its pixels, the surer the mask.')
+    reading += (' The third column shows each predicted mask in the color of the mask feature '
+                'that its query predicts: the closer to the color of the pixels, the better.')
   return Section(title, f'{reading} (Figures 5 and A.5)', [(path, '')])
 
 
@@ -249,12 +249,12 @@ def _feature_row(picture: Picture, colors: pixel_colors.FeatureColors, direct: b
 
 
 def training_curves(folder: str, model_dir: Optional[str], numbers: dict[str, Any]) -> Section:
-  """Training curves, figure 4.
+  """Plots the training curves (figure 4).
 
   Args:
-    folder: Where files go.
-    model_dir: A model directory with event files; None: there is none.
-    numbers: Gets an entry `curves`.
+    folder: Output folder.
+    model_dir: Model directory with event files, or None.
+    numbers: Dictionary to which an entry `curves` is added.
   """
   title = 'Training curves'
   found = event_curves.read(model_dir) if model_dir is not None else {}
@@ -267,8 +267,8 @@ def training_curves(folder: str, model_dir: Optional[str], numbers: dict[str, An
       panels.append(query_figures.Panel(panel.title, lines))
   if not panels:
     return Section(title, '', (), [
-        'Left out: there are no TensorBoard event files with these curves. Name the folder that '
-        'training wrote to with --model_dir.'])
+        'Left out: there are no TensorBoard event files with these curves. Give the model '
+        'directory of the training with --model_dir.'])
   path = os.path.join(folder, 'training_curves.png')
   query_figures.training_curves(path, panels)
   shown = {panel.title for panel in panels}
@@ -276,11 +276,11 @@ def training_curves(folder: str, model_dir: Optional[str], numbers: dict[str, An
   notices = [f'Not in the event files: {", ".join(missing)}.'] if missing else []
   return Section(
       title,
-      '*Validation PQ*; of the masks that are matched to annotated ones the *class confidence* '
-      '(the probability of the right class) and the *dice* of mask and annotation; the share of '
-      'pixels that are nearest to their own instance (*instance discrimination*) and that predict '
-      'their own mask (*mask-ID*). Matched class confidence and dice are the two factors of the '
-      'PQ-style similarity that training maximises. Faint lines are the logged means over a few '
-      'training steps, strong ones running means. (Figure 4)',
+      '*Validation PQ*; for the masks that are matched to ground truth, the *class confidence* '
+      '(the probability of the correct class) and the *dice* coefficient of mask and ground truth; '
+      'the fraction of pixels that are nearest to their own instance (*instance discrimination*) '
+      'and that predict their own mask (*mask-ID*). Matched class confidence and dice are the two '
+      'factors of the PQ-style similarity that training maximizes. Faint lines are logged means '
+      'over a few training steps, strong lines are running means. (Figure 4)',
       [(path, '')], notices)
 

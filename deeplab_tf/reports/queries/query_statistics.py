@@ -1,6 +1,6 @@
-"""What the queries of a mask model are for: classes, places and how often (section A.3).
+"""Classes, locations and frequency of the queries of a mask model (section A.3).
 
-A query fires in an image where it is left in the panoptic prediction, be it with one pixel.
+A query fires in an image if at least one pixel of the panoptic prediction belongs to it.
 """
 
 import functools
@@ -15,7 +15,7 @@ class FiringGroup(NamedTuple):
 
   Attributes:
     name: 'most firings', 'some firings' or 'few firings'.
-    queries: Their numbers, those that fire most often first.
+    queries: Query indices, sorted by descending number of firings.
   """
   name: str
   queries: list[int]
@@ -25,28 +25,28 @@ class QueryStatistics:
   """Running sums over images.
 
   Attributes:
-    histogram: int64 [queries, classes], in how many images a query was a mask of a class.
-    mask_sums: float64 [queries, side, side], sums of masks that were resized to a square.
-    images: Images seen.
+    histogram: int64 [queries, classes], number of images in which a query was a mask of a class.
+    mask_sums: float64 [queries, side, side], sums of masks resized to a square.
+    images: Number of images.
   """
 
   def __init__(self, num_queries: int, num_classes: int, side: int = 96):
     """Starts at zero.
 
     Args:
-      num_queries: Queries of the model.
-      num_classes: Classes without "no object".
-      side: Pixels of a side of the square.
+      num_queries: Number of queries of the model.
+      num_classes: Number of classes, without "no object".
+      side: Side of the square in pixels.
     """
     self.histogram = np.zeros((num_queries, num_classes), np.int64)
     self.mask_sums = np.zeros((num_queries, side, side))
     self.images = 0
 
   def update(self, query_map: np.ndarray, query_class: np.ndarray) -> None:
-    """Takes in an image.
+    """Adds an image.
 
     Args:
-      query_map: int [height, width], the query of each pixel, -1 where there is none.
+      query_map: int [height, width], query of each pixel, or -1.
       query_class: int [queries], class index of each query.
     """
     self.images += 1
@@ -58,22 +58,22 @@ class QueryStatistics:
 
   @property
   def firings(self) -> np.ndarray:
-    """int64 [queries], in how many images each query fired."""
+    """Number of images in which each query fired, int64 [queries]."""
     return self.histogram.sum(axis=1)
 
   def average_masks(self) -> np.ndarray:
-    """Returns float32 [queries, side, side] in [0, 1], means over the images where they fire."""
+    """Returns the mean masks over the images where queries fire, float32 [queries, side, side]."""
     counts = np.maximum(self.firings, 1)[:, None, None]
     return (self.mask_sums / counts).astype(np.float32)
 
   def order(self) -> np.ndarray:
-    """Returns the numbers of all queries, those that fire most often first, int [queries]."""
+    """Returns all query indices by descending number of firings, int [queries]."""
     return np.argsort(-self.firings, kind='stable')
 
   def groups(self) -> list[FiringGroup]:
-    """Sorts the queries that fire into three categories of about equal size, by rank.
+    """Divides the firing queries by rank into three groups of about equal size.
 
-    The paper names no bounds. Empty categories are left out.
+    The paper does not state the limits of its groups. Empty groups are left out.
     """
     firing = [query for query in self.order().tolist() if self.firings[query]]
     bounds = [round(len(firing) * third / 3) for third in range(4)]
@@ -83,7 +83,7 @@ class QueryStatistics:
 
 
 def fired(query_map: np.ndarray) -> list[int]:
-  """Returns the queries of a map (-1 for none), ascending."""
+  """Returns the queries that occur in a map, in ascending order; -1 is no query."""
   return [query for query in np.unique(query_map).tolist() if query >= 0]
 
 
@@ -92,10 +92,10 @@ def choose_masks(query_map: np.ndarray, isthing: np.ndarray, count: int,
   """Chooses queries whose masks are shown: the largest things first, then the largest stuff.
 
   Args:
-    query_map: int [height, width], the query of each pixel, -1 where there is none.
+    query_map: int [height, width], query of each pixel, or -1.
     isthing: bool [queries], whether the query predicts a thing class.
-    count: At most so many.
-    wanted: Takes these instead.
+    count: Maximum number of queries.
+    wanted: Queries to choose instead.
   """
   if wanted:
     return list(wanted)[:count]
@@ -105,7 +105,7 @@ def choose_masks(query_map: np.ndarray, isthing: np.ndarray, count: int,
 
 @functools.lru_cache(maxsize=64)
 def _to_square(length: int, side: int) -> np.ndarray:
-  """Weights of a resize by area from `length` to `side` pixels, [side, length], rows of sum 1."""
+  """Returns the weights of an area resize from `length` to `side` pixels, [side, length]."""
   scale = length / side
   weights = np.zeros((side, length))
   for row in range(side):

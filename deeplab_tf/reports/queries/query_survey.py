@@ -1,4 +1,4 @@
-"""Goes through a data set with a network: running sums over all images, some kept for pictures."""
+"""Runs a network on a dataset, collecting statistics and example images."""
 
 from typing import Callable, Iterable, NamedTuple, Optional
 
@@ -9,29 +9,29 @@ from deeplab_tf.reports.queries.query_statistics import QueryStatistics, fired
 from deeplab_tf.structures import EvaluationBatch
 from deeplab_tf.user_errors import DataError
 
-# Images with fewer masks show little: they are pictured only where there are no others.
+# Images with fewer masks are used as examples only if there are not enough others.
 _MASKS_OF_A_PICTURE = 4
 
 
 class Picture(NamedTuple):
-  """An image that is shown.
+  """An example image.
 
   Attributes:
-    name: The file's, without extension.
-    found: What the network makes of it.
+    name: File name without extension.
+    found: Output of the network.
   """
   name: str
   found: AnalyzedImage
 
 
 class Survey(NamedTuple):
-  """What was found.
+  """Results over a dataset.
 
   Attributes:
-    statistics: Of the queries, over all images.
-    memory_share: float64 [heads], mean share of the attention of the queries that fire which goes
-      to the memory; None for a model without dual-path layers or where no query fires.
-    pictures: The images kept.
+    statistics: Statistics of the queries over all images.
+    memory_share: float64 [heads], mean fraction of the attention of firing queries to the memory;
+      None if the model has no dual-path layers or no query fires.
+    pictures: Example images.
   """
   statistics: QueryStatistics
   memory_share: Optional[np.ndarray]
@@ -43,13 +43,13 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
   """Runs the network once on each image.
 
   Args:
-    network: The network.
+    network: Network to run.
     samples: Batches of one image.
-    num_pictures: Images to keep: the first with at least four masks, then the first of the rest.
-    progress: Wraps the loop, e.g. in a bar.
+    num_pictures: Number of example images: the first ones with at least four masks, then others.
+    progress: Function that wraps the loop, e.g. in a progress bar.
 
   Raises:
-    ValueError: There is no image.
+    ValueError: There are no images.
   """
   statistics = QueryStatistics(network.num_queries, len(network.dataset_info.class_ids))
   shares, chosen, others = [], [], []
@@ -63,7 +63,8 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
     if len(kept) < num_pictures:
       kept.append(Picture(sample.name[0].numpy().decode(), found))
   if not statistics.images:
-    raise DataError('eval_dataset_options: the data set holds no image; nothing to analyse')
+    raise DataError('eval_dataset_options: the dataset contains no images; there is nothing to '
+                    'analyze')
   memory_share = None
   if shares:
     memory_share = (np.sum([total for _, total in shares], axis=0, dtype=np.float64)

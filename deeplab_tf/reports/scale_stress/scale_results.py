@@ -1,4 +1,4 @@
-"""What a scale stress test has found: its file, its tables, and its gain over that of a model."""
+"""Results of a scale stress test: file format, tables, and comparison with another model."""
 
 import itertools
 import json
@@ -17,12 +17,12 @@ _EXPECTED = 'a result of evaluation/scale_stress.py'
 
 
 class Identity(NamedTuple):
-  """What must be the same for two runs to belong to one stress test.
+  """Properties that are equal for all runs of one stress test.
 
   Attributes:
     checkpoint: Digest of the weights.
     config: Digest of the experiment.
-    num_images: Images that are scored at most; None: all.
+    num_images: Maximum number of scored images, or None for all.
   """
   checkpoint: str
   config: str
@@ -30,15 +30,15 @@ class Identity(NamedTuple):
 
 
 class Measurement(NamedTuple):
-  """What was found at one ratio.
+  """Result at one ratio.
 
   Attributes:
-    ratio: Of the network's input to its size in evaluation.
+    ratio: Ratio of the network's input size to its size in evaluation.
     size: Height and width of the network's input.
-    images: Images that are scored.
-    seconds_per_image: Of the network and its read-out, the median over the images but the first.
-    scores: 'All', 'Things' and 'Stuff' -> pq, sq and rq in [0, 1], None where there is no class
-      to average over, and n, the classes averaged over; see PanopticQuality.
+    images: Number of scored images.
+    seconds_per_image: Median time of network and post-processing, without the first image.
+    scores: 'All', 'Things' and 'Stuff' -> pq, sq and rq in [0, 1] (None if there are no classes),
+      and n, the number of classes averaged over; see PanopticQuality.
   """
   ratio: float
   size: tuple[int, int]
@@ -48,15 +48,15 @@ class Measurement(NamedTuple):
 
 
 class StressTest(NamedTuple):
-  """A model's scores over ratios.
+  """Scores of a model over ratios.
 
   Attributes:
     config: Name of the experiment.
-    checkpoint: Prefix of the weights.
-    dataset: Its name.
+    checkpoint: Prefix of the checkpoint.
+    dataset: Name of the dataset.
     evaluation_size: Height and width of the network's input at ratio 1.
-    identity: See Identity.
-    measurements: By ascending ratio.
+    identity: Identity of the test.
+    measurements: Results by ascending ratio.
   """
   config: str
   checkpoint: str
@@ -67,24 +67,24 @@ class StressTest(NamedTuple):
 
   @property
   def ratios(self) -> tuple[float, ...]:
-    """The ratios that are measured."""
+    """The measured ratios."""
     return tuple(each.ratio for each in self.measurements)
 
   def pq(self, group: str) -> dict[float, Optional[float]]:
-    """Returns ratio -> PQ of 'All', 'Things' or 'Stuff', in [0, 1] or None."""
+    """Returns ratio -> PQ in [0, 1], or None, of 'All', 'Things' or 'Stuff'."""
     return {each.ratio: each.scores[group]['pq'] for each in self.measurements}
 
   def with_measurement(self, measurement: Measurement) -> 'StressTest':
-    """Returns the test with one more ratio."""
+    """Returns the test with another measurement."""
     measurements = sorted((*self.measurements, measurement), key=lambda each: each.ratio)
     return self._replace(measurements=tuple(measurements))
 
 
 def names(tests: Sequence[StressTest]) -> list[str]:
-  """Names tests by their configs, and by their checkpoints where configs are the same.
+  """Returns distinct names of tests: their configs, or their checkpoints if configs are equal.
 
-  Of a checkpoint's path the last two parts are taken, or as many as tell the checkpoints apart;
-  what is the same even so is numbered.
+  The name of a checkpoint is the last two parts of its path, or more if needed to distinguish
+  them. Names that are still equal are numbered.
   """
   configs = [test.config for test in tests]
   checkpoints = {test.checkpoint for test in tests if configs.count(test.config) > 1}
@@ -101,16 +101,16 @@ def _last_parts(path: str, count: int) -> str:
 
 
 def improvement(test: StressTest, other: StressTest, group: str) -> dict[float, Optional[float]]:
-  """Returns how much better a model is than another, as figure 4 of the paper has it.
+  """Returns the relative improvement of a model over another (figure 4 of the paper).
 
   Args:
-    test: Of the model.
-    other: Of the model that it is compared with.
+    test: Test of the model.
+    other: Test of the model that it is compared with.
     group: 'All', 'Things' or 'Stuff'.
 
   Returns:
-    Ratio -> (PQ - other PQ) / other PQ in per cent, for the ratios of both; None where a PQ is
-    not available or the other is 0.
+    Ratio -> (PQ - other PQ) / other PQ in percent, for the common ratios; None if a PQ is not
+    available or the other PQ is 0.
   """
   own, others = test.pq(group), other.pq(group)
   return {ratio: _gain(own[ratio], others[ratio]) for ratio in own if ratio in others}
@@ -124,7 +124,7 @@ def _gain(own: Optional[float], other: Optional[float]) -> Optional[float]:
 
 
 def format_test(test: StressTest) -> str:
-  """Lays out a test as a table, scores in per cent."""
+  """Formats a test as a table, with scores in percent."""
   lines = [f'{"ratio":>6}{"input size":>12}{"PQ":>7}{"things":>8}{"stuff":>7}{"SQ":>7}{"RQ":>7}'
            f'{"s/image":>10}{"images":>8}']
   for each in test.measurements:
@@ -137,9 +137,9 @@ def format_test(test: StressTest) -> str:
 
 
 def format_improvement(test: StressTest, other: StressTest, name: str) -> str:
-  """Lays out the relative improvement over another model, of a name, in per cent."""
+  """Formats the relative improvement over another model, called `name`, in percent."""
   gains = {group: improvement(test, other, group) for group in GROUPS}
-  lines = [f'relative improvement over {name} in per cent',
+  lines = [f'relative improvement over {name} in percent',
            f'{"ratio":>6}{"PQ":>8}{"things":>8}{"stuff":>8}']
   for ratio in gains['All']:
     lines.append(f'{ratio:>6g}' + ''.join(
@@ -156,7 +156,7 @@ def _size(size: Sequence[int]) -> str:
 
 
 def write(path: str, test: StressTest) -> None:
-  """Writes a test as JSON, whole or not at all."""
+  """Writes a test as JSON, atomically."""
   identity = test.identity
   content = {
       'config': test.config, 'checkpoint': test.checkpoint, 'dataset': test.dataset,
@@ -172,14 +172,14 @@ def write(path: str, test: StressTest) -> None:
 
 
 def read(path: str) -> StressTest:
-  """Reads what `write` wrote.
+  """Reads the file that `write` wrote.
 
   Args:
-    path: The file, or the folder that it is in.
+    path: Path of the file or its folder.
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: It is no such result.
+    FileNotFoundError: The file does not exist.
+    ValueError: The file is not a result of a scale stress test.
   """
   if os.path.isdir(path):
     path = os.path.join(path, FILE)

@@ -1,8 +1,8 @@
-"""Scores a trained model at input sizes far from those that it was trained with.
+"""Scores a trained model at input sizes far from those used in training.
 
-The scale stress test of the Axial-DeepLab paper (section 4.2 and figure 4). At each ratio the
-network's input, image and padding, is that many times as large as in evaluation; the weights
-stay, and the prediction is brought to the image's own size and scored there.
+This is the scale stress test of the Axial-DeepLab paper (section 4.2 and figure 4). At each ratio,
+the network's input (image and padding) is that many times as large as in evaluation, with the same
+weights; the prediction is resized to the original image size and scored there.
 """
 
 import gc
@@ -33,9 +33,9 @@ from deeplab_tf.user_errors import DataError
 # About half an octave apart; sides of 128 n + 1 become sides of 16 n + 1.
 RATIOS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 _LARGEST_INT32 = 2**31 - 1
-# Of images that wait for the network; one of 4097x8193 takes 400 MB.
+# Memory for prefetched images; an image of 4097x8193 takes 400 MB.
 _PREPARED_BYTES = 2**30
-# (images of a ratio, their number or None, ratio, size) -> the images, e.g. with a bar.
+# (images of a ratio, their number or None, ratio, size) -> the images, e.g. with a progress bar.
 Progress = Callable[[Iterable, Optional[int], float, tuple[int, int]], Iterable]
 
 
@@ -43,22 +43,23 @@ class ScaleStress:
   """The stress test of one model; see `run`.
 
   Attributes:
-    found: What is measured so far.
-    num_images: Images at each ratio; None: not known beforehand.
+    found: Measurements so far.
+    num_images: Number of images at each ratio, or None if not known in advance.
   """
 
   def __init__(self, config, name: str, checkpoint: str, num_images: Optional[int] = None):
-    """Checks what can be checked without the network.
+    """Initializes the test and validates the config; the network is not built yet.
 
     Args:
-      config: ExperimentOptions; eval_dataset_options tell images and sizes, evaluator_options
-        the read-out.
-      name: Of the experiment where the config has none.
-      checkpoint: Prefix of the weights.
-      num_images: Images to score at each ratio; None: as many as an evaluation of the config.
+      config: ExperimentOptions; eval_dataset_options define images and sizes, evaluator_options
+        the post-processing.
+      name: Name of the experiment if the config has none.
+      checkpoint: Prefix of the checkpoint.
+      num_images: Number of images to score at each ratio; None uses the number of images in an
+        evaluation of the config.
 
     Raises:
-      ConfigError: The config classifies images, has no crop size, or evaluates no image.
+      ConfigError: The config is for classification, has no crop size, or evaluates no images.
     """
     config_lib.require_segmentation(config, 'the scale stress test')
     self._config = config
@@ -75,21 +76,24 @@ class ScaleStress:
                                    'values, height and width, which are multiplied by the ratios')
     total = pipeline.count_examples(options)
     self.num_images = None
-    # Damaged images are among the total and left out.
+    # The total includes corrupt images, which are skipped.
     if total is not None and not options.max_damaged_images:
       self.num_images = total if self._limit is None else min(total, self._limit)
     identity = scale_results.Identity(
-        _digest(_read(f'{checkpoint}.index')),  # It holds a checksum of each variable.
+        _digest(_read(f'{checkpoint}.index')),  # The index contains a checksum of each variable.
         _digest(config.SerializeToString(deterministic=True)),
         self._limit if self.num_images is None else self.num_images)
     self.found = scale_results.StressTest(
         config.experiment_name or name, checkpoint, self._info.name, crop_size, identity)
 
   def resume(self, path: str) -> None:
-    """Takes over the ratios that an earlier run has written to a file, if it is there.
+    """Reuses the ratios that an earlier run has written to a file, if it exists.
+
+    Args:
+      path: Path of the file.
 
     Raises:
-      ValueError: The file is of another stress test.
+      ValueError: The file belongs to another stress test.
     """
     if not os.path.exists(path):
       return
@@ -103,13 +107,16 @@ class ScaleStress:
     self.found = self.found._replace(measurements=earlier.measurements)
 
   def check_ratios(self, ratios: Sequence[float]) -> None:
-    """Checks that the network can work at the sizes that ratios give.
+    """Checks that the network can process the input sizes of the given ratios.
+
+    Args:
+      ratios: Ratios of the network's input size to its size in evaluation.
 
     Raises:
-      ValueError: One is too small or too large.
+      ValueError: A ratio is too small or too large.
     """
     stride = self._config.model_options.backbone.output_stride
-    # Where predictions are averaged over scales, of the smallest pass.
+    # If predictions are averaged over scales, the smallest scale is checked.
     scale = min(self._config.evaluator_options.eval_scales, default=1)
     at_scale = '' if scale == 1 else f' at eval_scales {scale:g}'
     side = min(self.found.evaluation_size)
@@ -130,15 +137,15 @@ class ScaleStress:
     """Checks that another model was measured on the same images at some of the ratios.
 
     Args:
-      other: Of that model.
-      ratios: Those that this one is measured at, besides those in `found`.
-      where: What errors begin with.
+      other: Test of the other model.
+      ratios: Ratios at which this model will be measured, besides those in `found`.
+      where: Prefix of error messages.
 
     Raises:
-      ValueError: It was not.
+      ValueError: The images differ, or there is no common ratio.
     """
     if other.dataset != self.found.dataset:
-      raise DataError(f'{where} is on data set "{other.dataset}", this test on '
+      raise DataError(f'{where} is on dataset "{other.dataset}", this test on '
                       f'"{self.found.dataset}"; compare models on the same images')
     for each in other.measurements:
       if self.num_images not in (None, each.images):
@@ -149,15 +156,16 @@ class ScaleStress:
                       f'{", ".join(f"{ratio:g}" for ratio in other.ratios)}; measure common ones')
 
   def run(self, ratios: Sequence[float], path: str, progress: Progress) -> None:
-    """Measures the ratios that are not measured yet, the smallest first, and adds them to `found`.
+    """Measures the missing ratios in ascending order, and adds them to `found`.
 
     Args:
-      ratios: Of the network's input to its size in evaluation.
-      path: A JSON file that has all of `found` after each ratio.
-      progress: Wraps the loop over the images of a ratio.
+      ratios: Ratios of the network's input size to its size in evaluation.
+      path: Path of the JSON file to which `found` is written after each ratio.
+      progress: Function that wraps the loop over the images of a ratio.
 
     Raises:
-      ValueError: The checkpoint is of another model, there is no image, or memory does not do.
+      ValueError: The checkpoint belongs to another model, there are no images, or memory is not
+        sufficient.
     """
     for ratio in sorted(set(ratios) - set(self.found.ratios)):
       size = self._input_size(ratio)
@@ -165,10 +173,11 @@ class ScaleStress:
         measurement = self._measure(ratio, size, progress)
       except tf.errors.ResourceExhaustedError:
         raise DataError(f'ratio {ratio:g}: an input of {size[0]}x{size[1]} does not fit into '
-                        'memory; leave it out of the ratios, those below are kept') from None
+                        'memory; remove it from the ratios, results of smaller ones are '
+                        'kept') from None
       self.found = self.found.with_measurement(measurement)
       scale_results.write(path, self.found)
-      # The graph of a size has constants, and refers to itself.
+      # The graph of a size holds large constants and has reference cycles.
       gc.collect()
 
   def _input_size(self, ratio: float) -> tuple[int, int]:
@@ -178,7 +187,7 @@ class ScaleStress:
   def _measure(self, ratio, size, progress) -> scale_results.Measurement:
     config = type(self._config)()
     config.CopyFrom(self._config)
-    # Large images one by one; so also the small ones, that times can be compared.
+    # Large images need a batch size of 1; small ones use it too, so that times are comparable.
     config.eval_dataset_options.batch_size = 1
     samples = pipeline.eval_dataset(config, self._info, ratio=ratio)
     if self._limit is not None:
@@ -194,15 +203,16 @@ class ScaleStress:
       seconds.append(time.perf_counter() - start)
       metric.update_from_label_maps(sample.label[0].numpy(), panoptic_map, self._info)
     if not seconds:
-      raise DataError('eval_dataset_options: the data set holds no image; nothing to score')
+      raise DataError('eval_dataset_options: the dataset contains no images; there is nothing to '
+                      'score')
     scores = metric.result()
-    # TensorFlow optimises the graph at its first run.
+    # TensorFlow optimizes the graph at its first run.
     typical = float(np.median(seconds[1:] or seconds))
     return scale_results.Measurement(ratio, size, len(seconds), typical,
                                      {group: scores[group] for group in scale_results.GROUPS})
 
   def _predict_function(self, ratio, size) -> Callable[..., tf.Tensor]:
-    """A graph from one image of a size, with its sizes, to its panoptic map at its own size."""
+    """Returns a function from a prepared image and its sizes to the panoptic map in raw size."""
     model = self._loaded_model()
     network = models.inference_network(self._config, model)
     config = scaled_read_out(self._config, ratio)
@@ -221,7 +231,7 @@ class ScaleStress:
   def _loaded_model(self) -> keras.Model:
     if self._model is None:
       options = self._config.trainer_options
-      # As an evaluation computes.
+      # The precision is the same as in evaluation.
       with precision.scope(options.Precision.Name(options.precision)):
         self._model = serving_module.build_network(self._config, self._info)
       load_checkpoint(self._model, self.found.checkpoint)
@@ -229,15 +239,16 @@ class ScaleStress:
 
 
 def scaled_read_out(config, ratio: float):
-  """Returns the config with a read-out for inputs that are scaled.
+  """Returns the config with post-processing options for scaled inputs.
 
-  The area limits are pixels of the network's input, in which a segment has ratio * ratio times as
-  many pixels as in evaluation; scaled likewise, they drop the same segments. Everything else stays,
-  the window of the centres' non-maximum suppression too: the paper does not tell of a change.
+  The area limits are in pixels of the network's input, where a segment has ratio**2 times as many
+  pixels as in evaluation. They are scaled accordingly, so that the same segments are removed. All
+  other options are unchanged, including the window of the non-maximum suppression of centers, since
+  the paper mentions no change.
 
   Args:
     config: ExperimentOptions.
-    ratio: Of the input to its size in evaluation.
+    ratio: Ratio of the input size to its size in evaluation.
   """
   scaled = type(config)()
   scaled.CopyFrom(config)
@@ -249,13 +260,13 @@ def scaled_read_out(config, ratio: float):
 
 
 def _image_limit(config) -> Optional[int]:
-  """The number of images that an evaluation scores; None: all."""
+  """Returns the number of images that an evaluation scores, or None for all."""
   steps = config.evaluator_options.eval_steps
   return None if steps < 0 else steps * config.eval_dataset_options.batch_size
 
 
 def _rounded_up(ratio: float) -> str:
-  """A ratio in three decimals, not below it."""
+  """Returns a ratio rounded up to three decimals."""
   return f'{math.ceil(1000 * ratio) / 1000:g}'
 
 

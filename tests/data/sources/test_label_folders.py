@@ -230,7 +230,7 @@ def fault_size(folder):
 
 def fault_no_png(folder):
   (folder.label_dir / 'a.png').write_text('this is none')
-  return 'a.png: is no image, or damaged'
+  return 'a.png: is not an image, or is corrupt'
 
 
 FAULTS = {name: value for name, value in list(globals().items()) if name.startswith('fault_')}

@@ -87,7 +87,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):
   assert [entry.name for entry in tmp_path.iterdir()] == ['index.html']
   titles = re.findall('<h2>([A-Z][^<]*)', page)
   assert titles == ['All', 'Things', 'Stuff', 'PQ by class', 'PQ by size of segment',
-                    'Classes taken for others', 'Images and masks', 'Worst images', 'Best images']
+                    'Confusion of classes', 'Images and masks', 'Worst images', 'Best images']
 
 
 def test_classes_are_sorted_by_pq_with_their_figures(tmp_path):
@@ -96,7 +96,8 @@ def test_classes_are_sorted_by_pq_with_their_figures(tmp_path):
   table = table[:table.index('</table>')]
   rows = re.findall('<th scope="row">([^<]*)</th>', table)
   assert rows == ['dog &amp; bone', 'cat']
-  assert 'PQ 40.0, imprecise mask 20.0, wrong class 5.0, missed 20.0, invented 15.0' in table
+  assert ('PQ 40.0, localization errors 20.0, classification errors 5.0, false negatives 20.0, '
+          'false positives 15.0') in table
   widths = [float(width) for width in re.findall(r'width:([\d.]+)%', table)]
   assert sum(widths) == pytest.approx(200)
   assert '>1,234<' in table and '1 of the 3 classes is in neither' in page
@@ -118,7 +119,7 @@ def test_confusion_blanks_what_is_below_half_a_per_cent(tmp_path):
   heat = page[page.index('class="heat"'):]
   heat = heat[:heat.index('</table>')]
   assert re.findall('<td[^>]*>([^<]*)</td>', heat) == ['60', '30', '', '10', '', '100', '', '']
-  assert '7 segments were missed' in page and '>35.0<' in page
+  assert '7 false negatives have' in page and '>35.0<' in page
 
 
 def test_long_lists_are_cut(tmp_path):
@@ -126,7 +127,7 @@ def test_long_lists_are_cut(tmp_path):
   result = {'All': _SOME, 'Things': _SOME, 'Stuff': _NONE, 'per_class': {}, 'mistaken': pairs,
             'sizes': dict.fromkeys(('All', 'Things', 'Stuff'), _SIZES)}
   page = _page(tmp_path, result=result)
-  assert '50 segments were missed' in page and 'and 5 more pairs' in page
+  assert '50 false negatives have' in page and 'and 5 more pairs' in page
 
 
 def test_nothing_to_show_is_said(tmp_path):
@@ -135,8 +136,8 @@ def test_nothing_to_show_is_said(tmp_path):
       tmp_path, result={'All': _NONE, 'Things': _NONE, 'Stuff': _NONE, 'per_class': {},
                         'mistaken': [], 'sizes': {'All': none}},
       confusion=((), np.zeros((0, 2))), image_pq=[], iou_histogram=[0, 0], worst=[], best=[])
-  for words in ('n/a', 'no classes', 'No segment of any class', 'No pixel was given',
-                'No missed segment'):
+  for words in ('n/a', 'no classes', 'No segment of any class', 'No pixel was predicted',
+                'No false negative'):
     assert words in page
   assert '<svg' not in page and 'Worst' not in page
 

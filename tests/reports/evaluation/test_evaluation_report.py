@@ -104,7 +104,7 @@ def test_a_damaged_photograph_is_left_out_and_one_of_another_size_fitted(tmp_pat
   with open(report.page, encoding='utf-8') as file:
     page = file.read()
   assert page.count('alt="Input of') == 1 and 'alt="Input of i1.jpg"' in page
-  assert 'Without its photograph: ' in page
+  assert 'Without its image: ' in page
 
 
 def test_large_maps_are_drawn_smaller(tmp_path, monkeypatch):
@@ -209,7 +209,7 @@ def test_no_image_is_shown_twice_and_poor_ones_only_for_want_of_others():
       [1], [3])
 
 
-def test_words_say_what_is_missed_taken_for_another_and_invented():
+def test_words_name_false_negatives_confused_classes_and_false_positives():
   truth = np.repeat([1, 2, 3, 4, 5, 6], 10)[None]
   guess = np.repeat([1, 2, 0, 0, 5, 7], 10)[None]
   segment = panoptic_quality.Segment
@@ -217,16 +217,17 @@ def test_words_say_what_is_missed_taken_for_another_and_invented():
       truth, [segment(i, c) for i, c in zip(range(1, 7), (9, 3, 3, 3, 9, 5))],
       guess, [segment(i, c) for i, c in zip((1, 2, 5, 7), (9, 5, 9, 3))])
   assert evaluation_report.describe(comparison, NAMES).split('\n') == [
-      'Found 2 of 6 segments', 'Wrong class: disc as box, box as disc',
-      'Missed: 2\u00a0×\u00a0disc']
+      'Matched 2 of 6 segments', 'Classification errors: disc as box, box as disc',
+      'False negatives: 2\u00a0×\u00a0disc']
   comparison = segment_survey.compare(truth[:, :20], [segment(1, 9), segment(2, 9)],
                                       np.repeat([8, 0], 10)[None],
                                       [segment(8, 9)])
-  assert evaluation_report.describe(comparison, NAMES) == 'Found 1 of 2 segments\nMissed: sky'
+  assert evaluation_report.describe(comparison, NAMES) == (
+      'Matched 1 of 2 segments\nFalse negatives: sky')
   comparison = segment_survey.compare(truth[:, :20], [segment(1, 9), segment(2, 9)],
                                       np.full((1, 20), 8), [segment(8, 5)])
   assert evaluation_report.describe(comparison, NAMES) == (
-      'Found 0 of 2 segments\nMissed: 2\u00a0×\u00a0sky\nInvented: box')
+      'Matched 0 of 2 segments\nFalse negatives: 2\u00a0×\u00a0sky\nFalse positives: box')
 
 
 def test_long_lists_of_words_are_cut():

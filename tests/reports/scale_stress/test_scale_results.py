@@ -38,7 +38,7 @@ def test_an_improvement_over_nothing_is_not_available():
   assert [scale_results.improvement(test, other, group)[1.0] for group in GROUPS] == [
       None, None, -100]
   table = scale_results.format_improvement(test, other, 'b').split('\n')
-  assert 'over b in per cent' in table[0] and table[2].split() == ['1', 'n/a', 'n/a', '-100.0']
+  assert 'over b in percent' in table[0] and table[2].split() == ['1', 'n/a', 'n/a', '-100.0']
 
 
 def test_the_table_has_a_line_per_ratio_upwards():

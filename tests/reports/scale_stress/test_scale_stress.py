@@ -309,7 +309,7 @@ def test_an_evaluation_of_no_steps_is_refused(folder):
 
 def test_a_data_set_without_images_is_refused(folder, tmp_path):
   stress = _stress(folder, 'center')
-  with pytest.raises(ValueError, match='holds no image'):
+  with pytest.raises(ValueError, match='contains no images'):
     stress.run([1], str(tmp_path / 'found.json'), lambda samples, *_: samples.take(0))
 
 
@@ -326,7 +326,7 @@ def test_only_tests_of_the_same_images_are_compared(folder):
   other = stress.found.with_measurement(at_two)
   stress.check_comparable(other, [1.0, 2.0], 'b')
   for changed, words in (
-      (other._replace(dataset='coco'), 'b is on data set "coco", this test on "shapes"'),
+      (other._replace(dataset='coco'), 'b is on dataset "coco", this test on "shapes"'),
       (stress.found.with_measurement(at_two._replace(images=5)), 'on 5 images, this test on 3'),
       (stress.found.with_measurement(at_two._replace(ratio=3.0)), 'none of the ratios .* but 3;')):
     with pytest.raises(ValueError, match=words):
