@@ -79,13 +79,13 @@ def _temporary(path):
 def _serializer(notes, info):
   """Returns a function that turns a function returning a SourceExample into a record."""
   from deeplab_tf.data.records import classes, tfrecord
-  classes = classes.describe(info) if info else b''
+  stated = classes.describe(info) if info else b''
 
   def serialized(make):
     example = make()
     if example.turned != 1:
       notes.add(sources.TURNED, f'{example.name}: {example.turned}')
-    return tfrecord.serialize(example, classes)
+    return tfrecord.serialize(example, stated)
 
   return serialized
 
