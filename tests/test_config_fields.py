@@ -1,4 +1,4 @@
-"""What the protos say of a field beside it is what a config may hold."""
+"""A config may have the values that the protos state beside each field."""
 
 import pytest
 from google.protobuf import descriptor

@@ -1,4 +1,4 @@
-"""Masks at points and on grids: both forms of targets against numpy, PyTorch's sampling by hand."""
+"""Masks at points and on grids: both forms of targets against numpy and PyTorch's sampling."""
 
 import json
 

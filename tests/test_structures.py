@@ -1,4 +1,4 @@
-"""Outputs of decoder layers by their names."""
+"""The names of the outputs of decoder layers."""
 
 import numpy as np
 import pytest

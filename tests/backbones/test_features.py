@@ -1,4 +1,4 @@
-"""Every backbone describes what it returns, and models take any that does."""
+"""Every backbone describes the features that it returns, and models accept any such backbone."""
 
 import importlib
 import pathlib

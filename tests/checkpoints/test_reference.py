@@ -1,4 +1,4 @@
-"""Weights of another program: taken as they are, joined, cut, and each accounted for."""
+"""Weights of another program: copied, joined or split, and each accounted for."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Normalization: its numbers, and that training, evaluation and pictures take the config's."""
+"""Normalization: its constants, and that training, evaluation and pictures use the config's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Attention layers report their calls to a recorder, where one is open."""
+"""Attention layers report their calls to an open recorder."""
 
 import functools
 import threading

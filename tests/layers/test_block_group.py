@@ -1,4 +1,4 @@
-"""A block group hands queries of any form through the layers that a factory makes."""
+"""A block group passes queries of any form through the layers that a factory returns."""
 
 import functools
 from typing import NamedTuple, Optional

@@ -1,4 +1,4 @@
-"""Resizing gives Pillow's pixel values, every one of them."""
+"""Resizing gives exactly Pillow's pixel values."""
 
 import numpy as np
 import pytest
