@@ -16,9 +16,11 @@ class ClassificationLoss(keras.losses.Loss):
 
   def __init__(self, label_smoothing: float = 0.0, reduction: str = 'auto',
                name: str = 'classification_loss'):
-    """Args:
-      label_smoothing: Share of the target that is spread over all classes, in [0, 1).
-      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+    """Initializes the loss.
+
+    Args:
+      label_smoothing: Share of the target that is distributed over all classes, in [0, 1).
+      reduction: 'none' for one loss per image, 'sum', or otherwise the mean over the batch.
       name: Name of the loss.
     """
     super().__init__(reduction=reduction, name=name)
@@ -42,23 +44,25 @@ class ClassificationLoss(keras.losses.Loss):
 
 
 class ClassificationCriterion(criterion.PerImageCriterion):
-  """The loss of image classification from outputs and targets."""
+  """Computes the loss of image classification from outputs and targets."""
 
   def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0):
-    """Args:
+    """Initializes the criterion.
+
+    Args:
       weight: Factor of the loss, above 0.
-      label_smoothing: As ClassificationLoss's.
+      label_smoothing: Share of the target that is distributed over all classes, in [0, 1).
     """
     self._weight = weight
     self._loss = ClassificationLoss(label_smoothing, reduction='none')
 
   def image_losses(self, outputs: dict[str, tf.Tensor],
                    targets: ClassTargets) -> criterion.CriterionResult:
-    """Returns the losses of each image, and as a statistic the top-1 accuracy of the batch.
+    """Returns the loss of each image, and as a statistic the top-1 accuracy of the batch.
 
     Args:
-      outputs: float class_logits [batch, classes].
-      targets: The classes.
+      outputs: `class_logits`, float [batch, classes].
+      targets: Class indices.
     """
     logits = outputs['class_logits']
     name, loss = self._loss.name, self._weight * self._loss(targets.class_index, logits)

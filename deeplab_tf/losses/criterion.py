@@ -1,4 +1,4 @@
-"""The base classes of criteria, which compute the losses of a network from outputs and targets.
+"""Base classes of criteria, which compute the losses of a network from outputs and targets.
 
 A training step may process its batch in parts: each replica has its share of the images, and
 gradient accumulation splits that share further. The losses and gradients of the parts are added
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 
 class LossTerm(NamedTuple):
-  """One term of the total.
+  """Options of one term of the total loss.
 
   Attributes:
     weight: Factor of the term, at least 0; 0 leaves the term out.
@@ -29,13 +29,13 @@ class CriterionResult(NamedTuple):
   """The losses of some images.
 
   Attributes:
-    losses: Name -> float32 [], the weighted terms, divided by their normalizers. Added up over the
-      parts of a batch they are the losses of the batch.
-    weights: Name -> the weight in that term, above 0.
+    losses: Name -> float32 [], the weighted terms, divided by their normalizers. Their sums over
+      the parts of a batch are the losses of the batch.
+    weights: Name -> weight of that term, above 0.
     total: float32 [], the sum of the terms.
-    statistics: Name -> float32 [], figures to watch, means over the images, without gradient.
-    checks: Name -> bool [], whether that tensor is finite. Compiled code cannot raise, so the
-      host reads these.
+    statistics: Name -> float32 [], metrics to monitor: means over the images, without gradient.
+    checks: Name -> bool [], whether the tensor is finite. Compiled code cannot raise an error, so
+      the host reads these.
   """
   losses: dict[str, tf.Tensor]
   weights: dict[str, float]
@@ -53,8 +53,8 @@ class Criterion(abc.ABC):
 
     The values of two sets of images must add up to the value of their union. A lower bound, such
     as Mask2Former's of one mask, therefore belongs in `call`, where the total is known. Reference
-    implementations may divide by the mean over their processes instead and average the gradients
-    over the processes: that is the same as to divide by the total.
+    implementations may instead divide by the mean over their processes and average the gradients
+    over the processes, which is equivalent.
 
     Args:
       targets: A container of `deeplab_tf.structures`.
@@ -66,7 +66,7 @@ class Criterion(abc.ABC):
   @abc.abstractmethod
   def call(self, outputs: dict[str, tf.Tensor], targets: NamedTuple,
            normalizers: dict[str, tf.Tensor]) -> CriterionResult:
-    """Returns the share that some images have in the losses of their batch.
+    """Returns the share of some images in the losses of their batch.
 
     Args:
       outputs: Name -> raw output of the network, [images, ...].
@@ -79,9 +79,10 @@ class Criterion(abc.ABC):
     """Returns the losses as `call` does.
 
     Args:
-      outputs: As in `call`.
-      targets: As in `call`.
-      normalizers: As in `call`; None: these images are the whole batch.
+      outputs: Name -> raw output of the network, [images, ...].
+      targets: A container of `deeplab_tf.structures`, [images, ...].
+      normalizers: Name -> float32 [], sums over all images of the batch; None if these images are
+        the whole batch.
     """
     return self.call(outputs, targets,
                      self.normalizers(targets) if normalizers is None else normalizers)
@@ -119,17 +120,18 @@ def losses_of_layers(
     weights: dict[str, float]) -> tuple[dict[str, tf.Tensor], dict[str, float]]:
   """Computes the same loss terms for each decoder layer (deep supervision).
 
-  Terms are named as outputs are: `mask_loss_0` is the term `mask_loss` of the first layer, and
-  that of the last layer has no number. The loss over all layers is the sum of all returned terms.
+  Terms are named like outputs: `mask_loss_0` is the term `mask_loss` of the first layer, and the
+  term of the last layer has no number. The loss over all layers is the sum of all returned terms.
 
   Args:
-    layer_losses: From the outputs of one layer to name -> float32, its weighted terms.
-    layers: The outputs of each layer, the last at the end; see `structures.split_layers`.
-    weights: Name -> weight in that term, above 0, the same for all layers.
+    layer_losses: Function of the outputs of one layer that returns name -> float32, its weighted
+      terms.
+    layers: Outputs of each layer, from first to last; see `structures.split_layers`.
+    weights: Name -> weight of that term, above 0, the same for all layers.
 
   Returns:
-    (losses, weights): name -> float32, the terms, those of the last layer first; name -> the
-    weight in that term.
+    (losses, weights): name -> float32, the terms, those of the last layer first; name -> weight of
+    that term.
   """
   losses, all_weights = {}, {}
   suffixes = ['', *(f'_{i}' for i in range(len(layers) - 1))]
@@ -141,5 +143,5 @@ def losses_of_layers(
 
 
 def are_finite(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """Returns for each named tensor a bool [] that is True if all of it is finite."""
+  """Returns name -> bool [], whether all values of the tensor are finite."""
   return {name: tf.reduce_all(tf.math.is_finite(tensor)) for name, tensor in tensors.items()}

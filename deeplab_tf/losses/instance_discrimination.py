@@ -1,7 +1,8 @@
-"""Instance discrimination: features of one mask are alike, of two masks are not.
+"""Instance discrimination: pixel features are similar within a mask and differ between masks.
 
-MaX-DeepLab, section 3.4: each pixel names its own mask by the masks' mean features (equations
-16 and 17), or, the form that DeepLab2 added, sampled pixels name the others of their mask.
+In MaX-DeepLab, section 3.4, each pixel is classified by its similarity to the mean features of the
+masks (equations 16 and 17). In the form that DeepLab2 added, sampled pixels are contrasted with
+each other.
 """
 
 import tensorflow as tf
@@ -11,25 +12,28 @@ from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses import pixel_loss
 from deeplab_tf.matching import cost
 
-# DeepLab2's; the paper does not say.
+# DeepLab2's temperature; the paper does not state one.
 _TEMPERATURE = 0.3
-# A logit that no other one is below.
+# A logit below all others.
 _NEVER = -99999.
 
 
 class InstanceDiscriminationLoss(pixel_loss.PixelLoss):
-  """Each pixel's mask, named by the mean features of the masks (equations 16 and 17).
+  """Cross-entropy of each pixel's mask and its similarity to the mean features of all masks.
 
-  The paper applies it to pixels of thing instances: say so with sample_weight.
+  These are equations 16 and 17. The paper applies them to pixels of thing instances only: pass a
+  sample_weight of 0 for all others.
   """
 
   def __init__(self, masks: int, top_k_percent: float = 1.0, temperature: float = _TEMPERATURE,
                reduction: str = 'auto', name: str = 'instance_discrimination_loss'):
-    """Args:
-      masks: Number of rows that the labels count.
+    """Initializes the loss.
+
+    Args:
+      masks: Number of masks, including unused rows of the labels.
       top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
-      temperature: Divides the similarities (tau of equation 17).
-      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      temperature: Divisor of the similarities (tau of equation 17).
+      reduction: 'none' for one loss per image, 'sum', or otherwise the mean over the batch.
       name: Name of the loss.
     """
     super().__init__(top_k_percent, reduction, name)
@@ -37,24 +41,24 @@ class InstanceDiscriminationLoss(pixel_loss.PixelLoss):
     self._temperature = temperature
 
   def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [batch, h, w], 0 on pixels of no mask.
+    """Returns float32 [batch, h, w], 0 on pixels without a mask.
 
     Args:
       y_true: int [batch, height, width], the mask of each pixel; -1 for none.
-      y_pred: float [batch, h, w, channels], normalised pixel features.
+      y_pred: float [batch, h, w, channels], normalized pixel features.
     """
     mask_ids = pixel_loss.subsample(tf.convert_to_tensor(y_true), *y_pred.shape[1:3])
     return self.losses(mask_ids, self.logits(mask_ids, y_pred))
 
   def logits(self, mask_ids: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-    """Compares pixels with the normalised mean features of the masks.
+    """Compares pixels with the normalized mean features of the masks.
 
     Args:
-      mask_ids: int [batch, h, w].
-      features: float [batch, h, w, channels].
+      mask_ids: int [batch, h, w], the mask of each pixel; -1 for none.
+      features: float [batch, h, w, channels], normalized pixel features.
 
     Returns:
-      float32 [batch, h, w, masks], far below all others where a mask has no pixel.
+      float32 [batch, h, w, masks]; logits of masks without pixels are far below all others.
     """
     height, width, channels = features.shape[1:]
     pixels = tf.reshape(tf.cast(features, tf.float32), [-1, height * width, channels])
@@ -67,7 +71,7 @@ class InstanceDiscriminationLoss(pixel_loss.PixelLoss):
     return tf.reshape(logits, [-1, height, width, self._masks])
 
   def losses(self, mask_ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropies, float32 [batch, h, w], of ids and logits as above."""
+    """Returns the cross-entropies of mask ids and results of `logits`, float32 [batch, h, w]."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(mask_ids, 0), logits)
     return tf.where(mask_ids >= 0, losses, 0.)
 
@@ -77,22 +81,24 @@ class InstanceDiscriminationLoss(pixel_loss.PixelLoss):
 
 
 class PixelContrastiveLoss(pixel_loss.PixelLoss):
-  """Sampled pixels name the sampled pixels of their own mask, by the similarity of features.
+  """Contrastive loss of sampled pixels, whose positives are the sampled pixels of the same mask.
 
-  Pixels of no mask are drawn when there are too few others. DeepLab2 draws crowd pixels, which
-  have no loss, before all others; here they count as unlabelled.
+  Pixels without a mask are sampled only if there are too few others. DeepLab2 samples crowd pixels,
+  which have no loss, before all others; here they count as unlabeled.
   """
 
   def __init__(self, masks: int, sample_k: int, sample_temperature: float = 0.6,
                top_k_percent: float = 1.0, temperature: float = _TEMPERATURE,
                reduction: str = 'auto', name: str = 'instance_discrimination_loss'):
-    """Args:
-      masks: Number of rows that the labels count.
-      sample_k: Pixels that are drawn in each image, without replacement.
-      sample_temperature: Exponent that favours pixels of small masks; 0 favours none.
+    """Initializes the loss.
+
+    Args:
+      masks: Number of masks, including unused rows of the labels.
+      sample_k: Number of pixels that are sampled in each image, without replacement.
+      sample_temperature: Exponent that favors pixels of small masks; 0 favors none.
       top_k_percent: Share of the sampled pixels of highest loss that count, in (0, 1].
-      temperature: Divides the similarities.
-      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      temperature: Divisor of the similarities.
+      reduction: 'none' for one loss per image, 'sum', or otherwise the mean over the batch.
       name: Name of the loss.
     """
     super().__init__(top_k_percent, reduction, name)
@@ -102,25 +108,25 @@ class PixelContrastiveLoss(pixel_loss.PixelLoss):
     self._temperature = temperature
 
   def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [batch, sample_k], 0 for pixels of no mask.
+    """Returns float32 [batch, sample_k], 0 for pixels without a mask.
 
     Args:
       y_true: int [batch, height, width], the mask of each pixel; -1 for none.
-      y_pred: float [batch, h, w, channels], normalised pixel features.
+      y_pred: float [batch, h, w, channels], normalized pixel features.
     """
     mask_ids = pixel_loss.subsample(tf.convert_to_tensor(y_true), *y_pred.shape[1:3])
     return self.losses(*self.logits(mask_ids, y_pred))
 
   def logits(self, mask_ids: tf.Tensor, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws pixels and compares them with each other.
+    """Samples pixels and compares them with each other.
 
     Args:
-      mask_ids: int [batch, h, w].
-      features: float [batch, h, w, channels].
+      mask_ids: int [batch, h, w], the mask of each pixel; -1 for none.
+      features: float [batch, h, w, channels], normalized pixel features.
 
     Returns:
-      int [batch, sample_k], the masks of the drawn pixels, and float32 [batch, sample_k,
-      sample_k], their similarities, each with itself included.
+      int [batch, sample_k], the masks of the sampled pixels, and float32 [batch, sample_k,
+      sample_k], their similarities, including that of each pixel to itself.
     """
     height, width, channels = features.shape[1:]
     pixels = tf.reshape(tf.cast(features, tf.float32), [-1, height * width, channels])
@@ -131,13 +137,13 @@ class PixelContrastiveLoss(pixel_loss.PixelLoss):
     return tf.gather(mask_ids, drawn, batch_dims=1), similarities
 
   def losses(self, mask_ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropies, float32 [batch, sample_k], of what `logits` returns."""
+    """Returns the cross-entropies of the results of `logits`, float32 [batch, sample_k]."""
     targets = tf.cast(same_mask(mask_ids), tf.float32)
     targets /= tf.maximum(tf.reduce_sum(targets, axis=2, keepdims=True), 1.)
     return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
   def _draw(self, mask_ids: tf.Tensor) -> tf.Tensor:
-    """Draws pixels of each image by the Gumbel top-k trick: int32 [batch, sample_k]."""
+    """Samples pixels of each image by the Gumbel top-k trick: int32 [batch, sample_k]."""
     pixels = mask_ids.shape[1]
     area = tf.gather(cost.mask_areas(mask_ids, self._masks), tf.maximum(mask_ids, 0), batch_dims=1)
     log_weights = tf.math.log(pixels / tf.maximum(area, 1.)) * self._sample_temperature
@@ -153,6 +159,10 @@ class PixelContrastiveLoss(pixel_loss.PixelLoss):
 
 
 def same_mask(mask_ids: tf.Tensor) -> tf.Tensor:
-  """Returns bool [batch, pixels, pixels], which pixels share a mask, of int [batch, pixels]."""
+  """Returns which pixels share a mask, bool [batch, pixels, pixels].
+
+  Args:
+    mask_ids: int [batch, pixels], the mask of each pixel; -1 for none.
+  """
   equal = tf.equal(mask_ids[:, tf.newaxis], mask_ids[:, :, tf.newaxis])
   return equal & (mask_ids >= 0)[:, tf.newaxis]

@@ -1,4 +1,4 @@
-"""Mask-ID cross-entropy: every pixel names its query (MaX-DeepLab, section 3.4)."""
+"""Mask-ID cross-entropy: each pixel predicts its query (MaX-DeepLab, section 3.4)."""
 
 import tensorflow as tf
 
@@ -8,16 +8,19 @@ from deeplab_tf.losses import pixel_loss
 class MaskIdLoss(pixel_loss.PixelLoss):
   """Softmax cross-entropy over the queries, of query indices and mask logits.
 
-  A pixel of no query (-1: crowd) has loss 0, yet its gradient is the softmax, so that no query
-  becomes sure of it: DeepLab2 hands an all-zero target to TensorFlow's cross-entropy, with
-  this effect. Give a sample_weight of 0 to pixels that are to have no gradient (unlabelled).
+  A pixel without a query (-1: crowd) has loss 0, but its gradient is the softmax, which keeps every
+  query from becoming confident there. DeepLab2 has the same effect, since it passes an all-zero
+  target to TensorFlow's cross-entropy. Pass a sample_weight of 0 for pixels that should have no
+  gradient (unlabeled ones).
   """
 
   def __init__(self, top_k_percent: float = 1.0, reduction: str = 'auto',
                name: str = 'mask_id_cross_entropy_loss'):
-    """Args:
+    """Initializes the loss.
+
+    Args:
       top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
-      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      reduction: 'none' for one loss per image, 'sum', or otherwise the mean over the batch.
       name: Name of the loss.
     """
     super().__init__(top_k_percent, reduction, name)

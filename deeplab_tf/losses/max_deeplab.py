@@ -1,8 +1,8 @@
 """MaX-DeepLab's criterion: matching, PQ-style loss and auxiliary losses (sections 3.2, 3.4).
 
-Equal to DeepLab2's, but for masks that no query is left for (more masks than queries): DeepLab2
-hands their class to query 0 and their pixels to a query of logit -99999; here they and their
-pixels take part in no term that needs a query.
+The losses equal DeepLab2's, except for masks that stay unmatched because there are more masks than
+queries. DeepLab2 assigns their class to query 0 and their pixels to a query with logit -99999. Here
+these masks and their pixels are left out of all terms that need a query.
 """
 
 from typing import NamedTuple, Optional
@@ -22,7 +22,7 @@ _DEFAULT_MASK_ID_TERM = LossTerm(0.3)
 
 
 class MaXDeepLabCriterion(criterion.PerImageCriterion):
-  """The losses of MaX-DeepLab from its outputs and targets."""
+  """Computes the losses of MaX-DeepLab from its outputs and targets."""
 
   def __init__(self, ignore_label: int,
                pq_style_weight: float = 3.0,
@@ -34,19 +34,21 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
                similarity: str = 'rq_times_sq',
                negatives: str = 'void_overlap',
                solver: str = 'scipy'):
-    """Args:
-      ignore_label: The class id of unlabelled pixels.
+    """Initializes the criterion.
+
+    Args:
+      ignore_label: Class id of unlabeled pixels.
       pq_style_weight: Factor of both PQ-style terms, at least 0.
-      mask_id_term: Mask-ID cross-entropy.
-      instance_discrimination_term: Instance discrimination.
-      semantic_term: Semantic cross-entropy.
-      sample_k: Pixels drawn per image for the pixel-contrastive form of instance
-        discrimination; 0: equations 16 and 17.
-      sample_temperature: Exponent that favours pixels of small masks when drawing.
+      mask_id_term: Options of the mask-ID cross-entropy.
+      instance_discrimination_term: Options of instance discrimination.
+      semantic_term: Options of the semantic cross-entropy.
+      sample_k: Number of pixels sampled per image for the pixel-contrastive form of instance
+        discrimination; 0 for equations 16 and 17.
+      sample_temperature: Exponent that favors pixels of small masks in the sampling.
       similarity: 'rq_times_sq' (equation 6), or 'rq_plus_sq' (table 6; no dynamic weights).
-      negatives: What "no object" weighs for unmatched queries: 'void_overlap' (DeepLab2) or
+      negatives: Weight of "no object" for unmatched queries: 'void_overlap' (DeepLab2) or
         'all_unmatched' (equation 11).
-      solver: The matching solver, 'scipy' or 'native' (needed under XLA).
+      solver: Matching solver, 'scipy' or 'native' (needed under XLA).
 
     Raises:
       ValueError: A choice is unknown.
@@ -78,14 +80,15 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
                    matching: Optional[tf.Tensor] = None) -> criterion.CriterionResult:
     """Returns the losses of each image.
 
-    Targets may have a resolution higher than the outputs' by a whole stride.
+    The resolution of the targets may be higher than that of the outputs by a whole stride.
 
     Args:
-      outputs: float; mask_logits [batch, h, w, queries], class_logits [batch, queries,
-        classes + 1], and, unless their terms have weight 0, pixel_features [batch, h, w,
-        channels] and semantic_logits [batch, h', w', semantic classes].
-      targets: The annotation.
-      matching: int32 [batch, masks], the query of each mask, -1 for none, instead of solving.
+      outputs: float; `mask_logits` [batch, h, w, queries], `class_logits` [batch, queries,
+        classes + 1], and, unless their terms have weight 0, `pixel_features` [batch, h, w,
+        channels] and `semantic_logits` [batch, h', w', semantic classes].
+      targets: Targets of the images.
+      matching: int32 [batch, masks], the query of each mask, -1 for none; None to solve the
+        matching.
 
     Raises:
       ValueError: The sizes of outputs and targets do not fit.
@@ -95,7 +98,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     found, recognition, segmentation = _compare(outputs, scene)
     costs = pq_style.matching_costs(recognition, segmentation, self._similarity)
     if matching is None:
-      # What is not finite is reported by `checks`, whichever solver: the rest of the step runs.
+      # `checks` reports costs that are not finite; here they must not stop either solver.
       finite_costs = tf.where(tf.math.is_finite(costs), costs, 0.)
       matching = matchers.match(finite_costs, scene.real, self._solver)
     match = pq_style.matched(matching, recognition, segmentation)
@@ -143,7 +146,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     queries = tf.gather(matching, tf.maximum(scene.mask_ids, 0), batch_dims=1)
     queries = tf.where(on_mask, queries, -1)
     has_query = queries >= 0
-    # Crowd counts, as in DeepLab2; see MaskIdLoss.
+    # Crowd pixels are included, as in DeepLab2; see MaskIdLoss.
     counted = scene.labelled & (has_query | ~on_mask)
     loss = mask_id.MaskIdLoss(self._mask_id_term.top_k_percent, reduction='none')
     accuracy = _share(_is_argmax(mask_logits, queries), has_query)
@@ -176,14 +179,14 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
 
 
 class _Scene(NamedTuple):
-  """The annotation at the resolution of the mask logits.
+  """Targets at the resolution of the mask logits.
 
   Attributes:
-    mask_ids: int32 [batch, h, w], the mask of each pixel; -1 on unlabelled and crowd pixels.
-    labelled: bool [batch, h, w], True on crowd too.
-    on_thing: bool [batch, h, w], True on pixels of thing instances.
+    mask_ids: int32 [batch, h, w], the mask of each pixel; -1 on unlabeled and crowd pixels.
+    labelled: bool [batch, h, w], whether the pixel is labeled, which crowd pixels are.
+    on_thing: bool [batch, h, w], whether the pixel belongs to a thing instance.
     mask_classes: int32 [batch, masks], class indices, -1 in unused rows.
-    real: bool [batch, masks], the masks that have a class and a pixel at this resolution.
+    real: bool [batch, masks], whether the mask has a class and a pixel at this resolution.
   """
   mask_ids: tf.Tensor
   labelled: tf.Tensor
@@ -220,7 +223,7 @@ def _compare(outputs: dict[str, tf.Tensor],
 
 
 def _matching_statistics(match: pq_style.Matched) -> dict[str, tf.Tensor]:
-  """Means over the matched pairs of the batch (figure 4, b and c), and pairs per image."""
+  """Returns means over the matched pairs of the batch (figure 4, b and c), and pairs per image."""
   pairs = tf.reduce_sum(match.pairs)
   images = tf.cast(tf.shape(match.pairs)[0], tf.float32)
   return {
@@ -236,13 +239,13 @@ def _is_argmax(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def _share(is_right: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
-  """Returns how many of the counted are right, float32 [] in [0, 1]; 0 if none is counted."""
+  """Returns the share of counted elements that are right, float32 [] in [0, 1]; 0 without any."""
   right = tf.math.count_nonzero(is_right & counted, dtype=tf.float32)
   return tf.math.divide_no_nan(right, tf.math.count_nonzero(counted, dtype=tf.float32))
 
 
 def _neighbour_accuracy(mask_ids: tf.Tensor, similarities: tf.Tensor) -> tf.Tensor:
-  """Returns how often the drawn pixel that is most alike, but for itself, shares the mask."""
+  """Returns how often the most similar other pixel of the sample has the same mask."""
   pixels = mask_ids.shape[1]
   others = tf.where(tf.eye(pixels, dtype=tf.bool), similarities.dtype.min, similarities)
   nearest = tf.argmax(others, axis=2, output_type=tf.int32)

@@ -1,6 +1,6 @@
-"""Panoptic-DeepLab's criterion: classes, heat map of centres, offsets (section 3.3), as DeepLab2's.
+"""Panoptic-DeepLab's criterion: semantic, center and offset losses (section 3.3), as in DeepLab2.
 
-All three are measured at the resolution of the annotation, to which predictions are interpolated.
+All three are computed at the resolution of the targets, to which predictions are interpolated.
 """
 
 import tensorflow as tf
@@ -13,7 +13,7 @@ from deeplab_tf.structures import CenterTargets
 
 
 class CenterLoss(PixelLoss):
-  """Squared error of heat maps [batch, height, width, 1]."""
+  """Squared error of heatmaps [batch, height, width, 1]."""
 
   def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     """Returns float32 [batch, height, width]."""
@@ -21,7 +21,7 @@ class CenterLoss(PixelLoss):
 
 
 class OffsetLoss(PixelLoss):
-  """Absolute error of offsets [batch, height, width, 2], the mean over y and x."""
+  """Absolute error of offsets [batch, height, width, 2], averaged over y and x."""
 
   def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     """Returns float32 [batch, height, width]."""
@@ -36,15 +36,18 @@ _OFFSET_TERM = LossTerm(0.01)
 
 
 class PanopticDeepLabCriterion(criterion.PerImageCriterion):
-  """The losses of Panoptic-DeepLab from its outputs and targets."""
+  """Computes the losses of Panoptic-DeepLab from its outputs and targets."""
 
   def __init__(self, ignore_label: int, semantic_term: LossTerm = _SEMANTIC_TERM,
                center_term: LossTerm = _CENTER_TERM, offset_term: LossTerm = _OFFSET_TERM):
-    """Args:
-      ignore_label: The class id of unlabelled pixels.
-      semantic_term: Cross-entropy; the default's top 20 % is the paper's bootstrapping.
-      center_term: Mean squared error of the heat map.
-      offset_term: Absolute error of the offsets in pixels.
+    """Initializes the criterion.
+
+    Args:
+      ignore_label: Class id of unlabeled pixels.
+      semantic_term: Options of the cross-entropy; the default's top 20 % is the paper's
+        bootstrapping.
+      center_term: Options of the mean squared error of the heatmap.
+      offset_term: Options of the absolute error of the offsets in pixels.
     """
     self._terms = {
         'semantic_loss': semantic_term, 'center_loss': center_term, 'regression_loss': offset_term}
@@ -58,9 +61,10 @@ class PanopticDeepLabCriterion(criterion.PerImageCriterion):
     """Returns the losses of each image.
 
     Args:
-      outputs: float; semantic_logits [batch, h, w, classes], center_heatmap [batch, h, w, 1] and
-        center_offsets [batch, h, w, 2] in pixels of this map, as far as their term has a weight.
-      targets: The annotation, whose height and width are static.
+      outputs: float; `semantic_logits` [batch, h, w, classes], `center_heatmap` [batch, h, w, 1]
+        and `center_offsets` [batch, h, w, 2] in pixels of this map; those whose term has weight 0
+        may be missing.
+      targets: Targets of the images, with static height and width.
     """
     size = targets.semantic_map.shape[1:3]
     losses, statistics, used = {}, {}, {}
@@ -89,7 +93,7 @@ class PanopticDeepLabCriterion(criterion.PerImageCriterion):
     return criterion.CriterionResult(losses, weights, total, statistics, checks)
 
   def _accuracy(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Returns the share of the labelled pixels whose class is right, float32 []."""
+    """Returns the share of labeled pixels with the right class, float32 []."""
     labelled = tf.not_equal(labels, self._ignore_label)
     right = labelled & tf.equal(tf.argmax(logits, -1, tf.int32), labels)
     return tf.math.divide_no_nan(tf.math.count_nonzero(right, dtype=tf.float32),
@@ -97,7 +101,7 @@ class PanopticDeepLabCriterion(criterion.PerImageCriterion):
 
 
 def _mean_distance(offsets: tf.Tensor, targets: CenterTargets) -> tf.Tensor:
-  """Returns how far the predicted centre of an instance's pixel is from it, in pixels."""
+  """Returns the mean distance of predicted and true centers of pixels of instances, in pixels."""
   errors = offsets - targets.center_offsets
   distances = tf.sqrt(tf.square(errors[..., 0]) + tf.square(errors[..., 1]))
   weights = targets.offset_weights

@@ -1,4 +1,4 @@
-"""What the per-pixel losses have in common: resolution of the labels, weights, top-k mean."""
+"""The base class of per-pixel losses: resolution of the labels, weights, top-k mean."""
 
 from typing import Optional
 
@@ -9,18 +9,18 @@ from deeplab_tf.losses import reduction as reductions
 
 
 def subsample(labels: tf.Tensor, height: int, width: int) -> tf.Tensor:
-  """Takes every s-th row and column of a label map, to the resolution of a prediction.
+  """Subsamples label maps by a whole stride, to the resolution of a prediction.
 
   Args:
-    labels: [batch, label height, label width], of static size.
+    labels: Label maps [batch, label height, label width], of static size.
     height: Rows of the prediction.
     width: Columns of the prediction.
 
   Returns:
-    [batch, height, width], with the first and last row and column of the labels.
+    [batch, height, width], which include the first and the last row and column of the labels.
 
   Raises:
-    ValueError: No stride s takes labels of this size to the prediction's.
+    ValueError: There is no stride between the two sizes.
   """
   label_height, label_width = labels.shape[1:3]
   if (label_height, label_width) == (height, width):
@@ -36,16 +36,18 @@ def subsample(labels: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 class PixelLoss(keras.losses.Loss):
-  """A loss of one number per pixel, averaged over the pixels of highest loss of each image.
+  """Base class of losses with one value per pixel; averages the highest values of each image.
 
   `sample_weight` holds one weight per pixel, [batch, label height, label width].
   """
 
   def __init__(self, top_k_percent: float = 1.0, reduction: str = 'auto',
                name: Optional[str] = None):
-    """Args:
+    """Initializes the loss.
+
+    Args:
       top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
-      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      reduction: 'none' for one loss per image, 'sum', or otherwise the mean over the batch.
       name: Name of the loss.
     """
     super().__init__(reduction=reduction, name=name)
@@ -53,7 +55,7 @@ class PixelLoss(keras.losses.Loss):
 
   def __call__(self, y_true: tf.Tensor, y_pred: tf.Tensor,
                sample_weight: Optional[tf.Tensor] = None) -> tf.Tensor:
-    """Returns the loss, float32 [batch] or [] by `reduction`."""
+    """Returns the loss, float32 [batch] or [] depending on `reduction`."""
     with tf.name_scope(self.name or type(self).__name__):
       losses = self.call(y_true, y_pred)
       if sample_weight is not None:
@@ -62,7 +64,7 @@ class PixelLoss(keras.losses.Loss):
       return self.reduce(losses)
 
   def reduce(self, losses: tf.Tensor) -> tf.Tensor:
-    """Averages weighted losses, float32 [batch, ...], as `top_k_percent` and `reduction` say."""
+    """Reduces weighted losses, float32 [batch, ...], by `top_k_percent` and `reduction`."""
     losses = reductions.top_k_mean(losses, self._top_k_percent)
     if self.reduction == keras.losses.Reduction.NONE:
       return losses

@@ -1,9 +1,9 @@
 """The PQ-style loss of matched and unmatched queries (MaX-DeepLab, equations 6 to 12).
 
-Where the released code departs from the paper we follow the code: the dice loss adds 1 to
+Where the released code differs from the paper we follow the code: the dice loss adds 1 to
 numerator and denominator; both terms are divided by the number of queries; the weights of
-equation 10 are at least 1e-5; an unmatched query learns "no object" in proportion to how much
-of its mask lies on unlabelled pixels (equation 11 has weight 1: Negatives 'all_unmatched').
+equation 10 are at least 1e-5; the "no object" loss of an unmatched query is weighted by the share
+of its mask on unlabeled pixels (the weight is 1 in equation 11 and with 'all_unmatched').
 """
 
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from deeplab_tf.matching import cost
 
 SIMILARITIES = ('rq_times_sq', 'rq_plus_sq')
 NEGATIVES = ('void_overlap', 'all_unmatched')
-# The weight of matched queries in equation 12.
+# Weight of matched queries in equation 12.
 _ALPHA = 0.75
 _LEAST_WEIGHT = 1e-5
 
 
 class Overlaps(NamedTuple):
-  """How predicted masks lie on annotated ones, in pixels.
+  """Overlaps of predicted and ground-truth masks: sums of predicted probabilities over pixels.
 
   Attributes:
-    joint: float32 [batch, queries, masks], predicted probability inside each annotated mask.
-    on_labelled: float32 [batch, queries], on labelled pixels, crowd included.
-    on_void: float32 [batch, queries], on unlabelled pixels.
-    area: float32 [batch, masks], of the annotated masks.
+    joint: float32 [batch, queries, masks], sum inside each ground-truth mask.
+    on_labelled: float32 [batch, queries], sum over labeled pixels, including crowd.
+    on_void: float32 [batch, queries], sum over unlabeled pixels.
+    area: float32 [batch, masks], areas of the ground-truth masks in pixels.
   """
   joint: tf.Tensor
   on_labelled: tf.Tensor
@@ -36,13 +36,13 @@ class Overlaps(NamedTuple):
 
 
 class Matched(NamedTuple):
-  """The matching, and what it found, without gradient.
+  """The matched pairs and their similarities, without gradient.
 
   Attributes:
     pairs: float32 [batch, queries, masks], 1 where a query is matched with a mask, else 0.
     mask_confidence: float32 [batch, masks], the matched query's probability of the mask's class.
-    query_dice: float32 [batch, queries], the dice of the query and its matched mask.
-    query_matched: bool [batch, queries].
+    query_dice: float32 [batch, queries], dice of the query and its matched mask.
+    query_matched: bool [batch, queries], whether the query is matched.
   """
   pairs: tf.Tensor
   mask_confidence: tf.Tensor
@@ -52,12 +52,12 @@ class Matched(NamedTuple):
 
 def overlaps(probabilities: tf.Tensor, mask_ids: tf.Tensor, labelled: tf.Tensor,
              masks: int) -> Overlaps:
-  """Measures predicted masks against annotated masks.
+  """Computes the overlaps of predicted and ground-truth masks.
 
   Args:
-    probabilities: float32 [batch, pixels, queries], summing to 1 over the queries.
+    probabilities: float32 [batch, pixels, queries], which sum to 1 over the queries.
     mask_ids: int32 [batch, pixels], the mask of each pixel; -1 for none.
-    labelled: bool [batch, pixels]; crowd is labelled and has no mask.
+    labelled: bool [batch, pixels], whether the pixel is labeled; crowd is labeled and has no mask.
     masks: Number of masks.
   """
   labelled = tf.cast(labelled, tf.float32)
@@ -72,15 +72,15 @@ def overlaps(probabilities: tf.Tensor, mask_ids: tf.Tensor, labelled: tf.Tensor,
 
 def similarities(found: Overlaps, class_logits: tf.Tensor,
                  mask_classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Both factors of equation 6, without gradient: RQ (class probability) and SQ (dice).
+  """Returns both factors of equation 6, without gradient: RQ (class probability) and SQ (dice).
 
   Args:
     found: The overlaps of masks.
-    class_logits: float32 [batch, queries, classes + 1].
+    class_logits: float32 [batch, queries, classes + 1]; the last is "no object".
     mask_classes: int32 [batch, masks], class indices, -1 in unused rows.
 
   Returns:
-    Two of float32 [batch, queries, masks] in [0, 1].
+    (RQ, SQ), each float32 [batch, queries, masks] in [0, 1].
   """
   recognition = cost.class_similarity(tf.nn.softmax(class_logits), mask_classes)
   segmentation = cost.dice(found.joint, found.on_labelled, found.area)
@@ -88,19 +88,19 @@ def similarities(found: Overlaps, class_logits: tf.Tensor,
 
 
 def matching_costs(recognition: tf.Tensor, segmentation: tf.Tensor, similarity: str) -> tf.Tensor:
-  """Negated similarities (equation 7): the product, or the sum (table 6), of RQ and SQ."""
+  """Returns negated similarities (equation 7): the product, or the sum (table 6), of RQ and SQ."""
   if similarity == 'rq_plus_sq':
     return -(recognition + segmentation)
   return -(recognition * segmentation)
 
 
 def matched(matching: tf.Tensor, recognition: tf.Tensor, segmentation: tf.Tensor) -> Matched:
-  """Looks up what the matched pairs have in common.
+  """Looks up the similarities of the matched pairs.
 
   Args:
     matching: int32 [batch, masks], the query of each mask; -1 for none.
-    recognition: float32 [batch, queries, masks] in [0, 1].
-    segmentation: float32 [batch, queries, masks] in [0, 1].
+    recognition: RQ, float32 [batch, queries, masks] in [0, 1].
+    segmentation: SQ, float32 [batch, queries, masks] in [0, 1].
   """
   pairs = tf.one_hot(matching, recognition.shape[1], axis=1)
   return Matched(
@@ -111,12 +111,12 @@ def matched(matching: tf.Tensor, recognition: tf.Tensor, segmentation: tf.Tensor
 
 
 def dice_term(found: Overlaps, match: Matched, similarity: str) -> tf.Tensor:
-  """Dice loss of matched masks, weighted by class confidence (equation 10, first sum).
+  """Returns the dice loss of matched masks, weighted by class confidence (equation 10, first sum).
 
-  Only pixels of a mask count: a query may spill over crowd and unlabelled pixels.
+  Only pixels of ground-truth masks count: a query may also cover crowd and unlabeled pixels.
 
   Returns:
-    float32 [batch], times alpha / queries.
+    float32 [batch], multiplied by alpha / number of queries.
   """
   queries = found.joint.shape[1]
   joint = tf.reduce_sum(found.joint * match.pairs, axis=1)
@@ -131,11 +131,14 @@ def dice_term(found: Overlaps, match: Matched, similarity: str) -> tf.Tensor:
 
 def class_term(found: Overlaps, match: Matched, class_logits: tf.Tensor,
                mask_classes: tf.Tensor, similarity: str, negatives: str) -> tf.Tensor:
-  """Class cross-entropy: matched queries by dice (equation 10), others "no object" (11).
+  """Returns the class cross-entropy of all queries.
+
+  That of matched queries is weighted by dice (equation 10); the class of unmatched queries is "no
+  object" (equation 11).
 
   Args:
     found: The overlaps of masks.
-    match: The matching.
+    match: The matched pairs.
     class_logits: float32 [batch, queries, classes + 1]; the last is "no object".
     mask_classes: int32 [batch, masks], class indices, -1 in unused rows.
     similarity: One of SIMILARITIES.

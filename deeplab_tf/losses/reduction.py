@@ -1,17 +1,17 @@
-"""From a map of losses to one number for each image."""
+"""Reduces maps of losses to one value per image."""
 
 import tensorflow as tf
 
 
 def top_k_mean(losses: tf.Tensor, top_k_percent: float = 1.0) -> tf.Tensor:
-  """Averages the largest losses of each image that are not zero.
+  """Averages the largest losses of each image, ignoring those that are zero.
 
-  The count of the losses that are not zero divides, not the sum of their weights, as in
-  DeepLab2: a pixel of weight 2 counts twice, not as two pixels.
+  As in DeepLab2, the sum is divided by the number of nonzero losses and not by the sum of their
+  weights: a pixel of weight 2 counts twice in the sum, but once in the divisor.
 
   Args:
-    losses: float32 [batch, ...], weighted, of static shape but for the batch.
-    top_k_percent: Share of the losses that is kept, the largest, in (0, 1].
+    losses: Weighted losses, float32 [batch, ...], with a static shape except for the batch.
+    top_k_percent: Share of the losses that are kept, the largest, in (0, 1].
 
   Returns:
     float32 [batch]; 0 where all losses are zero.

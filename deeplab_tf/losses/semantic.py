@@ -8,15 +8,17 @@ from deeplab_tf.losses import pixel_loss
 class SemanticLoss(pixel_loss.PixelLoss):
   """Softmax cross-entropy of class ids [batch, height, width] and logits.
 
-  The labels may have a resolution higher by a whole stride, see pixel_loss.subsample.
+  The resolution of the labels may be higher by a whole stride; see pixel_loss.subsample.
   """
 
   def __init__(self, ignore_label: int, top_k_percent: float = 1.0, reduction: str = 'auto',
                name: str = 'semantic_loss'):
-    """Args:
-      ignore_label: The class id of unlabelled pixels, which have no loss.
+    """Initializes the loss.
+
+    Args:
+      ignore_label: Class id of unlabeled pixels, which have no loss.
       top_k_percent: Share of the pixels of highest loss that count, in (0, 1].
-      reduction: 'none' for a loss per image; 'sum', or the mean over the batch.
+      reduction: 'none' for one loss per image, 'sum', or otherwise the mean over the batch.
       name: Name of the loss.
     """
     super().__init__(top_k_percent, reduction, name)
