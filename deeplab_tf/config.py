@@ -1,7 +1,6 @@
-"""Loads an experiment: from textprotos (see config_text), with overrides, and checked.
+"""Loads an experiment from textprotos (see config_text) with overrides, and checks it.
 
-protobuf tells the line of a syntax error or an unknown name; errors of meaning name the file
-and the field.
+Syntax errors and unknown names are reported with file and line, invalid values with file and field.
 """
 
 import os
@@ -18,22 +17,21 @@ _PLACEHOLDER = re.compile(r'\$\{\w+\}')
 def load_config(path: str, overrides: Sequence[str] = ()) -> config_pb2.ExperimentOptions:
   """Reads an experiment.
 
-  A file that sets `base_config` is laid over that file, which may have a base as well. What is
-  laid over wins: messages are merged, a repeated field replaces the one below, another
-  architecture the one below, and the fields that `clear` lists are taken away from what lies
-  below before.
+  A file that sets `base_config` is merged over that file, which may have a base as well. Messages
+  are merged; a repeated field and the architecture are replaced. The fields listed in `clear` are
+  removed from the base before the merge.
 
   Args:
-    path: A textproto of ExperimentOptions.
-    overrides: Textprotos laid over the file in order: the last wins. They may `clear`, and may
-      not name a base.
+    path: Path of a textproto of ExperimentOptions.
+    overrides: Textprotos that are merged over the file in order. They may contain `clear`, but not
+      `base_config`.
 
   Returns:
-    The experiment, checked and complete: without base_config and clear.
+    The complete, checked experiment, without base_config and clear.
 
   Raises:
-    ConfigError: A file is missing, does not parse or does not make sense. One line with file,
-      line where known, field, and what is allowed.
+    ConfigError: A file is missing, cannot be parsed or contains invalid values. The message is one
+      line with file, line if known, field, and what is allowed.
   """
   config, files = config_text.read(os.fspath(path))
   for override in overrides:
@@ -46,7 +44,7 @@ def require_value(value: str, field: str) -> str:
   """Returns the value of a field that is about to be used.
 
   Raises:
-    ConfigError: It still holds a placeholder such as "${TRAIN_SET}".
+    ConfigError: The value contains a placeholder such as "${TRAIN_SET}".
   """
   match = _PLACEHOLDER.search(value)
   if match:
@@ -56,16 +54,16 @@ def require_value(value: str, field: str) -> str:
 
 
 def classifies_images(config: config_pb2.ExperimentOptions) -> bool:
-  """Whether the experiment is image classification, to pre-train a backbone."""
+  """Returns whether the experiment is image classification, to pre-train a backbone."""
   return config.model_options.WhichOneof('meta_architecture') == 'classification'
 
 
 def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> None:
-  """Raises ConfigError if a config is one of image classification.
+  """Raises ConfigError if an experiment is image classification.
 
   Args:
     config: The experiment.
-    purpose: What is about to be done and is for segmentation, e.g. 'export'.
+    purpose: Name of the operation, which is for segmentation only, e.g. 'export'.
   """
   if classifies_images(config):
     raise ConfigError(f'model_options.classification classifies whole images, and {purpose} is for '
@@ -74,16 +72,17 @@ def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> 
 
 
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
-  """Checks each value by what the protos allow, then that values do not contradict each other.
+  """Checks that each value is allowed by the protos, and that values do not contradict each other.
 
-  What only one model can tell is left to the `build` functions of its module.
+  What depends on a single model is checked by the `build` functions of its module.
 
   Args:
     config: The experiment.
-    path: What messages call it.
+    path: Path of the experiment, for messages.
 
   Raises:
-    ConfigError: One line with the path, the field and what is allowed.
+    ConfigError: A value is invalid. The message is one line with the path, the field and what is
+      allowed.
   """
   for check in (_check_architecture, config_fields.problem, _check_backbone, _check_decoders,
                 config_sizes.check, _check_task, _check_solver, _check_evaluation):
@@ -97,7 +96,7 @@ def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
 # Data sets whose images have one class each; all others have masks.
 IMAGE_CLASS_DATASETS = ('image_folders', 'imagenet')
 
-# (message, field): what has no meaning where whole images are classified.
+# (message, field) of fields that have no meaning for image classification.
 _FOR_SEGMENTATION = (
     *((f'{options}_dataset_options', field) for options in ('train', 'eval')
       for field in ('min_resize_value', 'max_resize_value', 'resize_factor', 'resize_rule',
@@ -110,7 +109,7 @@ _FOR_SEGMENTATION = (
 
 
 def _get(config, path: str):
-  """Returns the value of a dotted field; defaults where messages are absent."""
+  """Returns the value of a field by its dotted path; the default if a message is absent."""
   value = config
   for name in path.split('.'):
     value = getattr(value, name)
@@ -133,7 +132,7 @@ def _check_architecture(config):
 
 def _check_backbone(config):
   backbone = config.model_options.backbone
-  # Of the variants that have no attention over whole axes, building says that it must be positive.
+  # Variants that cannot attend over whole axes require a positive span when they are built.
   span = backbone.attention.span
   if span < 0 or span and span % 2 == 0:
     return (f'model_options.backbone.attention.span is {span}: it must be an odd number, so that '
@@ -156,7 +155,7 @@ def _check_decoders(config):
 
 
 def _check_task(config):
-  """Checks that data and options are for what the architecture does."""
+  """Checks that data and options fit the task of the architecture."""
   model = f'model_options.{config.model_options.WhichOneof("meta_architecture")}'
   classifies = classifies_images(config)
   for options in ('train_dataset_options', 'eval_dataset_options'):
@@ -192,7 +191,7 @@ def _check_solver(config):
 
 
 def _check_evaluation(config):
-  """Checks that predictions are averaged where that is possible."""
+  """Checks that predictions are averaged only if the architecture supports it."""
   options, name = config.evaluator_options, config.model_options.WhichOneof('meta_architecture')
   averages = {'add_flipped_images': options.add_flipped_images,
               'eval_scales': any(scale != 1 for scale in options.eval_scales)}

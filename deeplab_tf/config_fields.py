@@ -16,7 +16,7 @@ def messages(message: message_lib.Message,
 
   Args:
     message: The message.
-    path: Its dotted path.
+    path: Dotted path of the message.
 
   Yields:
     (dotted path, message); the elements of a repeated field share a path.
@@ -35,7 +35,7 @@ def problem(config: message_lib.Message) -> Optional[str]:
     config: The message to check, with all messages within it.
 
   Returns:
-    One line with the path of the field, its value and what is allowed, or None.
+    One line with the path of the field, its value and what is allowed; None if all are allowed.
   """
   for path, message in messages(config):
     for field, value in message.ListFields():
@@ -46,13 +46,13 @@ def problem(config: message_lib.Message) -> Optional[str]:
 
 
 def unsupported(message: message_lib.Message, name: str) -> str:
-  """Returns what a field of DeepLab2 is for that this library does not do, else ''."""
+  """Returns the purpose of a DeepLab2 field that this library does not support, else ''."""
   field = message.DESCRIPTOR.fields_by_name[name]
   return field.GetOptions().Extensions[field_options_pb2.unsupported]
 
 
 def is_set(message: message_lib.Message, name: str) -> bool:
-  """Returns whether a field has another value than its default, or a message exists."""
+  """Returns whether a field differs from its default, or, for a message, exists."""
   field = message.DESCRIPTOR.fields_by_name[name]
   if _is_repeated(field):
     return bool(len(getattr(message, name)))
@@ -62,7 +62,7 @@ def is_set(message: message_lib.Message, name: str) -> bool:
 
 
 def _problem_of_field(message, field, value) -> Optional[str]:
-  """Returns what is wrong, to be written behind the name of the field."""
+  """Returns what is wrong, to be appended to the name of the field, or None."""
   purpose = unsupported(message, field.name)
   if purpose and is_set(message, field.name):
     return f' is for {purpose}, which this library does not do; remove it'
@@ -80,7 +80,7 @@ def _problem_of_field(message, field, value) -> Optional[str]:
 
 
 def _problem_of_value(options, value) -> Optional[str]:
-  """Returns the value and what is allowed in its place, or None."""
+  """Returns the value and what is allowed instead, or None if it is allowed."""
   limits = options.Extensions[field_options_pb2.range]
   numbers = options.Extensions[field_options_pb2.numbers]
   choices = options.Extensions[field_options_pb2.choices]

@@ -1,10 +1,10 @@
-"""Checks of the sizes that DatasetOptions ask for, which must not contradict each other."""
+"""Checks that the sizes in DatasetOptions do not contradict each other."""
 
 from typing import Optional
 
 
 def check(config) -> Optional[str]:
-  """Returns what is wrong with the sizes of an experiment's images in one line, or None."""
+  """Returns one line that says what is wrong with an experiment's image sizes, or None."""
   for field in ('train_dataset_options', 'eval_dataset_options'):
     options = getattr(config, field)
     message = _check_lengths(options) or _check_limits(options) or _check_rule(options)
@@ -27,7 +27,7 @@ def _check_lengths(options):
 def _check_limits(options):
   largest = list(options.max_resize_value)
   for value, crop in zip(largest * 2 if len(largest) == 1 else largest, options.crop_size):
-    # By the other rule an image is made small enough for its crop.
+    # With the other rule images are scaled down until they fit into the crop.
     if value > crop and options.resize_rule == options.DEEPLAB2:
       return (f'.max_resize_value {value} is larger than crop_size {crop}: a resized image would '
               'not fit')

@@ -1,4 +1,4 @@
-"""Reads textprotos of experiments and lays one over another: base, file, overrides."""
+"""Reads textprotos of experiments and merges them: base, file, overrides."""
 
 import codecs
 import os
@@ -19,21 +19,21 @@ _NO_STRING = re.compile(r"Expected string but found: '(.*)'$")
 _QUOTED_NUMBER = re.compile(r'Couldn\'t parse (?:integer|float): (["\'].*["\'])$')
 _QUOTED = re.compile(r'(["\'])(.*)\1')
 _POSITION = re.compile(r'^(\d+):\d+ : ')
-# Fields that say how texts are laid over each other, and are no part of an experiment.
+# Fields that control the merge and are not part of an experiment.
 _LAYERING = ('base_config', 'clear')
 
 
 def read(path: str) -> tuple[config_pb2.ExperimentOptions, str]:
-  """Reads a file with all files that it builds on.
+  """Reads a file and its bases.
 
   Args:
-    path: A textproto of ExperimentOptions.
+    path: Path of a textproto of ExperimentOptions.
 
   Returns:
-    The experiment, unchecked, and its files for messages: 'a' or 'a over b'.
+    The unchecked experiment, and the names of its files for messages: 'a' or 'a over b'.
 
   Raises:
-    ConfigError: A file cannot be read or does not parse, or a file is its own base.
+    ConfigError: A file cannot be read or parsed, or a file is its own base.
   """
   files = [path]
   layers = [_parse(_read_text(path), path)]
@@ -49,10 +49,10 @@ def read(path: str) -> tuple[config_pb2.ExperimentOptions, str]:
 
 
 def override(config: config_pb2.ExperimentOptions, text: str) -> None:
-  """Lays the text of an --override over an experiment.
+  """Merges the text of an --override into an experiment.
 
   Raises:
-    ConfigError: The text does not parse, or names a base.
+    ConfigError: The text cannot be parsed, or sets base_config.
   """
   source = f'--override={text!r}'
   text = text.removeprefix('\ufeff')
@@ -72,7 +72,7 @@ def override(config: config_pb2.ExperimentOptions, text: str) -> None:
 
 
 def _find_base(files: list[str], base: str) -> str:
-  """Returns the path of the base that the last file names; names that file where it is wrong."""
+  """Returns the path of the base of the last file; errors name that file."""
   path = os.path.join(os.path.dirname(files[-1]), base)
   where = f'{files[-1]}: base_config "{base}"'
   if os.path.isdir(path):
@@ -98,7 +98,7 @@ def _read_text(path: str) -> str:
 
 
 def _decode(content: bytes, path: str) -> str:
-  """Returns a text without byte order marks and with Unix' ends of lines."""
+  """Returns a text without byte order marks and with Unix line endings."""
   if _is_utf16(content):
     raise ConfigError(f'{path}: is UTF-16, which Windows calls "Unicode"; save it as UTF-8')
   try:
@@ -111,7 +111,7 @@ def _decode(content: bytes, path: str) -> str:
     line = text.count('\n', 0, text.index('\0')) + 1
     raise ConfigError(f'{path}:{line}: has a NUL byte, so it is no text file; a config is a '
                       '.textproto file')
-  # Files that were put together have marks at the start of each.
+  # Concatenated files have a mark at the start of each.
   return re.sub('^\ufeff', '', text.replace('\r\n', '\n').replace('\r', '\n'), flags=re.MULTILINE)
 
 
@@ -145,7 +145,7 @@ def _parse(text: str, source: str) -> config_pb2.ExperimentOptions:
 
 
 def _explain(error: str, source: str) -> str:
-  """Turns protobuf's 'line:column : text' into ':line: text' with the nearest valid name."""
+  """Converts protobuf's 'line:column : text' to ':line: text' with the nearest valid name."""
   position = _POSITION.match(error)
   line = f':{position.group(1)}' if position else ''
   text = _POSITION.sub('', error).strip()
@@ -176,7 +176,7 @@ def _unknown_value(value: str, enum: descriptor_lib.EnumDescriptor) -> str:
 
 
 def _quotes_hint(text: str) -> str:
-  """What to do where quotes are missing, or are too many."""
+  """Returns advice about missing or superfluous quotes, or ''."""
   unquoted, quoted = _NO_STRING.search(text), _QUOTED_NUMBER.search(text)
   if unquoted:
     return f'; a text is written in quotes: "{unquoted.group(1)}"'
@@ -186,7 +186,7 @@ def _quotes_hint(text: str) -> str:
 
 
 def _invisible_hint(line: str) -> str:
-  """Names characters that nobody sees, where they may be what is wrong."""
+  """Returns a hint that lists invisible characters, which may be the cause of an error, or ''."""
   found = sorted({char for char in line if char not in ' \t'
                   and unicodedata.category(char) in ('Cc', 'Cf', 'Zs', 'Zl', 'Zp')})
   if not found:
@@ -213,12 +213,12 @@ def _short(full_name: str) -> str:
   return full_name.split('.', 1)[1]
 
 
-# --- Laying over ------------------------------------------------------------------------------
+# --- Merging ----------------------------------------------------------------------------------
 
 
 def _lay_over(config: config_pb2.ExperimentOptions, layer: config_pb2.ExperimentOptions,
               source: str) -> None:
-  """Clears what the layer clears and merges the rest of it; uses the layer up."""
+  """Removes the fields listed in a layer's `clear`, then merges the layer, which is modified."""
   for path in layer.clear:
     _clear(config, path, source)
   for name in _LAYERING:
@@ -227,7 +227,7 @@ def _lay_over(config: config_pb2.ExperimentOptions, layer: config_pb2.Experiment
 
 
 def _clear(config: config_pb2.ExperimentOptions, path: str, source: str) -> None:
-  """Takes the field of a dotted path away; one that is not set is fine."""
+  """Removes the field with a dotted path, if it is set."""
   *parents, last = path.split('.')
   where = f'{source}: clear "{path}"'
   message, descriptor = config, config.DESCRIPTOR

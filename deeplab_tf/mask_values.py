@@ -1,4 +1,4 @@
-"""Values of ground truth masks at points and on grids.
+"""Values of ground-truth masks at points and on grids.
 
 The targets of mask models have two forms. MaskTargets is the compact one, a partition of the image
 with one mask per pixel. OverlappingMaskTargets has one bit per pixel and mask. Losses and matching
@@ -19,7 +19,7 @@ AnyMaskTargets = Union[MaskTargets, OverlappingMaskTargets]
 def pack(masks: tf.Tensor) -> tf.Tensor:
   """Packs masks into OverlappingMaskTargets.mask_bits.
 
-  As `np.packbits(masks, axis=-1, bitorder='little')`.
+  The result equals `np.packbits(masks, axis=-1, bitorder='little')`.
 
   Args:
     masks: bool [..., masks], of static rank and static number of masks.
@@ -56,10 +56,10 @@ def unpack(bits: tf.Tensor, masks: int) -> tf.Tensor:
 
 
 def are_masks(targets: AnyMaskTargets) -> tf.Tensor:
-  """Tells which rows of `mask_classes` are masks: those with a class and at least one pixel.
+  """Returns which rows of `mask_classes` are masks: those with a class and at least one pixel.
 
   Args:
-    targets: Of static size.
+    targets: Targets with a static size.
 
   Returns:
     bool [batch, masks].
@@ -67,7 +67,7 @@ def are_masks(targets: AnyMaskTargets) -> tf.Tensor:
   masks = targets.mask_classes.shape[1]
   if isinstance(targets, MaskTargets):
     ids = targets.mask_ids
-    # All images at once; rows of an image follow those of the image before.
+    # All images at once; the rows of an image follow those of the previous image.
     first = masks * tf.range(tf.shape(ids)[0])[:, tf.newaxis, tf.newaxis]
     rows = tf.where(ids >= 0, ids + first, -1)  # Negative numbers of segments are left out.
     areas = tf.math.unsorted_segment_sum(
@@ -85,15 +85,15 @@ def are_masks(targets: AnyMaskTargets) -> tf.Tensor:
 def at_points(targets: AnyMaskTargets, points: tf.Tensor) -> tf.Tensor:
   """Samples masks at points, bilinearly.
 
-  As PyTorch's `grid_sample(align_corners=False)`, the point sampling of Mask2Former: pixel centers
-  are half a pixel away from the border of the map, and masks are 0 outside of it, so that a mask
-  which reaches the border has values below 1 there.
+  This equals PyTorch's `grid_sample(align_corners=False)`, the point sampling of Mask2Former: pixel
+  centers are half a pixel away from the border of the map, and masks are 0 outside of it, so a mask
+  that reaches the border has values below 1 there.
 
   Args:
-    targets: Of static size.
-    points: float32 [batch, points, 2], the same points for all masks, or [batch, masks, points,
-      2]: (x, y), from (0, 0) at the upper left corner to (1, 1) at the lower right one. No
-      gradient flows to them.
+    targets: Targets with a static size.
+    points: float32 [batch, points, 2], the same points for all masks, or [batch, masks, points, 2]:
+      (x, y), from (0, 0) at the upper left corner to (1, 1) at the lower right one. They receive no
+      gradient.
 
   Returns:
     float32 [batch, masks, points] in [0, 1].
@@ -119,12 +119,12 @@ def at_points(targets: AnyMaskTargets, points: tf.Tensor) -> tf.Tensor:
 def on_grid(targets: AnyMaskTargets, height: int, width: int) -> tf.Tensor:
   """Resizes masks to a grid, bilinearly, without antialiasing.
 
-  As PyTorch's `interpolate(align_corners=False)`: half-pixel centers, and border pixels are
-  repeated outside. On a grid that is not finer than the masks these are the values of `at_points`
+  This equals PyTorch's `interpolate(align_corners=False)`: half-pixel centers, and border pixels are
+  repeated outside. On a grid that is not finer than the masks, the values are those of `at_points`
   at ((j + 0.5) / width, (i + 0.5) / height).
 
   Args:
-    targets: Of static size.
+    targets: Targets with a static size.
     height: Rows of the grid.
     width: Columns of the grid.
 
@@ -148,11 +148,11 @@ def _size(targets: AnyMaskTargets) -> tuple[int, int]:
 
 
 def _covers(targets: AnyMaskTargets, pixels: tf.Tensor) -> tf.Tensor:
-  """Tells which masks cover pixels.
+  """Returns which masks cover the given pixels.
 
   Args:
-    targets: Of static size.
-    pixels: int32 [batch, points] or [batch, masks, points], row times width plus column.
+    targets: Targets with a static size.
+    pixels: int32 [batch, points] or [batch, masks, points], row x width + column.
 
   Returns:
     bool [batch, masks, points].
@@ -175,12 +175,12 @@ def _covers(targets: AnyMaskTargets, pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _crossings(targets: AnyMaskTargets, rows: np.ndarray, columns: np.ndarray) -> tf.Tensor:
-  """Tells which masks cover the pixels in all of some rows and columns.
+  """Returns which masks cover the pixels at the crossings of the given rows and columns.
 
   Args:
-    targets: Of static size.
-    rows: int [height].
-    columns: int [width].
+    targets: Targets with a static size.
+    rows: int [height], indices of rows.
+    columns: int [width], indices of columns.
 
   Returns:
     bool [batch, height, width, masks].

@@ -12,7 +12,7 @@ from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
-# The name of an output of a decoder layer before the last, and the number of that layer.
+# Matches the name of an output of a decoder layer before the last, and the number of that layer.
 _NUMBERED = re.compile(r'(.+)_(\d+)')
 
 
@@ -58,8 +58,8 @@ class OverlappingMaskTargets(NamedTuple):
   Attributes:
     mask_bits: uint8 [batch, height, width, ceil(masks / 8)]; bit m % 8 of entry m // 8 (bit 0 is
       the least significant) tells whether the pixel belongs to row m of `mask_classes`.
-    mask_classes: int32 [batch, masks], class index of each annotated mask, -1 in unused rows.
-      A row may have a class and no pixels: it is no mask then.
+    mask_classes: int32 [batch, masks], class index of each ground-truth mask, -1 in unused rows.
+      A row with a class but without pixels is not a mask.
   """
   mask_bits: tf.Tensor
   mask_classes: tf.Tensor
@@ -210,7 +210,7 @@ def join_layers(layers: Sequence[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
   """Names the outputs of all decoder layers as a network returns them; see `split_layers`.
 
   Args:
-    layers: Name -> tensor for each layer, the last at the end.
+    layers: Name -> tensor for each layer, from first to last.
 
   Returns:
     Name -> tensor, those of the last layer first and without a number.

@@ -1,7 +1,7 @@
-"""From uint8 images of any size to panoptic maps of that size, in TensorFlow ops alone.
+"""The exported program: from uint8 images of any size to panoptic maps, in TensorFlow ops only.
 
-  resize, normalize and pad as in evaluation -> network at that size -> read-out -> cut the
-  padding -> resize to the image's own size -> list the segments that are left
+  resize, normalize and pad as in evaluation -> network -> post-processing -> cut off the
+  padding -> resize to the size of the image -> list the remaining segments
 """
 
 from typing import Callable, Optional, Sequence
@@ -23,20 +23,20 @@ class ServingModule(tf.Module):
   """The exported program.
 
   Attributes:
-    recipe: How images become the network's input.
+    recipe: Sizes and normalization of the network's input.
   """
 
   def __init__(self, network: Callable, variables: Sequence[tf.Variable], postprocess: Callable,
                recipe: pipeline.Recipe):
-    """Keeps the parts.
+    """Initializes the module.
 
     Args:
-      network: Normalised images to raw outputs. Not a Keras layer: those would be saved with all
-        their layers' functions.
-      variables: What it reads.
-      postprocess: (outputs, output_size) -> PanopticPrediction.
-      recipe: Sizes and normalization; without a crop size the network works at the images' own
-        (resized and padded) size.
+      network: Function of normalized images that returns raw outputs. It is not a Keras layer,
+        which would be saved with the functions of all its layers.
+      variables: Variables that the network reads.
+      postprocess: Function of (outputs, output_size) that returns a PanopticPrediction.
+      recipe: Sizes and normalization; without a crop size the network's input has the (resized and
+        padded) size of the images.
     """
     super().__init__()
     self._network = network
@@ -52,13 +52,14 @@ class ServingModule(tf.Module):
     """Segments images of one size.
 
     Args:
-      images: uint8 [batch, height, width, 3], RGB, at least one.
+      images: uint8 [batch, height, width, 3], RGB; the batch is not empty.
 
     Returns:
-      The fields of PanopticPrediction; maps [batch, height, width]; segments in front, then -1.
+      The fields of PanopticPrediction: maps [batch, height, width], and lists of segments that are
+      padded with -1 at the end.
 
     Raises:
-      tf.errors.InvalidArgumentError: When it runs, on images of another shape.
+      tf.errors.InvalidArgumentError: At run time, if the images have another shape.
     """
     return self._predict(_checked(
         images, r'([1-9]\d*, ){3}3', 'uint8 [batch, height, width, 3], RGB, at least one image of '
@@ -67,13 +68,13 @@ class ServingModule(tf.Module):
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'encoded_images')],
                autograph=False)
   def predict_encoded(self, encoded_images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """As `predict`, for JPEG or PNG files, string [batch], whose images have one size.
+    """Segments JPEG or PNG files, string [batch], whose images have one size; see `predict`.
 
-    An image beyond deeplab_tf.formats.image_limits is refused before its pixels take memory.
+    An image that exceeds deeplab_tf.formats.image_limits is rejected before it is decoded.
 
     Raises:
-      tf.errors.InvalidArgumentError: When it runs, on files that are no images or of several
-        sizes, and where there is none.
+      tf.errors.InvalidArgumentError: At run time, if a file is not an image, images have several
+        sizes, or the batch is empty.
     """
     encoded_images = _checked(encoded_images, r'[1-9]\d*', 'string [batch], at least one file',
                               {r'': ': put a single file into a batch of one'})
@@ -114,7 +115,7 @@ class ServingModule(tf.Module):
     return self._postprocess(self._network(inputs), dimensions(inputs)[1:3])
 
   def _restore(self, prediction, resized_size, raw_size):
-    """Maps at the images' own size, and the segments that are still in them."""
+    """Returns maps at the size of the images, and the segments that remain in them."""
     segments = prediction.segment_ids.shape[1]
 
     def restore(of_image):
@@ -129,16 +130,16 @@ class ServingModule(tf.Module):
 
 
 def _checked(value: tf.Tensor, pattern: str, needed: str, hints: dict) -> tf.Tensor:
-  """Returns the input of a signature, which stops with a sentence if it has a wrong shape.
+  """Returns the input of a signature with a check of its shape, whose message is a sentence.
 
-  TensorFlow does not hold calls to the shape that a signature states, but takes it for true where
-  it simplifies graphs: only a text of the shape tells what it is.
+  TensorFlow does not check the shape of a signature in a call, but assumes it when it optimizes
+  graphs. The shape is therefore compared as text, which is not optimized away.
 
   Args:
     value: The input.
-    pattern: A regular expression of right shapes, e.g. '2, 65, 81, 3'.
-    needed: Description of the shape that is needed.
-    hints: Pattern of a wrong shape -> what to do.
+    pattern: Regular expression of valid shapes as text; a shape is e.g. '2, 65, 81, 3'.
+    needed: Description of the valid shape.
+    hints: Pattern of an invalid shape -> advice.
   """
   shape = tf.strings.reduce_join(tf.strings.as_string(tf.shape(value)), separator=', ')
   problem = tf.strings.join([f'{value.op.name} has shape [', shape, f'] and needs to be {needed}'])
@@ -149,7 +150,7 @@ def _checked(value: tf.Tensor, pattern: str, needed: str, hints: dict) -> tf.Ten
 
 
 def _require(condition: tf.Tensor, value: tf.Tensor, problem: tf.Tensor) -> tf.Tensor:
-  """Returns a value that stops with a message unless a condition holds."""
+  """Returns a value; at run time this fails with a message unless a condition holds."""
   with tf.control_dependencies([tf.debugging.Assert(condition, [problem])]):
     return tf.identity(value)
 
@@ -160,10 +161,10 @@ def _decode(encoded):
 
 
 def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:
-  """Drops the segments that no pixel of the map belongs to and moves the others to the front.
+  """Removes the segments without pixels in the map and moves the others to the front.
 
   Args:
-    prediction: Of one image, [1, ...].
+    prediction: Prediction for one image, [1, ...].
   """
   values, _ = tf.unique(tf.reshape(prediction.panoptic_map, [-1]))
   ids = prediction.segment_ids
@@ -196,12 +197,12 @@ def build(config, dataset_info, model: keras.Model,
   """Builds the module of an experiment, and folds the batch norms of its network.
 
   Args:
-    config: ExperimentOptions; eval_dataset_options tell the sizes, model_options the
-      normalization, evaluator_options the read-out.
+    config: ExperimentOptions; eval_dataset_options has the sizes, model_options the normalization,
+      evaluator_options the post-processing.
     dataset_info: The classes.
-    model: Its network, from `build_network`, with its final weights. It is changed: see
+    model: The network, from `build_network`, with its final weights. It is modified; see
       layers.folding.
-    network: What is called in the model's place; default: the model at inference.
+    network: Function that is called instead of the model; None for the model at inference.
   """
   folding.fold_norms(model)
   network = network or models.inference_network(config, model)

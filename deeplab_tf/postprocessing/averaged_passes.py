@@ -14,30 +14,29 @@ _TINY = 1e-37
 
 
 class AveragedPasses:
-  """Callable from images to the mean outputs of a centre model, at the images' own size.
+  """Callable from images to the averaged outputs of a center model, at the size of the images.
 
-  As in DeepLab2, probabilities of classes, heat maps and offsets are averaged, each at full
-  resolution.
+  As in DeepLab2, class probabilities, heatmaps and offsets are averaged at full resolution.
   """
 
   def __init__(self, model: keras.Model, scales: Sequence[float] = (1.0,),
                add_flipped: bool = False):
-    """Keeps the options.
+    """Initializes the averaging.
 
     Args:
-      model: A centre model.
-      scales: Of the input, each a pass.
-      add_flipped: Each also mirrored.
+      model: A center model.
+      scales: Scales of the input, with a pass of the network for each.
+      add_flipped: Whether each scale has another pass with mirrored images.
     """
     self._model = model
     self._scales = tuple(scales)
     self._flips = (False, True) if add_flipped else (False,)
 
   def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns the mean.
+    """Returns the averaged outputs.
 
     Args:
-      images: float32 [batch, height, width, 3], normalised.
+      images: float32 [batch, height, width, 3], normalized.
 
     Returns:
       The outputs of the model, [batch, height, width, ...]; `semantic_logits` are the logarithms
@@ -55,7 +54,7 @@ class AveragedPasses:
     return means
 
   def _one_pass(self, images, scale, flipped):
-    """The outputs of one pass at full resolution, with probabilities as `semantic_logits`."""
+    """Returns full-resolution outputs of one pass, with probabilities as `semantic_logits`."""
     size = dimensions(images)[1:3]
     images = resize_bilinear(images, [scaled_size(n, scale) for n in size])
     if flipped:

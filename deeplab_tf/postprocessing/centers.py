@@ -1,4 +1,4 @@
-"""Which centre of an instance each pixel belongs to (Panoptic-DeepLab, section 3.2)."""
+"""Finds centers of instances and assigns pixels to them (Panoptic-DeepLab, section 3.2)."""
 
 from typing import NamedTuple, Sequence
 
@@ -6,41 +6,41 @@ import tensorflow as tf
 
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
-# Centres that one step of the loop looks at: more are faster on accelerators and take no memory.
+# Centers per step of the loop: more are faster on accelerators and take no memory.
 _AT_A_TIME = 4
 
 
 class Centers(NamedTuple):
-  """The centres of one image, from top to bottom and from left to right.
+  """Centers of one image, ordered from top to bottom and from left to right.
 
   Attributes:
     positions: float32 [centers, 2], (y, x) in pixels; infinite in unused rows, which come last.
-    scores: float32 [centers], the heat map there; 0 in unused rows.
+    scores: float32 [centers], values of the heatmap; 0 in unused rows.
   """
   positions: tf.Tensor
   scores: tf.Tensor
 
 
 def find_centers(heatmap: tf.Tensor, threshold: float, nms_kernel: int, keep: int) -> Centers:
-  """Finds the peaks of a heat map: pixels above the threshold and not below any near them.
+  """Finds the peaks of a heatmap: pixels above the threshold and not below any pixel near them.
 
-  Of more than `keep` peaks the highest stay, of equal ones the first. DeepLab2 keeps there those
-  that are higher than some element of an unsorted top-k, and so perhaps none.
+  If there are more than `keep` peaks, the highest are kept, and the first of equal ones. DeepLab2
+  then keeps those that are higher than some element of an unsorted top-k, which may be none.
 
   Args:
     heatmap: float32 [height, width].
-    threshold: At least 0; lower peaks do not count.
+    threshold: Threshold of the peaks, at least 0.
     nms_kernel: Side of the square around a pixel in which it must be the highest.
-    keep: Rows of the result.
+    keep: Maximum number of centers, which is the number of rows of the result.
   """
   _, width = dimensions(heatmap)
   high = tf.where(heatmap > threshold, heatmap, 0.0)
-  # A row, then a column: the same maximum as that of the square, in far less time.
+  # Pooling rows, then columns, gives the maximum over the square in far less time.
   pooled = tf.nn.max_pool2d(high[None, ..., None], (1, nms_kernel), 1, 'SAME')
   pooled = tf.nn.max_pool2d(pooled, (nms_kernel, 1), 1, 'SAME')[0, ..., 0]
   peaks = tf.reshape(tf.where(tf.equal(high, pooled), high, 0.0), [-1])
   pixels = dimensions(peaks)[0]
-  # Zeros behind the image: there are always enough to choose from.
+  # Zeros are appended, so that top_k has at least `keep` values.
   peaks = tf.concat([peaks, tf.zeros([keep])], axis=0)
   values, index = tf.math.top_k(peaks, keep)
   index = tf.sort(tf.where(values > 0, index, pixels))
@@ -51,17 +51,17 @@ def find_centers(heatmap: tf.Tensor, threshold: float, nms_kernel: int, keep: in
 
 
 def nearest_center(centers: Centers, offsets: tf.Tensor) -> tf.Tensor:
-  """Returns the centre nearest to where each pixel's offset leads; of equal ones the first.
+  """Returns the center nearest to the point that each pixel's offset leads to.
 
-  It goes through the used centres with a running minimum, so it never holds a distance for each
-  pair of a pixel and a centre.
+  The first of equally near centers is returned. A loop over the used centers keeps a running
+  minimum, so that the distances of all pairs of a pixel and a center are never in memory.
 
   Args:
-    centers: Of the image.
+    centers: Centers of the image.
     offsets: float32 [height, width, 2], (y, x) from each pixel, in pixels.
 
   Returns:
-    int32 [height, width], rows of the centres; 0 where there is none.
+    int32 [height, width], rows of `centers`; 0 if there are no centers.
   """
   height, width, _ = dimensions(offsets)
   y = offsets[..., 0] + tf.range(height, dtype=tf.float32)[:, None]
@@ -73,9 +73,9 @@ def nearest_center(centers: Centers, offsets: tf.Tensor) -> tf.Tensor:
   def step(start, best, nearest):
     some = tf.slice(positions, [start, 0], [_AT_A_TIME, 2])
     for i in range(_AT_A_TIME):
-      # The root takes part: by its rounding, distances are equal that squares tell apart.
+      # The root is needed: its rounding makes distances equal whose squares differ.
       distance = tf.sqrt(tf.square(some[i, 0] - y) + tf.square(some[i, 1] - x))
-      # A distance that is infinite or not a number is never less.
+      # An infinite or NaN distance is never smaller.
       is_nearer = distance < best
       best = tf.where(is_nearer, distance, best)
       nearest = tf.where(is_nearer, start + i, nearest)

@@ -1,9 +1,9 @@
-"""Mask2Former's semantic and instance inference: from the queries, without the panoptic map.
+"""Mask2Former's semantic and instance inference, from the queries and not the panoptic map.
 
-They are what its program scores as mIoU_pan and AP^Th_pan. Its paper describes both by the
-panoptic map (Mask2Former, Sec. 4: masks of one class are merged, things are kept); the published
-numbers come from the program, so this follows it, except for the resizing of masks: corners are
-aligned by default, and have half-pixel centers there.
+Mask2Former's program computes mIoU_pan and AP^Th_pan from them. Its paper derives both from the
+panoptic map (Mask2Former, section 4: masks of one class are merged, things are kept). The published
+numbers come from the program, so this module follows it, except for the resizing of masks: the
+default here is aligned corners, while the program has half-pixel centers.
 """
 
 from typing import NamedTuple, Optional, Sequence
@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from deeplab_tf.layers.resizing import ResizeRule, interpolation_matrix
 
-# Rows of the image that are at full resolution at one time.
+# Number of image rows that are at full resolution at a time.
 _BAND = 64
 
 
 class FullSize(NamedTuple):
-  """Where an image lies in the network's input, and its size.
+  """Sizes of an image: the network's input, the image inside of it, and the file.
 
   Attributes:
     input_size: Height and width of the network's input.
@@ -31,13 +31,13 @@ class FullSize(NamedTuple):
 
 
 class QueryMasks(NamedTuple):
-  """Masks of all queries at an image's own size, and what they say of classes.
+  """Masks of all queries at the size of the image file, and the semantic map made of them.
 
   Attributes:
-    semantic_map: int32 [height, width], class index: argmax over classes of the sum over queries
+    semantic_map: int32 [height, width], class indices: argmax over classes of the sum over queries
       of class probability x mask probability.
-    packed: uint8 [height, width, ceil(queries / 8)], where the mask probability is above 1/2: bit
-      i of byte j is query 8 j + i. `mask` takes one out.
+    packed: uint8 [height, width, ceil(queries / 8)], whether the mask probability is above 1/2: bit
+      i of byte j belongs to query 8 j + i. `mask` unpacks one mask.
     quality: float32 [queries] in [0, 1], mean mask probability inside the mask; 0 if it is empty.
   """
   semantic_map: tf.Tensor
@@ -46,16 +46,16 @@ class QueryMasks(NamedTuple):
 
   def mask(self, query: int) -> np.ndarray:
     """Returns the mask of a query, bool [height, width]."""
-    # Tensor.numpy() would copy the masks of all queries each time.
+    # Tensor.numpy() would copy the masks of all queries at each call.
     return np.asarray(self.packed)[..., query // 8] >> query % 8 & 1 > 0
 
 
 class Instances(NamedTuple):
-  """Thing instances, the most probable class first; a query may occur with several classes.
+  """Thing instances, the highest class probability first; a query may occur with several classes.
 
   Attributes:
-    query: int32 [instances], the query whose mask it is.
-    class_index: int32 [instances].
+    query: int32 [instances], the query that the mask belongs to.
+    class_index: int32 [instances], class indices.
     score: float32 [instances] in [0, 1], class probability x quality of the mask.
   """
   query: tf.Tensor
@@ -68,23 +68,23 @@ def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_co
                        rule: ResizeRule = 'aligned') -> QueryMasks:
   """Sums the class scores of one image over its queries, at the size of its file.
 
-  The masks are brought to full resolution a band of rows at a time. What `instance_inference`
-  needs of them comes from the same pass.
+  The masks are resized to full resolution in bands of rows. The same pass computes what
+  `instance_inference` needs of them.
 
   Args:
-    class_logits: float32 [queries, classes + 1], "no object" last.
+    class_logits: float32 [queries, classes + 1]; the last is "no object".
     mask_logits: float32 [h, w, queries].
-    masks_compete: Whether the queries of a pixel share a softmax (MaX-DeepLab, CMT-DeepLab) or
-      each mask is a sigmoid of its own (Mask2Former).
-    full_size: Where the image lies; None: the logits have the image's size.
-    rule: Rule by which mask logits are resized to the network's input and, the padding
+    masks_compete: Whether mask probabilities are a softmax over the queries (MaX-DeepLab,
+      CMT-DeepLab) or a sigmoid of each query (Mask2Former).
+    full_size: Sizes of the image; None if the logits have the image's size.
+    rule: Rule by which mask logits are resized to the network's input and, after the padding is
       cut off, to the size of the file.
   """
   class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
   rows, columns = _matrices(mask_logits, full_size, rule)
   wide = tf.einsum('hwq,xw->hxq', mask_logits, columns)
   height, width, queries = tf.shape(rows)[0], tf.shape(columns)[0], tf.shape(wide)[2]
-  # Rows of zeros fill up the last band; they are cut off below.
+  # The last band is filled up with rows of zeros, which are cut off below.
   count = (height + _BAND - 1) // _BAND
   bands = tf.reshape(tf.pad(rows, [[0, count * _BAND - height], [0, 0]]),
                      [count, _BAND, tf.shape(rows)[1]])
@@ -109,7 +109,7 @@ def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_co
 
 
 def _packed(masks):
-  """Eight queries to a byte: a large image has gigabytes of masks otherwise."""
+  """Packs eight queries into a byte, since masks of a large image take gigabytes otherwise."""
   masks = tf.pad(tf.cast(masks, tf.uint8), [[0, 0], [0, 0], [0, -tf.shape(masks)[2] % 8]])
   bits = tf.reshape(masks, [*tf.unstack(tf.shape(masks)[:2]), -1, 8])
   return tf.reduce_sum(bits * tf.constant([1, 2, 4, 8, 16, 32, 64, 128], tf.uint8), -1)
@@ -117,13 +117,13 @@ def _packed(masks):
 
 def instance_inference(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Sequence[bool],
                        count: int = 100) -> Instances:
-  """Chooses instances: the most probable pairs of a query and a class, of which things stay.
+  """Selects the most probable pairs of a query and a class, then drops stuff.
 
   Args:
-    class_logits: float32 [queries, classes + 1], "no object" last.
+    class_logits: float32 [queries, classes + 1]; the last is "no object".
     quality: float32 [queries], quality of the masks; see QueryMasks.
     is_thing: For each class, whether it is a thing.
-    count: Pairs that are chosen before stuff is dropped, as in the program.
+    count: Number of pairs that are selected before stuff is dropped, as in Mask2Former's program.
   """
   probabilities = tf.nn.softmax(class_logits)[:, :-1]
   classes = tf.shape(probabilities)[1]
@@ -136,7 +136,7 @@ def instance_inference(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Se
 
 
 def _matrices(mask_logits, full_size, rule):
-  """Matrices of rows [height, h] and columns [width, w] from the logits' size to the image's."""
+  """Returns matrices that resize rows [height, h] and columns [width, w] of logits to the file."""
   result = []
   for axis in range(2):
     source = tf.shape(mask_logits)[axis]
@@ -146,6 +146,6 @@ def _matrices(mask_logits, full_size, rule):
     to_input = interpolation_matrix(source, full_size.input_size[axis], rule)
     resized = tf.convert_to_tensor(full_size.resized_size)[axis]
     to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis], rule)
-    # Both steps are linear, so that no map of the size between them is needed.
+    # Both steps are linear, so one matrix does both without an intermediate map.
     result.append(tf.matmul(to_raw, to_input[:resized]))
   return result

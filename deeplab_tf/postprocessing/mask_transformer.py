@@ -1,8 +1,9 @@
 """Turns the outputs of MaX-DeepLab and CMT-DeepLab into panoptic maps.
 
-Two argmaxes, one over the classes of each query and one over the queries of each pixel, with
-filters on both (MaX-DeepLab, equations 3 and 4 and section 4); or, `maskwise`, masks pasted in
-the order of their confidence. Instance numbers are query numbers from 1.
+There are two ways: two argmaxes, one over the classes of each query and one over the queries of
+each pixel, with filters on both (MaX-DeepLab, equations 3 and 4 and section 4); or `maskwise`,
+which pastes masks in the order of their confidence. Instance numbers start at 1: those of the
+argmaxes are query numbers, those of `maskwise` ranks.
 """
 
 from typing import NamedTuple, Optional, Sequence
@@ -39,15 +40,15 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
   def __init__(self, classes: DatasetInfo, options: PixelwiseOptions,
                maskwise_options: Optional[maskwise.MaskwiseOptions] = None,
                static_shapes: bool = False, rule: ResizeRule = 'aligned'):
-    """Keeps the options.
+    """Initializes the post-processing.
 
     Args:
       classes: The data set's classes.
-      options: Thresholds; with maskwise_options its pixel threshold and area limits hold.
-      maskwise_options: Pastes masks in order instead of taking the argmax of each pixel.
-      static_shapes: For XLA, no shape depends on values; see query_maps.pixelwise. With
-        maskwise_options that is so in any case.
-      rule: How mask logits are resized.
+      options: Thresholds; with maskwise_options only the pixel threshold and the area limits apply.
+      maskwise_options: Options of pasting masks in order; None for the argmax of each pixel.
+      static_shapes: Whether all shapes are static, for XLA; see query_maps.pixelwise. They always
+        are with maskwise_options.
+      rule: Rule by which mask logits are resized.
     """
     self.classes = classes
     self.options = options
@@ -57,7 +58,7 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
 
   def with_queries(self, outputs: dict[str, tf.Tensor],
                    output_size: Sequence[Dimension]) -> tuple[PanopticPrediction, QueryMaps]:
-    """Post-processes a batch as a call does, and tells the query of each pixel."""
+    """Post-processes a batch, and returns the query of each pixel as well."""
     maps = self.query_maps(outputs, output_size)
     segment_ids = self._segment_ids(maps)
     prediction = self._prediction(self._panoptic_map(maps, segment_ids), segment_ids, maps)
@@ -76,18 +77,18 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
                              self.maskwise_options, self.rule)
 
   def semantic_map(self, maps: QueryMaps) -> tf.Tensor:
-    """Returns the class id of every pixel's query, int32 [batch, h, w], without filters."""
+    """Returns the class id of each pixel's query, int32 [batch, h, w], without filters."""
     classes = tf.gather(tf.constant(self.classes.class_ids, tf.int32), maps.query_class)
     return tf.gather(classes, maps.query_map, batch_dims=1)
 
   def _segment_ids(self, maps):
-    """Returns the value that each query's pixels get, int32 [batch, queries].
+    """Returns the panoptic label of each query's pixels, int32 [batch, queries].
 
     It is void for queries without confident pixels and for those of small regions.
     """
     classes, options = self.classes, self.options
     batch, queries = dimensions(maps.query_class)
-    # Pixels that are not confident count for an extra query.
+    # Pixels that are not confident are counted for an extra query.
     index = tf.where(maps.confident, maps.query_map, queries)
     index += tf.range(batch)[:, None, None] * (queries + 1)
     ones = tf.ones_like(index)
@@ -95,7 +96,7 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
     areas = tf.reshape(areas, [batch, queries + 1])[:, :queries]
 
     is_thing = tf.gather(tf.constant(classes.is_thing), maps.query_class)
-    # Queries of one stuff class make one region.
+    # Queries of the same stuff class form one region.
     one_hot = tf.one_hot(maps.query_class, len(classes.class_ids), dtype=tf.float32)
     class_areas = tf.einsum('bqc,bq->bc', one_hot, tf.cast(areas, tf.float32))
     stuff_areas = tf.cast(tf.gather(class_areas, maps.query_class, batch_dims=1), tf.int32)
@@ -106,7 +107,7 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
     return tf.where(large, ids, classes.void_label)
 
   def _panoptic_map(self, maps, segment_ids):
-    """Paints the segments, int32 [batch, height, width]."""
+    """Returns the panoptic map, int32 [batch, height, width]."""
     batch, height, width = dimensions(maps.query_map)
     void = self.classes.void_label
     painted = tf.gather(segment_ids, tf.reshape(maps.query_map, [batch, -1]), batch_dims=1)
@@ -114,10 +115,10 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
     return tf.where(maps.confident, painted, void)
 
   def _prediction(self, panoptic, ids, maps):
-    """Lists the segments of the map, one per thing and one per stuff class."""
+    """Returns the prediction with its list of segments, one per thing and one per stuff class."""
     divisor = self.classes.label_divisor
     void = self.classes.void_label
-    # Of queries that share a stuff class, the most confident one stands for the segment.
+    # Among queries of the same stuff class, the most confident one represents the segment.
     same = ids[:, :, None] == ids[:, None, :]
     numbers = tf.range(dimensions(ids)[1])
     score = tf.where(maps.kept, maps.query_score, -1.0)
@@ -135,7 +136,7 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
 
 def build(evaluator_options, dataset_info,
           static_shapes: bool = False) -> MaskTransformerPostprocessor:
-  """Builds the read-out that EvaluatorOptions describe; static_shapes is for XLA."""
+  """Builds the post-processing that EvaluatorOptions describe; static_shapes is for XLA."""
   options = PixelwiseOptions(
       class_threshold=evaluator_options.transformer_class_confidence_threshold,
       pixel_threshold=evaluator_options.pixel_confidence_threshold,

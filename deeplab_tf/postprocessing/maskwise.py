@@ -1,4 +1,4 @@
-"""Read-out that pastes masks in the order of their confidence (CMT-DeepLab, DeepLab2)."""
+"""Post-processing that pastes masks in the order of their confidence (CMT-DeepLab, DeepLab2)."""
 
 from typing import NamedTuple, Sequence
 
@@ -10,14 +10,14 @@ from deeplab_tf.postprocessing.query_maps import QueryMaps, best_in_parts, class
 
 
 class MaskwiseOptions(NamedTuple):
-  """Thresholds and order of pasting.
+  """Thresholds, and exponents of the confidence by which masks are ordered.
 
   Attributes:
     thing_threshold: Thing queries of a lower class probability are dropped.
     stuff_threshold: Stuff queries of a lower class probability are dropped.
     overlap_threshold: A mask is pasted if more than this share of it is still free.
-    class_exponent: Exponent of the class probability in a mask's confidence.
-    mask_exponent: Exponent of the mean mask probability inside the mask.
+    class_exponent: Exponent of the class probability in the confidence of a mask.
+    mask_exponent: Exponent of the mean mask probability inside the mask in its confidence.
   """
   thing_threshold: float = 0.7
   stuff_threshold: float = 0.7
@@ -31,17 +31,17 @@ def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Seque
              options: MaskwiseOptions, rule: ResizeRule = 'aligned') -> QueryMaps:
   """Assigns pixels to queries by pasting binary masks.
 
-  Images are read out one after the other, each with a few queries at full resolution at once;
-  no shape depends on values.
+  Images are processed one at a time, with a few queries at full resolution at once. No shape
+  depends on values.
 
   Args:
-    mask_logits: [batch, h, w, queries].
-    class_logits: [batch, queries, classes + 1].
+    mask_logits: float [batch, h, w, queries].
+    class_logits: float [batch, queries, classes + 1]; the last is "no object".
     output_size: Height and width of the maps.
-    is_thing: bool [classes].
-    pixel_threshold: A mask holds the pixels of a higher probability.
-    options: Thresholds and order.
-    rule: How mask logits are resized.
+    is_thing: bool [classes], whether the class is a thing.
+    pixel_threshold: A mask contains the pixels of higher probability.
+    options: Thresholds and exponents.
+    rule: Rule by which mask logits are resized.
 
   Returns:
     QueryMaps; instance numbers are ranks in the order of pasting, from 1.
@@ -70,7 +70,7 @@ def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Seque
 
 
 def _confidence(mask_logits, query_score, pixel_threshold, options):
-  """Class probability and mean mask probability inside the mask, each to its exponent."""
+  """Returns the product of class probability and mean mask probability, each to its exponent."""
   probabilities = tf.nn.softmax(mask_logits)
   inside = tf.cast(probabilities > pixel_threshold, tf.float32)
   area = tf.reduce_sum(inside, [1, 2])
@@ -81,8 +81,8 @@ def _confidence(mask_logits, query_score, pixel_threshold, options):
 def _paste(logits, order, kept, size, pixel_threshold, options, rule):
   """Pastes the masks of one image; logits [h, w, queries], order and kept [queries].
 
-  The softmax is over all queries, but of those at full resolution it takes only their maximum
-  and sum, gathered a few queries at a time. Then the kept ones come one after the other.
+  Of the softmax over all queries at full resolution only the maximum and the sum are needed, which
+  are computed a few queries at a time. Then the kept queries are resized and pasted one by one.
   """
   pasting = tf.gather(order, kept_first(tf.gather(kept, order)))
   _, best, score = best_in_parts(logits, pasting, dimensions(order)[0], size, rule)
@@ -97,7 +97,7 @@ def _paste(logits, order, kept, size, pixel_threshold, options, rule):
     new = new & (new_area > options.overlap_threshold * old_area)
     return i + 1, tf.where(new, query, query_map), filled | new
 
-  # Uncovered pixels belong to the first in the order, which is not confident there.
+  # Uncovered pixels belong to the first query of the order and are not confident.
   start = (tf.constant(0), tf.fill(size, order[0]), tf.zeros(size, tf.bool))
   count = tf.math.count_nonzero(kept, dtype=tf.int32)
   _, query_map, filled = tf.while_loop(lambda i, *_: i < count, step, start,

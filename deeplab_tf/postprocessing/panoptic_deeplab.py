@@ -1,8 +1,8 @@
 """Turns the outputs of Panoptic-DeepLab and Axial-DeepLab into panoptic maps (section 3.2).
 
-Pixels of thing classes belong to the centre nearest to where their offset leads; each such group
-takes the class of most of its pixels, and stuff comes from the semantic map. As DeepLab2's merge
-in TensorFlow ops; all shapes are static.
+Pixels of thing classes are assigned to the center nearest to the point that their offset leads to.
+Each group of pixels has the class of most of them, and stuff comes from the semantic map. This is
+DeepLab2's merge in TensorFlow ops. All shapes are static.
 """
 
 from typing import NamedTuple, Sequence
@@ -17,12 +17,12 @@ from deeplab_tf.structures import PanopticPrediction
 
 
 class ReadOutOptions(NamedTuple):
-  """Thresholds.
+  """Options of the post-processing.
 
   Attributes:
-    center_threshold: Centres of at most this heat are dropped; at least 0.
-    nms_kernel: Side of the square in which a centre must be the highest, in pixels.
-    keep_centers: The most centres of an image.
+    center_threshold: Centers whose heatmap value is at most this are dropped; at least 0.
+    nms_kernel: Side of the square in which a center must be the highest pixel, in pixels.
+    keep_centers: Maximum number of centers of an image.
     thing_area_limit: Things of fewer pixels become void.
     stuff_area_limit: Stuff regions of fewer pixels become void.
   """
@@ -34,24 +34,24 @@ class ReadOutOptions(NamedTuple):
 
 
 class CenterMaps(NamedTuple):
-  """The centres of a batch and their pixels.
+  """The centers of a batch and their pixels.
 
   Attributes:
-    center_map: int32 [batch, height, width], number of the centre from 1; 0 on pixels of stuff.
-    center_scores: float32 [batch, keep_centers], heat of the centres; 0 in unused rows.
+    center_map: int32 [batch, height, width], number of the center, from 1; 0 for none.
+    center_scores: float32 [batch, keep_centers], heatmap values of the centers; 0 in unused rows.
   """
   center_map: tf.Tensor
   center_scores: tf.Tensor
 
 
 class _Groups(NamedTuple):
-  """The parts that an image falls into: one per centre, one per region class, and void last.
+  """Groups of pixels of an image: one per center, one per region class, and void last.
 
   Attributes:
-    group_map: int32 [height, width].
-    class_ids: int32 [groups].
+    group_map: int32 [height, width], the group of each pixel.
+    class_ids: int32 [groups], class ids of the groups.
     ids: int32 [groups], values in the panoptic map; void for groups that are left out.
-    areas: int32 [groups].
+    areas: int32 [groups], numbers of pixels.
   """
   group_map: tf.Tensor
   class_ids: tf.Tensor
@@ -63,35 +63,35 @@ class PanopticDeepLabPostprocessor:
   """Callable from raw outputs to a PanopticPrediction."""
 
   def __init__(self, dataset_info, options: ReadOutOptions):
-    """Keeps the options.
+    """Initializes the post-processing.
 
     Args:
       dataset_info: The classes.
-      options: Thresholds.
+      options: Thresholds and limits.
     """
     self.info = dataset_info
     self.options = options
 
   def __call__(self, outputs: dict[str, tf.Tensor],
                output_size: Sequence[Dimension]) -> PanopticPrediction:
-    """Reads out a batch.
+    """Post-processes a batch.
 
-    The semantic map of the result is that of the semantic branch, which the panoptic map departs
-    from where things are void or take the class of most of their pixels.
+    The semantic map of the result is that of the semantic branch. The panoptic map differs from it
+    where segments are void, and where things have the class of most of their pixels.
 
     Args:
-      outputs: `semantic_logits` [batch, h, w, number of classes]; `center_heatmap` [batch, h, w,
-        1] and `center_offsets` [batch, h, w, 2], or, without an instance branch, neither: each
-        thing class is one segment then.
+      outputs: `semantic_logits` [batch, h, w, number of classes]; and `center_heatmap` [batch, h,
+        w, 1] and `center_offsets` [batch, h, w, 2], unless there is no instance branch, in which
+        case each thing class is one segment.
       output_size: Height and width of the maps: the network's input size.
     """
     return self.with_centers(outputs, output_size)[0]
 
   def with_centers(self, outputs: dict[str, tf.Tensor],
                    output_size: Sequence[Dimension]) -> tuple[PanopticPrediction, CenterMaps]:
-    """Reads out a batch like a call, and tells of its centres.
+    """Post-processes a batch, and returns its centers as well.
 
-    Images are read out one after the other, so that one at a time is at full resolution.
+    Images are processed one at a time, so that only one is at full resolution.
     """
     height, width = output_size
     has_centers = 'center_heatmap' in outputs and self.info.thing_class_ids
@@ -109,7 +109,7 @@ class PanopticDeepLabPostprocessor:
 
   def _read_image(self, outputs: dict[str, tf.Tensor],
                   size: Sequence[Dimension]) -> tuple[PanopticPrediction, CenterMaps]:
-    """Reads out one image; outputs [h, w, channels]."""
+    """Post-processes one image; outputs are [h, w, channels]."""
     logits = resize_bilinear(outputs['semantic_logits'][None], size)[0]
     semantic = tf.argmax(logits, axis=-1, output_type=tf.int32)
     scores, center_map = tf.zeros([0]), tf.zeros_like(semantic)
@@ -132,20 +132,20 @@ class PanopticDeepLabPostprocessor:
     return prediction, CenterMaps(center_map, scores)
 
   def _find_things(self, outputs, semantic, size):
-    """The scores of the centres, and the number of each thing pixel's centre."""
+    """Returns the scores of the centers, and the number of each thing pixel's center."""
     options = self.options
     heatmap = resize_bilinear(outputs['center_heatmap'][None], size)[0, ..., 0]
     centers = centers_lib.find_centers(heatmap, options.center_threshold, options.nms_kernel,
                                        options.keep_centers)
     offsets = resize_offsets(outputs['center_offsets'][None], size)[0]
     nearest = centers_lib.nearest_center(centers, offsets)
-    # The first is the highest row in use, if any is.
+    # The first row is in use if any is.
     on_thing = tf.gather(self._positions(self.info.thing_class_ids), semantic) >= 0
     on_thing &= centers.scores[0] > 0
     return centers.scores, tf.where(on_thing, nearest + 1, 0)
 
   def _form_groups(self, semantic: tf.Tensor, center_map: tf.Tensor, keep: int) -> _Groups:
-    """Makes the groups of an image from its semantic map and its centres."""
+    """Returns the groups of an image from its semantic map and its centers."""
     info, options = self.info, self.options
     regions = self._region_classes(keep)
     region = tf.gather(self._positions(regions), semantic)
@@ -168,10 +168,10 @@ class PanopticDeepLabPostprocessor:
                    tf.concat([ids, [info.void_label]], axis=0), areas)
 
   def _name_things(self, semantic, group, areas, keep):
-    """Classes and panoptic ids of the centres' groups, int32 [keep] each.
+    """Returns classes and panoptic ids of the centers' groups, int32 [keep] each.
 
-    The class is that of most pixels, of equal ones the lowest; things of a class are numbered
-    from 1 in the order in which their first pixels come.
+    The class is that of most pixels, or the lowest of several. Things of a class are numbered from
+    1 in the order of their first pixels.
     """
     info = self.info
     things, divisor = info.thing_class_ids, info.label_divisor
@@ -188,16 +188,16 @@ class PanopticDeepLabPostprocessor:
     earlier = (first[None] < first[:, None]) & kept[None]
     earlier &= tf.equal(class_ids[None], class_ids[:, None])
     number = 1 + tf.math.count_nonzero(earlier, axis=1, dtype=tf.int32)
-    # More than there are numbers would spill into the next class.
+    # A number of label_divisor or more would be a label of the next class.
     kept &= number < divisor
     return class_ids, tf.where(kept, class_ids * divisor + number, info.void_label)
 
   def _region_classes(self, keep: int) -> tuple[int, ...]:
-    """The classes that are one segment each: stuff, or all where there are no centres."""
+    """Returns the classes that are one segment each: stuff, or all classes without centers."""
     return self.info.stuff_class_ids if keep else self.info.class_ids
 
   def _positions(self, class_ids: Sequence[int]) -> tf.Tensor:
-    """Channel of semantic_logits -> position among the class ids, -1 of those not among them."""
+    """Returns for each channel of semantic_logits its position among the class ids, or -1."""
     table = np.full(max(self.info.num_classes, max(self.info.class_ids) + 1), -1, np.int32)
     table[list(class_ids)] = np.arange(len(class_ids))
     return tf.constant(table)
@@ -207,7 +207,7 @@ def _mean_probabilities(logits: tf.Tensor, semantic: tf.Tensor, groups: _Groups)
   """Returns the mean probability of each group's class over its pixels, float32 [groups]."""
   void = dimensions(groups.ids)[0] - 1
   class_map = tf.gather(groups.class_ids, groups.group_map)
-  # Void has no channel in every data set.
+  # Not every data set has a channel for void.
   class_map = tf.where(tf.equal(groups.group_map, void), semantic, class_map)
   own = tf.gather(logits, class_map, batch_dims=2)
   probability = tf.exp(own - tf.reduce_logsumexp(logits, axis=-1))
@@ -217,7 +217,7 @@ def _mean_probabilities(logits: tf.Tensor, semantic: tf.Tensor, groups: _Groups)
 
 
 def build(evaluator_options, dataset_info) -> PanopticDeepLabPostprocessor:
-  """Builds the read-out that EvaluatorOptions describe."""
+  """Builds the post-processing that EvaluatorOptions describe."""
   return PanopticDeepLabPostprocessor(dataset_info, ReadOutOptions(
       center_threshold=evaluator_options.center_score_threshold,
       nms_kernel=evaluator_options.nms_kernel,

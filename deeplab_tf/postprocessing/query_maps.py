@@ -1,4 +1,4 @@
-"""Which query each pixel belongs to: the two argmaxes of MaX-DeepLab."""
+"""Assigns pixels to queries by the two argmaxes of MaX-DeepLab."""
 
 from typing import NamedTuple, Sequence
 
@@ -8,19 +8,19 @@ from deeplab_tf.layers.resizing import ResizeRule, resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 _DROPPED = -99999.0
-# Queries brought to full resolution at once: fewer are slow, more need memory.
+# Number of queries resized to full resolution at once: fewer are slow, more need memory.
 _AT_A_TIME = 16
 
 
 class QueryMaps(NamedTuple):
-  """Pixels and queries of a batch before small regions are removed.
+  """Assignment of pixels to queries in a batch, before small regions are removed.
 
   Attributes:
     query_map: int32 [batch, height, width], the query of each pixel.
-    pixel_score: float32 [batch, height, width], its probability at the pixel.
+    pixel_score: float32 [batch, height, width], probability of that query at the pixel.
     confident: bool [batch, height, width], whether the pixel is not void.
     query_class: int32 [batch, queries], index of the best class, "no object" excluded.
-    query_score: float32 [batch, queries], its probability.
+    query_score: float32 [batch, queries], probability of that class.
     query_instance: int32 [batch, queries], instance number of a thing query, from 1.
     kept: bool [batch, queries], whether the query passes the class threshold.
   """
@@ -34,7 +34,7 @@ class QueryMaps(NamedTuple):
 
 
 def classify(class_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the best class of each query without "no object", and its probability."""
+  """Returns the best class of each query, "no object" excluded, and its probability."""
   probabilities = tf.nn.softmax(tf.cast(class_logits, tf.float32))[..., :-1]
   return (tf.argmax(probabilities, axis=-1, output_type=tf.int32),
           tf.reduce_max(probabilities, axis=-1))
@@ -46,20 +46,20 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
               rule: ResizeRule = 'aligned') -> QueryMaps:
   """Assigns each pixel to the kept query of the highest mask logit (equations 3 and 4).
 
-  A pixel is confident if that query's probability among the kept ones is above the threshold
-  and no dropped query has a higher logit. Images are read out one after the other, each with
-  only the queries that it keeps at full resolution.
+  A pixel is confident if the probability of that query among the kept ones is above the threshold
+  and no dropped query has a higher logit. Images are processed one at a time, with only the kept
+  queries at full resolution.
 
   Args:
-    mask_logits: [batch, h, w, queries].
-    class_logits: [batch, queries, classes + 1].
+    mask_logits: float [batch, h, w, queries].
+    class_logits: float [batch, queries, classes + 1]; the last is "no object".
     output_size: Height and width of the maps.
     class_threshold: Queries of a lower class probability are dropped.
     pixel_threshold: Pixels of at most this probability are not confident.
-    static_shapes: For XLA, which pads shapes that depend on values where it takes them at all:
-      reads the kept queries a few at a time, so that no shape tells how many there are. The
-      maps are the same.
-    rule: How mask logits are resized.
+    static_shapes: Whether the kept queries are processed a few at a time, so that no shape depends
+      on their number. This is for XLA, which pads such shapes or rejects them. The maps are the
+      same.
+    rule: Rule by which mask logits are resized.
   """
   query_class, query_score = classify(class_logits)
   kept = query_score >= class_threshold
@@ -83,11 +83,11 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
 def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
                 pixel_threshold: float, static_shapes: bool,
                 rule: ResizeRule) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Reads out one image; logits [h, w, queries], kept bool [queries]."""
+  """Assigns the pixels of one image; logits are [h, w, queries], kept bool [queries]."""
   order, count = kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
   read = best_in_parts if static_shapes else _best_at_once
-  # With none kept, as in DeepLab2, everything belongs to the first query, which leads the order
-  # then, and nothing is confident.
+  # As in DeepLab2, if no query is kept, all pixels belong to the first query, which is then the
+  # first of the order, and none is confident.
   query_map, best, score = read(logits, order, tf.maximum(count, 1), size, rule)
   score = tf.where(count > 0, score, 0)
   beaten = _beaten_by_dropped(logits, kept, order, best, size, rule)
@@ -95,9 +95,9 @@ def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
 
 
 def kept_first(kept: tf.Tensor) -> tf.Tensor:
-  """Lists the kept queries, then the dropped ones, both ascending, int32 [queries + a few].
+  """Returns the kept queries, then the dropped ones, each ascending, int32 [queries + a few].
 
-  The last one is repeated, so that any query begins a slice of _AT_A_TIME.
+  The last one is repeated, so that a slice of _AT_A_TIME can start at any query.
   """
   queries = dimensions(kept)[0]
   order = tf.sort(tf.range(queries) + tf.where(kept, 0, queries)) % queries
@@ -107,7 +107,7 @@ def kept_first(kept: tf.Tensor) -> tf.Tensor:
 def _best_at_once(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
                   size: Sequence[Dimension],
                   rule: ResizeRule) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Like best_in_parts, all of them at once: faster, with shapes that depend on the count."""
+  """Does what best_in_parts does at once, which is faster; shapes depend on the count."""
   numbers = order[:count]
   full = resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size, rule)[0]
   best = tf.reduce_max(full, axis=-1)
@@ -123,21 +123,21 @@ def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
   Shapes are static: only the number of steps depends on the count.
 
   Args:
-    logits: [h, w, queries].
+    logits: float32 [h, w, queries].
     order: int32 [queries + a few]; see kept_first.
-    count: From 1, how many of the order take part.
+    count: Number of queries of the order that take part, at least 1.
     size: Height and width of the maps.
-    rule: How logits are resized.
+    rule: Rule by which logits are resized.
 
   Returns:
-    The query, its logit and its probability among them, each of the given size.
+    The query, its logit, and its probability among these queries, each of the given size.
   """
 
   def step(i, query_map, best, total):
     numbers, full = _some_at_full_resolution(logits, order, i, size, rule)
     full = tf.where(i + tf.range(_AT_A_TIME) < count, full, tf.float32.min)
     new_best = tf.maximum(best, tf.reduce_max(full, axis=-1))
-    # Where logits are equal the earlier query stays, as with argmax over all of them.
+    # The earlier of queries with equal logits is kept, as by argmax over all of them.
     query = tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32))
     query_map = tf.where(new_best > best, query, query_map)
     total *= tf.exp(best - new_best)
@@ -153,22 +153,22 @@ def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
 
 def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, best: tf.Tensor,
                        size: Sequence[Dimension], rule: ResizeRule) -> tf.Tensor:
-  """Whether a dropped query's logit exceeds the best kept one, bool of the given size.
+  """Returns whether a dropped query's logit exceeds the best kept one, bool of the given size.
 
-  The interpolated maximum over dropped queries bounds each of them from above, so queries are
-  brought to full resolution only where that bound is not enough, and a few at a time.
+  The interpolated maximum over dropped queries bounds each of them from above, so they are resized
+  to full resolution only if that bound is not enough, and a few at a time.
   """
   low_resolution_maximum = tf.reduce_max(tf.where(kept, _DROPPED, logits), axis=-1)
   bound = resize_bilinear(low_resolution_maximum[None, ..., None], size, rule)[0, ..., 0]
-  # Rounding may put the bound a little below the value that it bounds.
+  # Rounding may make the bound slightly smaller than the value that it bounds.
   slack = 1e-4 * (1 + tf.abs(best))
   unclear = tf.reduce_any(bound > best - slack)
   first = tf.math.count_nonzero(kept, dtype=tf.int32)
-  # With none kept nothing is confident, beaten or not.
+  # If no query is kept, no pixel is confident in any case.
   end = tf.where(unclear & (first > 0), dimensions(kept)[0], first)
 
   def check(i, beaten):
-    # Of a slice that goes beyond the end the rest is the last dropped query again.
+    # Beyond the end, a slice repeats the last dropped query.
     _, full = _some_at_full_resolution(logits, order, i, size, rule)
     return i + _AT_A_TIME, beaten | (tf.reduce_max(full, axis=-1) > best)
 

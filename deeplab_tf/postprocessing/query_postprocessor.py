@@ -1,4 +1,4 @@
-"""The contract of post-processing that tells which query each segment comes from."""
+"""Interface of post-processing that knows which query each segment comes from."""
 
 import abc
 from typing import Sequence
@@ -13,8 +13,8 @@ from deeplab_tf.structures import PanopticPrediction
 class QueryPostprocessor(abc.ABC):
   """Callable from the raw outputs of a mask model to a PanopticPrediction.
 
-  The analyses of queries (`reports.queries`) need `with_queries`; they use the most likely query of
-  each pixel for post-processing that is not of this class.
+  The analyses of queries (`reports.queries`) use `with_queries`. If the post-processing is not of
+  this class, they use the most probable query of each pixel instead.
   """
 
   def __call__(self, outputs: dict[str, tf.Tensor],
@@ -31,4 +31,4 @@ class QueryPostprocessor(abc.ABC):
   @abc.abstractmethod
   def with_queries(self, outputs: dict[str, tf.Tensor],
                    output_size: Sequence[Dimension]) -> tuple[PanopticPrediction, QueryMaps]:
-    """Post-processes a batch as a call does, and tells the query of each pixel."""
+    """Post-processes a batch, and returns the query of each pixel as well."""
