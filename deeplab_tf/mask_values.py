@@ -119,9 +119,9 @@ def at_points(targets: AnyMaskTargets, points: tf.Tensor) -> tf.Tensor:
 def on_grid(targets: AnyMaskTargets, height: int, width: int) -> tf.Tensor:
   """Resizes masks to a grid, bilinearly, without antialiasing.
 
-  This equals PyTorch's `interpolate(align_corners=False)`: half-pixel centers, and border pixels are
-  repeated outside. On a grid that is not finer than the masks, the values are those of `at_points`
-  at ((j + 0.5) / width, (i + 0.5) / height).
+  This equals PyTorch's `interpolate(align_corners=False)`: pixels have half-pixel centers, and
+  border pixels are repeated outside. On a grid that is not finer than the masks, the values are
+  those of `at_points` at ((j + 0.5) / width, (i + 0.5) / height).
 
   Args:
     targets: Targets with a static size.

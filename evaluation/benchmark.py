@@ -36,7 +36,7 @@ output:
 """
 _WHAT = ('inference', 'train_step', 'postprocess', 'attention', 'matching',
          'input_pipeline', 'evaluation')
-# Size of the maps and least number of pairs that scoring is measured with.
+# Size of the maps and minimum number of pairs for the measurement of scoring.
 _MAP_SIZE, _LEAST_PAIRS = (1024, 2048), 20
 
 
@@ -67,7 +67,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _measurement(what: str):
-  """Imports what measures; TensorFlow comes with it."""
+  """Returns the function that measures; this imports TensorFlow."""
   from deeplab_tf.benchmark import attention, input_pipeline, network, solvers
   return {'inference': network.inference, 'train_step': network.train_step,
           'postprocess': network.postprocess, 'attention': attention.measure,
@@ -75,7 +75,7 @@ def _measurement(what: str):
 
 
 def _report(args, options, results: dict[str, dict[str, float]]) -> None:
-  """Prints times with what is needed to compare them."""
+  """Prints the times, with the data that is needed to compare them."""
   from deeplab_tf.benchmark import measuring
   report = {'what': args.what, 'results': results, 'peak_gb': measuring.peak_gb(),
             'machine': measuring.machine(with_tensorflow=args.what != 'evaluation'),
@@ -103,7 +103,7 @@ def _parser() -> arguments.Parser:
 
 def _sizes(data, args) -> tuple[tuple[int, ...], int]:
   """Writes the flags into the data options; returns the size of images and of batches."""
-  # The pipeline's own batch size unless it is asked for.
+  # By default the input pipeline is measured with the batch size of the config.
   batch_size = args.batch_size or (data.batch_size if args.what == 'input_pipeline' else 1)
   if args.input_size is None:
     if len(data.crop_size) != 2 and args.what != 'matching':

@@ -2,7 +2,7 @@
 
   python scripts/reference_scores.py --reference_dir=SHARED/parity/evaluation
 
-The tables of docs/evaluation.md are the output. The tests compare the same numbers, and more.
+The output is the tables of docs/evaluation.md. The tests compare these numbers and more.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def semantic(folder: pathlib.Path) -> Iterable[str]:
 
 
 def queries(folder: pathlib.Path) -> Iterable[str]:
-  """Returns the lines of the table of scores of queries, in per cent."""
+  """Returns the lines of the table of scores of queries, in percent."""
   from deeplab_tf.postprocessing import mask2former
   expected, outputs = _json(folder / 'expected.json'), np.load(folder / 'model_outputs.npz')
   classes, truth = _json(folder / 'classes.json'), _json(folder / 'instances_gt.json')

@@ -61,7 +61,7 @@ def find(config, input_size: tuple[int, int]) -> dict[AttentionForm, int]:
     config: ExperimentOptions.
     input_size: Height and width of the image.
   """
-  # In a graph that never runs nothing is drawn or held.
+  # In a graph that never runs, no weights are initialized and no memory is allocated.
   with tf.Graph().as_default():
     model = models.architecture(config).build(config, catalog.from_config(config))
     with recording() as records:

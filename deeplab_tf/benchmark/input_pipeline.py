@@ -80,9 +80,9 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
     options: DatasetOptions of images with masks.
     info: The data set.
     kind: 'mask' or 'center'.
-    images: How many are taken, from the first on.
-    seed: Of the augmentation.
-    normalization: Of the images.
+    images: Number of images, from the first on.
+    seed: Seed of the augmentation.
+    normalization: Normalization of the images.
 
   Returns:
     Stage -> processor seconds per image, summed over all cores. The stages are decode, resize,

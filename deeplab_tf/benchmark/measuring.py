@@ -114,7 +114,7 @@ def table(report: Mapping[str, Any]) -> str:
   found = report['machine']
   tensorflow = (f'{found["gpus"]} GPUs, TensorFlow {found["tensorflow"]}, '
                 if 'tensorflow' in found else '')
-  # Attention layers are measured in separate processes, so the peak of this one means nothing.
+  # Attention layers are measured in separate processes, so the peak of this one is meaningless.
   peak = '' if report['what'] == 'attention' else f'peak memory {report["peak_gb"]:.2f} GB; '
   lines.append(f'{peak}{found["cores"]} cores, {tensorflow}load average '
                f'{found["load_average"]:.1f}, matrix products '

@@ -1,13 +1,13 @@
-"""From a data set on disk to batches: the way of an image, top-down.
+"""The input pipeline, from a data set on disk to batches.
 
-  records, images or drawings -> decode -> place of the crop -> resize -> colours -> crop, flip
-  and pad -> paste -> targets -> normalize -> batch
+  records, image files or synthetic images -> decode -> placement of the crop -> resize -> colors ->
+  crop, flip and pad -> paste -> targets -> normalize -> batch
 
 Images with one class each are cropped by data.augmentation.classification.
 
-The order of the samples and every random choice are functions of the seed and of a running number
-of the record, so a resumed run goes on with the very sample at which it was stopped. Segments that
-are pasted come from the next record of the stream, which is decoded once for both.
+The order of the samples and every random choice are functions of the seed and of the running number
+of the record, so a resumed run continues with the sample at which it was stopped. Pasted segments
+come from the next record of the stream, which is decoded once for both uses.
 """
 
 from typing import Callable, NamedTuple, Optional
@@ -39,21 +39,21 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
 
   Args:
     config: ExperimentOptions; train_dataset_options is used.
-    dataset_info: Its data set.
-    targets: 'mask', 'center' or 'class'.
-    seed: Of the order and of the augmentation.
-    start_step: Batches that are left out, without decoding them.
-    input_context: Of one worker of several: it gets its block of every global batch, in batches
-      for one replica, so that those of all replicas together are the global batch in its order.
-      Without it, batches are global.
+    dataset_info: The classes.
+    targets: Form of the targets: 'mask', 'center' or 'class'.
+    seed: Seed of the order and of the augmentation.
+    start_step: Number of batches that are skipped, without decoding them.
+    input_context: Context of a worker. The worker gets its block of every global batch, in batches
+      for one replica, so that the batches of all replicas together are the global batch in its
+      order. None for global batches.
 
   Returns:
-    (images, targets): float32 [batch, *crop_size, 3] normalised, and MaskTargets, CenterTargets
-    or ClassTargets. Deterministic, static shapes.
+    Batches (images, targets) with static shapes: normalized float32 [batch, *crop_size, 3], and
+    MaskTargets, CenterTargets or ClassTargets. The order is deterministic.
 
   Raises:
-    ConfigError: The options cannot be used.
-    ValueError: The data cannot be used; one line with the file.
+    ConfigError: The options are invalid.
+    ValueError: The data is invalid; the message is one line with the file.
     FileNotFoundError: A pattern matches no file.
   """
   options = config.train_dataset_options
@@ -94,21 +94,23 @@ def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 
                  ratio: float = 1.0) -> tf.data.Dataset:
   """Returns the evaluation images once, in the order of the files.
 
-  They are EvaluationBatch, or ClassEvaluationBatch where the data set has one class per image.
-  Images are resized to the range (by default they only shrink to the crop) and padded at the
-  bottom and on the right, to the crop size or, where size_divisor stands in its place, to the
-  largest of their batch; labels keep the images' own sizes. The last batch may be smaller, and
-  damaged images are left out if the options allow for some.
+  Batches are EvaluationBatch, or ClassEvaluationBatch if the data set has one class per image.
+  Images are resized to the range (by default they are only scaled down to the crop) and padded at
+  the bottom and on the right, to the crop size or, with size_divisor, to the largest image of their
+  batch. Labels keep the size of the image file. The last batch may be smaller, and corrupt images
+  are left out if the options allow some.
 
   Args:
     config: ExperimentOptions; eval_dataset_options is used.
-    dataset_info: Its data set.
+    dataset_info: The classes.
     workers: Number of workers; batch_size is shared among them.
-    worker: Which of them this is: it gets every workers-th image, from this one on.
-    ratio: Of masks alone: the network's input, image and padding, is as many times as large.
+    worker: Index of this worker; it gets every workers-th image, from this one on.
+    ratio: Factor on the size of the network's input, including padding; for data with masks only.
 
   Raises:
-    As train_dataset.
+    ConfigError: The options are invalid.
+    ValueError: The data is invalid; the message is one line with the file.
+    FileNotFoundError: A pattern matches no file.
   """
   options = config.eval_dataset_options
   prepare, shapes, padding = _evaluation_function(config, dataset_info, ratio)
@@ -132,11 +134,11 @@ def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 
 
 
 def _endless(source, seed, start, options):
-  """(running number, payload) from number `start` on, epoch after epoch.
+  """Returns (running number, payload) from number `start` on, epoch after epoch.
 
-  Epochs are shuffled one by one, so that those before `start` need not be read.
+  Epochs are shuffled one by one, so those before `start` need not be read.
   """
-  # What may replace the first images must be known too.
+  # A few earlier payloads are needed to replace the first images if these are corrupt.
   begin = max(start - corrupt.EARLIER, 0) if options.max_damaged_images else start
   first_epoch, rest = divmod(begin, source.count_exactly()) if begin else (0, 0)
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
@@ -149,13 +151,13 @@ def _endless(source, seed, start, options):
 
 
 def _in_block(batch_size, input_context):
-  """Whether a number is in one worker's block of its global batch, as a function."""
+  """Returns a function that tells whether a number is in the worker's block of its batch."""
   size = batch_size // input_context.num_input_pipelines
   return lambda number: number % batch_size // size == input_context.input_pipeline_id
 
 
 def _with_next(decoded):
-  """From (number, example) to (number, example, example of the next number)."""
+  """Maps (number, example) to (number, example, example of the next number)."""
   nothing = structures.LabeledImage(
       tf.zeros([1, 1, 3], tf.uint8), tf.zeros([1, 1], tf.int32), tf.constant(''))
 
@@ -166,7 +168,7 @@ def _with_next(decoded):
 
 
 def _loader(source, options, field, info):
-  """A function from a payload to corrupt.Loaded."""
+  """Returns a function from a payload to corrupt.Loaded."""
   if not options.max_damaged_images:
     return lambda *payload: corrupt.Loaded(source.load(*payload), tf.constant(True))
 
@@ -181,7 +183,7 @@ def _loader(source, options, field, info):
 def _options():
   options = tf.data.Options()
   options.deterministic = True
-  # Sharding is done above, by example.
+  # The examples are sharded above.
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
   return options
 
@@ -197,8 +199,8 @@ def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe,
     image: uint8 [height, width, 3].
     recipe: Sizes and normalization. Without a crop size the image is padded to multiples of the
       size divisor.
-    ratio: Both sizes of the result are those of the recipe, scaled with aligned corners; it needs
-      a crop size.
+    ratio: Factor by which both sizes of the result are scaled with aligned corners; a factor other
+      than 1 needs a crop size.
 
   Returns:
     float32 [*crop_size, 3], normalized, with padding of 0 at the bottom and on the right; and
@@ -207,7 +209,7 @@ def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe,
   size = _evaluation_size(tf.shape(image)[:2], recipe)
   crop_size = [scaled_size(n, ratio) for n in recipe.crop_size]
   if ratio != 1:
-    # In Python's precision, as the crop: in float32 an image could become larger than that.
+    # float64, like the crop size: with float32 the image could become larger than the crop.
     size = tf.cast(tf.cast(size - 1, tf.float64) * ratio + 1, tf.int32)
   if recipe.shorter_sides:
     image = pillow_resize.resize(image, size)
@@ -231,9 +233,10 @@ def _evaluation_size(size: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 
 def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool]:
-  """A function from one or two LabeledImages and a seed to a training image and its targets.
+  """Returns a function from one or two LabeledImages and a seed to an image and its targets.
 
-  The image is in [0, 255]. Also whether it takes two images: segments of the second are pasted.
+  The image is in [0, 255]. Also returns whether the function takes two images, in which case
+  segments of the second are pasted.
   """
   field = 'train_dataset_options'
   if kind == 'class':
@@ -262,7 +265,7 @@ def evaluation_recipe(config) -> Recipe:
 
 
 def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:
-  """A function from a LabeledImage to an evaluation sample; the sample's shapes and padding."""
+  """Returns a function from a LabeledImage to an evaluation sample, its shapes and its padding."""
   options, field = config.eval_dataset_options, 'eval_dataset_options'
   if isinstance(info, ImageClasses):
     one_class = classification.build_recipe(options, field,
@@ -286,12 +289,12 @@ def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, Nam
 
 
 def target_function(options, info: DatasetInfo, kind: str) -> Callable:
-  """Returns a function from a label map and its image's name to what a model is trained on.
+  """Returns a function from a label map and the name of its image to the targets of a model.
 
   Args:
     options: DatasetOptions.
-    info: Their data set.
-    kind: 'mask' or 'center'.
+    info: The classes.
+    kind: Form of the targets, 'mask' or 'center'.
   """
   small = targets.SmallInstances()
   if options.increase_small_instance_weights:

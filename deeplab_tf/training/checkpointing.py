@@ -92,7 +92,7 @@ def make_manager(checkpoint: tf.train.Checkpoint, model_dir: str, max_to_keep: i
     model_dir: Model directory, created if needed.
     max_to_keep: Number of latest checkpoints to keep.
     last: Newest complete checkpoint in the folder, from `latest`.
-    on_saved: Called with the prefix of each saved checkpoint.
+    on_saved: Function that is called with the prefix of each saved checkpoint.
   """
   os.makedirs(model_dir, exist_ok=True)
   files.remove_leftovers(model_dir)

@@ -28,8 +28,9 @@ class ClassEvaluator(BatchEvaluator):
 
     Args:
       dataset_info: The classes.
-      normalization: Of the images.
-      on_picture: Called with (position, uint8 [height, width, 3]) for the first images.
+      normalization: Normalization of the images.
+      on_picture: Function that is called with (position, uint8 [height, width, 3]) for the first
+        images.
       num_pictures: Number of these images.
       **loop: Arguments of BatchEvaluator; batches are ClassEvaluationBatch, predictions
         ClassPrediction.
@@ -54,7 +55,7 @@ class ClassEvaluator(BatchEvaluator):
       self._on_picture(position + i, self._picture(batch, prediction, i))
 
   def _picture(self, batch, prediction, i: int) -> np.ndarray:
-    """The network's input, with its class and the most probable one above it."""
+    """Returns the network's input below a caption with its class and the most probable class."""
     image = np.clip(np.round(self._normalization.invert(batch.images[i]).numpy()), 0, 255)
     own, guess = int(batch.class_index[i]), int(prediction.class_index[i, 0])
     caption = f'{self._names[guess]} {100 * float(prediction.score[i, 0]):.0f} %'

@@ -141,9 +141,9 @@ class Evaluator(BatchEvaluator):
 
     Args:
       dataset_info: The classes.
-      normalization: Of the images.
-      extra_scores: What is scored besides.
-      on_sample: Called with (position, Sample) for each image of this worker.
+      normalization: Normalization of the images.
+      extra_scores: Scores besides panoptic quality.
+      on_sample: Function that is called with (position, Sample) for each image of this worker.
       num_images: Number of first samples that have an `image`; None for all.
       **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions
         PanopticPrediction, or ScoredPrediction if an extra score needs the queries.
@@ -209,7 +209,7 @@ class Evaluator(BatchEvaluator):
 
 
 def _pixels(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:
-  """The network's input at the size of the file, uint8 [height, width, 3]."""
+  """Returns the network's input at the size of the file, uint8 [height, width, 3]."""
   rows, columns = batch.resized_size[i].numpy()
   image = normalization.invert(batch.images[i, :rows, :columns])
   image = tf.image.resize(image, batch.raw_size[i]).numpy()

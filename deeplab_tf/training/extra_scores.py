@@ -39,7 +39,7 @@ class ScoredImage:
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
                queries: Optional[QueryOutputs] = None,
                full_size: Optional[mask2former.FullSize] = None):
-    """Keeps its parts; full_size tells where the image lies in the network's input."""
+    """Initializes the image; `full_size` has its sizes in the network's input and in its file."""
     self.name = name
     self.ground_truth = ground_truth
     self.prediction = prediction
@@ -65,8 +65,8 @@ class ExtraScore(abc.ABC):
 
   Attributes:
     name: Name of the score in results, and prefix of the tags of its scalars.
-    tags: Tags of its scalars, without the name.
-    """
+    tags: Tags of the score's scalars, without the name.
+  """
   name: str
   tags: Sequence[str]
 
@@ -108,11 +108,16 @@ class MapMeanIoU(ExtraScore):
 
 
 class QueryMeanIoU(MapMeanIoU):
-  """Of the class scores that are summed over the queries; see mask2former."""
+  """Mean IoU of the class scores summed over the queries; see mask2former."""
   name = 'miou_pan'
 
   def __init__(self, dataset_info: DatasetInfo, masks_compete: bool = False):
-    """Takes the classes, and how masks are to be read; see mask2former."""
+    """Initializes the score.
+
+    Args:
+      dataset_info: The classes.
+      masks_compete: Whether mask probabilities are a softmax over the queries; see mask2former.
+    """
     super().__init__(dataset_info)
     self._masks_compete = masks_compete
 
@@ -175,7 +180,7 @@ class InstanceAnnotations:
 
 
 class QueryAveragePrecision(ExtraScore):
-  """Of the most probable pairs of a query and a class; see mask2former."""
+  """Average precision of the most probable pairs of a query and a class; see mask2former."""
   name = 'ap_th_pan'
   tags = _FIGURES
 
@@ -185,8 +190,8 @@ class QueryAveragePrecision(ExtraScore):
 
     Args:
       dataset_info: The classes.
-      annotations: The instances to find; without them they are the things of the labels.
-      masks_compete: How masks are to be read; see mask2former.
+      annotations: Ground-truth instances; None for the thing segments of the panoptic labels.
+      masks_compete: Whether mask probabilities are a softmax over the queries; see mask2former.
     """
     self._info = dataset_info
     self._annotations = annotations

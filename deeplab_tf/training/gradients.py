@@ -1,8 +1,8 @@
-"""Losses and gradients of one replica's share of a batch, at once or part by part.
+"""Losses and gradients of one replica's share of a batch, with gradient accumulation.
 
-Gradient accumulation cuts the share into parts that are in memory one after the other. All parts
-divide their losses by the same normalizers, which are those of the whole batch, so the sums over
-the parts are the whole batch's, unless batch norms see each part alone.
+Gradient accumulation splits the share into parts that are processed one after another. All parts
+divide their losses by the normalizers of the whole batch, so the sums over the parts are those of
+the whole batch, except that batch norms see each part alone.
 """
 
 from typing import Callable, NamedTuple, Sequence
@@ -17,16 +17,17 @@ from deeplab_tf.user_errors import ConfigError
 
 
 class Gradients(NamedTuple):
-  """What comes out of the images of one replica.
+  """Gradients, losses and checks of the images of one replica.
 
   Attributes:
-    gradients: Place among the trained variables -> float32 gradient times the loss scale, of
-      the variables that have one.
-    losses: Name -> float32 [], weighted loss terms and 'total', the share that these images have
-      in the losses of the whole batch.
+    gradients: Index of a trained variable (as a string) -> float32, gradient times the loss scale;
+      variables without a gradient are left out.
+    losses: Name -> float32 [], weighted loss terms and 'total': the share of these images in the
+      losses of the whole batch.
     unweighted: Name -> float32 [], the terms of the criterion without their weights.
-    statistics: Name -> float32 [], means.
-    broken: Name -> float32 [], 0 where that tensor is finite.
+    statistics: Name -> float32 [], means over the parts.
+    broken: Name -> float32 [], 0 if the tensor is finite; otherwise the number of parts in which it
+      is not.
   """
   gradients: dict
   losses: dict
@@ -41,19 +42,19 @@ class GradientFunction:
   def __init__(self, model: keras.Model, criterion: Criterion, trained: Sequence[tf.Variable],
                *, global_batch: int, replicas: int = 1, parts: int = 1, unrolled: bool = False,
                decayed: Sequence[tf.Variable] = (), weight_decay: float = 0.0):
-    """Initialises the function.
+    """Initializes the function.
 
     Args:
       model: The network.
-      criterion: The losses of the network's outputs.
-      trained: The variables to differentiate by.
+      criterion: Criterion that computes the losses of the network's outputs.
+      trained: Variables to compute gradients for.
       global_batch: Images per step over all replicas.
       replicas: Number of replicas.
-      parts: Parts that a replica's images are cut into.
-      unrolled: Writes the parts out one after the other instead of a loop. Replicas that meet
-        inside of the network (synchronised batch norms) cannot always do so inside of a loop.
-      decayed: The variables that weight decay touches.
-      weight_decay: Factor of the L2 penalty on them that is added to the loss; 0: none.
+      parts: Number of parts that a replica's images are split into.
+      unrolled: Whether the graph has a copy of the network for each part instead of a loop, inside
+        of which replicas cannot always communicate (synchronized batch norms).
+      decayed: Variables to which weight decay applies.
+      weight_decay: Factor of the L2 penalty on these that is added to the loss; 0 for none.
     """
     self._model = model
     self._criterion = criterion
@@ -71,10 +72,10 @@ class GradientFunction:
 
     Args:
       images: float32 [images, height, width, 3] of this replica; their number is static.
-      targets: Of the same images.
-      normalizers: Name -> float32 [], the criterion's, of the whole batch.
-      seed: int64 [2], of the stochastic layers.
-      replica: int32 [], the number of this replica.
+      targets: Targets of these images.
+      normalizers: Name -> float32 [], normalizers of the criterion for the whole batch.
+      seed: int64 [2], seed of the stochastic layers.
+      replica: int32 [], number of this replica.
       scale: float32 [], the loss scale.
 
     Raises:
@@ -100,7 +101,7 @@ class GradientFunction:
   def _loop(self, part: Callable) -> Gradients:
     """Sums over the parts in a loop, which is traced once."""
     function = tf.function(self._part, autograph=False)
-    # Tells the shapes of the sums.
+    # Traced for the shapes of the sums.
     shapes = tf.function(lambda i: part(i, function), autograph=False).get_concrete_function(
         tf.TensorSpec([], tf.int32)).structured_outputs
     zeros = tf.nest.map_structure(lambda x: tf.zeros(x.shape, x.dtype), shapes)
@@ -112,7 +113,7 @@ class GradientFunction:
                          parallel_iterations=1)[1]
 
   def _write_out(self, part: Callable) -> Gradients:
-    """Sums over the parts, each waiting for the one before, so that memory is that of one."""
+    """Sums over unrolled parts; each waits for the one before, so memory is that of one part."""
     total = part(0, self._part)
     for i in range(1, self._parts):
       with tf.control_dependencies(tf.nest.flatten(total)):

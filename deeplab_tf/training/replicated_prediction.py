@@ -20,18 +20,19 @@ class ReplicatedPrediction:
   def __init__(self, strategy: tf.distribute.Strategy, network: Callable,
                postprocess: Callable, batch_size: int, *, static: bool = False,
                use_tf_function: bool = True, jit_compile: bool = False, any_size: bool = False):
-    """Initialises the function.
+    """Initializes the function.
 
     Args:
-      strategy: Under whose scope the model was made.
-      network: Images to raw outputs; see models.inference_network.
-      postprocess: (outputs, output_size) -> a prediction of batched tensors.
-      batch_size: The largest batch.
-      static: Batches are filled up to batch_size, so that all shapes are known.
-      use_tf_function: Runs as a graph; eager is slow and for debugging.
-      jit_compile: Compiles with XLA; needs `static` and a read-out of static shapes.
-      any_size: Batches have images of different sizes, which one graph is made for; without it
-        the size of the first batch is that of all.
+      strategy: Strategy under whose scope the model was created.
+      network: Function of images that returns raw outputs; see models.inference_network.
+      postprocess: Function of (outputs, output_size) that returns a prediction of batched tensors.
+      batch_size: Size of the largest batch.
+      static: Whether batches are padded to batch_size, so that all shapes are static.
+      use_tf_function: Whether to run as a graph; eager execution is slow and for debugging.
+      jit_compile: Whether to compile with XLA, which needs `static` and post-processing with static
+        shapes.
+      any_size: Whether batches have images of different sizes, for which one graph is traced;
+        otherwise all batches must have the image size of the first.
     """
     self._strategy = strategy
     self._network = network
@@ -47,7 +48,7 @@ class ReplicatedPrediction:
     self._step = None
 
   def __call__(self, images: tf.Tensor) -> PanopticPrediction:
-    """Returns the prediction for float32 [batch, height, width, 3], of the same batch."""
+    """Returns the prediction for images, float32 [batch, height, width, 3], with the same batch."""
     if self._step is None:
       self._step = self._make_step(images.shape[1:])
     count = images.shape[0]

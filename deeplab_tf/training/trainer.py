@@ -1,4 +1,4 @@
-"""The training loop inside a checkpoint interval, for Orbit's Controller."""
+"""The training loop between checkpoints, for Orbit's Controller."""
 
 import contextlib
 import itertools
@@ -16,25 +16,28 @@ from deeplab_tf.training.signals import Stopped
 from deeplab_tf.training.state import TrainingState
 from deeplab_tf.user_errors import UserError
 
-# Of gradients alone the name; those of losses and outputs come from the criterion.
+# Name of the check of the gradients; losses and outputs are named by the criterion.
 _GRADIENTS = 'the norm of the gradients'
 
 
 class NonFiniteError(UserError, FloatingPointError):
-  """A loss, a gradient or a tensor that they come from is not a finite number."""
+  """A loss, a gradient, or a tensor that they are computed from is not finite."""
   exit_code = 1
 
 
 class StepOptions(NamedTuple):
-  """How a training step is made.
+  """Options of a training step.
 
   Attributes:
     global_batch: Images per step over all replicas.
-    seed: Of the stochastic layers.
-    jit_compile: Compiles the step with XLA; with several replicas what each computes alone.
-    weight_decay: Factor of the L2 penalty on decaying variables that is added to the loss; 0: none.
-    accumulation_steps: Parts that a replica's images are cut into; see GradientFunction.
-    max_skipped_steps: Steps in a row that may be left out because something is not finite.
+    seed: Seed of the stochastic layers.
+    jit_compile: Whether XLA compiles the step, or, with several replicas, the part of each replica.
+    weight_decay: Factor of the L2 penalty on decayed variables that is added to the loss; 0 for
+      none.
+    accumulation_steps: Number of parts that a replica's images are split into; see
+      GradientFunction.
+    max_skipped_steps: Maximum number of consecutive steps that are skipped because a loss, a
+      gradient or another tensor is not finite.
   """
   global_batch: int
   seed: int = 0
@@ -45,20 +48,20 @@ class StepOptions(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-  """What one step returns, the same on all replicas.
+  """Result of a step, equal on all replicas.
 
   Attributes:
     losses: Name -> float32 [], each weighted loss term over the whole batch, and 'total'.
     unweighted_losses: Name -> float32 [], the terms of the criterion without their weights.
-    statistics: Name -> float32 [], means of what each part of the batch has in memory at once.
-    learning_rates: Group name -> float32 [], the rates of this step.
-    gradient_norm: float32 [], before clipping.
-    weight_norm: float32 [], of all trained variables before the step.
-    loss_scale: float32 [], of float16; else 1.
-    checks: Name -> bool [], whether it is finite; a gradient that overflows only because of the
-      loss scale counts as finite.
+    statistics: Name -> float32 [], means over the replicas and the parts of gradient accumulation.
+    learning_rates: Group name -> float32 [], learning rates of this step.
+    gradient_norm: float32 [], global norm before clipping.
+    weight_norm: float32 [], global norm of all trained variables before the step.
+    loss_scale: float32 [], the loss scale; 1 without one.
+    checks: Name -> bool [], whether the tensor is finite; gradients that overflow because of the
+      loss scale count as finite.
     applied: bool [], whether the weights were updated.
-    stop: bool [], whether some worker was asked to stop.
+    stop: bool [], whether a worker was asked to stop.
   """
   losses: dict
   unweighted_losses: dict
@@ -73,37 +76,38 @@ class StepOutput(NamedTuple):
 
   @property
   def not_finite(self) -> list[str]:
-    """The names of what is not finite, of numpy values; the first is closest to the cause."""
+    """The names of tensors that are not finite, if values are numpy; the cause comes first."""
     return [name for name, finite in self.checks.items() if not finite]
 
 
 class Trainer(orbit.AbstractTrainer):
-  """Runs training steps and tells listeners about each.
+  """Runs training steps and reports each to a listener.
 
-  A step with a non-finite loss or gradient changes no variable: the weights, the slots and the
-  statistics of the batch norms stay those of the step before.
+  A step with a loss or gradient that is not finite changes no variable: weights, optimizer slots
+  and batch norm statistics keep their values.
 
   Attributes:
-    last_batch: (images, targets) of the latest step, per replica; None before the first.
+    last_batch: (images, targets) of the last step, per replica; None before the first.
   """
 
   def __init__(self, *, strategy: tf.distribute.Strategy, state: TrainingState,
                criterion: Criterion, batches: Callable, options: StepOptions,
                on_step: Optional[Callable] = None,
                stop_requested: Callable[[], bool] = lambda: False):
-    """Initialises the trainer.
+    """Initializes the trainer.
 
     Args:
-      strategy: Under whose scope the state was made.
-      state: Model, step, optimiser and what else training changes.
-      criterion: The losses of the network's outputs.
-      batches: step -> an iterator over the batches (images, targets) from that step on. Called
-        once, at the first step after a checkpoint has been restored.
-      options: How a step is made.
-      on_step: Called after each step with (step number, StepOutput of numpy values, seconds of
-        the step).
-      stop_requested: Asked before each step; the step is still done, then `train` raises
-        Stopped, on all workers after the same step.
+      strategy: Strategy under whose scope the state was created.
+      state: Everything that training changes: model, step counter, optimizer and others.
+      criterion: Criterion that computes the losses of the network's outputs.
+      batches: Function of a step number that returns an iterator over the batches (images,
+        targets) from that step on. It is called once, at the first step after a checkpoint has been
+        restored.
+      options: Options of a step.
+      on_step: Function that is called after each step with (step number, StepOutput of numpy
+        values, seconds of the step).
+      stop_requested: Returns whether to stop; called before each step. The step is still
+        completed; then `train` raises Stopped, on all workers after the same step.
     """
     super().__init__()
     self._strategy = strategy
@@ -119,7 +123,7 @@ class Trainer(orbit.AbstractTrainer):
     self._trained = state.optimizer.variables
     self._other = state.model.non_trainable_variables
     replicas = strategy.num_replicas_in_sync
-    on_tpu = distribution.is_tpu(strategy)  # Compiles what it runs by itself.
+    on_tpu = distribution.is_tpu(strategy)  # On TPU everything is compiled in any case.
     self._compiles_replicas = options.jit_compile and replicas > 1 and not on_tpu
     self._criterion = criterion
     self._gradients = GradientFunction(
@@ -134,22 +138,28 @@ class Trainer(orbit.AbstractTrainer):
   # === The host's loop ===
 
   def prepare(self) -> None:
-    """Reads the first batch ahead, so that bad data show before anything is written.
+    """Reads the first batch, so that invalid data is reported before anything is written.
 
     Raises:
-      UsageError: The content of a data file is wrong.
+      UsageError: The content of a data file is invalid.
     """
     if self._iterator is None:
       iterator = self._batches(int(self._state.global_step.numpy()))
       self._iterator = itertools.chain([next(iterator)], iterator)
 
   def train(self, num_steps) -> dict:
-    """Runs steps; a loop of the host, so that each step can be watched.
+    """Runs steps in a loop on the host, which can monitor each step.
+
+    Args:
+      num_steps: Number of steps.
+
+    Returns:
+      An empty dictionary: steps are reported to the listener.
 
     Raises:
-      NonFiniteError: A loss term, a gradient or a checked tensor is not finite, once more than
-        max_skipped_steps allows.
-      Stopped: A stop was requested; the variables are those after a whole step.
+      NonFiniteError: A loss term, a gradient or a checked tensor is not finite in more consecutive
+        steps than max_skipped_steps.
+      Stopped: A stop was requested; the last step is complete.
     """
     self.prepare()
     for _ in range(int(num_steps)):
@@ -187,11 +197,11 @@ class Trainer(orbit.AbstractTrainer):
   # === One step ===
 
   def _step(self, batch, stop) -> tf.Tensor:
-    """One step over all replicas, as a graph.
+    """Runs one step on all replicas, in a graph.
 
     Returns:
-      All of StepOutput as one float32 vector: one transfer from the device, and TensorFlow 2.15
-      keeps some bytes of each tensor that it hands to Python, for ever.
+      All values of StepOutput as one float32 vector. This needs a single transfer from the device,
+      and TensorFlow 2.15 leaks a few bytes for each tensor that it returns to Python.
     """
     state = self._state
     rates = state.optimizer.learning_rates()
@@ -215,7 +225,7 @@ class Trainer(orbit.AbstractTrainer):
     tf.cond(output.applied, update, keep)
     if state.loss_scale is not None:
       finite = tf.math.is_finite(output.gradient_norm)
-      # What breaks whatever the scale is no sign of too large a scale.
+      # A tensor that is not finite at any scale does not mean that the scale is too large.
       state.loss_scale.update(finite | ~tf.reduce_all(tf.stack(list(output.checks.values()))))
     state.global_step.assign_add(1)
     output = output._replace(learning_rates=rates)
@@ -223,10 +233,10 @@ class Trainer(orbit.AbstractTrainer):
     return tf.stack([tf.cast(value, tf.float32) for value in tf.nest.flatten(output)])
 
   def _forward_backward(self, batch, step, scale, stop):
-    """The losses and the gradients, summed over the replicas.
+    """Returns losses and gradients, summed over the replicas.
 
     Returns:
-      ({place among the trained variables: clipped gradient}, the model's other variables before
+      ({index of a trained variable: clipped gradient}, values of the model's other variables before
       the step, StepOutput without learning rates).
     """
     images, targets = batch
@@ -251,7 +261,7 @@ class Trainer(orbit.AbstractTrainer):
     checks.update({f'loss "{name}"': tf.math.is_finite(value)
                    for name, value in losses.items()})
     finite = tf.math.is_finite(norm)
-    # With a loss scale above 1 an overflow is expected now and then.
+    # With a loss scale above 1, occasional overflows are expected.
     checks[_GRADIENTS] = finite | (scale > 1.0)
     applied = finite & tf.reduce_all(tf.stack(list(checks.values())))
     output = StepOutput(losses, unweighted, statistics, {}, norm,
@@ -268,10 +278,10 @@ class Trainer(orbit.AbstractTrainer):
 
 @contextlib.contextmanager
 def _fewer_graph_passes():
-  """Leaves out two passes over the graph that cost a training step's start and give it nothing.
+  """Disables two graph optimizations that delay the first training step without making it faster.
 
-  MaX-DeepLab-S at 321x321 takes its first step after 19 s instead of 24 s on two CPU cores, and
-  every later one in the same time. Inference needs them: they fuse convolutions and batch norms.
+  On two CPU cores MaX-DeepLab-S at 321x321 completes its first step after 19 s instead of 24 s, and
+  later steps take the same time. Inference needs them: they fuse convolutions and batch norms.
   """
   before = tf.config.optimizer.get_experimental_options()
   tf.config.optimizer.set_experimental_options({'remapping': False, 'constant_folding': False})
@@ -306,11 +316,12 @@ def build(config, architecture, dataset_info, strategy: tf.distribute.Strategy,
 
   Args:
     config: ExperimentOptions.
-    architecture: Of the config; see deeplab_tf.models.
+    architecture: The config's architecture; see deeplab_tf.models.
     dataset_info: The classes.
     strategy: The devices.
-    state: From state.build.
-    batches, **listeners: As Trainer's.
+    state: Result of state.build.
+    batches: Function of a step number that returns an iterator over batches; see Trainer.
+    **listeners: on_step and stop_requested of Trainer.
   """
   options, solver = config.trainer_options, config.trainer_options.solver_options
   return Trainer(

@@ -28,9 +28,9 @@ class Recipe(NamedTuple):
   Attributes:
     crop_size: Height and width of the network's input.
     min_area: Smallest share of an image's area that a random crop has, in (0, 1].
-    policy: Of data.augmentation.autoaugment; empty: none.
+    policy: Policy of data.augmentation.autoaugment; empty for none.
     flip: Whether half of the images are mirrored.
-    normalization: Of the network's input.
+    normalization: Normalization of the network's input.
   """
   crop_size: tuple
   min_area: float = 0.08
@@ -44,8 +44,8 @@ def build_recipe(options, field: str, normalization: Normalization = SYMMETRIC) 
 
   Args:
     options: DatasetOptions.
-    field: Their name in errors.
-    normalization: Of the images.
+    field: Name of the DatasetOptions in errors.
+    normalization: Normalization of the images.
 
   Raises:
     ConfigError: The crop size is not set, or the policy is unknown.
@@ -149,7 +149,7 @@ def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 def evaluation_sample(example: structures.LabeledImage,
                       recipe: Recipe) -> structures.ClassEvaluationBatch:
-  """Returns a normalised evaluation image with its class, without a batch dimension."""
+  """Returns a normalized evaluation image with its class, without a batch dimension."""
   image = recipe.normalization.apply(prepare_for_evaluation(example.image, recipe))
   return structures.ClassEvaluationBatch(image, example.label, example.name)
 

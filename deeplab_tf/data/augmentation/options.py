@@ -11,19 +11,19 @@ class Recipe(NamedTuple):
   """Augmentation options; sizes are (height, width), and empty where unused.
 
   Attributes:
-    crop_size: Of the network's input; in evaluation empty for images of any size.
-    min_size, max_size, resize_factor: See transforms.size_in_range.
-    scale: Of training: smallest, largest, step; see transforms.draw_scale.
-    policy: Of data.augmentation.autoaugment.
+    crop_size: Size of the network's input; in evaluation empty for images of any size.
+    min_size, max_size, resize_factor: Range of sizes; see transforms.size_in_range.
+    scale: Smallest and largest random scale and their step; see transforms.draw_scale.
+    policy: Policy of data.augmentation.autoaugment.
     flip: Whether half of the training images are mirrored.
     jitter: Smallest and largest scale of large scale jittering.
-    shorter_sides: Lengths of the shorter side to choose from; of evaluation one.
-    max_longer_side: 0: no limit.
-    max_category_share: Above it a crop is drawn again.
-    colors: Of data.augmentation.color_jitter; None: none.
-    paste: Of data.augmentation.copy_paste; None: none.
-    size_divisor: Of evaluation without a crop size: sides are padded to a multiple of it.
-    normalization: Of the network's input.
+    shorter_sides: Lengths of the shorter side to choose from; a single one in evaluation.
+    max_longer_side: Maximum length of the longer side; 0 for no limit.
+    max_category_share: Share of one class in the labeled pixels from which a crop is drawn again.
+    colors: Strength of data.augmentation.color_jitter; None for none.
+    paste: Choice of data.augmentation.copy_paste; None for none.
+    size_divisor: Divisor that sides are padded to a multiple of, in evaluation without a crop size.
+    normalization: Normalization of the network's input.
   """
   crop_size: tuple = ()
   min_size: tuple = ()
@@ -71,8 +71,8 @@ def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Reci
 
   Args:
     options: DatasetOptions.
-    field: Their name in errors.
-    normalization: Of the images; padding has its mean color.
+    field: Name of the DatasetOptions in errors.
+    normalization: Normalization of the images; padding has its mean color.
 
   Raises:
     ConfigError: Options contradict each other, or a value is not allowed.
@@ -103,11 +103,11 @@ def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Reci
 
 
 def build_for_evaluation(options, normalization: Normalization) -> Recipe:
-  """Translates DatasetOptions of evaluation, which tell the sizes of an exported model, too.
+  """Translates DatasetOptions of evaluation, which also determine the sizes of exported models.
 
   Args:
     options: DatasetOptions.
-    normalization: Of the images.
+    normalization: Normalization of the images.
   """
   common = {'crop_size': tuple(options.crop_size), 'normalization': normalization,
             'size_divisor': max(options.size_divisor, 1)}
@@ -122,7 +122,7 @@ def require_masks(options, field: str) -> None:
   """Rejects augmentations that need masks, for data sets with one class per image.
 
   Raises:
-    ConfigError: One of them is set.
+    ConfigError: Such an augmentation is set.
   """
   for name in ('large_scale_jitter', 'random_shorter_side', 'color_jitter', 'panoptic_copy_paste'):
     if options.augmentations.HasField(name):

@@ -13,9 +13,9 @@ from deeplab_tf.data.augmentation import (
 )
 from deeplab_tf.data.augmentation import options as recipe_lib
 
-# The grey that Mask2Former fills images up with, before normalization.
+# The gray that Mask2Former pads images with, before normalization.
 _MASK2FORMER_GREY = (128.0, 128.0, 128.0)
-# An image is resized as a whole, and not only where the crop is, up to so many times the crop.
+# The whole image is resized, and not only the crop, up to this many times the size of the crop.
 _WHOLE = 3
 
 

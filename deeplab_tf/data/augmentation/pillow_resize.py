@@ -1,14 +1,15 @@
-"""Resizes images as Pillow's bilinear filter does, to the very pixel values, in TensorFlow ops.
+"""Resizes images to the same pixel values as Pillow's bilinear filter, in TensorFlow ops.
 
-A pixel of the result is a weighted mean of those within its reach: one pixel, or the factor by
-which an image shrinks (antialiasing). Columns come first, then rows, with values rounded to whole
-ones after each; weights are multiples of 2 ** -22, so that sums are exact in int32. (Pillow 13
-takes rows first for some sizes of less height, where values then differ by 1 at most.)
+A pixel of the result is a weighted mean of the pixels within a distance of one pixel, or of the
+factor by which the image shrinks (antialiasing). The width is resized first, then the height, and
+values are rounded to integers after each. Weights are multiples of 2 ** -22, so sums are exact in
+int32. (Pillow 13 resizes the height first for some sizes of smaller height; values then differ by
+at most 1.)
 """
 
 import tensorflow as tf
 
-# Weights are whole numbers that add up to about two to this power.
+# Weights are integers with a sum of about two to this power.
 _BITS = 22
 
 
@@ -30,7 +31,7 @@ def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 def _resize_axis(values: tf.Tensor, axis: int, target: tf.Tensor) -> tf.Tensor:
-  """Resizes one axis; int32 [height, width, 3]."""
+  """Resizes one axis of an int32 image [height, width, 3]."""
   positions, weights = _taps(tf.shape(values)[axis], target)
   weights = tf.reshape(weights, [-1, 1, target, 1] if axis == 1 else [-1, target, 1, 1])
 
@@ -44,7 +45,7 @@ def _resize_axis(values: tf.Tensor, axis: int, target: tf.Tensor) -> tf.Tensor:
 
 
 def _taps(source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """The source positions that each target position takes, and their weights, int32 [n, target]."""
+  """Returns the source positions of each target position and their weights, int32 [n, target]."""
   scale = tf.cast(source, tf.float64) / tf.cast(target, tf.float64)
   reach = tf.maximum(scale, 1.0)
   centers = (tf.cast(tf.range(target), tf.float64) + 0.5) * scale

@@ -139,14 +139,14 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int,
   Args:
     size: int32 [2].
     shorter: int32 [].
-    max_longer: 0: no maximum.
-    box: Height and width that an image is made smaller to fit into; empty: none.
+    max_longer: Maximum length of the longer side; 0 for no maximum.
+    box: Height and width that the image is scaled down to fit into; empty for no box.
 
   Returns:
     int32 [2], at least 1.
   """
   sides, shorter = tf.cast(size, tf.float64), tf.cast(shorter, tf.float64)
-  # Not one factor for both sides, so that the shorter side is exact.
+  # The sides are computed separately, so that the shorter side is exact.
   new = tf.where(sides <= sides[::-1], shorter, shorter / tf.reduce_min(sides) * sides)
   if max_longer:
     new *= tf.minimum(max_longer / tf.reduce_max(new), 1.0)

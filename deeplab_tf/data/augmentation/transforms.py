@@ -16,7 +16,7 @@ Pair = Tuple[tf.Tensor, Optional[tf.Tensor]]  # Image and label.
 
 
 def resize(image: tf.Tensor, label: Optional[tf.Tensor], size: tf.Tensor) -> Pair:
-  """Resizes: the image bilinearly, the label to nearest neighbours, corners aligned.
+  """Resizes an image bilinearly and its label to the nearest neighbors, with aligned corners.
 
   Args:
     image: float32 [height, width, 3].
@@ -37,16 +37,16 @@ def size_in_range(size: tf.Tensor, min_size: Sequence[int], max_size: Sequence[i
                   factor: int = 0) -> tf.Tensor:
   """Returns the size of an image after resizing to a range.
 
-  First scaled, up or down, so that no side is shorter than its minimum and one is equal to it;
-  then down until no side is longer than its maximum. Both roundings are downwards and in
-  float32, as in DeepLab2.
+  The image is first scaled, up or down, so that no side is shorter than its minimum and one is
+  equal to it; then down until no side is longer than its maximum. Both times sizes are rounded down
+  in float32, as in DeepLab2.
 
   Args:
     size: int32 [2].
     min_size: Two numbers, or none or zeros for no minimum.
     max_size: Two numbers, or none or zeros for no maximum.
-    factor: If positive, sides are rounded up to a multiple of it plus 1, and the maximum is
-      first lowered to one.
+    factor: If positive, sides are rounded up to a multiple of the factor plus 1, and the maximum is
+      first lowered to such a value.
 
   Returns:
     int32 [2].
@@ -68,8 +68,8 @@ def size_in_range(size: tf.Tensor, min_size: Sequence[int], max_size: Sequence[i
 def scales_of_steps(minimum: float, maximum: float, step: float) -> list[float]:
   """Returns the scales that `draw_scale` draws from.
 
-  Given the float32 values of a proto this has DeepLab2's quirk: step 0.1 is stored as slightly
-  more, so that 0.5 to 1.5 gives ten values 0.111 apart and never exactly 1.
+  With the float32 values of a proto this has DeepLab2's quirk: step 0.1 is stored as a slightly
+  larger number, so that 0.5 to 1.5 gives ten values at distances of 0.111 and never exactly 1.
   """
   if maximum == minimum:
     return [minimum]
@@ -98,7 +98,19 @@ def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], void_label: int,
         offset: Sequence[int] = (0, 0),
         color: Sequence[float] = image_normalization.SYMMETRIC.mean_color) -> Pair:
-  """Pads to a size, with a color (red, green, blue) and with void; the image lies at the offset."""
+  """Pads an image with a color (red, green, blue) and its label with void.
+
+  Args:
+    image: float32 [height, width, 3].
+    label: int32 [height, width], or None.
+    size: Height and width of the result.
+    void_label: Value that pads the label.
+    offset: First row and column of the image in the result.
+    color: Color that pads the image.
+
+  Returns:
+    Image and label.
+  """
   size, offset = tf.convert_to_tensor(size), tf.convert_to_tensor(offset)
   after = size - offset - tf.shape(image)[:2]
   margins = tf.stack([offset, after], axis=1)

@@ -18,15 +18,15 @@ class BatchPictures:
 
   def __init__(self, predict: Callable, dataset_info: DatasetInfo, writer: summaries.Writer,
                num_images: int, normalization: Normalization):
-    """Keeps the parts.
+    """Initializes the writer of pictures.
 
     Args:
       predict: Function of the images of a batch that returns a PanopticPrediction; see
         ReplicatedPrediction.
       dataset_info: The classes.
-      writer: Of the training curves.
-      num_images: At most this many images of the batch.
-      normalization: Of the images.
+      writer: Writer of the training curves.
+      num_images: Maximum number of pictures.
+      normalization: Normalization of the images.
     """
     self._dataset_info = dataset_info
     self._writer = writer
