@@ -68,7 +68,7 @@ def test_alpha_is_not_read(tmp_path):
     (Image.new('I;16', (4, 4)), 'mode I;16')])
 def test_other_pngs_are_refused(tmp_path, picture, word):
   picture.save(tmp_path / 'x.png')
-  with pytest.raises(ValueError, match=f'x.png: the picture is of {word}; a panoptic PNG is RGB'):
+  with pytest.raises(ValueError, match=f'x.png: the image has {word}; a panoptic PNG is RGB'):
     coco_panoptic.read_panoptic_png(tmp_path / 'x.png')
 
 

@@ -1,4 +1,4 @@
-"""Layer, group and frozen batch norms equal their published definitions, in any rank or dtype."""
+"""Layer, group and frozen batch norms equal the published definitions, in any rank."""
 
 import functools
 

@@ -66,7 +66,7 @@ def test_no_results_score_zero(files):
 
 
 @pytest.mark.parametrize('content, words', [
-    ({'annotations': []}, 'no list'),
+    ({'annotations': []}, 'not a list'),
     ([{'image_id': 4}], 'result 0 lacks category_id, score, segmentation'),
     ([_result(image_id=9)], 'result 0 has image_id 9'),
     ([_result(category_id=9)], 'result 0 has category_id 9'),

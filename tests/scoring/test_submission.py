@@ -148,7 +148,7 @@ def test_a_category_of_another_data_set_is_refused(tmp_path):
 def test_a_png_that_contradicts_the_json_leaves_nothing_behind(tmp_path):
   path = _predictions(tmp_path, 'coco_panoptic', [1, 2])
   coco_panoptic.write_panoptic_png(tmp_path / 'image_1.png', IDS + 1)
-  with pytest.raises(ValueError, match='image_1.png: segment 4 is drawn'):
+  with pytest.raises(ValueError, match='image_1.png: segment 4 is in the PNG, but not in the JSON'):
     submission.write(tmp_path / 'out.zip', 'coco_panoptic', path)
   assert not list(tmp_path.glob('out.zip*'))
 
