@@ -4,9 +4,8 @@
 """
 
 import argparse
-import os
 import sys
-from typing import Any, Optional, Sequence
+from typing import Optional, Sequence
 
 from deeplab_tf import arguments, cli
 from deeplab_tf.user_errors import DataError, UsageError
@@ -42,25 +41,19 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   segmenter = _segmenter(args, config)
   import tqdm
 
-  from deeplab_tf.formats import coco_panoptic, rgb_images
+  from deeplab_tf.formats import rgb_images
+  from deeplab_tf.scoring.prediction_folder import PredictionFolder
   arguments.make_output_dir(args.output_dir)
-  images, annotations, unreadable = [], [], []
+  written, unreadable = PredictionFolder(args.output_dir, segmenter.dataset_info), []
   for entry in tqdm.tqdm(inputs, unit=' images', disable=None):
     try:
       pixels = rgb_images.read(entry.path)
     except DataError as error:
       unreadable.append(str(error))
       continue
-    result = segmenter(pixels)
-    images.append({'id': entry.image_id, 'file_name': entry.file_name,
-                   'height': pixels.shape[0], 'width': pixels.shape[1]})
-    annotations.append(_write(result, entry, args.output_dir))
-  categories = [{'id': c.category_id, 'name': c.name, 'isthing': int(c.isthing),
-                 'color': list(c.color)} for c in segmenter.dataset_info.categories]
-  path = os.path.join(args.output_dir, predicted_images.PREDICTIONS)
-  coco_panoptic.write_json(path, {'images': images, 'annotations': annotations,
-                                  'categories': categories})
-  print(f'{len(images)} images segmented, written to {args.output_dir}')
+    written.add(entry, segmenter(pixels))
+  written.finish()
+  print(f'{len(written)} images segmented, written to {args.output_dir}')
   if unreadable:
     more = len(unreadable) - _LISTED
     raise UsageError(f'{len(unreadable)} of {len(inputs)} images were left out: '
@@ -142,32 +135,6 @@ def _segmenter(args, config):
   if config is None:
     return Segmenter.from_saved_model(args.saved_model)
   return Segmenter.from_checkpoint(config, args.checkpoint)
-
-
-# --- Output -----------------------------------------------------------------------------------
-
-
-def _write(result, entry, output_dir: str) -> dict[str, Any]:
-  """Writes the two PNGs of an image; returns its annotation in COCO format."""
-  import numpy as np
-  from PIL import Image
-
-  from deeplab_tf.formats import coco_panoptic
-  info = result.dataset_info
-  ids, segments_info = coco_panoptic.from_label_map(result.panoptic_map, info)
-  # One entry per label except void, in ascending order of the labels.
-  labels = [label for label in np.unique(result.panoptic_map).tolist()
-            if label // info.label_divisor != info.ignore_label]
-  found = {segment.id: segment for segment in result.segments}
-  for label, segment_info in zip(labels, segments_info):
-    segment_info['isthing'] = int(found[label].isthing)
-    segment_info['score'] = found[label].score
-  file_name = f'{entry.output}.png'
-  path = os.path.join(output_dir, entry.output)
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  coco_panoptic.write_panoptic_png(f'{path}.png', ids)
-  Image.fromarray(result.overlay()).save(f'{path}_overlay.png')
-  return {'image_id': entry.image_id, 'file_name': file_name, 'segments_info': segments_info}
 
 
 if __name__ == '__main__':

@@ -140,6 +140,6 @@ def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
   header = re.sub(r'\n#\s+', ' ', path.read_text())
   named = re.search(r'configs/imagenet/\w+\.textproto', header)[0]
   override = re.search(r"--override='(model_options .*?)'", header)
-  overrides = [override[1]] if override else []
+  overrides = (override[1],) if override else ()  # Hashable, for the cache.
   shapes = model_battery.backbone_shapes
   assert shapes(CONFIGS.parent / named, overrides) == shapes(path)

@@ -1,11 +1,11 @@
-"""Learning rate schedules: poly or cosine, with linear warm-up."""
+"""Learning rate schedules: poly, cosine or steps, with linear warm-up."""
 
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
 from deeplab_tf.user_errors import ConfigError
 
-POLICIES = ('poly', 'cosine')
+POLICIES = ('poly', 'cosine', 'step')
 
 
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
@@ -66,9 +66,22 @@ def build(solver, multiplier: float = 1.0) -> keras.optimizers.schedules.Learnin
         power=solver.poly_learning_power)
   elif solver.learning_policy == 'cosine':
     schedule = keras.optimizers.schedules.CosineDecay(peak, steps)
+  elif solver.learning_policy == 'step':
+    schedule = _steps(peak, solver)
   else:
     raise ConfigError(f'solver_options.learning_policy is "{solver.learning_policy}"; it can be '
-                      + ' or '.join(f'"{name}"' for name in POLICIES))
+                      + ', '.join(f'"{name}"' for name in POLICIES))
   if solver.warmup_steps > 0:
     return LinearWarmup(schedule, peak, solver.warmup_steps)
   return schedule
+
+
+def _steps(peak: float, solver) -> keras.optimizers.schedules.LearningRateSchedule:
+  """Multiplies the rate at each of the decay steps, as PyTorch's MultiStepLR."""
+  starts = list(solver.decay_steps)
+  if not starts or sorted(set(starts)) != starts:
+    raise ConfigError('solver_options.learning_policy is "step", and decay_steps is '
+                      f'{starts}: give the steps at which the rate falls, ascending')
+  rates = [peak * solver.step_decay_rate**number for number in range(len(starts) + 1)]
+  # Keras keeps a rate up to and with its boundary.
+  return keras.optimizers.schedules.PiecewiseConstantDecay([step - 1 for step in starts], rates)

@@ -1,4 +1,4 @@
-"""Layer, group and frozen batch norms equal the published definitions, in any rank and precision."""
+"""Layer, group and frozen batch norms equal the published definitions, in any rank."""
 
 import functools
 

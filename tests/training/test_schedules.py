@@ -51,5 +51,15 @@ def test_warmup_survives_its_config():
 
 
 def test_unknown_policy_lists_those_there_are():
-  with pytest.raises(ValueError, match='"step".*"poly" or "cosine"'):
-    schedules.build(_solver(learning_policy='step'))
+  with pytest.raises(ValueError, match='"linear".*"poly", "cosine", "step"'):
+    schedules.build(_solver(learning_policy='linear'))
+
+
+def test_steps_multiply_the_rate_from_each_of_them_on():
+  schedule = schedules.build(_solver(learning_policy='step', decay_steps=[10, 30],
+                                     step_decay_rate=0.2, warmup_steps=5), 0.5)
+  np.testing.assert_allclose(_rates(schedule, [1, 5, 9, 10, 29, 30, 99]),
+                             [0.05, 0.25, 0.25, 0.05, 0.05, 0.01, 0.01], rtol=1e-6)
+  for steps in ([], [30, 10], [10, 10]):
+    with pytest.raises(ValueError, match='decay_steps is .*ascending'):
+      schedules.build(_solver(learning_policy='step', decay_steps=steps))
