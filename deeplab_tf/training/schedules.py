@@ -77,11 +77,11 @@ def build(solver, multiplier: float = 1.0) -> keras.optimizers.schedules.Learnin
 
 
 def _steps(peak: float, solver) -> keras.optimizers.schedules.LearningRateSchedule:
-  """Multiplies the rate at each of the decay steps, as PyTorch's MultiStepLR."""
+  """Returns a schedule that multiplies the rate at each decay step, as PyTorch's MultiStepLR."""
   starts = list(solver.decay_steps)
   if not starts or sorted(set(starts)) != starts:
     raise ConfigError('solver_options.learning_policy is "step", and decay_steps is '
                       f'{starts}: give the steps at which the rate falls, ascending')
   rates = [peak * solver.step_decay_rate**number for number in range(len(starts) + 1)]
-  # Keras keeps a rate up to and with its boundary.
+  # Keras uses a rate up to and including its boundary.
   return keras.optimizers.schedules.PiecewiseConstantDecay([step - 1 for step in starts], rates)
