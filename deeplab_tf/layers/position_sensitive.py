@@ -28,8 +28,7 @@ _QUERY_POSITION = 'nlhd,lmd->lnhm'
 _KEY_POSITION = 'nmhd,lmd->mnhl'
 _VALUE = 'nhlm,nmhd->nlhd'
 _VALUE_POSITION = 'nhlm,lmd->lnhd'
-# With weights that are transposed before: einsum's own gradient would be slower. XLA's inference is
-# faster without the transposition.
+# With transposed weights, since einsum's gradient is slower; XLA's inference is faster without.
 _VALUE_POSITION_IN_TRAINING = 'lnhm,lmd->lnhd'
 
 
@@ -277,8 +276,7 @@ class PositionSensitiveAttention(keras.layers.Layer):
       mask: See _weights.
 
     Returns:
-      Mean and variance, [terms, heads] each; and for each term its logits [n, heads, l, m] if they
-      had to be computed, else None.
+      Mean and variance, [terms, heads]; and for each term its logits [n, heads, l, m] or None.
     """
     terms, moments = [], []
     for equation, first, second in factors:
@@ -338,13 +336,10 @@ def _product(equation: str, first: tf.Tensor, second: tf.Tensor, order: str) -> 
 
 
 def _scaled_product(term, factor, scale):
-  """Returns a term of the logits times its scale, float32 [n, heads, l, m].
+  """Returns a term of the logits times its scale [heads] or None, float32 [n, heads, l, m].
 
-  Args:
-    term: The term if it is computed already, else None.
-    factor: Tuple (equation, first, second) of the term. Without `term` its first tensor is scaled:
-      there are fewer queries and keys than logits.
-    scale: [heads], or None for no scaling.
+  If `term` is None, it is computed from the factor (equation, first, second), whose first tensor is
+  scaled: there are fewer queries and keys than logits.
   """
   equation, first, second = factor
   if term is not None:
@@ -368,8 +363,7 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
 
   Args:
     terms: Tensors of one shape.
-    norm: Batch norm whose parameters have the terms as first axis, then the axes that are not
-      reduced.
+    norm: Batch norm; its parameters have the terms as first axis, then the axes not reduced.
     reduced: Axes over which statistics are taken.
     training: Whether to use the terms' own statistics.
 
