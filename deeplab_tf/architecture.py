@@ -1,4 +1,4 @@
-"""What the library knows of an architecture: each module of `deeplab_tf.models` describes one."""
+"""Description of an architecture; each module of `deeplab_tf.models` provides one."""
 
 import dataclasses
 import enum
@@ -29,11 +29,11 @@ class ParameterGroup(NamedTuple):
   """Trainable variables that an optimizer treats alike.
 
   Attributes:
-    name: 'main', 'backbone' or another name. Groups of one name share an optimizer and a learning
-      rate, and so have the same rate.
+    name: 'main', 'backbone' or another name. Groups of the same name share an optimizer and
+      its learning rate, so their `rate` must be the same.
     variables: The variables.
     rate: Factor on the base learning rate.
-    decays: Whether weight decay touches the variables.
+    decays: Whether weight decay applies to the variables.
   """
   name: str
   variables: Sequence[tf.Variable]
@@ -43,13 +43,13 @@ class ParameterGroup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """One kind of network. A module of `deeplab_tf.models` has it as ARCHITECTURE.
+  """Description of one kind of network: ARCHITECTURE of a module of `deeplab_tf.models`.
 
   The functions take `config`, ExperimentOptions, and `dataset_info`, the classes: DatasetInfo, or
   ImageClasses for classification.
 
   Attributes:
-    name: The field of `model_options.meta_architecture`, and the name of the module.
+    name: Name of the field of `model_options.meta_architecture` and of the module.
     build: (config, dataset_info, for_inference=False) -> the network, a models._keras_model
       KerasModel, whose call returns a dictionary of raw outputs. `for_inference` leaves out the
       parts that only training uses.
@@ -60,10 +60,10 @@ class Architecture:
       variable once.
     inference_variables: (model) -> the trainable variables that inference uses.
     last_layers: (model) -> the final layers of the heads by branch, 'semantic' and, where there is
-      one, 'instance'. The options restore_..._last_layer_from_initial_checkpoint are about them.
+      one, 'instance'. The options restore_..._last_layer_from_initial_checkpoint refer to them.
     target_form: The form of the targets.
-    masks_compete: For masks, whether the queries of a pixel share a softmax; else each mask is a
-      sigmoid of its own.
+    masks_compete: For masks, whether each pixel has a softmax over the queries; else each mask is
+      a sigmoid of its own.
   """
   name: str
   build: Callable[..., Any]
@@ -84,7 +84,7 @@ class Architecture:
     """Checks that the architecture does the task of a config.
 
     Raises:
-      ConfigError: It does not.
+      ConfigError: The architecture does not do the task.
     """
     task = tasks.of(config)
     if task not in self.postprocessors:
@@ -98,7 +98,7 @@ class Architecture:
     Args:
       config: ExperimentOptions.
       dataset_info: The classes.
-      static_shapes: For XLA and TPU, no shape depends on values.
+      static_shapes: Whether no shape may depend on values, as XLA and TPUs require.
 
     Returns:
       callable(outputs, output_size) -> PanopticPrediction, or another prediction of
@@ -109,7 +109,7 @@ class Architecture:
 
 
 def is_kernel(variable: tf.Variable) -> bool:
-  """Whether DeepLab2's weight decay touches a variable: its name ends in kernel or weight."""
+  """Returns whether DeepLab2's weight decay applies: the name ends in kernel or weight."""
   return variable.name.split(':')[0].endswith(('kernel', 'weight'))
 
 
@@ -120,9 +120,9 @@ def parameter_groups(variables: Sequence[tf.Variable],
 
   Args:
     variables: All trainable variables.
-    backbone_variables: Those among them that pre-training gives.
-    backbone_rate: Factor on their learning rate. They are in groups of their own only where it is
-      not 1.
+    backbone_variables: Trainable variables that are pre-trained.
+    backbone_rate: Factor on the learning rate of `backbone_variables`, which have groups of their
+      own only if it is not 1.
   """
   own = {id(v) for v in backbone_variables} if backbone_rate != 1.0 else set()
   groups = []

@@ -1,10 +1,10 @@
-"""What depends on the version of TensorFlow, decided in one place.
+"""Everything that depends on the version of TensorFlow.
 
   from deeplab_tf.compat import keras
 
 The library is written for Keras 2. TensorFlow has it as `tf.keras` up to 2.15; from 2.16 on that is
-Keras 3, and Keras 2 is the package tf_keras. An explicit import leaves it to the user's own code
-which Keras it works with.
+Keras 3, and Keras 2 is the package tf_keras. Because of this explicit import,
+the user's own code can work with either.
 """
 
 import types
@@ -18,7 +18,7 @@ def find_keras(tensorflow_version: str) -> types.ModuleType:
   """Returns Keras 2 for a version of TensorFlow, e.g. '2.15.1'.
 
   Raises:
-    HostError: It is a package of its own, and is not installed.
+    HostError: Keras 2 is a package of its own for this version, and it is not installed.
   """
   major, minor = (int(part) for part in tensorflow_version.split('.')[:2])
   if (major, minor) < (2, 16):

@@ -10,7 +10,7 @@ from deeplab_tf.classes import DatasetInfo
 
 
 class Task(enum.Enum):
-  """What is asked of a model.
+  """A task of a model.
 
   Attributes:
     PANOPTIC: A class for every pixel, and an instance for every pixel of a thing.
@@ -25,7 +25,7 @@ class Task(enum.Enum):
 
 
 def of(config) -> Task:
-  """Returns the task of an experiment: its field `task`, or classification, as its model says."""
+  """Returns the task of an experiment: CLASSIFICATION by its model, else its field `task`."""
   if config_lib.classifies_images(config):
     return Task.CLASSIFICATION
   return Task[type(config).Task.Name(config.task)]
@@ -34,8 +34,8 @@ def of(config) -> Task:
 def classes(task: Task, info: DatasetInfo) -> DatasetInfo:
   """Returns the classes that a model of a task predicts.
 
-  They are those of the data set; for SEMANTIC all of them count as stuff, since nothing tells
-  instances apart, and for INSTANCE the stuff classes are left out.
+  They are those of the data set; for SEMANTIC all of them count as stuff, since instances are
+  not told apart, and for INSTANCE the stuff classes are left out.
   """
   if task is Task.SEMANTIC:
     categories = tuple(c._replace(isthing=False) for c in info.categories)
@@ -52,7 +52,7 @@ def label_map(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tens
   Args:
     task: PANOPTIC, INSTANCE or SEMANTIC.
     panoptic_map: int32 [...], class id * label divisor + instance number.
-    info: The data set's own classes.
+    info: Classes of the data set.
 
   Returns:
     int32 [...], of the same form: for SEMANTIC all instance numbers are 0, and for INSTANCE the

@@ -1,12 +1,12 @@
-"""The networks that turn an image into features.
+"""Networks that turn images into features.
 
 A module has
 
-  VARIANTS: dict of its named settings, of which `model_options.backbone.name` names one;
+  VARIANTS: dict of settings by name, the values of `model_options.backbone.name`;
   build(name, options, norm) -> features.Backbone, from a variant's name, BackboneOptions and the
       factory of norms.
 
-MODULES says which module a variant is in, so that only that one is imported.
+MODULES gives the module of each variant, so that only that one is imported.
 """
 
 import importlib
@@ -36,13 +36,13 @@ def build(options, norm: NormFactory) -> Backbone:
 
   Args:
     options: BackboneOptions.
-    norm: Makes the norms.
+    norm: Factory of the norms.
 
   Returns:
     The backbone, a Keras layer.
 
   Raises:
-    ConfigError: There is no backbone of this name; the message lists those that there are.
+    ConfigError: The backbone is unknown; the message lists the known ones.
   """
   if options.name not in MODULES:
     raise ConfigError(f'model_options.backbone.name is "{options.name}": there are '

@@ -1,7 +1,7 @@
-"""Residual networks whose 3x3 convolutions are axial attention, as DeepLab2's.
+"""Residual networks with axial attention in place of 3x3 convolutions, as in DeepLab2.
 
-Their widths are backbone_width_multiplier's: in DeepLab2 as well, `_s` and `_l` are the same
-network, since the multiplier of the config replaces the half width of `_s`.
+Their width is backbone_width_multiplier. As in DeepLab2, `_s` and `_l` are the same network, since
+the multiplier of the config replaces the half width of `_s`.
 """
 
 from deeplab_tf.backbones import block_group_network, resnet
@@ -11,7 +11,7 @@ from deeplab_tf.layers.normalization import NormFactory
 
 
 def _everywhere(network: NetworkOptions) -> NetworkOptions:
-  """Returns the network with attention in all stages behind the stem (Axial-DeepLab, table 1)."""
+  """Returns the network with attention in all stages after the stem (Axial-DeepLab, table 1)."""
   return network.with_groups(axial_beyond_stride=2, attention_bottleneck_expansion=2)
 
 

@@ -1,12 +1,13 @@
 """The paper's Axial-ResNets, for ImageNet and segmentation (Axial-DeepLab, sections 3.2, 4.1).
 
-Unlike DeepLab2's (axial_resnet.py) they have a max pooling behind their stem, which can be axial
-blocks. The paper's S, M, L and XL are a stem_width_multiplier and backbone_width_multiplier of
-0.5, 0.75, 1 and 2.
+Unlike DeepLab2's (axial_resnet.py), they have a max pooling after the stem, and the stem can
+consist of axial blocks. The paper's S, M, L and XL are a stem_width_multiplier and
+backbone_width_multiplier of 0.5, 0.75, 1 and 2.
 
-The paper strides each axis behind its own layer; the authors' PyTorch code for ImageNet pools both
-axes behind the second. There we follow the code, whose multiply-adds are nearer to those that the
-paper prints for ImageNet; for segmentation those of its text are nearer, and DeepLab2 does it.
+In the paper each axis is strided after its own layer; the authors' PyTorch code for ImageNet pools
+both axes after the second layer. The networks for ImageNet follow the code, whose multiply-adds are
+closer to the paper's numbers. Those for segmentation follow the text, as DeepLab2 does: there its
+multiply-adds are closer.
 """
 
 from deeplab_tf.backbones import block_group_network
@@ -22,7 +23,7 @@ _CONV_STEM = NetworkOptions(
     groups=BlockGroupOptions(axial_beyond_stride=4, attention_bottleneck_expansion=2).with_blocks(
         attention=AXIAL._replace(stride_by='average')))
 
-# The PyTorch code has tables as long as the features of its images.
+# In the PyTorch code tables of positions are as long as the features.
 _PYTORCH = _CONV_STEM.with_groups(positions_image_size=224)
 
 # Position-sensitive attention over regions of 7x7 pixels (table 1). Stand-alone self-attention
@@ -31,7 +32,7 @@ _CONV_STEM_ATTENTION = _CONV_STEM.with_groups(attention_bottleneck_expansion=1).
     attention_expansion=(1, 1), attention=LOCAL._replace(stride_by='average'))
 
 VARIANTS = {
-    # Over the whole axis from the first block on.
+    # Attention over the whole axis from the first block on.
     'conv_stem_axial_resnet': _CONV_STEM,
     # Three axial blocks, the first of stride 2, in place of the stem's convolution; span 15 in all
     # blocks. The stem's pooling stays, since the next stage works at stride 4.
@@ -39,9 +40,9 @@ VARIANTS = {
         axial_beyond_stride=1).with_blocks(
             attention=AXIAL._replace(span=15, stride_by='average')),
     'conv_stem_attention': _CONV_STEM_ATTENTION,
-    # For segmentation: behind Panoptic-DeepLab's stem of three convolutions (section 3.2). The
+    # For segmentation: after Panoptic-DeepLab's stem of three convolutions (section 3.2). The
     # multiply-adds of tables 2, 4, 6 and 7 are those with the max pooling, without which DeepLab2's
-    # axial_deeplab_* have 6 % more, and with each axis strided behind its own layer.
+    # axial_deeplab_* have 6% more, and with each axis strided after its own layer.
     'inception_stem_axial_resnet': _CONV_STEM._replace(stem='inception').with_blocks(
         attention=AXIAL),
     'inception_stem_attention': _CONV_STEM_ATTENTION._replace(stem='inception'),

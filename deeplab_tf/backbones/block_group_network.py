@@ -1,6 +1,6 @@
 """The network behind DeepLab2's residual, axial and dual-path backbones: a stem and its stages.
 
-Variants differ in numbers only; each backbone module lists its own in VARIANTS.
+Variants differ only in their options; each backbone module lists its own in VARIANTS.
 """
 
 import functools
@@ -19,23 +19,24 @@ from deeplab_tf.layers.position_sensitive import check_span
 from deeplab_tf.layers.stem import make_stem
 from deeplab_tf.user_errors import ConfigError
 
-# Blocks of the stage at stride 2, of the networks that have one.
+# Number of blocks of the stage at stride 2, in the networks that have one.
 _FIRST_STAGE_BLOCKS = 3
 
 
 class NetworkOptions(NamedTuple):
-  """Numbers that make a variant.
+  """Options that define a variant.
 
   Attributes:
-    stem: See stem.make_stem; 'none': stage 1 takes the images.
-    num_blocks: Blocks of stages 2 to 5.
-    has_first_stage: Whether stage 1 is residual blocks behind the stem, not the stem itself.
-    pooled: Whether stage 2 has stride 1 behind a 3x3 max pooling of stride 2, as in ResNets,
-      instead of a stride of its own, as in DeepLab2's.
+    stem: Kind of the stem, see stem.make_stem; 'none': stage 1 takes the images.
+    num_blocks: Numbers of blocks of stages 2 to 5.
+    has_first_stage: Whether stage 1 is residual blocks after the stem, not the stem itself.
+    pooled: Whether stage 2 has stride 1 and follows a 3x3 max pooling of stride 2, as in ResNets;
+      else it has stride 2 itself, as in DeepLab2's.
     stem_width: Factor on the channels of the stem and of stage 1.
     width: Factor on the channels of all other stages.
-    decoder_stacks: Times that a decoder walks to stride 4 and back (Hourglass).
-    groups: What all stages share.
+    decoder_stacks: Number of times that a decoder walks to stride 4 and back (Hourglass); 0: no
+      decoder.
+    groups: Options that all stages share.
   """
   stem: str = 'inception'
   num_blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -47,11 +48,11 @@ class NetworkOptions(NamedTuple):
   groups: BlockGroupOptions = BlockGroupOptions()
 
   def with_groups(self, **changes) -> 'NetworkOptions':
-    """Returns the network with other fields of BlockGroupOptions in all stages."""
+    """Returns the options with changed fields of BlockGroupOptions for all stages."""
     return self._replace(groups=self.groups._replace(**changes))
 
   def with_blocks(self, **changes) -> 'NetworkOptions':
-    """Returns the network with other fields of BlockOptions in all blocks."""
+    """Returns the options with changed fields of BlockOptions for all blocks."""
     return self._replace(groups=self.groups.with_blocks(**changes))
 
 
@@ -59,15 +60,15 @@ class _Network(keras.layers.Layer):
   """A stem of stride 2, stages 2 to 5 of stride 2 each until the output stride, and a decoder.
 
   Attributes:
-    options: NetworkOptions.
-    stem: Of stride 2; its output is stage 1, if that is no stage of its own. None: no stem.
+    options: The NetworkOptions.
+    stem: Layer of stride 2, whose output is stage 1 if there is no first_stage; or None.
     first_stage: BlockGroup of stage 1, or None.
     stages: BlockGroups of stages 2 to 5.
     decoder: Hourglass, or None.
-    features: Features of a call, a tuple of Features: 'stage1' to 'stage5' before and 'res1' to
-      'res5' after the activation, 'decoder1' and so on of a decoder before it, and the end of the
-      network, 'backbone_output', after it.
-    decoder_inputs: Features that another stacked decoder may take in, the oldest first; see
+    features: Tuple of Features, which a call returns: 'stage1' to 'stage5' before the activation
+      and 'res1' to 'res5' after it; 'decoder1' and so on, before it, of a decoder; and at last the
+      end of the network, 'backbone_output', after the activation.
+    decoder_inputs: Features that another stacked decoder may take, the oldest first; see
       hourglass.Hourglass.
   """
 
@@ -76,9 +77,9 @@ class _Network(keras.layers.Layer):
     """Initializes the network.
 
     Args:
-      options: The variant.
-      norm: Makes the batch norms.
-      query_layers: See block_group.QueryLayers.
+      options: Options of the variant.
+      norm: Factory of the batch norms.
+      query_layers: Factory of the query layers, see block_group.QueryLayers.
     """
     super().__init__()
     self.options = options
@@ -105,7 +106,7 @@ class _Network(keras.layers.Layer):
       self.stages.append(group)
       channels, stride = group.channels, 2**level
       outputs.append(Feature(f'stage{level}', min(stride, options.groups.output_stride), channels))
-    # Of several stages of one stride a decoder takes the last.
+    # If several stages have the same stride, a decoder takes the last.
     inputs = list({feature.stride: feature for feature in outputs}.values())
     self.decoder = None
     if options.decoder_stacks:
@@ -125,7 +126,7 @@ class _Network(keras.layers.Layer):
       x, queries = self.first_stage(x, queries, training=training)
     features = {'stage1': x, 'res1': self._activation(x)}
     if self.options.pooled:
-      # Activated by relu, values are not negative, so that zeros around them change no maximum.
+      # After relu no value is negative, so that zeros around them do not change a maximum.
       x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1), 3, 2, 'VALID')
     for level, stage in zip(range(2, 6), self.stages):
       x, queries = stage(x, queries, training=training)
@@ -145,8 +146,8 @@ class BlockGroupNetwork(_Network):
     """Initializes the network.
 
     Args:
-      options: The variant.
-      norm: Makes the batch norms.
+      options: Options of the variant.
+      norm: Factory of the batch norms.
     """
     super().__init__(options, norm)
 
@@ -164,7 +165,7 @@ class BlockGroupNetwork(_Network):
 
 
 class TwoPathNetwork(_Network):
-  """The network with a second path of queries, which layers among its blocks join; see _Network."""
+  """The network with query layers among its blocks, for a second path of queries; see _Network."""
 
   def call(self, images: tf.Tensor, queries: Any,
            training: bool = False) -> tuple[dict[str, tf.Tensor], Any]:
@@ -176,7 +177,7 @@ class TwoPathNetwork(_Network):
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      [batch, h, w, channels] for each of `features`, by name; and the state of the queries.
+      [batch, h, w, channels] for each of `features`, by name; and the updated state of the queries.
     """
     return self._run(images, queries, training)
 
@@ -193,7 +194,7 @@ def configured(variant: NetworkOptions, options) -> NetworkOptions:
   """Returns a variant with the changes of BackboneOptions.
 
   Raises:
-    ConfigError: They are about attention that the network does not have, or its span is wrong.
+    ConfigError: The options set attention that the network does not have, or an invalid span.
   """
   block = variant.groups.block
   changes = {'squeeze_and_excite': options.use_squeeze_and_excite}

@@ -13,8 +13,8 @@ class Backbone(Protocol):
   Any layer with these two members is a backbone; there is no base class.
 
   Attributes:
-    features: Description of everything that a call returns. The last one is the end of the
-      network, which a classifier reads and on which ASPP works by default.
+    features: Descriptions of all features that a call returns. The last one is the end of the
+      network, the input of a classifier and, by default, of ASPP.
   """
   features: tuple[Feature, ...]
 

@@ -8,15 +8,17 @@ from deeplab_tf.layers.normalization import NormFactory
 
 
 class MaskTransformerOptions(NamedTuple):
-  """What a variant has beside the pre-trained network.
+  """Options of a variant beyond those of the pre-trained network.
 
   Attributes:
     memory_channels: Channels of the memory.
     transformer_channels: Key channels of the dual-path layers at stride 16.
     feature_channels: Channels of the class and mask features.
-    transformer_beyond_stride: A dual-path layer follows blocks from this output stride on.
-    decoder_stacks: Decoder stacks, those of the pre-trained network included (the paper's L).
-    decoder_blocks: Blocks of each step that is not pre-trained.
+    transformer_beyond_stride: Output stride from which a dual-path layer follows each block.
+    decoder_stacks: Number of decoder stacks (the paper's L), including those of the pre-trained
+      network.
+    decoder_blocks: Number of blocks in the extra stage and in each decoder step that is not
+      pre-trained.
   """
   memory_channels: int
   transformer_channels: int
@@ -26,8 +28,8 @@ class MaskTransformerOptions(NamedTuple):
   decoder_blocks: int
 
 
-# ResNet-50 with axial blocks in the last two stages. In stage 4 the first block is convolutional,
-# as in DeepLab2: what decides is the stride of its input.
+# ResNet-50 with axial blocks in the last two stages. As in DeepLab2, the first block of stage 4 is
+# convolutional, since its input has stride 8.
 _SMALL = resnet.VARIANTS['resnet50_beta'].with_groups(
     axial_beyond_stride=16, attention_bottleneck_expansion=2)
 # Wide-ResNet-41 with axial blocks, and a decoder stack that is pre-trained with it.
@@ -40,8 +42,8 @@ VARIANTS = {
     'max_deeplab_l_backbone': _LARGE,
 }
 
-# The variants that models.max_deeplab takes; the others of this module are the same networks to
-# pre-train or to use without a memory.
+# The variants that models.max_deeplab takes. The others of this module are the same networks, for
+# pre-training or for use without a memory.
 MASK_TRANSFORMERS = {
     'max_deeplab_s': MaskTransformerOptions(256, 128, 256, 32, 0, 1),
     'max_deeplab_l': MaskTransformerOptions(512, 256, 512, 16, 2, 3),

@@ -1,4 +1,4 @@
-"""Residual networks without attention: ResNet-50 and Wide-ResNet-41 (SWideRNet), as DeepLab2's."""
+"""Residual networks without attention: ResNet-50 and Wide-ResNet-41 (SWideRNet), as in DeepLab2."""
 
 from deeplab_tf.backbones import block_group_network
 from deeplab_tf.backbones.block_group_network import NetworkOptions

@@ -23,11 +23,11 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
     path: A prefix, or a folder, which means its latest checkpoint.
 
   Returns:
-    The file's own names to arrays.
+    Arrays by their names in the file.
 
   Raises:
     FileNotFoundError: There is no checkpoint.
-    ValueError: It is no TensorFlow checkpoint, or damaged.
+    ValueError: The file is not a TensorFlow checkpoint, or is corrupt.
   """
   prefix = find_checkpoint(path)
   files.check_readable(prefix)
@@ -41,17 +41,17 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
         f'{prefix}: cannot be read as a checkpoint ({files.first_line(error)})') from None
 
 
-# Source -> function from a path to the source's own names and arrays.
+# Source -> function that reads arrays from a path, by the source's own names.
 READERS = {'deeplab2': read_tensorflow_weights, 'axial_deeplab': read_torch_weights}
 
 
 class Converted(NamedTuple):
-  """What a conversion wrote.
+  """Result of a conversion.
 
   Attributes:
-    prefix: The checkpoint. `load_checkpoint`, the trainer's `initial_checkpoint` and the exporter
-      read it, and so does `path=folder`.
-    account: What became of each weight.
+    prefix: Prefix of the checkpoint, which `load_checkpoint`, the trainer's `initial_checkpoint`
+      and the exporter take; they also take the folder.
+    account: Account of what became of each weight.
   """
   prefix: str
   account: Account
@@ -62,13 +62,13 @@ def convert(model: keras.Model, source: str, path: str, output: str) -> Converte
 
   Args:
     model: A model of deeplab_tf.
-    source: Where the checkpoint comes from, one of READERS.
-    path: The checkpoint: a file, a prefix or a folder.
-    output: The prefix to write; its folder is made. See `save_checkpoint`.
+    source: Program that wrote the checkpoint, one of READERS.
+    path: Path of the checkpoint: a file, a prefix or a folder.
+    output: Prefix to write; its folder is created. See `save_checkpoint`.
 
   Raises:
     FileNotFoundError: There is no checkpoint.
-    ValueError: It cannot be read, or does not fit the model.
+    ValueError: The checkpoint cannot be read, or does not fit the model.
   """
   if source not in READERS:
     raise CheckpointError(f'unknown source "{source}": allowed are {", ".join(sorted(READERS))}')
@@ -84,7 +84,7 @@ def save_checkpoint(model: keras.Model, output: str) -> str:
 
   Args:
     model: A model of deeplab_tf.
-    output: The prefix; in a folder, it becomes 'ckpt-0'.
+    output: Prefix to write; for an existing folder it becomes 'ckpt-0' in it.
 
   Returns:
     The prefix.
@@ -101,7 +101,7 @@ def save_checkpoint(model: keras.Model, output: str) -> str:
     files.move_in(temporary, folder, name)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-  # So that the folder alone names the checkpoint. A folder of another checkpoint keeps its own.
+  # With a state file, the folder names the checkpoint. An existing one is kept.
   if tf.train.get_checkpoint_state(literal_paths.folder(folder)) is None:
     files.write_state(output)
   return output

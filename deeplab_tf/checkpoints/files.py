@@ -1,8 +1,9 @@
-"""The files of checkpoints: which are whole, which are left over, and how to copy one.
+"""The files of checkpoints: finds whole ones, removes leftovers, writes and copies.
 
 TensorFlow saves 'ckpt-STEP' in this order: it writes into the folder 'ckpt-STEP_temp', renames
 the data file into place, writes 'ckpt-STEP.index' in place, removes the folder and replaces the
-file `checkpoint`, which names the checkpoints. A save may be killed between or within any two.
+file `checkpoint`, which names the checkpoints. A save may be killed between any two steps or
+within one.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from google.protobuf import text_encoding
 from deeplab_tf.checkpoints import literal_paths
 from deeplab_tf.user_errors import CheckpointError, HostError, MissingFileError
 
-# What reading a damaged checkpoint raises.
+# Errors that reading a corrupt checkpoint raises.
 READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
 _INDEX = re.compile(r'ckpt-(\d+)\.index')
@@ -32,7 +33,7 @@ _STATE = 'checkpoint'
 
 
 def first_line(error: Exception) -> str:
-  """Returns what an error of TensorFlow says, as one short line."""
+  """Returns the message of a TensorFlow error as one short line."""
   return str(error).strip().split('\n')[0][:200]
 
 
@@ -48,13 +49,13 @@ def damage(prefix: str) -> Optional[str]:
   """Reads a checkpoint through, one tensor at a time, and verifies its checksums.
 
   Args:
-    prefix: Of the checkpoint, e.g. '.../ckpt-1000'.
+    prefix: Prefix of the checkpoint, e.g. '.../ckpt-1000'.
 
   Returns:
-    None if it is whole, or the reason why not, in one line.
+    None if the checkpoint is whole, else the reason in one line.
 
   Raises:
-    HostError: It cannot be opened, and may be whole.
+    HostError: The checkpoint cannot be opened, and may be whole.
   """
   if not has_index(prefix):
     return 'its index file is missing'
@@ -73,7 +74,7 @@ def has_index(prefix: str) -> bool:
   """Returns whether a checkpoint exists.
 
   Raises:
-    HostError: The folder cannot be looked into.
+    HostError: The folder cannot be read.
   """
   try:
     os.stat(f'{prefix}.index')
@@ -85,7 +86,7 @@ def has_index(prefix: str) -> bool:
 
 
 def check_readable(prefix: str) -> None:
-  """Opens the files of a checkpoint, so that no lack of permission is taken for damage.
+  """Opens the files of a checkpoint, so that a lack of permission is not taken for corruption.
 
   Raises:
     HostError: One of them cannot be opened.
@@ -112,15 +113,15 @@ def newest_whole(folder: str,
   It looks at the checkpoints themselves, since the file `checkpoint` may be missing or stale.
 
   Args:
-    folder: May hold other files too, or not exist.
-    warn: Is given a line for each damaged checkpoint that is passed over.
+    folder: Folder of checkpoints; it may hold other files too, or not exist.
+    warn: Function that is called with a line for each corrupt checkpoint that is skipped.
 
   Returns:
     The prefix, or None if the folder holds no checkpoint of such a name.
 
   Raises:
-    CheckpointError: There are checkpoints, and all are damaged.
-    HostError: The newest one that is not damaged cannot be opened.
+    CheckpointError: There are checkpoints, and all are corrupt.
+    HostError: The newest one that is not corrupt cannot be opened.
   """
   damaged = []
   for prefix in reversed(numbered(folder)):
@@ -156,15 +157,15 @@ def numbered(folder: str) -> list[str]:
 
 
 def remove_leftovers(folder: str) -> list[str]:
-  """Removes what killed saves and copies left: temporary files, and data without an index.
+  """Removes leftovers of killed saves and copies: temporary files, and data without an index.
 
-  Only for the program that writes the checkpoints: to others, a save that goes on looks the same.
+  Only the program that writes the checkpoints may do so: an ongoing save looks the same.
 
   Args:
-    folder: May not exist.
+    folder: Folder of checkpoints; it may not exist.
 
   Returns:
-    The names of what was removed.
+    The names of the removed files and folders.
   """
   removed = []
   names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -189,18 +190,18 @@ def remove_leftovers(folder: str) -> list[str]:
 def write_state(prefix: str) -> None:
   """Writes the file `checkpoint` of a checkpoint's folder, whole or not at all.
 
-  By it tf.train.latest_checkpoint finds the checkpoint, and a tf.train.CheckpointManager knows
-  the older ones, which it will delete in time. Later ones of the folder are not named.
+  From it tf.train.latest_checkpoint knows the checkpoint, and a tf.train.CheckpointManager the
+  older ones, which it will delete in time. Later ones in the folder are not listed.
 
   Args:
-    prefix: What becomes the latest checkpoint; it exists.
+    prefix: Prefix of an existing checkpoint, which becomes the latest.
   """
   folder, name = os.path.split(prefix)
   names = [os.path.basename(path) for path in numbered(folder or '.')]
   names = names[:names.index(name) + 1] if name in names else [name]
   times = [os.path.getmtime(os.path.join(folder, f'{name}.index')) for name in names]
-  # The names are relative, so that the folder can be moved. The manager takes checkpoints that
-  # are not after last_preserved_timestamp for ones that are to be kept for good.
+  # The names are relative, so that the folder can be moved. The manager keeps checkpoints
+  # for good unless they are later than last_preserved_timestamp.
   lines = [f'model_checkpoint_path: {_quoted(name)}',
            *(f'all_model_checkpoint_paths: {_quoted(name)}' for name in names),
            *(f'all_model_checkpoint_timestamps: {time!r}' for time in times),
@@ -216,12 +217,12 @@ def _quoted(name: str) -> str:
 
 
 def move_in(temporary: str, folder: str, name: str) -> None:
-  """Moves the files of a checkpoint into a folder, so that it is there whole or not at all.
+  """Moves the files of a checkpoint into a folder, where it appears whole or not at all.
 
   Args:
-    temporary: A folder of the same file system that holds these files alone.
-    folder: Exists; it may hold a checkpoint of that name, which is replaced.
-    name: Name of the checkpoint there; its files may have another name before.
+    temporary: Folder of the same file system that holds only these files.
+    folder: Existing folder; a checkpoint of that name in it is replaced.
+    name: Name of the checkpoint in the folder; the files in `temporary` may have another one.
   """
   # Without its index a checkpoint does not exist: the old one goes first, the new one comes last.
   _remove(os.path.join(folder, f'{name}.index'))
@@ -231,13 +232,14 @@ def move_in(temporary: str, folder: str, name: str) -> None:
 
 
 def copy_checkpoint(prefix: str, folder: str) -> str:
-  """Copies a checkpoint into a folder of its own; other 'ckpt-STEP' there are removed after.
+  """Copies a checkpoint into a folder of its own, then removes other 'ckpt-STEP' there.
 
-  The data are linked where the file system can, so a copy takes no space while both exist.
+  Data files are linked if the file system can, so a copy takes no space while both exist.
 
   Args:
-    prefix: Of a checkpoint 'ckpt-STEP'.
-    folder: Another one than the checkpoint's; it is made, and what killed copies left removed.
+    prefix: Prefix of a checkpoint 'ckpt-STEP'.
+    folder: Folder other than the checkpoint's own; it is created if needed, and leftovers of
+      killed copies in it are removed.
 
   Returns:
     The prefix of the copy.

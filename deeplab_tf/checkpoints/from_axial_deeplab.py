@@ -24,7 +24,7 @@ _RULES = (
     (r'\.conv3/kernel$', '.conv_up.weight'),
     (r'\.shortcut/norm/', '.downsample.1.'),
     (r'\.shortcut/kernel$', '.downsample.0.weight'),
-    # Their spelling.
+    # The spelling of the PyTorch code.
     (r'\.attention/height_axis/', '.hight_block.'),
     (r'\.attention/width_axis/', '.width_block.'),
     (r'\.qkv_kernel$', '.qkv_transform.weight'),
@@ -36,12 +36,12 @@ _RULES = (
     (r'moving_variance$', 'running_var'),
 )
 
-# Of a network that was wrapped for several GPUs.
+# Prefix of the names if the network was wrapped for several GPUs.
 _PREFIX = 'module.'
 
 
 def may_lack(path: str) -> bool:
-  """Whether a variable need not be in a checkpoint: none."""
+  """Returns whether a checkpoint may lack a variable: never."""
   del path
   return False
 
@@ -50,7 +50,7 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
   """Finds the weights among the names in a checkpoint.
 
   Args:
-    names: All names; counters of batches are left out.
+    names: All names in the checkpoint; counters of batches are left out.
 
   Returns:
     The names in the checkpoint -> those that `origins` uses.
@@ -60,7 +60,7 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def origins(path: str, model) -> list[Origin]:
-  """Returns what the variable at a path is made of; see variable_paths.variables_by_path."""
+  """Returns the origin of the variable at a path; see variable_paths.variables_by_path."""
   name = path
   for pattern, replacement in _RULES:
     name = re.sub(pattern, replacement, name)
@@ -70,10 +70,11 @@ def origins(path: str, model) -> list[Origin]:
 
 
 def _table(kind: str, name: str) -> Origin:
-  """The vectors [2 * length - 1, channels] of one kind; of [all channels, 2 * length - 1].
+  """Returns the origin of one kind's [2 * length - 1, channels] vectors in a joint table.
 
-  A quarter of the channels are the query's, a quarter the key's and half the value's. Theirs count
-  from the key to the query for queries and values, and the other way for keys.
+  The joint table is [all channels, 2 * length - 1]. A quarter of the channels are the query's, a
+  quarter the key's and half the value's. Distances count from the key to the query for queries and
+  values, and from the query to the key for keys.
   """
   quarters = {'query_positions': (0,), 'key_positions': (1,), 'value_positions': (2, 3)}[kind]
   pieces = tuple(Piece(name, index, 4) for index in quarters)
@@ -81,7 +82,7 @@ def _table(kind: str, name: str) -> Origin:
 
 
 def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
-  """Brings a weight into the form of the variable at a path."""
+  """Converts a weight to the form of the variable at a path."""
   if path == 'classifier/kernel':
     return value.T
   if path.endswith('/kernel'):
@@ -92,7 +93,7 @@ def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
   if '/norm_similarity/' in path:
     return value.reshape(3, heads)
   if '/norm_output/' in path:
-    # The content's and the positions' term of a channel are neighbors.
+    # In the checkpoint the content term and the positional term of a channel are neighbors.
     return np.moveaxis(value.reshape(heads, -1, 2), 2, 0)
   return value
 
@@ -100,8 +101,8 @@ def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
 def _by_kind(value: np.ndarray, heads: int) -> np.ndarray:
   """Orders channels by query, key and value, then by head, and puts them last.
 
-  Theirs are ordered by head, and within a head a quarter is the query, a quarter the key and half
-  the value.
+  In the checkpoint they are ordered by head, and within a head a quarter is the query, a quarter
+  the key and half the value.
   """
   quarter, rest = divmod(value.shape[0], 4 * heads)
   if rest:

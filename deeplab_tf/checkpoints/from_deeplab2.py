@@ -15,7 +15,7 @@ from deeplab_tf.layers.hourglass import Hourglass
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 
-# Parts of a model to the top level of a checkpoint; the first that matches holds.
+# Rules from parts of a model to the top level of a checkpoint; only the first match is applied.
 _PARTS = (
     (r'^queries$', 'encoder/memory_feature'),
     (r'^mask_head/(class|mask)_feature/', r'encoder/_\1_feature_extra/'),
@@ -40,7 +40,7 @@ _PARTS = (
     (r'^backbone/decoder/stages/(\d+)/', lambda m: f'encoder/_decoder_stage{int(m[1]) + 1}/'),
 )
 
-# Attributes inside a part; all that match are applied, in order.
+# Rules for attributes inside a part; all matches are applied, in order.
 _ATTRIBUTES = (
     (r'(^|/)blocks/(\d+)/', lambda m: f'{m[1]}_block{int(m[2]) + 1}/'),
     (r'(^|/)transformers/(\d+)/', lambda m: f'{m[1]}_block{int(m[2]) + 1}_transformer/'),
@@ -72,7 +72,7 @@ _ATTRIBUTES = (
     (r'(?<!final_conv)(?<!_last_layer)(?<!_conv)(^|/)(kernel|bias)$', r'\1_conv/\2'),
 )
 
-# Other spellings of the same weight: by the options of a layer, or by a second edge of the graph.
+# Other names of the same weight: by a layer's options, or by a second edge of the object graph.
 _ALTERNATIVES = (
     ('_pixel_qkv_conv_bn', '_pixel_kv_conv_bn'),
     ('_memory_qkv_conv_bn', '_memory_query_conv_bn'),
@@ -82,12 +82,12 @@ _ALTERNATIVES = (
     ('/memory_feature', '/_memory_feature'),
 )
 
-# What a DeepLab2 checkpoint holds beside weights.
+# Entries of a DeepLab2 checkpoint that are not weights.
 _NOT_WEIGHTS = re.compile(
     r'^(global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH|(backbone_)?optimizer(/|$))'
     r'|/\.OPTIMIZER_SLOT/')
 
-# How the names of the Model Garden's encoders begin.
+# Prefix of names in checkpoints of the Model Garden's encoders.
 _MODEL_GARDEN = 'backbone/_encoder/'
 
 
@@ -95,7 +95,7 @@ def keys(path: str, model=None) -> list[str]:
   """Returns DeepLab2's possible names of the variable at a path, the likeliest first.
 
   Args:
-    path: See paths.variables_by_path.
+    path: Path of the variable, see variable_paths.variables_by_path.
     model: The model; None for a layer alone.
   """
   for pattern, replacement in (*_PARTS, *_decoder_parts(model)):
@@ -111,7 +111,7 @@ def keys(path: str, model=None) -> list[str]:
 
 
 def _decoder_parts(model):
-  """Names of the decoder outside of the backbone, whose steps count on from those inside."""
+  """Returns rules for the decoder outside of the backbone, whose steps continue those inside."""
   decoder = getattr(model, 'pixel_decoder', None)
   if not isinstance(decoder, Hourglass):
     return ()
@@ -127,17 +127,17 @@ def _decoder_parts(model):
 
 
 def may_lack(path: str) -> bool:
-  """Whether a variable need not be in a checkpoint: the linear layer of a pre-trained backbone."""
+  """Returns whether a checkpoint may lack a variable: a classifier's linear layer."""
   return path.startswith('classifier/')
 
 
 def weight_names(names: Iterable[str]) -> dict[str, str]:
   """Finds the weights among the names in a checkpoint.
 
-  Of a checkpoint of the TensorFlow Model Garden, as DeepLab2, only the encoder is taken.
+  From a checkpoint of the TensorFlow Model Garden only the encoder is taken, as in DeepLab2.
 
   Args:
-    names: All names; optimiser slots and counters are left out.
+    names: All names in the checkpoint; optimizer slots and counters are left out.
 
   Returns:
     The names in the checkpoint -> those that `keys` returns.
@@ -150,13 +150,13 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def origins(path: str, model) -> list[origins_lib.Origin]:
-  """Returns what the variable at a path may be made of: DeepLab2's weight of one of its names."""
+  """Returns the possible origins of the variable at a path: one for each name in DeepLab2."""
   transform = functools.partial(_transform, path, model)
   return [origins_lib.whole(key, transform) for key in keys(path, model)]
 
 
 def _transform(path: str, model, value: np.ndarray) -> np.ndarray:
-  """Brings a weight into the form of the variable at a path.
+  """Converts a weight to the form of the variable at a path.
 
   Class logits go from DeepLab2's order (things, stuff, void) to ascending class ids.
   """

@@ -1,8 +1,8 @@
-"""Starts a model from a checkpoint that fits it only in part, and tells what was taken.
+"""Initializes a model from a checkpoint that fits it only in part, and reports the result.
 
 A layer may have a method `fit_saved_value(variable, value)`, which returns a value of another
-shape in the shape of its variable, or None if it cannot. So tables of positions go from one size
-of image to another.
+shape in the shape of its variable, or None if it cannot. This adapts tables of positions to
+another image size.
 """
 
 import collections
@@ -16,7 +16,7 @@ from deeplab_tf.checkpoints import restore
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import variable_paths
 
-# Names that the table lists of each part of a model.
+# Number of names that the table lists for each part of a model.
 _LISTED = 3
 
 _RESTORED = 'restored'
@@ -28,7 +28,7 @@ _UNUSED = 'only in the checkpoint, unused'
 # What becomes of a variable, in the order of the table.
 _FATES = (_RESTORED, _FITTED, _OTHER_SHAPE, _MISSING, _LEFT_OUT, _UNUSED)
 
-# How the names of other programs' checkpoints begin, and what to do.
+# Prefixes of names in other programs' checkpoints, and advice.
 _FOREIGN = (
     ('backbone/_encoder/', 'it looks like an encoder of the TensorFlow Model Garden: convert it '
      'with trainer/convert_checkpoint.py and a classification config first'),
@@ -42,7 +42,7 @@ class NothingMatches(ValueError):
 
 
 class _Entry(NamedTuple):
-  """A line of the table: what becomes of a variable, and its shapes, None where it is not."""
+  """What becomes of a variable, and its shape in checkpoint and model; None: it is not there."""
   fate: str
   saved: Optional[list[int]]
   own: Optional[list[int]]
@@ -54,22 +54,22 @@ class _Entry(NamedTuple):
 
 def restore_matching(model: keras.Model, prefix: str,
                      skip: Collection[str] = ()) -> list[str]:
-  """Sets the variables of a model that a checkpoint has.
+  """Sets those variables of a model that a checkpoint has.
 
   Variables of another shape are set if their layer can fit the saved value. Averages in the
   checkpoint are taken in place of the weights.
 
   Args:
     model: A model whose variables exist.
-    prefix: Of a checkpoint of this library; it may be another model's.
+    prefix: Prefix of a checkpoint of this library; it may be another model's.
     skip: Paths of variables to leave as they are; see variable_paths.paths_of.
 
   Returns:
     Lines for the user: a table of what was restored and what was not.
 
   Raises:
-    NothingMatches: No variable is set; the message tells why.
-    ValueError: It is no checkpoint, or damaged; no variable has changed.
+    NothingMatches: No variable fits, and none has changed; the message gives advice.
+    ValueError: The file is not a checkpoint, or is corrupt; no variable has changed.
   """
   variables = variable_paths.variables_by_path(model)
   table = _compare(variables, restore.shapes_in_checkpoint(prefix), skip)
@@ -126,7 +126,7 @@ def _advice(names: list[str]) -> str:
 
 
 def _lines(table: Mapping[str, _Entry]) -> list[str]:
-  """Writes the table: per fate and top-level part of the model counts, and some names."""
+  """Returns the table: counts by fate and by top-level part of the model, and some names."""
   parts = collections.defaultdict(set)
   for path, entry in table.items():
     parts[_part(path)].add(entry.fate)
@@ -135,12 +135,12 @@ def _lines(table: Mapping[str, _Entry]) -> list[str]:
     entries = {path: entry for path, entry in table.items() if entry.fate == fate}
     if entries:
       lines.append(f'  {fate}: {_counts(entries)}')
-    if len(entries) == len(table):  # All the same: no need to tell the parts.
+    if len(entries) == len(table):  # All variables share one fate.
       break
     for part in dict.fromkeys(_part(path) for path in entries):
       members = {path: entry for path, entry in entries.items() if _part(path) == part}
       lines.append(f'    {part}: {_counts(members)}')
-      # Where all of a part shares its fate, its name says enough.
+      # If a whole part shares one fate, its name is enough.
       if fate != _RESTORED and (len(parts[part]) > 1 or fate in (_FITTED, _OTHER_SHAPE)):
         lines += _listed(members)
   return lines

@@ -15,17 +15,17 @@ import tempfile
 
 from deeplab_tf.user_errors import HostError
 
-# The last kind are bytes that are no UTF-8, which TensorFlow does not take at all.
+# The range stands for bytes that are not UTF-8, which TensorFlow does not accept at all.
 _SPECIAL = re.compile('[][*?\\\\\ud800-\udfff]')
 # Process -> its folder of links: a forked process must not use one that its parent removes.
 _roots = {}
 
 
 def folder(path: str) -> str:
-  """Returns a path to a folder without characters of patterns: its own, or that of a link.
+  """Returns a path to a folder without pattern characters: its own, or that of a link.
 
   Args:
-    path: A folder. The link holds until the process ends, whatever is in the folder.
+    path: Path of the folder. A link exists until the process ends, whatever is in the folder.
 
   Raises:
     HostError: A link is needed and cannot be made.
@@ -38,7 +38,7 @@ def folder(path: str) -> str:
 
 
 def prefix(path: str) -> str:
-  """Returns the prefix of a checkpoint that exists without characters of patterns, for reading."""
+  """Returns an existing checkpoint's prefix without pattern characters, for reading."""
   path = os.fspath(path)
   where, name = os.path.split(path)
   if not _SPECIAL.search(name):
@@ -52,7 +52,7 @@ def prefix(path: str) -> str:
 
 
 def _link(target: str, name: str, path: str) -> str:
-  """Returns the link of a name to a target, on behalf of the path that a user gave."""
+  """Returns a link of this name to a target; `path` is the user's path, for errors."""
   link = os.path.join(_root(path), name)
   try:
     with contextlib.suppress(FileExistsError):
@@ -86,4 +86,4 @@ def _no_link(path: str, error) -> HostError:
 def _remove_links() -> None:
   made = _roots.pop(os.getpid(), None)
   if made:
-    shutil.rmtree(made, ignore_errors=True)  # The links alone.
+    shutil.rmtree(made, ignore_errors=True)  # Only the links.

@@ -1,4 +1,4 @@
-"""What a variable is made of: tensors of another program, or parts of them, and a transformation.
+"""Origins of variables: tensors of another program, or parts of them, and a transformation.
 
 One tensor becomes one variable, several are joined into one (separate projections of queries, keys
 and values into one kernel), or one is cut into several (a joint projection into three kernels).
@@ -14,7 +14,7 @@ class Piece(NamedTuple):
 
   Attributes:
     name: Name of the tensor.
-    index: Which part, from 0.
+    index: Index of the part, from 0.
     count: Number of parts; 1: the whole tensor.
   """
   name: str
@@ -34,10 +34,10 @@ class Origin(NamedTuple):
   """How to make a variable's value.
 
   Attributes:
-    pieces: What is joined, in this order.
-    transform: Brings the joined array into the form of the variable: a transposition, a
-      permutation of classes, ... It may raise ValueError, IndexError or KeyError for an array of
-      the wrong shape.
+    pieces: Pieces that are joined, in this order.
+    transform: Function that converts the joined array to the form of the variable: a
+      transposition, a permutation of classes, ... It may raise ValueError, IndexError or KeyError
+      for an array of the wrong shape.
     axis: Axis of the tensors that parts are cut along and joined along, before `transform`.
   """
   pieces: tuple[Piece, ...]
@@ -53,10 +53,10 @@ class Origin(NamedTuple):
     return ' + '.join(map(str, self.pieces))
 
   def value(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Makes the value.
+    """Returns the value of the variable.
 
     Args:
-      tensors: By their names.
+      tensors: Name -> tensor.
 
     Raises:
       ValueError: The shapes do not allow it; the message lists them.

@@ -15,7 +15,7 @@ _MOST_NAMES = 10
 
 
 class Reference(Protocol):
-  """What a module from_SOURCE of this package knows about a program's checkpoints."""
+  """Interface of the modules from_SOURCE of this package, each for a program's checkpoints."""
 
   def weight_names(self, names: Iterable[str]) -> dict[str, str]:
     """Finds the weights among the names in a checkpoint.
@@ -28,19 +28,19 @@ class Reference(Protocol):
     """
 
   def origins(self, path: str, model) -> Sequence[Origin]:
-    """Returns what the variable at a path may be made of, the likeliest first, at least one."""
+    """Returns the possible origins of the variable at a path: at least one, likeliest first."""
 
   def may_lack(self, path: str) -> bool:
     """Returns whether a checkpoint need not have the variable at a path."""
 
 
 class Account(NamedTuple):
-  """What became of every weight of a reference, and of variables that it has no weight for.
+  """Account of every weight of a reference, and of variables that it has no weight for.
 
   Attributes:
     used: Path of a variable -> the reference's names of the weights that it is made of.
-    skipped: Names in the reference that are no weights of the model: counters, optimizer slots.
-    initialised: Paths of variables that the reference cannot have, and that stay as they were.
+    skipped: Names in the reference that are not weights of the model: counters, optimizer slots.
+    initialised: Paths of variables that the reference lacks and may lack; they are unchanged.
   """
   used: dict[str, tuple[str, ...]]
   skipped: list[str]
@@ -61,20 +61,21 @@ class Account(NamedTuple):
 
 def load_reference_weights(model: keras.Model, source: str,
                            weights: Mapping[str, np.ndarray]) -> Account:
-  """Sets every variable of a model.
+  """Sets every variable of a model from the weights of a reference program.
 
   Args:
     model: A model of deeplab_tf.
-    source: Where the weights come from, e.g. 'deeplab2': a module from_SOURCE of this package.
-    weights: The reference's own names to arrays, in its own shapes. Optimizer slots and counters
+    source: Program that the weights come from, e.g. 'deeplab2': a module from_SOURCE of this
+      package.
+    weights: Arrays by the reference's own names, in its own shapes. Optimizer slots and counters
       are skipped.
 
   Returns:
-    What became of each weight.
+    Account of what became of each weight.
 
   Raises:
-    ValueError: The source is unknown, or a weight is missing, unknown, there or used twice, or of
-      the wrong shape; the message lists them, and no variable has changed.
+    ValueError: The source is unknown, or a weight is missing, unknown, there twice, used twice or
+      of the wrong shape; the message lists them, and no variable has changed.
   """
   sources = [n[len('from_'):] for n in modules.available('checkpoints') if n.startswith('from_')]
   if source not in sources:
@@ -90,15 +91,15 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
 
   Args:
     model: A model or a layer.
-    reference: Knows the origins.
-    weights: The reference's own names to arrays.
+    reference: Module, or other object, that knows the origins.
+    weights: Arrays by the reference's own names.
     program: Name of the program that the weights come from, for errors.
 
   Returns:
-    What became of each weight.
+    Account of what became of each weight.
 
   Raises:
-    ValueError: A weight is missing, unknown, there or used twice, or of the wrong shape; the
+    ValueError: A weight is missing, unknown, there twice, used twice or of the wrong shape; the
       message lists them, and no variable has changed.
   """
   names = reference.weight_names(weights)
@@ -133,7 +134,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
 
 def _make(origin: Origin, tensors: Mapping[str, np.ndarray],
           shape: Sequence[int]) -> tuple[Optional[np.ndarray], str]:
-  """Returns a value in the shape of its variable; else None and the shape that does not fit."""
+  """Returns a value in its variable's shape, and ''; or None and the shape that does not fit."""
   try:
     value = origin.value(tensors)
   except ValueError as error:

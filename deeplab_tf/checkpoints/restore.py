@@ -1,8 +1,8 @@
 """Finds checkpoints and reads a model's variables from them, all or none.
 
 A checkpoint is what training writes: a tf.train.Checkpoint whose item `model` is the network. An
-item `averaged_weights` may hold averages of its variables, each under the variable's path. That
-is the network which evaluation scored, so where there is an average it is read instead.
+item `averaged_weights` may hold averages of its variables, each under the variable's path.
+Evaluation scored the averages, so an average is read in place of its variable.
 """
 
 import os
@@ -22,15 +22,15 @@ MODEL = 'model'
 AVERAGED = 'averaged_weights'
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
-# Differences that an error lists.
+# Number of differences that an error lists.
 _LISTED = 3
 
 
 def load_checkpoint(model: keras.Model, path: str, averaged: bool = True) -> None:
   """Sets every variable of a model from a checkpoint.
 
-  A model without the parts that only training uses reads a checkpoint that has them: parts whose
-  attribute of the model is None are skipped.
+  A model without the parts that only training uses can read a checkpoint that has them: parts whose
+  attribute in the model is None are skipped.
 
   Args:
     model: A model of deeplab_tf.
@@ -39,7 +39,7 @@ def load_checkpoint(model: keras.Model, path: str, averaged: bool = True) -> Non
 
   Raises:
     FileNotFoundError: There is no checkpoint.
-    ValueError: It is of another model, or damaged; no variable has changed.
+    ValueError: The checkpoint is of another model, or is corrupt; no variable has changed.
   """
   prefix = find_checkpoint(path)
   check_same_model(model, prefix)
@@ -57,11 +57,11 @@ def check_same_model(model: keras.Model, prefix: str,
 
   Args:
     model: A model of deeplab_tf.
-    prefix: Of the checkpoint.
-    advice: What to do, the end of the error.
+    prefix: Prefix of the checkpoint.
+    advice: Remedy, the end of the error.
 
   Raises:
-    ValueError: It is another model's; the first differences are listed.
+    ValueError: The checkpoint is of another model; the message lists the first differences.
   """
   differences = _differences(model, variables_by_path(model), shapes_in_checkpoint(prefix))
   if differences:
@@ -81,12 +81,12 @@ def read_variables(prefix: str, keys: Iterable[str],
   """Returns the values of some of the model's variables in a checkpoint.
 
   Args:
-    prefix: Of the checkpoint.
-    keys: Paths of variables that it has.
+    prefix: Prefix of the checkpoint.
+    keys: Paths of variables that the checkpoint has.
     averaged: Whether to take the average of a variable where the checkpoint has one.
 
   Raises:
-    ValueError: The checkpoint is damaged.
+    ValueError: The checkpoint is corrupt.
   """
   reader = _reader(prefix)
   shapes = reader.get_variable_to_shape_map()
@@ -98,10 +98,10 @@ def read_variables(prefix: str, keys: Iterable[str],
 
 
 def names_in_checkpoint(prefix: str) -> list[str]:
-  """Returns the names of everything in a checkpoint, as its file has them.
+  """Returns all names in a checkpoint, as its file has them.
 
   Raises:
-    ValueError: The file is no checkpoint, or damaged.
+    ValueError: The file is not a checkpoint, or is corrupt.
   """
   return sorted(_reader(prefix).get_variable_to_shape_map())
 
@@ -118,7 +118,7 @@ def _saved_name(shapes, key: str, averaged: bool) -> str:
 
 
 def read_step(prefix: str) -> int:
-  """Returns the number of training steps that a checkpoint comes after; 0: no training wrote it."""
+  """Returns the training step of a checkpoint; 0 if training did not write it."""
   reader, name = _reader(prefix), f'global_step{_SUFFIX}'
   return int(reader.get_tensor(name)) if reader.has_tensor(name) else 0
 
@@ -128,11 +128,11 @@ def find_checkpoint(path: str) -> str:
 
   Args:
     path: A prefix, one of the files of a checkpoint, or a folder, which means its latest whole
-      one; warnings about damaged ones go to standard error.
+      one; warnings about corrupt ones go to standard error.
 
   Raises:
-    FileNotFoundError: There is none; the nearest is named.
-    ValueError: All checkpoints of the folder are damaged.
+    FileNotFoundError: There is no checkpoint; the message suggests the nearest name.
+    ValueError: All checkpoints of the folder are corrupt.
   """
   path = os.fspath(path)
   if os.path.isdir(path):
@@ -155,7 +155,7 @@ def find_checkpoint(path: str) -> str:
 
 
 def _named_latest(folder: str) -> Optional[str]:
-  """The prefix of the checkpoint that the file `checkpoint` names; None: it names none there is."""
+  """Returns the prefix that the file `checkpoint` names; None if no such checkpoint exists."""
   known_as = literal_paths.folder(folder)
   state = tf.train.get_checkpoint_state(known_as)
   prefix = state.model_checkpoint_path if state else ''
@@ -168,7 +168,7 @@ def shapes_in_checkpoint(prefix: str) -> dict[str, list[int]]:
   """Returns the shapes of the model's variables in a checkpoint, by their paths.
 
   Raises:
-    ValueError: The file is no checkpoint, or damaged.
+    ValueError: The file is not a checkpoint, or is corrupt.
   """
   return _saved_shapes(_reader(prefix))
 

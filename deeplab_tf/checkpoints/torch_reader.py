@@ -1,9 +1,9 @@
 """Reads the tensors of a PyTorch file without PyTorch.
 
-Such a file is a zip archive of a pickle and of raw arrays, or, as PyTorch wrote them before
-version 1.6, one pickle after the other and the raw arrays behind them. A pickle can call any
-function of any module; this reader lets it call the few that put tensors together, and refuses
-all others. No array is read before the file is known to hold it.
+Such a file is a zip archive of a pickle and raw arrays or, before PyTorch 1.6, a sequence of
+pickles followed by the raw arrays. A pickle can call any function of any module; this reader lets
+it call the few that build tensors, and refuses all others. No array is read before the file is
+known to hold it.
 """
 
 import collections
@@ -28,31 +28,31 @@ _DTYPES = {
     'IntStorage': np.int32, 'ShortStorage': np.int16, 'CharStorage': np.int8,
     'ByteStorage': np.uint8, 'BoolStorage': np.bool_,
 }
-# Bytes of a pickle; names and shapes of a large network are a few hundred thousand.
+# Largest pickle in bytes; names and shapes of a large network are a few hundred thousand.
 _LARGEST_PICKLE = 1 << 26
-# What torch.save uses.
+# Pickle protocol of torch.save.
 _PROTOCOL = 2
-# Values in a tuple, in those within it, and so on; the ones of a tensor are about 20. A dictionary
-# hashes its names, and the hash of a tuple visits all of them: of some thousand within each other
-# it ends the process, and of pairs of pairs it takes for ever.
+# Largest number of values in a tuple, nested tuples included; a tensor has about 20. A dictionary
+# hashes its keys, and the hash of a tuple visits all values: tuples that are nested some thousand
+# deep crash the process, and pairs of pairs of pairs and so on take forever.
 _LARGEST_TUPLE = 4096
 _PUTS, _GETS = ('PUT', 'BINPUT', 'LONG_BINPUT'), ('GET', 'BINGET', 'LONG_BINGET')
-# Opcodes that make what has no hash, and those that change the first of the objects they take.
+# Opcodes that create unhashable objects, and those that change the first object that they take.
 _MAKING, _FILLING = ('LIST', 'DICT'), ('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'BUILD')
-# Bytes of an archive's member byteorder: 'little' or 'big'.
+# Largest size in bytes of an archive's member byteorder: 'little' or 'big'.
 _LARGEST_BYTEORDER = 8
-# What a file of the older form starts with: a pickle of 0x1950a86a20f9469cfc6c. The next one is of
-# its version.
+# Start of a file of the older form: a pickle of 0x1950a86a20f9469cfc6c. The next pickle is the
+# version.
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _OLDER_VERSION = 1001
-# What reading a damaged or a hostile pickle raises.
+# Errors that reading a corrupt or malicious pickle raises.
 _ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, ArithmeticError, AttributeError, EOFError,
            ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
            struct.error, zlib.error)
 
 
 class _Function(NamedTuple):
-  """A function for pickles, which can change the attributes of a plain one, its defaults too."""
+  """Wraps a function for pickles, which could change attributes of a plain one, e.g. defaults."""
   function: Callable
 
   def __call__(self, *args):
@@ -65,7 +65,7 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-  """An array in the file, that tensors are views of."""
+  """An array in the file, of which tensors are views."""
   dtype: np.dtype
   key: str
   numel: int
@@ -80,17 +80,17 @@ class _View(NamedTuple):
 
 
 def read_torch_weights(path: str) -> dict[str, np.ndarray]:
-  """Reads a state dict: of the whole file, or under its key 'state_dict'.
+  """Reads a state dict: the object in the file, or its entry 'state_dict'.
 
   Args:
-    path: A file that torch.save wrote, before or since version 1.6.
+    path: File that torch.save wrote, before or since version 1.6.
 
   Returns:
-    The file's own names to arrays, which cannot be written to.
+    Read-only arrays by their names in the file.
 
   Raises:
     FileNotFoundError: There is no file.
-    ValueError: It is no such file, it is damaged, or its pickle asks for more than tensors.
+    ValueError: It is not such a file, is corrupt, or its pickle asks for more than tensors.
   """
   if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
     raise MissingFileError(f'{path}: no such file; give the file that torch.save wrote')
@@ -114,14 +114,14 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
 
 
 def _shown(value) -> Union[str, int]:
-  """A value as an error may show it; of others than names and numbers the text may be endless."""
+  """Returns what an error shows of a value: the type, unless it is a name or a small number."""
   is_number = isinstance(value, int) and value.bit_length() < 64
   return value if is_number or isinstance(value, str) else type(value).__name__
 
 
 def _open(file: BinaryIO):
   """Returns an _Archive or a _PickleSequence."""
-  # An archive may have anything in front of it, and so the older form is looked for first.
+  # An archive may have anything in front of it, so the older form is checked first.
   if file.read(len(_MAGIC)) == _MAGIC:
     return _PickleSequence(file)
   if zipfile.is_zipfile(file):
@@ -131,7 +131,7 @@ def _open(file: BinaryIO):
 
 
 def _with_arrays(items: Iterable[tuple], source) -> dict:
-  """Puts arrays in place of the views, each storage read once."""
+  """Replaces views by arrays; each storage is read once."""
   storages, result = {}, {}
   for name, value in items:
     if isinstance(value, _View):
@@ -144,7 +144,7 @@ def _with_arrays(items: Iterable[tuple], source) -> dict:
 
 def _values(data: bytes, storage: _Storage) -> np.ndarray:
   size = storage.numel * storage.dtype.itemsize
-  # A view of fewer values would be one of memory beyond them.
+  # If values were missing, views would reach into memory beyond them.
   if len(data) != size:
     raise pickle.UnpicklingError(f'storage {storage.key} has {len(data)} bytes and not {size}')
   return np.frombuffer(data, storage.dtype)
@@ -166,7 +166,7 @@ class _Archive:
   """A zip archive.
 
   Attributes:
-    content: What its pickle holds, with _Views in place of tensors.
+    content: Object in the pickle, with _Views in place of tensors.
   """
 
   def __init__(self, file: BinaryIO):
@@ -190,7 +190,7 @@ class _Archive:
   def _member(self, name: str, most: int) -> bytes:
     """Returns the bytes of a member, `most` at most."""
     info = self._archive.getinfo(self._folder + name)
-    # Those of torch.save are not compressed; a compressed one may be far larger than its file.
+    # torch.save does not compress; a compressed member may be far larger than its file.
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
       raise pickle.UnpicklingError(f'{name} is compressed or damaged; give the file as torch.save '
                                    'wrote it')
@@ -203,10 +203,10 @@ class _PickleSequence:
   """The form before PyTorch 1.6.
 
   Pickles of a magic number, a version, the machine, the object and the keys of its storages; then
-  of each storage, in the order of the keys, the number of values (int64) and the values.
+  for each storage, in the order of the keys, the number of values (int64) and the values.
 
   Attributes:
-    content: What its fourth pickle holds, with _Views in place of tensors.
+    content: Object in the fourth pickle, with _Views in place of tensors.
   """
 
   def __init__(self, file: BinaryIO):
@@ -236,7 +236,7 @@ class _PickleSequence:
 
 
 def _places(file: BinaryIO, start: int, end: int, storages: list[_Storage]) -> dict[str, int]:
-  """Where in a file each storage's values begin, by key, without reading them."""
+  """Returns the offset in a file of each storage's values, by key, without reading them."""
   places = {}
   for storage in storages:
     file.seek(start)
@@ -258,11 +258,11 @@ class _Unpickler(pickle.Unpickler):
   """Builds dictionaries and views, and nothing else.
 
   Attributes:
-    storages: Those that it has met, by their keys.
+    storages: Storages that have occurred, by their keys.
   """
 
   def __init__(self, code: bytes):
-    # PyTorch under Python 2 has written names as bytes.
+    # PyTorch under Python 2 wrote names as bytes.
     super().__init__(io.BytesIO(code), encoding='utf-8')
     self.storages = {}
 
@@ -294,10 +294,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _code(stream: io.BytesIO) -> bytes:
-  """Takes the next pickle out of a stream, and does not run it.
+  """Takes the next pickle out of a stream without running it.
 
   Raises:
-    pickle.UnpicklingError: It would take more memory than its length warrants, or more time.
+    pickle.UnpicklingError: It would take more memory or time than its length warrants.
   """
   start, sizes = stream.tell(), _Sizes()
   for opcode, argument, _ in pickletools.genops(stream):
@@ -314,13 +314,13 @@ def _code(stream: io.BytesIO) -> bytes:
 
 
 class _Sizes:
-  """Follows a pickle with the sizes of its objects in place of them.
+  """Simulates a pickle with the sizes of its objects in place of the objects.
 
-  The size is the number of values that a hash would visit: 1, and of a tuple 1 and those of its
-  values. What a function of a pickle returns counts as a tuple of all that it is given.
+  The size is the number of values that a hash would visit: 1, and for a tuple 1 plus the sizes of
+  its values. The result of a function counts as a tuple of all its arguments.
 
   Attributes:
-    places: Where the pickle keeps objects -> their sizes.
+    places: Place where the pickle keeps an object -> size of the object.
   """
 
   def __init__(self):
@@ -329,11 +329,11 @@ class _Sizes:
     self._stack, self._below = [], []
 
   def follow(self, opcode: pickletools.OpcodeInfo, argument) -> None:
-    """Does what an opcode does.
+    """Simulates an opcode.
 
     Raises:
-      LookupError: It takes what is not there.
-      pickle.UnpicklingError: It makes too large a tuple.
+      LookupError: It takes an object that does not exist.
+      pickle.UnpicklingError: It creates too large a tuple.
     """
     name = opcode.name
     if name == 'MARK':
@@ -351,7 +351,7 @@ class _Sizes:
       self._replace(opcode)
 
   def _replace(self, opcode):
-    """Takes an opcode's objects from the stack, and puts what it makes of them onto it."""
+    """Takes an opcode's objects from the stack, and pushes its result."""
     before, taken = opcode.stack_before, []
     if pickletools.markobject in before:
       taken, self._stack = self._stack, self._below.pop()
@@ -370,7 +370,7 @@ class _Sizes:
 
 
 def _rebuild_tensor(storage, offset, size, stride, *unused):
-  """The view of a storage that a tensor is."""
+  """Returns the view of a storage that stands for a tensor."""
   del unused
   numbers = (offset, *size, *stride)
   if not isinstance(storage, _Storage) or not all(

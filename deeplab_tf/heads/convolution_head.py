@@ -12,13 +12,13 @@ class ConvolutionHead(keras.layers.Layer):
 
   def __init__(self, in_channels: int, middle_channels: int, channels: int, norm: NormFactory,
                convolution: str = 'depthwise_separable_conv', activation: str = 'relu'):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       middle_channels: Channels between the convolutions.
       channels: Channels of the prediction.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
       convolution: Kind of the first convolution, see convolution_block.
       activation: Name of the activation of the first convolution.
     """

@@ -11,7 +11,7 @@ from deeplab_tf.layers.convolution import Projection
 from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.shapes import dimensions
 
-# Share of queries that a new model holds for "no object".
+# Probability of "no object" in a new model.
 _INITIAL_NO_OBJECT = 0.9
 
 
@@ -19,8 +19,8 @@ class MaskHead(keras.layers.Layer):
   """Turns query features and pixel features into classes and masks.
 
   Attributes:
-    class_feature, mask_feature: Projections of the queries (the first of the paper's 2FC).
-    class_projection, mask_projection: The second.
+    class_feature, mask_feature: First layers of the paper's two 2FC, on the queries.
+    class_projection, mask_projection: Second layers, to the class logits and to the paper's f.
     pixel_head: The paper's 2Conv, to the pixel features g.
     norm_pixels, norm_masks: Batch norms of g and of the mask logits; the first is None once it is
       folded.
@@ -29,16 +29,16 @@ class MaskHead(keras.layers.Layer):
   def __init__(self, memory_channels: int, feature_channels: int, pixel_head: ConvolutionHead,
                pixel_channels: int, num_classes: int, norm: NormFactory,
                activation: str = 'relu'):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       memory_channels: Channels of the queries.
       feature_channels: Channels between the two layers of the query heads.
-      pixel_head: Predicts the pixel features.
-      pixel_channels: Their channels, the paper's D.
-      num_classes: Classes without "no object".
-      norm: Makes the batch norms.
-      activation: Name of the activation of the query heads; the pixel head brings its own.
+      pixel_head: Head that predicts the pixel features.
+      pixel_channels: Channels of the pixel features, the paper's D.
+      num_classes: Number of classes without "no object".
+      norm: Factory of the batch norms.
+      activation: Name of the activation of the query heads; the pixel head has its own.
     """
     super().__init__()
     self.class_feature = Projection(memory_channels, feature_channels, norm, activation)
@@ -50,20 +50,20 @@ class MaskHead(keras.layers.Layer):
     self.pixel_head = pixel_head
     self.norm_pixels = norm(pixel_channels)
     self.norm_masks = norm(1, gamma_initializer=keras.initializers.Constant(0.1))
-    # A constant, no variable, as in DeepLab2: "no object" starts with a probability of 0.9.
+    # A constant and not a variable, as in DeepLab2: "no object" starts with a probability of 0.9.
     prior = np.zeros(num_classes + 1, np.float32)
     prior[-1] = math.log(num_classes * _INITIAL_NO_OBJECT / (1 - _INITIAL_NO_OBJECT))
     self.class_prior = prior
 
   def fold_norms(self) -> None:
-    """Puts the batch norm of pixels into the convolution before it; see folding.fold_norms."""
+    """Folds the norm of the pixel features into the convolution before; see folding.fold_norms."""
     if self.norm_pixels is not None:
       self.pixel_head.last.absorb(*self.norm_pixels.inference_affine())
       self.norm_pixels = None
 
   def call(self, memory: tf.Tensor, pixels: tf.Tensor,
            training: bool = False) -> dict[str, tf.Tensor]:
-    """Predicts.
+    """Predicts classes and masks.
 
     Args:
       memory: [batch, queries, memory_channels].
@@ -95,7 +95,7 @@ class MaskHead(keras.layers.Layer):
     }
 
   def _normalize(self, logits, training):
-    """One scale and offset for all mask logits."""
+    """Normalizes the mask logits, all with one scale and offset."""
     mean = variance = None
     if training:
       mean, variance = tf.nn.moments(logits, [0, 1, 2, 3])

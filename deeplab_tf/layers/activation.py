@@ -27,7 +27,7 @@ def by_name(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
   """Returns an activation function.
 
   Raises:
-    ValueError: There is none of this name; the message lists those that there are.
+    ValueError: The name is unknown; the message lists the known ones.
   """
   if name not in _FUNCTIONS:
     raise ConfigError(f'unknown activation "{name}": allowed are {", ".join(_FUNCTIONS)}')

@@ -16,22 +16,22 @@ _DROPOUT = 0.1
 
 
 class ASPP(keras.layers.Layer):
-  """One 1x1, three dilated 3x3 convolutions and image pooling, concatenated and projected."""
+  """A 1x1 convolution, dilated 3x3 convolutions and image pooling; concatenated and projected."""
 
   def __init__(self, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,
                pool_size: Optional[Sequence[int]] = None, only_projection: bool = False,
                convolution: str = 'standard_conv', activation: str = 'relu'):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       channels: Channels of each branch and of the output.
-      rates: Dilations of the three 3x3 convolutions.
-      norm: Makes the batch norms.
+      rates: Dilations of the 3x3 convolutions.
+      norm: Factory of the batch norms.
       pool_size: Height and width of the pooling window, which slides with stride 1 over larger
         inputs; None pools over the whole input. DeepLab2 pools over the size of the training
         crop's feature also at inference.
-      only_projection: Leaves out everything but a 1x1 convolution.
+      only_projection: Whether the layer is a 1x1 convolution and nothing else.
       convolution: Kind of the dilated convolutions, see convolution_block.
       activation: Name of the activation of all convolutions.
     """
@@ -79,8 +79,8 @@ def scaled_pooling(model: tf.Module, scale: float) -> Iterator[None]:
   """Scales the pooling windows of a model's ASPP layers while it is called.
 
   Args:
-    model: With any number of ASPP layers.
-    scale: Of its input, relative to the size that the windows are for.
+    model: Model with any number of ASPP layers.
+    scale: Size of the model's input, relative to the size that the windows are for.
   """
   layers = [m for m in model.submodules if isinstance(m, ASPP) and m.pool_size is not None]
   before = [layer.pool_size for layer in layers]

@@ -1,9 +1,9 @@
-"""What attention layers do while a network runs: each reports its calls to an open recorder.
+"""Records of the calls of attention layers: each layer reports its calls to an open recorder.
 
   with attention_records.recording() as records:
     outputs = model(images)
 
-Without a recorder nothing is kept, and a call costs one look at a variable.
+Without a recorder nothing is kept, and a report only reads one variable.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ class AttentionRecord(NamedTuple):
 
   Attributes:
     layer: The layer.
-    inputs: Tensors that it was called with.
-    weights: float32 [batch, heads, queries, keys], sums of 1 over the keys; None of a layer that
-      makes them in pieces, as attention along an axis does.
-    key_size: Height and width of the map whose pixels, row by row, are the first keys; None: keys
-      are no pixels.
+    inputs: Tensors that the layer was called with.
+    weights: float32 [batch, heads, queries, keys], which sum to 1 over the keys; None if the layer
+      computes them in pieces, as axial attention does.
+    key_size: Height and width of the map whose pixels, row by row, are the first keys; None if
+      keys are not pixels.
   """
   layer: keras.layers.Layer
   inputs: tuple[tf.Tensor, ...]
@@ -46,8 +46,8 @@ def recording() -> Iterator[list[AttentionRecord]]:
   """Yields a list that attention layers fill while the context is open.
 
   Works eagerly and while a tf.function is traced; the records of a trace hold its symbolic
-  tensors. Calls in other threads are not recorded, and inside of another recording only the inner
-  one is filled.
+  tensors. Calls in other threads are not recorded. Of nested recordings only the innermost is
+  filled.
 
   Yields:
     The calls in the order of execution.
@@ -60,6 +60,6 @@ def recording() -> Iterator[list[AttentionRecord]]:
 
 
 def report(record: AttentionRecord) -> None:
-  """Adds a record to the open recorder, if there is one; for the `call` of attention layers."""
+  """Adds a record to the open recorder, if there is one; attention layers do so in `call`."""
   if _open.records is not None:
     _open.records.append(record)

@@ -19,13 +19,13 @@ from deeplab_tf.layers.position_sensitive import (
 )
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
-# Queries that share the keys of a window, where the span is much shorter than the axis: each meets
-# span + block - 1 keys, and those beyond its span are masked.
+# Where the span is much shorter than the axis, blocks of so many queries share a window of
+# span + block - 1 keys, and the keys outside of a query's span are masked.
 _SHORT_SPAN = 32
 _BLOCK, _BLOCK_OF_SHORT_SPAN = 16, 8
-# At inference rows are worked on in turns, of which each makes about as many logits (128 MB for
-# each of their terms and copies; whole axes at stride 4 of 641x641 are one turn); of the largest
-# inputs more, so that graphs stay small.
+# At inference rows are processed in turns of about this many logits (128 MB for each of their
+# terms and copies; whole axes at stride 4 of 641x641 are one turn). The number of turns is limited
+# to keep graphs small, so turns of the largest inputs have more logits.
 _LOGITS_OF_A_TURN, _MOST_TURNS = 2**25, 16
 
 
@@ -43,13 +43,13 @@ class AxialAttention1D(PositionSensitiveAttention):
       return self._attend(x, training)
     outputs = []
     for rows in np.array_split(np.arange(x.shape[0]), turns):
-      # One after the other, since TensorFlow would start them all and hold them in memory.
+      # Turns are forced into a sequence: TensorFlow would start all, and hold all in memory.
       with tf.control_dependencies(outputs[-1:]):
         outputs.append(self._attend(tf.identity(x[rows[0]:rows[-1] + 1]), training))
     return tf.concat(outputs, 0)
 
   def _turns(self, rows, length):
-    """The number of turns at inference; 1 where sizes are not known."""
+    """Returns the number of turns at inference; 1 if sizes are unknown."""
     if rows is None or length is None:
       return 1
     keys = min(length, self.options.span + _BLOCK) if self.options.span else length
@@ -57,7 +57,7 @@ class AxialAttention1D(PositionSensitiveAttention):
     return max(1, min(turns, _MOST_TURNS, rows))
 
   def _attend(self, x, training):
-    """As `call`, of all rows at once."""
+    """Like `call`, with all rows at once."""
     rows, length, _ = dimensions(x)
     query, key, value = self._project(x, training)
     span, flange = self.options.span, self.options.span // 2
@@ -65,7 +65,7 @@ class AxialAttention1D(PositionSensitiveAttention):
     if not span:
       places, mask = (length,), None
     elif isinstance(length, int) and length <= max(2 * span, span + block):
-      # Windows would be most of the axis, and one product is faster than many.
+      # Windows would cover most of the axis, and one product is faster than many.
       places, mask = (length,), _band(length, flange)
     else:
       places = (block, flange)
@@ -88,7 +88,7 @@ class AxialAttention1D(PositionSensitiveAttention):
 
 
 def _band(length: int, flange: int) -> Optional[tf.Tensor]:
-  """The mask [1, 1, length, length] of the keys that each query sees; None: all."""
+  """Returns the mask [1, 1, length, length] of the keys that each query sees; None: all."""
   if flange >= length - 1:
     return None
   places = np.arange(length)
@@ -96,12 +96,12 @@ def _band(length: int, flange: int) -> Optional[tf.Tensor]:
 
 
 def overlapping_blocks(x: tf.Tensor, block: int, flange: int) -> tf.Tensor:
-  """Returns rows cut into blocks with their neighbours.
+  """Cuts rows into blocks, each with its neighboring positions.
 
   Args:
     x: [rows, length, channels].
-    block: Positions of a block.
-    flange: Positions to add on both sides of a block; zeros beyond the row.
+    block: Number of positions in a block.
+    flange: Number of positions added on both sides of a block; zeros beyond the row.
 
   Returns:
     [rows * ceil(length / block), block + 2 * flange, channels].
@@ -111,7 +111,7 @@ def overlapping_blocks(x: tf.Tensor, block: int, flange: int) -> tf.Tensor:
   width = block + 2 * flange
   padded = tf.pad(x, [[0, 0], [flange, count * block - length + flange + block], [0, 0]])
   pieces = []
-  # Shifted rows, a block apart, give what a block needs from each of its neighbours.
+  # Rows shifted by multiples of a block hold what a block needs from each of its neighbors.
   for start in range(0, width, block):
     piece = tf.reshape(padded[:, start:start + count * block], [rows * count, block, channels])
     pieces.append(piece[:, :width - start])
@@ -119,7 +119,7 @@ def overlapping_blocks(x: tf.Tensor, block: int, flange: int) -> tf.Tensor:
 
 
 def window_mask(length: Dimension, block: int, flange: int) -> tf.Tensor:
-  """Returns what the queries of a block see, bool [blocks, 1, block, block + 2 * flange]."""
+  """Returns the keys that each query sees, bool [blocks, 1, block, block + 2 * flange]."""
   starts = tf.range(0, length, block)[:, None, None]
   query = starts + np.arange(block)[:, None]
   key = starts + np.arange(-flange, block + flange)
@@ -132,7 +132,7 @@ class AxialAttention2D(keras.layers.Layer):
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
                norm: NormFactory, stride: int = 1, options: AttentionOptions = AXIAL):
-    """Makes the two layers; see AxialAttention1D."""
+    """Initializes the two layers; see PositionSensitiveAttention for the arguments."""
     super().__init__()
     self.stride, self.stride_by = stride, options.stride_by
     self.height_axis = AxialAttention1D(in_channels, key_channels, value_channels, num_heads,
@@ -151,7 +151,7 @@ class AxialAttention2D(keras.layers.Layer):
     return x
 
   def _rows(self, x, layer, training):
-    """Attends within [batch, rows, length, channels] along the length and strides it."""
+    """Applies attention, and the stride, along the length of [batch, rows, length, channels]."""
     batch, rows, length, channels = dimensions(x)
     y = layer(tf.reshape(x, [batch * rows, length, channels]), training=training)
     y = tf.reshape(y, [batch, rows, length, y.shape[-1]])

@@ -1,4 +1,4 @@
-"""A stage of a network: residual blocks, each followed by a layer for queries where asked."""
+"""A stage of a network: residual blocks, each optionally followed by a query layer."""
 
 import functools
 from typing import Any, Callable, NamedTuple, Optional
@@ -11,39 +11,40 @@ from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.residual_block import BasicBlock, BlockOptions, BottleneckBlock
 from deeplab_tf.layers.stochastic_depth import keep_probability
 
-# Makes the layers that join the queries of a mask transformer with the pixels of a network:
-#   factory(stride, channels, output_stride, keep_prob) -> layer, or None where there is none;
+# Factory of query layers, by which the queries of a mask transformer and the pixels of a network
+# exchange information:
+#   factory(stride, channels, output_stride, keep_prob) -> layer, or None for no layer;
 #   layer(pixels, queries, training=...) -> (pixels, queries).
-# stride is that of the stage's input and channels may grow with it, output_stride that of the
-# stage's output (both without dilation); channels are those of the pixels, which the layer takes
-# and gives before the activation; keep_prob is for stochastic depth. The queries are a tensor or a
-# structure of float tensors, e.g. a NamedTuple, that the network hands on from layer to layer as it
-# is. DualPathLayers of dual_path_attention.py is one.
+# `stride` is that of the stage's input and `output_stride` that of its output, both without
+# dilation; the width of the layer may depend on `stride`. `channels` is the number of channels of
+# the pixels, which the layer takes and returns before the activation. `keep_prob` is for stochastic
+# depth. The queries are a tensor or a structure of float tensors, e.g. a NamedTuple, which the
+# network passes on from layer to layer. DualPathLayers of dual_path_attention.py is such a factory.
 QueryLayers = Callable[[int, int, int, float], Optional[keras.layers.Layer]]
 
 
 class BlockGroupOptions(NamedTuple):
-  """What all stages of a network share.
+  """Options that all stages of a network share.
 
   Attributes:
-    kind: Of the convolutional blocks: 'resnet' has bottlenecks of f, f and 4f channels for a
-      width f; 'wide_resnet' basic blocks of 4f and 4f, and bottlenecks of f, 2f and 4f where
+    kind: Kind of the convolutional blocks: 'resnet' has bottlenecks of f, f and 4f channels for a
+      width f; 'wide_resnet' has basic blocks of 4f and 4f, and bottlenecks of f, 2f and 4f where
       the output has stride 32.
     output_stride: Stride beyond which blocks dilate instead of striding.
-    axial_beyond_stride: Blocks whose input has this stride or more are axial; 0: none.
+    axial_beyond_stride: Input stride from which blocks are axial; 0: none.
     attention_bottleneck_expansion: Factor on the channels between the first convolution of an
       axial block and its attention.
     drop_path_keep_prob: See stochastic_depth.keep_probability.
-    drop_path_schedule: As above.
-    drop_path_beyond_stride: As above.
+    drop_path_schedule: See stochastic_depth.keep_probability.
+    drop_path_beyond_stride: See stochastic_depth.keep_probability.
     positions_image_size: Height and width of the images whose features the tables of relative
-      positions reach over, so that their sizes fall with the stride; 0: the same for all blocks.
-    sac_beyond_stride: Bottlenecks have switchable atrous convolutions from this output stride on
-      (in the network without dilation); -1: none.
-    recomputed: What keeps no activations inside of it in training: 'nothing'; 'axial_blocks';
-      'blocks', which are all blocks and query layers, each on its own; or 'block_groups', each
-      stage as a whole.
-    block: What all blocks share. The rest of it is set for each block by its place.
+      positions cover, so that tables are smaller at larger strides; 0: all tables have one size.
+    sac_beyond_stride: Output stride (in the network without dilation) from which bottlenecks have
+      switchable atrous convolutions; -1: none.
+    recomputed: Parts whose inner activations are recomputed in the backward pass: 'nothing';
+      'axial_blocks'; 'blocks', all blocks and query layers, each on its own; or 'block_groups',
+      each stage as a whole.
+    block: Options of all blocks; those that depend on a block's place are set for each block.
   """
   kind: str = 'resnet'
   output_stride: int = 16
@@ -58,17 +59,17 @@ class BlockGroupOptions(NamedTuple):
   block: BlockOptions = BlockOptions()
 
   def with_blocks(self, **changes) -> 'BlockGroupOptions':
-    """Returns the options with other fields of BlockOptions for all blocks."""
+    """Returns the options with changed fields of BlockOptions for all blocks."""
     return self._replace(block=self.block._replace(**changes))
 
 
 class BlockGroup(keras.layers.Layer):
-  """Blocks of one stage and the layers that join them with queries.
+  """The blocks and query layers of one stage.
 
   Attributes:
     channels: Channels of the output.
     blocks: The residual blocks.
-    transformers: The query layer behind each block, or None.
+    transformers: For each block the query layer after it, or None.
   """
 
   def __init__(self, in_channels: int, filters: int, num_blocks: int, stride: int,
@@ -76,17 +77,17 @@ class BlockGroup(keras.layers.Layer):
                query_layer: Optional[Callable[[int, int, float],
                                               Optional[keras.layers.Layer]]] = None,
                takes_images: bool = False):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       filters: Width of the stage; a block has 4 * filters channels.
       num_blocks: Number of blocks.
       stride: Stride of the stage in the network without dilation.
-      input_stride: Stride of its input in the network without dilation.
-      options: What all stages share.
-      norm: Makes the batch norms.
-      query_layer: QueryLayers with the stride given; None: no layers for queries.
+      input_stride: Stride of the stage's input in the network without dilation.
+      options: Options that all stages share.
+      norm: Factory of the batch norms.
+      query_layer: QueryLayers with its first argument, the stride, bound; None: no query layers.
       takes_images: Whether the input is images, which are not activated.
     """
     super().__init__()
@@ -95,8 +96,8 @@ class BlockGroup(keras.layers.Layer):
     self.blocks, self.transformers = [], []
     output = input_stride * stride
     for index in range(num_blocks):
-      # Strides are those of the network without dilation. As in DeepLab2 the stride of a block's
-      # input decides what it is, so the first block differs from the others of its stage.
+      # Strides are those of the network without dilation. As in DeepLab2, the stride of a block's
+      # input decides its kind, so the first block may differ from the others of its stage.
       original = input_stride if index == 0 else output
       block = options.block._replace(
           stride=stride if index == 0 and original < options.output_stride else 1,
@@ -118,12 +119,12 @@ class BlockGroup(keras.layers.Layer):
 
     Args:
       pixels: [batch, height, width, in_channels], before the activation.
-      queries: State of the queries, a tensor or a structure of tensors, which only the query
-        layers look into; None without them.
+      queries: State of the queries, a tensor or a structure of tensors that only the query
+        layers interpret; None without query layers.
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      Pixels [batch, h, w, channels] before the activation, and the queries.
+      Pixels [batch, h, w, channels] before the activation, and the updated queries.
     """
     if training and self.recomputed == 'block_groups':
       return recompute(lambda *inputs: self._run(*inputs, True, False), pixels, queries)
@@ -147,7 +148,7 @@ class BlockGroup(keras.layers.Layer):
 
 
 def _block(in_channels, filters, options, block, norm, original, output):
-  """The residual block whose input has stride `original`, in a stage of output stride `output`."""
+  """Returns the residual block of input stride `original` in a stage of output stride `output`."""
   if block.has_attention:
     channels = (filters * options.attention_bottleneck_expansion, filters, 4 * filters)
     if options.positions_image_size:

@@ -1,8 +1,8 @@
-"""Convolutions with their normalisation and activation.
+"""Convolutions with their normalization and activation.
 
 All variables exist from the constructor on, so a model is complete without a forward pass.
-Strided convolutions pad explicitly and symmetrically (as DeepLab2): a 3x3 convolution of
-stride 2 sees one row of zeros above and below whatever the input size.
+Strided convolutions pad explicitly and symmetrically (as in DeepLab2): for a 3x3 convolution of
+stride 2, one row of zeros above and one below, whatever the input size.
 """
 
 from typing import Callable, Optional, Sequence
@@ -21,16 +21,16 @@ HE_NORMAL = keras.initializers.HeNormal
 
 
 class _LinearLayer(keras.layers.Layer):
-  """A kernel, then a norm or a bias, then an activation: what its subclasses share."""
+  """Base class of layers with a kernel, then a norm or a bias, then an activation."""
 
   def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
-    """Makes the variables; the last of the kernel's axes is the output's channels."""
+    """Creates the variables; the last axis of the kernel is the output's channels."""
     self.kernel = self.add_weight('kernel', kernel_shape,
                                   initializer=kernel_initializer or HE_NORMAL())
     self._make_end(kernel_shape[-1], norm, activation, zero_gamma)
 
   def _make_end(self, channels, norm, activation, zero_gamma=False):
-    """Makes what follows the kernel."""
+    """Creates what follows the kernel."""
     self.activation = activation_lib.by_name(activation)
     self.bias = None
     self.norm = None
@@ -40,14 +40,14 @@ class _LinearLayer(keras.layers.Layer):
       self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
 
   def fold_norms(self) -> None:
-    """Puts a batch norm into the kernel and a bias; see folding.fold_norms."""
-    # Norms of another kind depend on their input at inference, too.
+    """Folds a batch norm into the kernel and a bias; see folding.fold_norms."""
+    # Norms of other kinds depend on their input at inference too.
     if isinstance(self.norm, BatchNorm):
       norm, self.norm = self.norm, None
       self.absorb(*norm.inference_affine())
 
   def absorb(self, scale: np.ndarray, offset: np.ndarray) -> None:
-    """Multiplies what the layer gives before its activation with a scale and adds an offset.
+    """Applies a scale and an offset to the layer's output before the activation.
 
     Args:
       scale: float64 [channels].
@@ -64,7 +64,7 @@ class _LinearLayer(keras.layers.Layer):
     self.kernel.assign(self.kernel.numpy() * scale)
 
   def _finish(self, x, training):
-    """What follows the product with the kernel."""
+    """Applies the bias or norm, and the activation."""
     if self.bias is not None:
       x = add_bias(x, self.bias)
     if self.norm is not None:
@@ -73,7 +73,7 @@ class _LinearLayer(keras.layers.Layer):
 
 
 def folded_weight(layer: keras.layers.Layer, name: str, value: np.ndarray) -> tf.Variable:
-  """Makes a variable of a layer that takes a batch norm's place; float32 in every precision."""
+  """Creates a layer's variable in place of a batch norm; float32 in every precision."""
   return layer.add_weight(name, value.shape, tf.float32, trainable=False,
                           initializer=keras.initializers.Constant(value),
                           experimental_autocast=False)
@@ -91,7 +91,7 @@ class Convolution(_LinearLayer):
   """Convolution, batch norm, activation.
 
   Attributes:
-    channels: Of the output.
+    channels: Channels of the output.
     kernel: float32 [size, size, in_channels, channels].
     bias: float32 [channels], or None.
     norm: BatchNorm, or None.
@@ -107,18 +107,18 @@ class Convolution(_LinearLayer):
                activation: str = 'none',
                kernel_initializer: Optional[keras.initializers.Initializer] = None,
                zero_gamma: bool = False):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       channels: Channels of the output.
       kernel_size: Height and width of the kernel.
-      stride: Step in pixels.
+      stride: Stride in pixels.
       rate: Dilation.
-      norm: Makes the norm; None: a bias instead.
+      norm: Factory of the norm; None: a bias instead.
       activation: Name of the activation.
-      kernel_initializer: Default: HeNormal.
-      zero_gamma: Starts the batch norm's gamma at 0, for the end of residual branches.
+      kernel_initializer: Initializer of the kernel; default: HeNormal.
+      zero_gamma: Whether the norm's gamma starts at 0, for the end of residual branches.
     """
     super().__init__()
     self.channels, self.stride, self.rate = channels, stride, rate
@@ -137,7 +137,7 @@ class DepthwiseConvolution(_LinearLayer):
   Attributes:
     depthwise_kernel: float32 [size, size, in_channels, 1].
     norm: BatchNorm; None once it is folded.
-    bias: float32 [in_channels] in its place, else None.
+    bias: float32 [in_channels] once the norm is folded, else None.
   """
 
   def __init__(self, in_channels: int, kernel_size: int, norm: NormFactory,
@@ -183,12 +183,12 @@ def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: i
     in_channels: Channels of the input.
     channels: Channels of the output.
     kernel_size: Height and width of the kernel.
-    norm: Makes the norms.
+    norm: Factory of the norms.
     rate: Dilation.
     activation: Name of the activation.
 
   Raises:
-    ValueError: The kind is neither.
+    ValueError: The kind is unknown.
   """
   if kind == 'depthwise_separable_conv':
     return SeparableConvolution(in_channels, channels, kernel_size, norm, activation, rate)
@@ -215,7 +215,7 @@ class Projection(_LinearLayer):
                activation: str = 'none',
                kernel_initializer: Optional[keras.initializers.Initializer] = None,
                zero_gamma: bool = False):
-    """Makes the variables; see Convolution for the arguments."""
+    """Initializes the layer; see Convolution for the arguments."""
     super().__init__()
     self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma)
 
@@ -231,8 +231,8 @@ def project(x: tf.Tensor, kernel: tf.Tensor,
   Args:
     x: [..., in_channels].
     kernel: [in_channels, channels].
-    finish: Of the product, [n, channels]: TensorFlow fuses a bias with the product where nothing
-      is between them.
+    finish: Function that is applied to the product [n, channels]. TensorFlow fuses the product with
+      a bias that directly follows it.
 
   Returns:
     [..., channels].

@@ -1,12 +1,10 @@
 """Dilated convolutions that have gradients on every processor.
 
-TensorFlow's own CPU kernels run dilated convolutions forward, but have no gradient of them; the
-kernels of oneDNN, of GPUs and of TPUs have both. Where the gradient is missing it is written here
-as two convolutions that run forward. Everywhere else, and at inference anyway, the operation is
-TensorFlow's.
+TensorFlow's own CPU kernels compute dilated convolutions, but not their gradients; the kernels of
+oneDNN, GPUs and TPUs compute both. Where the gradient is missing, this module computes it by two
+forward convolutions. Everywhere else, and at inference, the operation is TensorFlow's.
 
-Depthwise convolutions need nothing of this: `tf.nn.depthwise_conv2d` moves the dilation into the
-batch by itself.
+Depthwise convolutions do not need this: `tf.nn.depthwise_conv2d` moves the dilation into the batch.
 """
 
 import contextlib
@@ -30,9 +28,9 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, rate: int) -> tf.Tens
   """Convolves [batch, height, width, in_channels] with [size, size, in_channels, channels].
 
   Args:
-    x: Any floating type; height and width may be unknown, and smaller than the kernel's reach.
+    x: Any floating type; height and width may be unknown, and smaller than the dilated kernel.
     kernel: Same type.
-    stride: Step in pixels.
+    stride: Stride in pixels.
     rate: Dilation of the kernel.
 
   Returns:
@@ -56,7 +54,7 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, rate: int) -> tf.Tens
 
 
 def _padding(size, rate):
-  """Rows of zeros before and after the image."""
+  """Returns the number of rows of zeros before and after the image."""
   total = (size - 1) * rate
   return total // 2, total - total // 2
 
@@ -65,12 +63,12 @@ def _padding(size, rate):
 
 
 def _input_gradient(x, kernel, dy, stride, rate):
-  """The gradient by pixels: a convolution with the kernel turned around, of the same dilation."""
+  """Returns the gradient for x: a convolution with the flipped kernel, of the same dilation."""
   size, _, channels, out_channels = kernel.shape
   _, height, width, _ = dimensions(x)
   if stride > 1:
     dy = _with_zeros_between(dy, stride)[:, :height, :width]
-  # One matrix at a time: TensorFlow transposes those several times faster than all in one.
+  # TensorFlow transposes single matrices several times faster than all of them in one tensor.
   matrices = tf.unstack(tf.reshape(kernel, [size * size, channels, out_channels]))
   turned = tf.stack([tf.transpose(matrix) for matrix in reversed(matrices)])
   turned = tf.reshape(turned, [size, size, out_channels, channels])
@@ -80,15 +78,15 @@ def _input_gradient(x, kernel, dy, stride, rate):
 
 
 def _kernel_gradient(x, kernel, dy, stride, rate):
-  """The gradient by the kernel: the image convolved with dy.
+  """Returns the gradient for the kernel: the image convolved with dy.
 
-  The taps of a kernel are `rate` pixels apart, those of dy `stride`: stride and dilation change
-  places, as channels and batch do.
+  The taps of a kernel are `rate` pixels apart, those of dy `stride` pixels: stride and dilation
+  are swapped, and so are channels and batch.
   """
   size = kernel.shape[0]
   image = tf.transpose(pad_for_stride(x, size, rate), [3, 1, 2, 0])
   gradient = tf.nn.conv2d(image, tf.transpose(dy, [1, 2, 0, 3]), rate, 'VALID', dilations=stride)
-  # A stride that leaves rows at the end of the image makes room for more taps than there are.
+  # Where the stride leaves over rows at the end of the image, there are more results than taps.
   return tf.transpose(gradient[:, :size, :size], [1, 2, 0, 3])
 
 
@@ -100,12 +98,12 @@ def _with_zeros_between(y, stride):
   return tf.reshape(y, [batch, height * stride, width * stride, channels])
 
 
-# --- What the platform has --------------------------------------------------------------------
+# --- What the platform supports ---------------------------------------------------------------
 
 
 def _has_native_gradient(y):
-  """Whether TensorFlow has the gradient of a dilated convolution where y is computed."""
-  # A graph names devices only where the program does: a GPU is then used if there is one.
+  """Returns whether TensorFlow has the gradient of a dilated convolution on the device of y."""
+  # In a graph only devices that the program sets are known; else a GPU is used if there is one.
   device = tf.DeviceSpec.from_string(y.device).device_type
   if device is None and any(d.device_type in _ACCELERATORS
                             for d in tf.config.list_logical_devices()):
@@ -125,7 +123,7 @@ def _cpu_has_gradient(dtype):
           out_backprop=tf.ones([1, 3, 3, 1], dtype), strides=[1] * 4, padding='SAME',
           dilations=[1, 2, 2, 1]))
 
-  # A thread of its own is eager whatever graph, function or strategy the caller is in.
+  # A new thread is eager, whatever graph, function or strategy the caller is in.
   thread = threading.Thread(target=attempt)
   thread.start()
   thread.join()

@@ -1,7 +1,7 @@
-"""The dual-path transformer layer: pixels and memory read each other (MaX-DeepLab, figure 3).
+"""The dual-path transformer layer: pixels and memory attend to each other (MaX-DeepLab, figure 3).
 
 The memory holds one vector per query. M2P and M2M are one attention over pixels and memory
-together (equation 14), P2M lets pixels read the memory (equation 13); P2P is the axial or
+together (equation 14), P2M lets pixels attend to the memory (equation 13); P2P is the axial or
 convolutional block before this layer.
 """
 
@@ -24,11 +24,12 @@ class DualPathOptions(NamedTuple):
   """Sizes and switches of a dual-path layer.
 
   Attributes:
-    channels: Key channels, over all heads; keys and queries x1, values x2, bottleneck x2.
+    channels: Channels of keys and of queries, over all heads; values and bottleneck have twice as
+      many.
     feed_forward_channels: Hidden channels of the memory's feed-forward network.
     num_heads: Number of heads.
-    pixel_to_memory: Whether pixels read the memory (P2M).
-    memory_to_memory: Whether the memory reads itself (M2M).
+    pixel_to_memory: Whether pixels attend to the memory (P2M).
+    memory_to_memory: Whether the memory attends to itself (M2M).
     activation: Name of the activation.
   """
   channels: int
@@ -56,7 +57,7 @@ class DualPathOptions(NamedTuple):
 
 
 class NormalizedAttention(keras.layers.Layer):
-  """Attention whose logits and output are batch-normalised per head, without other scaling."""
+  """Attention whose logits and output are batch-normalized per head, without other scaling."""
 
   def __init__(self, value_channels: int, num_heads: int, norm: NormFactory,
                activation: str = 'relu'):
@@ -67,14 +68,14 @@ class NormalizedAttention(keras.layers.Layer):
 
   def call(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, training: bool = False,
            key_size: Optional[tuple[Dimension, Dimension]] = None) -> tf.Tensor:
-    """Attends.
+    """Computes the attention.
 
     Args:
       query: [batch, heads, queries, channels].
       key: [batch, heads, keys, channels].
       value: [batch, heads, keys, value channels].
       training: Whether batch norms use the batch's statistics.
-      key_size: For records: height and width of the map whose pixels are the first keys.
+      key_size: Height and width of the map whose pixels are the first keys, for attention records.
 
     Returns:
       [batch, queries, heads * value channels], activated.
@@ -84,7 +85,7 @@ class NormalizedAttention(keras.layers.Layer):
     queries, keys = query.shape[2], key.shape[2]
     on_values = not training and keys is not None and (queries is None or keys < queries)
     if on_values:
-      # Weights sum to 1, so that values take in the offset too, and of them there are fewer.
+      # Weights sum to 1, so the norm, offset included, can be applied to the fewer values.
       value = self.norm_output(value)
     output = tf.matmul(tf.cast(weights, value.dtype), value)
     if not on_values:
@@ -92,12 +93,13 @@ class NormalizedAttention(keras.layers.Layer):
     return merge_heads(self._activation(output))
 
   def attention_weights(self, query: tf.Tensor, key: tf.Tensor, training: bool) -> tf.Tensor:
-    """Returns how much each query reads of each key, float32 [batch, heads, queries, keys]."""
+    """Returns the attention weights, float32 [batch, heads, queries, keys]."""
     mean = variance = None
     if training and not self.norm_similarity.frozen:
       mean, variance = product_moments(query, key)
     scale, offset = self.norm_similarity.affine(mean, variance, training)
-    # As in position_sensitive.py: queries are smaller than logits, and softmax needs no offset.
+    # As in position_sensitive.py: queries are smaller than logits, and an offset per head does not
+    # change the softmax, but needs a gradient.
     scale += 0.0 * offset
     logits = tf.matmul(scaled(query, scale[:, None, None]), key, transpose_b=True)
     return tf.nn.softmax(tf.cast(logits, tf.float32))
@@ -108,17 +110,17 @@ class DualPathLayer(keras.layers.Layer):
 
   def __init__(self, pixel_channels: int, memory_channels: int, options: DualPathOptions,
                norm: NormFactory, keep_prob: float = 1.0):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       pixel_channels: Channels of the pixel path.
       memory_channels: Channels of the memory path.
       options: Sizes and switches.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
       keep_prob: Probability that a branch is kept in training (drop path), in (0, 1].
 
     Raises:
-      ValueError: The channels do not divide into the heads.
+      ValueError: The channels are not divisible by the number of heads.
     """
     super().__init__()
     if options.channels < 1 or options.channels % options.num_heads:
@@ -137,7 +139,7 @@ class DualPathLayer(keras.layers.Layer):
 
     self.memory_conv1 = Projection(memory_channels, middle, norm, activation)
     self.pixel_conv1 = Projection(pixel_channels, middle, norm, activation)
-    # Names tell what is computed, as in DeepLab2: without readers there are no keys and values.
+    # As in DeepLab2, the memory has keys and values only if something attends to them.
     self.memory_sizes = [keys, keys, values]
     memory_read = options.memory_to_memory or options.pixel_to_memory
     if not memory_read:
@@ -159,7 +161,7 @@ class DualPathLayer(keras.layers.Layer):
 
   def call(self, pixels: tf.Tensor, memory: tf.Tensor,
            training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """Lets both paths read each other.
+    """Lets both paths attend to each other.
 
     Args:
       pixels: [batch, height, width, pixel_channels], before the activation.
@@ -167,12 +169,12 @@ class DualPathLayer(keras.layers.Layer):
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      Pixels (before the activation) and memory, of the same shapes.
+      The updated pixels (before the activation) and memory, of the same shapes.
     """
     batch, height, width, channels = dimensions(pixels)
     flat = tf.reshape(pixels, [batch, height * width, channels])
     heads = self.options.num_heads
-    # The paper activates throughout; as in DeepLab2 the memory enters as it is.
+    # The paper activates every input; as in DeepLab2, the memory is taken as it is.
     memory_qkv = self.memory_qkv(self.memory_conv1(memory, training=training), training=training)
     pixel_qkv = self.pixel_qkv(
         self.pixel_conv1(self._activation(flat), training=training), training=training)
@@ -182,14 +184,14 @@ class DualPathLayer(keras.layers.Layer):
     new_memory = self._read_all(memory, memory_qkv, pixel_qkv, (height, width), training)
     if not self.options.pixel_to_memory:
       return pixels, new_memory
-    # Pixels read the memory as it was before this layer.
+    # Pixels attend to the memory as it was before this layer.
     read = self.pixel_attention(pixel_qkv[0], memory_qkv[1], memory_qkv[2], training=training)
     branch = self.pixel_conv3(read, training=training)
     branch = tf.reshape(branch, [batch, height, width, channels])
     return pixels + drop_path(branch, self.keep_prob, training), new_memory
 
   def _read_all(self, memory, memory_qkv, pixel_qkv, pixel_size, training):
-    """M2P and M2M under one softmax, then the feed-forward network."""
+    """Returns the memory after M2P and M2M, under one softmax, and the feed-forward network."""
     key, value = pixel_qkv[-2:]
     if self.options.memory_to_memory:
       key = tf.concat([key, memory_qkv[1]], axis=2)
@@ -203,13 +205,13 @@ class DualPathLayer(keras.layers.Layer):
 
 
 class DualPathLayers(NamedTuple):
-  """Makes the dual-path layers of a network; see block_group.QueryLayers.
+  """Factory of a network's dual-path layers; see block_group.QueryLayers.
 
   Attributes:
-    options: Sizes and switches at stride 16; channels grow with the stride.
+    options: Sizes and switches at stride 16; `channels` is proportional to the stride.
     memory_channels: Channels of the memory path.
-    norm: Makes the batch norms.
-    beyond_stride: A layer follows blocks from this output stride on; 0: nowhere.
+    norm: Factory of the batch norms.
+    beyond_stride: Output stride from which a layer follows each block; 0: no layers.
   """
   options: DualPathOptions
   memory_channels: int

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Feature(NamedTuple):
-  """A feature map that a network gives or takes.
+  """Description of a feature map that a network takes or returns.
 
   Attributes:
     name: Key of the tensor in the network's dictionary.

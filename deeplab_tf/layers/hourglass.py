@@ -1,7 +1,7 @@
 """The stacked decoder: walks between resolutions and fuses earlier features at each step.
 
 MaX-DeepLab, section 3.3 and figure A.9. One stack walks from the network's output stride to
-stride 4 and back; after all stacks the walk to stride 4 ends the decoder.
+stride 4 and back; after all stacks the decoder ends with one more walk to stride 4.
 """
 
 import functools
@@ -17,7 +17,7 @@ from deeplab_tf.layers.resized_fuse import ResizedFuse
 from deeplab_tf.layers.shapes import dimensions
 
 HIGHEST_STRIDE = 4
-# A step takes in this many of the latest features of its stride.
+# Number of features that a step fuses: the latest ones of its stride.
 _SHORTCUTS = 2
 
 
@@ -25,9 +25,9 @@ def walk(output_stride: int, stacks: int, to_the_end: bool = True) -> list[int]:
   """Returns the strides that a decoder visits, e.g. 8, 4, 8, 16, 8, 4 for one stack.
 
   Args:
-    output_stride: Where it starts.
-    stacks: Number of times that it comes back there (the paper's L).
-    to_the_end: Whether it goes to stride 4 once more.
+    output_stride: Stride at which the decoder starts.
+    stacks: Number of times that it returns there (the paper's L).
+    to_the_end: Whether it then goes to stride 4 once more.
   """
   up = [output_stride]
   while up[-1] > HIGHEST_STRIDE:
@@ -36,11 +36,11 @@ def walk(output_stride: int, stacks: int, to_the_end: bool = True) -> list[int]:
 
 
 class Hourglass(keras.layers.Layer):
-  """A walk, or a part of one.
+  """A decoder along a walk, or along a part of one.
 
   Attributes:
-    first_step: Number of its first step in the whole walk, from 1.
-    outputs: What each step gives, a list of Features; the names are 'decoder1' and so on.
+    first_step: Number of the first step in the whole walk, from 1.
+    outputs: List of Features, the output of each step; the names are 'decoder1' and so on.
     fuses: One ResizedFuse per step.
     stages: One BlockGroup per step.
   """
@@ -48,17 +48,18 @@ class Hourglass(keras.layers.Layer):
   def __init__(self, strides: Sequence[int], features: Sequence[Feature], num_blocks: int,
                width: float, options: BlockGroupOptions, norm: NormFactory,
                query_layers: Optional[QueryLayers] = None, first_step: int = 1):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
-      strides: What it visits.
-      features: Features before their activation, the oldest first; the walk starts at the last.
+      strides: Strides of the steps.
+      features: Input features before their activation, the oldest first; the walk starts at the
+        last.
       num_blocks: Blocks per step.
       width: Factor on the channels of all steps.
-      options: What all stages of the network share.
-      norm: Makes the batch norms.
-      query_layers: See block_group.QueryLayers.
-      first_step: See the attribute.
+      options: Options that all stages of the network share.
+      norm: Factory of the batch norms.
+      query_layers: Factory of the query layers, see block_group.QueryLayers.
+      first_step: Number of the first step in the whole walk, from 1.
     """
     super().__init__()
     self.first_step = first_step
@@ -81,7 +82,7 @@ class Hourglass(keras.layers.Layer):
 
   def call(self, features: dict[str, tf.Tensor], queries: Any = None,
            training: bool = False) -> tuple[dict[str, tf.Tensor], Any]:
-    """Walks.
+    """Runs the decoder.
 
     Args:
       features: [batch, height, width, channels] each, before the activation, by name.
@@ -89,11 +90,11 @@ class Hourglass(keras.layers.Layer):
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      The features with those of `outputs` added, before the activation; and the queries.
+      The features and those of `outputs`, before the activation; and the updated queries.
     """
     features = dict(features)
     for fuse, stage, names, output in zip(self.fuses, self.stages, self._inputs, self.outputs):
-      # The last of them has the step's own resolution.
+      # The last fused feature has the resolution of the step.
       size = dimensions(features[names[-1]])[1:3]
       pixels = fuse([features[name] for name in names], size, training=training)
       features[output.name], queries = stage(pixels, queries, training=training)

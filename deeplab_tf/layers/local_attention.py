@@ -13,11 +13,11 @@ from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.position_sensitive import AttentionOptions, PositionSensitiveAttention
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
-# Queries that share their keys are squares of this side: each square meets the keys of all of its
-# regions, and what is beyond the region of a query is masked.
+# Side of the square blocks of queries that share keys: a block meets the keys of all its regions,
+# and keys outside of a query's own region are masked.
 _BLOCK = 4
 
-# Over the region of stand-alone self-attention (its m is 7).
+# Attention over the region of stand-alone self-attention (m = 7 there).
 LOCAL = AttentionOptions(kind='local', span=7)
 
 
@@ -35,7 +35,7 @@ class RegionPositions(keras.layers.Layer):
         initializer=keras.initializers.TruncatedNormal(stddev=stddev))
 
   def call(self, block: int) -> tf.Tensor:
-    """Looks up the vectors between the queries of a block and the keys that it meets.
+    """Looks up the vectors between the queries of a block and its keys.
 
     Args:
       block: Side of the block.
@@ -45,22 +45,22 @@ class RegionPositions(keras.layers.Layer):
       the vector of its border.
     """
     span, channels = self.embeddings.shape[1:]
-    block = int(tf.get_static_value(block))  # Keras makes numbers tensors.
+    block = int(tf.get_static_value(block))  # Keras converts numbers to tensors.
     places = np.clip(np.arange(block + span - 1) - np.arange(block)[:, None], 0, span - 1)
     places = places[:, None, :, None] * span + places[:, None]
-    # Reshaped, the table has a dense gradient, as clipping by norm needs it.
+    # The reshape makes the table's gradient dense, which clipping by norm needs.
     table = tf.reshape(self.embeddings, [span**2, channels])
     return tf.gather(table, np.reshape(places, [block**2, -1]))
 
 
 class LocalAttention2D(PositionSensitiveAttention):
   """Multi-head attention of each pixel to the span x span region around it."""
-  # Only the images of a batch do.
+  # Only the images of a batch share positions.
   ROWS_SHARE_POSITIONS = False
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
                norm: NormFactory, stride: int = 1, options: AttentionOptions = LOCAL):
-    """Makes the variables; see PositionSensitiveAttention."""
+    """Initializes the layer; see PositionSensitiveAttention."""
     super().__init__(in_channels, key_channels, value_channels, num_heads, norm, options)
     self.stride = stride
 
@@ -75,7 +75,7 @@ class LocalAttention2D(PositionSensitiveAttention):
     query, key, value = (self._squares(t, margin_of) for t, margin_of in zip(
         self._project(x, training), (0, margin, margin)))
     seen = (tf.cast(window_mask(n, _BLOCK, margin)[:, 0], tf.float32) for n in (height, width))
-    # An "and" of six axes would be one, if TensorFlow broadcast so many.
+    # TensorFlow does not broadcast the "and" of six axes, so a product stands for it.
     mask = tf.reshape(tf.einsum('aik,bjl->abijkl', *seen) > 0, [-1, 1, _BLOCK**2, key.shape[1]])
     weights = self._weights(query, key, (_BLOCK,), mask, training)
     terms = self._retrieved(weights, value, (_BLOCK,), training)

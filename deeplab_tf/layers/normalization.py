@@ -13,15 +13,14 @@ from deeplab_tf.compat import keras
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.user_errors import ConfigError
 
-# Makes a norm from its number of channels and, by keyword, `gamma_initializer`: a class of this
-# module or a functools.partial of one, which is how layers are told the kind of norm and its
-# momentum, epsilon and so on. Attention with batch norms passes BatchNorm's `axes` as well, and so
-# takes BatchNorm and FrozenBatchNorm alone.
+# Factory of norms, from the number of channels and, by keyword, `gamma_initializer`: a class of
+# this module, or a functools.partial of one that sets momentum, epsilon and so on. Attention with
+# batch norms also passes BatchNorm's `axes`, so there it makes a BatchNorm or a FrozenBatchNorm.
 NormFactory = Callable[..., keras.layers.Layer]
 
 
 class _State(threading.local):
-  """Of each thread, since replicas are traced in threads of their own."""
+  """State of each thread, since replicas are traced in threads of their own."""
   records: bool = True
 
 
@@ -30,7 +29,7 @@ _state = _State()
 
 @contextlib.contextmanager
 def recording(records: bool) -> Iterator[None]:
-  """Whether batch norms record the statistics of training batches while the context is open."""
+  """Sets whether batch norms record the statistics of training batches in this context."""
   previous, _state.records = _state.records, records
   try:
     yield
@@ -39,13 +38,13 @@ def recording(records: bool) -> Iterator[None]:
 
 
 class BatchNorm(keras.layers.Layer):
-  """Batch normalisation of chosen axes, with Keras' numerics and less work.
+  """Batch normalization of chosen axes, with Keras' numerics and less work.
 
   Differs from keras.layers.BatchNormalization in three ways: variables exist from the
-  constructor on; normalisation over the last axis uses the fused kernel whatever the rank;
-  and one class serves both the plain and the synchronised form. As in Keras, the plain form
+  constructor on; normalization over the last axis uses the fused kernel whatever the rank;
+  and one class serves both the plain and the synchronized form. As in Keras, the plain form
   keeps the unbiased variance as moving variance for rank 4, all others the biased one. It
-  computes in float32 whatever the precision of its input, which the output has too.
+  computes in float32 whatever the precision of its input, and returns the input's precision.
 
   Attributes:
     gamma, beta, moving_mean, moving_variance: float32 variables of the shape of the parameters.
@@ -61,20 +60,20 @@ class BatchNorm(keras.layers.Layer):
                frozen: bool = False,
                gamma_initializer: Union[str, keras.initializers.Initializer] = 'ones',
                name: Optional[str] = None):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
-      shape: Sizes of the normalised axes, or one number of channels.
-      axes: Axes of the input that keep statistics of their own, ascending.
+      shape: Sizes of the normalized axes, or one number of channels.
+      axes: Axes of the input that have statistics of their own, ascending.
       momentum: Share of the old moving statistics that is kept at each step.
-      epsilon: Added to variances.
-      synchronized: Takes statistics over all replicas of the strategy.
-      frozen: Uses the moving statistics in training too, and leaves them as they are; gamma and
+      epsilon: Number that is added to variances.
+      synchronized: Whether statistics are taken over all replicas of the strategy.
+      frozen: Whether training uses the moving statistics too, and does not update them; gamma and
         beta are trained. FrozenBatchNorm trains nothing.
       gamma_initializer: 'ones', 'zeros' or an initializer.
       name: Name of the layer.
     """
-    # Without autocast, mixed precision hands inputs over as they are: float32 logits stay so.
+    # Without autocast, mixed precision does not cast inputs: float32 logits stay float32.
     super().__init__(name=name, autocast=False)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     self.axes = tuple(axes)
@@ -93,7 +92,7 @@ class BatchNorm(keras.layers.Layer):
                            experimental_autocast=False)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    """Normalises a tensor; at training=True by its own statistics, which it also records."""
+    """Normalizes a tensor; in training by the batch's statistics, which are also recorded."""
     training = training and not self.frozen
     if self.axes == (-1,) and not (training and self._replicas() > 1):
       return self._call_fused(x, training)
@@ -110,7 +109,7 @@ class BatchNorm(keras.layers.Layer):
 
   def affine(self, mean: Optional[tf.Tensor], variance: Optional[tf.Tensor],
              training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the scale and the offset that normalise, and records the statistics.
+    """Returns the scale and the offset that normalize, and records the statistics.
 
     Args:
       mean: Batch mean over this replica, of the shape of the parameters; unused at inference.
@@ -127,7 +126,7 @@ class BatchNorm(keras.layers.Layer):
     return scale, self.beta - mean * scale
 
   def inference_affine(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scale and the offset of inference, as numbers to fold into another layer.
+    """Returns the scale and the offset at inference, to be folded into another layer.
 
     Returns:
       float64 arrays of the shape of the parameters.
@@ -171,11 +170,11 @@ class BatchNorm(keras.layers.Layer):
 
 
 class FrozenBatchNorm(BatchNorm):
-  """Batch normalization that is a fixed affine map, as Detectron2's FrozenBatchNorm2d.
+  """Batch normalization as a fixed affine map, like Detectron2's FrozenBatchNorm2d.
 
-  y = x * s + (beta - moving_mean * s) with s = gamma / sqrt(moving_variance + epsilon). Unlike a
-  BatchNorm of frozen=True, gamma and beta are constants too: checkpoints hold all four variables,
-  but none is trainable, and none counts as a parameter.
+  y = x * s + (beta - moving_mean * s) with s = gamma / sqrt(moving_variance + epsilon). Unlike in
+  a BatchNorm with frozen=True, gamma and beta are constants too: checkpoints hold all four
+  variables, but none is trainable, and none counts as a parameter.
 
   Attributes:
     gamma, beta, moving_mean, moving_variance: float32 variables of the shape of the parameters.
@@ -196,7 +195,7 @@ class FrozenBatchNorm(BatchNorm):
 class LayerNorm(keras.layers.Layer):
   """Layer normalization over the last axis (Ba et al., arXiv 1607.06450).
 
-  Computes in float32 whatever the precision of its input, which the output has too.
+  Computes in float32 whatever the precision of its input, and returns the input's precision.
 
   Attributes:
     gamma, beta: float32 variables [channels].
@@ -211,7 +210,7 @@ class LayerNorm(keras.layers.Layer):
 
     Args:
       channels: Size of the last axis.
-      epsilon: Added to variances.
+      epsilon: Number that is added to variances.
       gamma_initializer: 'ones', 'zeros' or an initializer.
       name: Name of the layer.
     """
@@ -232,8 +231,8 @@ class GroupNorm(keras.layers.Layer):
   """Group normalization (Wu and He, ECCV 2018) with PyTorch's definition.
 
   A group is channels / groups neighboring channels; its mean and its biased variance are those of
-  one image, over all positions. Computes in float32 whatever the precision of its input, which the
-  output has too.
+  one image, over all positions. Computes in float32 whatever the precision of its input, and
+  returns the input's precision.
 
   Attributes:
     gamma, beta: float32 variables [channels].
@@ -250,12 +249,12 @@ class GroupNorm(keras.layers.Layer):
     Args:
       channels: Size of the last axis.
       groups: Number of groups.
-      epsilon: Added to variances.
+      epsilon: Number that is added to variances.
       gamma_initializer: 'ones', 'zeros' or an initializer.
       name: Name of the layer.
 
     Raises:
-      ConfigError: The channels do not divide into the groups.
+      ConfigError: The channels are not divisible by the number of groups.
     """
     super().__init__(name=name, autocast=False)
     if groups < 1 or channels % groups:
@@ -279,7 +278,7 @@ class GroupNorm(keras.layers.Layer):
 
 
 def _affine_weights(layer, shape, gamma_initializer, trainable=True):
-  """Makes gamma and beta, of float32 in every precision."""
+  """Creates gamma and beta, float32 in every precision."""
   return [layer.add_weight(name, shape, tf.float32, initializer=initializer, trainable=trainable,
                            experimental_autocast=False)
           for name, initializer in (('gamma', gamma_initializer), ('beta', 'zeros'))]
@@ -288,14 +287,14 @@ def _affine_weights(layer, shape, gamma_initializer, trainable=True):
 def scaled(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
   """Returns x times a float32 scale, in the precision of x.
 
-  The product is in float32, and so is the sum over x that the gradient of the scale is: in half
-  precision it would lose digits or overflow.
+  The product is computed in float32, and so is the gradient of the scale, a sum over x that would
+  lose digits or overflow in half precision.
   """
   return tf.cast(tf.cast(x, tf.float32) * scale, x.dtype)
 
 
 def _across_replicas(mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Mean and variance over all replicas, which hold equally many values each."""
+  """Returns mean and variance over all replicas, each of which holds equally many values."""
   context = tf.distribute.get_replica_context()
   mean, squares = context.all_reduce(tf.distribute.ReduceOp.MEAN,
                                      [mean, variance + tf.square(mean)])

@@ -1,7 +1,7 @@
-"""Position-sensitive self-attention (Axial-DeepLab, equations 3 and 4): what its forms share.
+"""Position-sensitive self-attention (Axial-DeepLab, equations 3 and 4): its options and base class.
 
-Queries, keys and values each have a learned vector per relative position, and batch norms stand
-in place of the scaling by 1 / sqrt(channels). Each positional term and the batch norms can be
+Queries, keys and values each have a learned vector per relative position, and batch norms
+replace the scaling by 1 / sqrt(channels). Each positional term and the batch norms can be
 left out, as in the comparisons of tables 1 and 6.
 """
 
@@ -17,9 +17,9 @@ from deeplab_tf.layers.product_moments import pays, positional_moments, product_
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.user_errors import ConfigError
 
-# Tables of relative positions reach from -254 to 254, as DeepLab2's. Larger ones are clipped.
+# Tables cover relative positions from -254 to 254, as in DeepLab2. Larger ones are clipped.
 MAX_DISTANCE = 254
-# Logit of a position outside of the span.
+# Number that is added to the logits of positions outside of the span.
 _MASKED = -1e9
 # Letters of einsums: n is a row or a block of one, l a query, m a key, h a head, d a channel.
 _LOGITS = 'nhlm'
@@ -28,25 +28,25 @@ _QUERY_POSITION = 'nlhd,lmd->lnhm'
 _KEY_POSITION = 'nmhd,lmd->mnhl'
 _VALUE = 'nhlm,nmhd->nlhd'
 _VALUE_POSITION = 'nhlm,lmd->lnhd'
-# Of transposed weights: einsum's gradient is slower, while XLA's inference is without it.
+# With transposed weights, since einsum's gradient is slower; XLA's inference is faster without.
 _VALUE_POSITION_IN_TRAINING = 'lnhm,lmd->lnhd'
 
 
 class AttentionOptions(NamedTuple):
-  """The form of an attention layer.
+  """Options of an attention layer.
 
   Attributes:
-    kind: In residual blocks: 'axial', along the height and then the width (equation 4), or
+    kind: Kind in residual blocks: 'axial', along the height and then the width (equation 4), or
       'local', over a square region (equation 3).
-    span: Positions that a query sees along an axis, itself in their middle (the paper's m): an
-      odd number; 0: all, for axial attention alone.
+    span: Number of positions along an axis that a query sees, with itself in the middle (the
+      paper's m), odd; 0: all, for axial attention only.
     query_positions: Whether logits have the query's positional term.
     key_positions: Whether logits have the key's positional term.
     value_positions: Whether values have a positional term.
     normalized: Whether projections, logits and outputs have batch norms.
     max_distance: Largest distance with a vector of its own; larger ones share the last.
-    stride_by: How a strided layer leaves positions out: 'subsampling', of axial attention each
-      axis after its own layer; or 'average', average pooling at the end.
+    stride_by: Method of a strided layer: 'subsampling', which in axial attention strides each axis
+      after its own layer; or 'average', average pooling at the end.
   """
   kind: str = 'axial'
   span: int = 0
@@ -58,7 +58,7 @@ class AttentionOptions(NamedTuple):
   stride_by: str = 'subsampling'
 
 
-# Over the whole axis, with everything.
+# Attention over the whole axis, with all terms.
 AXIAL = AttentionOptions()
 
 
@@ -67,11 +67,11 @@ def check_span(kind: str, span: int, name: str = 'the span of attention') -> Non
 
   Args:
     kind: See AttentionOptions.
-    span: As above.
-    name: What errors call it.
+    span: See AttentionOptions.
+    name: Name of the span in errors.
 
   Raises:
-    ValueError: It is negative or even, or there must be one.
+    ValueError: The span is negative or even, or it is 0 and the attention is local.
   """
   whole_axis = kind == 'axial' and span == 0
   if not whole_axis and (span < 1 or span % 2 == 0):
@@ -87,12 +87,12 @@ class RelativePositions(keras.layers.Layer):
   """
 
   def __init__(self, channels: int, max_distance: int = MAX_DISTANCE, stddev: float = 1.0):
-    """Makes the table.
+    """Initializes the layer.
 
     Args:
-      channels: Of a vector.
+      channels: Channels of a vector.
       max_distance: Largest distance with a vector of its own.
-      stddev: Of the initial values.
+      stddev: Standard deviation of the initial values.
     """
     super().__init__()
     self.max_distance = max_distance
@@ -101,17 +101,17 @@ class RelativePositions(keras.layers.Layer):
         initializer=keras.initializers.TruncatedNormal(stddev=stddev))
 
   def fit_saved_value(self, variable: tf.Variable, value: np.ndarray) -> Optional[np.ndarray]:
-    """Fits a table of another reach: rows are cut off at both ends, or the end rows repeated.
+    """Fits a saved table of another size: cuts off rows at both ends, or repeats the end rows.
 
-    Distance 0 stays in the middle, and larger distances than the saved table knows have the
-    vector of its largest, as clipping gives them.
+    Distance 0 stays in the middle, and distances beyond the saved table get the vector of its
+    largest distance, as clipping does.
 
     Args:
       variable: `embeddings`.
       value: [rows, channels], from a checkpoint.
 
     Returns:
-      An array of the variable's shape, or None if the value is no such table of these channels.
+      An array of the variable's shape, or None if the value is not a table with as many channels.
     """
     rows, channels = variable.shape
     if value.ndim != 2 or value.shape[1] != channels or value.shape[0] % 2 == 0:
@@ -126,16 +126,16 @@ class RelativePositions(keras.layers.Layer):
 
     Args:
       length: Number of queries in a row.
-      flange: Keys that there are before the first query and after the last.
+      flange: Number of keys before the first query and after the last.
 
     Returns:
-      float32 [length, length + 2 * flange, channels]: for query l and key m the row of
-      m - flange - l.
+      float32 [length, length + 2 * flange, channels]: for query l and key m the vector of
+      distance m - flange - l.
     """
     reach = self.max_distance
-    # Keras makes numbers tensors, and of a length that is known places are constants.
+    # Keras converts numbers to tensors. Places are constants if the length is known.
     known = tf.get_static_value(length)
-    # The reshape, or the slice, makes the table's gradient dense, as clipping by norm needs it.
+    # The reshape, or the slice, makes the table's gradient dense, which clipping by norm needs.
     if known is None:
       keys = tf.range(length + 2 * flange) - flange
       distances = keys[None] - tf.range(length)[:, None]
@@ -148,35 +148,35 @@ class RelativePositions(keras.layers.Layer):
 
 
 class PositionSensitiveAttention(keras.layers.Layer):
-  """Projections, tables, batch norms, and the two sums over terms.
+  """Base class of attention layers: projections, tables, batch norms, and the sums over terms.
 
   Attributes:
     qkv_kernel: float32 [in_channels, 2 * key_channels + value_channels].
     norm_qkv, norm_similarity, norm_output: BatchNorms of the projections, of each term of the
       logits per head, and of each term of the output per head and channel; or None.
-    qkv_bias, similarity_scale, position_scale: What is left of them once they are folded: float32
-      [2 * key_channels + value_channels], [terms, heads], and [heads, channels] of the positional
-      term of values; else None.
+    qkv_bias, similarity_scale, position_scale: Remains of the batch norms once they are folded:
+      float32 [2 * key_channels + value_channels], [terms, heads], and [heads, channels] for the
+      positional term of values; else None.
     query_positions, key_positions, value_positions: Tables shared by all heads, or None.
   """
-  # Whether many rows meet each relative position at the same place: statistics of their products
-  # then take less work than the products.
+  # Whether many rows have the same relative positions at the same places: the statistics of their
+  # products then take less work than the products.
   ROWS_SHARE_POSITIONS = True
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
                norm: NormFactory, options: AttentionOptions = AXIAL):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       key_channels: Channels of queries and of keys, over all heads.
       value_channels: Channels of values and of the output, over all heads.
       num_heads: Number of heads.
-      norm: Makes the batch norms.
-      options: The form.
+      norm: Factory of the batch norms.
+      options: Form of the attention.
 
     Raises:
-      ValueError: The channels do not divide into the heads, or the span is even.
+      ValueError: The channels are not divisible by the number of heads, or the span is invalid.
     """
     super().__init__()
     check_span(options.kind, options.span)
@@ -200,14 +200,14 @@ class PositionSensitiveAttention(keras.layers.Layer):
     self.value_positions = self._table(values) if options.value_positions else None
 
   def _stddev(self, channels: int) -> float:
-    """Of tables of positions; without batch norms, their terms must not drown the others."""
+    """Returns the stddev of tables; small without batch norms, or their terms would dominate."""
     return 1.0 if self.options.normalized else channels**-0.5
 
   def fold_norms(self) -> None:
-    """Puts the batch norms into the projections where they fit; see folding.fold_norms.
+    """Folds the batch norms into the projections where possible; see folding.fold_norms.
 
-    Weights of attention sum to 1, so that values take in the offsets of the output as well as
-    the scale of their own term. Logits need no offset: one per head changes no softmax.
+    Attention weights sum to 1, so the offsets of the output can be folded into the values, like
+    the scale of the values' term. Logits need no offset: one per head does not change a softmax.
     """
     if self.norm_qkv is None:
       return
@@ -226,7 +226,7 @@ class PositionSensitiveAttention(keras.layers.Layer):
     self.norm_qkv = self.norm_similarity = self.norm_output = None
 
   def _project(self, x, training):
-    """Queries, keys and values: [..., heads * channels] each."""
+    """Returns queries, keys and values, [..., heads * channels] each."""
 
     def finish(qkv):
       if self.qkv_bias is not None:
@@ -236,14 +236,14 @@ class PositionSensitiveAttention(keras.layers.Layer):
     return split_channels(project(x, self.qkv_kernel, finish), self.sizes)
 
   def _weights(self, query, key, places, mask, training):
-    """Attention weights [n, heads, l, m].
+    """Returns the attention weights [n, heads, l, m].
 
     Args:
       query: [n, l, heads, channels].
       key: [n, m, heads, channels].
-      places: Arguments of the tables of positions.
-      mask: bool [blocks, 1, l, m], which keys a query sees; row after row has n in its blocks.
-        None: all.
+      places: Arguments of the calls of the position tables.
+      mask: bool [blocks, 1, l, m], the keys that each query sees; n counts row by row, and in each
+        row block by block. None: all keys.
       training: Whether the batch norm uses the batch's statistics.
     """
     factors = [(_CONTENT, query, key)]
@@ -260,7 +260,7 @@ class PositionSensitiveAttention(keras.layers.Layer):
       if training and not self.norm_similarity.frozen:
         mean, variance, terms = self._logit_moments(factors, mask)
       scales, offsets = self.norm_similarity.affine(mean, variance, training)
-      # An offset per head changes no softmax. Its gradient is there all the same, and zero.
+      # An offset per head does not change a softmax. Added as 0, it has a gradient, which is 0.
       scales += 0.0 * offsets
     logits = tf.add_n([_scaled_product(term, factor, None if scales is None else scales[i])
                        for i, (term, factor) in enumerate(zip(terms, factors))])
@@ -269,19 +269,19 @@ class PositionSensitiveAttention(keras.layers.Layer):
     return tf.cast(tf.nn.softmax(logits), query.dtype)
 
   def _logit_moments(self, factors, mask):
-    """Mean and variance of the logits that are seen, by term.
+    """Returns the mean and variance of the logits that are not masked, by term.
 
     Args:
-      factors: (equation, first, second) of each term.
-      mask: As above.
+      factors: Tuple (equation, first, second) for each term.
+      mask: See _weights.
 
     Returns:
-      Two [terms, heads], and of each term its logits [n, heads, l, m] if they had to be made.
+      Mean and variance, [terms, heads]; and for each term its logits [n, heads, l, m] or None.
     """
     terms, moments = [], []
     for equation, first, second in factors:
       if equation == _CONTENT:
-        # Under a mask, which pairs are seen depends on both vectors.
+        # Under a mask, whether a pair is seen depends on both vectors.
         without_logits = mask is None and pays(first, second.shape[1])
       else:
         others = second.shape[0 if equation == _KEY_POSITION else 1]
@@ -303,7 +303,7 @@ class PositionSensitiveAttention(keras.layers.Layer):
     return *(tf.stack(m) for m in zip(*moments)), terms
 
   def _retrieved(self, weights, value, places, training):
-    """The terms of the output, [n, l, heads, channels] each."""
+    """Returns the terms of the output, [n, l, heads, channels] each."""
     terms = [_product(_VALUE, weights, value, 'nlhd')]
     if self.value_positions is not None:
       positions = tf.cast(self.value_positions(*places), value.dtype)
@@ -312,7 +312,7 @@ class PositionSensitiveAttention(keras.layers.Layer):
     return terms
 
   def _sum_of_outputs(self, terms, training):
-    """Sums [n, l, heads, channels] terms of all queries, each normalised on its own."""
+    """Sums the terms [n, l, heads, channels] of all queries, each normalized on its own."""
     if self.position_scale is not None:
       content, positions = (tf.cast(t, tf.float32) for t in terms)
       return tf.cast(content + positions * self.position_scale, terms[0].dtype)
@@ -322,10 +322,10 @@ class PositionSensitiveAttention(keras.layers.Layer):
 
 
 def _product(equation: str, first: tf.Tensor, second: tf.Tensor, order: str) -> tf.Tensor:
-  """An einsum whose axes are brought into an order; transpositions are faster than einsum's own.
+  """Returns an einsum with its axes in an order; transpositions are faster than einsum's own.
 
-  Weights, and no other first tensor, are given as _LOGITS and transposed if the equation has
-  another order.
+  Only attention weights are transposed before: `first` has their axes in the order of _LOGITS, and
+  the equation may have another order.
   """
   inputs, axes = equation.split('->')
   wanted = inputs.split(',')[0]
@@ -336,10 +336,10 @@ def _product(equation: str, first: tf.Tensor, second: tf.Tensor, order: str) -> 
 
 
 def _scaled_product(term, factor, scale):
-  """A term of the logits times its scale [heads] or None, float32 [n, heads, l, m].
+  """Returns a term of the logits times its scale [heads] or None, float32 [n, heads, l, m].
 
-  Of a factor (equation, first, second) whose product is not there yet, the first tensor is scaled:
-  there are fewer queries and keys than logits.
+  If `term` is None, it is computed from the factor (equation, first, second), whose first tensor is
+  scaled: there are fewer queries and keys than logits.
   """
   equation, first, second = factor
   if term is not None:
@@ -350,7 +350,7 @@ def _scaled_product(term, factor, scale):
 
 
 def _for_all(mask, logits):
-  """Repeats a mask [blocks, ...] for the rows that logits [rows * blocks, ...] have."""
+  """Repeats a mask [blocks, ...] for every row of logits [rows * blocks, ...]."""
   if mask.shape[0] == 1:
     return mask
   rows, blocks = dimensions(logits)[0], dimensions(mask)[0]
@@ -359,12 +359,12 @@ def _for_all(mask, logits):
 
 def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequence[int],
                    training: bool) -> tf.Tensor:
-  """Sums terms that are normalised on their own, without stacking them.
+  """Sums terms that are normalized on their own, without stacking them.
 
   Args:
     terms: Tensors of one shape.
-    norm: Its parameters have the terms as first axis, then the axes that are not reduced.
-    reduced: Axes that statistics are taken over.
+    norm: Batch norm; its parameters have the terms as first axis, then the axes not reduced.
+    reduced: Axes over which statistics are taken.
     training: Whether to use the terms' own statistics.
 
   Returns:
@@ -383,9 +383,9 @@ def normalized_sum(terms: Sequence[tf.Tensor], norm: BatchNorm, reduced: Sequenc
 
 
 def _moments(x, mask):
-  """Mean and variance [heads] over the values of [n, heads, l, m] that a mask marks, or all.
+  """Returns mean and variance [heads] of the values of [n, heads, l, m] in a mask, or of all.
 
-  Products with the mask as a vector take a fraction of the time of products element by element.
+  Products with the mask as a vector take a fraction of the time of elementwise products.
   """
   if mask is None:
     return tf.nn.moments(x, [0, 2, 3])

@@ -1,9 +1,9 @@
-"""Mean and variance of all products of two sets of vectors, without making the products.
+"""Mean and variance of all products of two sets of vectors, without computing the products.
 
 A batch norm of attention logits needs them in training. The logits of queries q and keys k are
 q·k, and the sum of (q·k)^2 over all pairs is the sum over the entries of (sum of q q^T) times
 (sum of k k^T), elementwise: small matrices in place of passes over the largest tensors of the
-network, in the backward pass as well. They pay where many vectors meet many: over whole axes.
+network, in the backward pass as well. They pay off where many vectors meet many: over whole axes.
 """
 
 from typing import Optional
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers.shapes import dimensions
 
-# Products with so many times a vector's channels take more work than the vectors.
+# With this many other vectors per channel, the products take more work than the moments.
 _PRODUCTS_PER_CHANNEL = 4
 
 
@@ -21,7 +21,7 @@ def pays(vectors: tf.Tensor, others: Optional[int]) -> bool:
 
   Args:
     vectors: [..., channels].
-    others: Vectors that each of them is multiplied with; None: not known, and so many.
+    others: Number of vectors that each of them is multiplied with; None: unknown, so taken as many.
   """
   return others is None or others >= _PRODUCTS_PER_CHANNEL * vectors.shape[-1]
 
@@ -33,16 +33,17 @@ def product_moments(first: tf.Tensor, second: tf.Tensor,
   Args:
     first: [batch, heads, i, channels].
     second: [batch, heads or 1, j, channels].
-    weights: float32 [batch, j], how much the pairs of a second vector count; None: 1.
+    weights: float32 [batch, j], weights of the pairs with each second vector; None: 1.
 
   Returns:
     Two float32 [heads], over batch, i and j.
   """
   first, second = tf.cast(first, tf.float32), tf.cast(second, tf.float32)
-  # Vectors around their means, of which one product is a number per head that is added at the end:
-  # a variance as a mean of squares less a squared mean loses all digits where that is large. The
-  # other two products of the four are one more channel each. (What vectors of the same batch entry
-  # have in common beyond that still is in the mean of the rest.)
+  # The means are subtracted first: a variance that is computed as mean of squares minus squared
+  # mean loses all digits where the mean is large. Of the four products of vectors and means, that
+  # of the two means is a number per head, added at the end, and the two mixed ones are one more
+  # channel each. (What the vectors of one batch entry have in common beyond that stays in the
+  # mean.)
   first_mean, second_mean = (tf.reduce_mean(x, [0, 2], keepdims=True) for x in (first, second))
   first, second = first - first_mean, second - second_mean
   of_first = tf.reduce_sum(first * second_mean, -1, keepdims=True)
@@ -69,8 +70,8 @@ def positional_moments(vectors: tf.Tensor, positions: tf.Tensor,
 
   Args:
     vectors: [rows * blocks, places, heads, channels].
-    positions: [places, others, channels], of each place of a block.
-    seen: bool [blocks, places, others], the pairs that count; None: all, and there are no blocks.
+    positions: [places, others, channels], for each place of a block.
+    seen: bool [blocks, places, others], the pairs that count; None: all pairs, without blocks.
 
   Returns:
     Two float32 [heads].

@@ -41,8 +41,8 @@ def seeded(seed: tf.Tensor, images: Optional[int] = None,
 
   Args:
     seed: int32 or int64 [2], the run's seed and the step.
-    images: Images of the whole batch; None: this part is the whole batch.
-    first: The place in the batch of this part's first image, an int or int32 [].
+    images: Number of images in the whole batch; None: this part is the whole batch.
+    first: Index in the batch of this part's first image, an int or int32 [].
   """
   previous, _open.stream = _open.stream, _Stream(tf.cast(seed, tf.int32), images, first)
   try:
@@ -64,7 +64,7 @@ class Replay:
 
   @contextlib.contextmanager
   def run(self) -> Iterator[bool]:
-    """A context for one run; its value is whether it is the first."""
+    """Opens a context for one run; its value is whether the run is the first."""
     self._runs += 1
     is_first = self._runs == 1
     if is_first and not self._owns_stream:
@@ -87,7 +87,7 @@ def uniform(shape: Sequence[Dimension]) -> tf.Tensor:
   stream.count += 1
   images = shape[0] if stream.images is None else stream.images
   seed = tf.stack([stream.seed[0], stream.seed[1] * 1009 + stream.count])
-  # The bits of this generator are the same under XLA; what TensorFlow makes of them is not.
+  # The bits of this generator are the same under XLA; the floats that TensorFlow makes are not.
   bits = tf.random.stateless_uniform([images, *shape[1:]], seed, None, None, tf.uint32, 'philox')
   drawn = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
   if stream.images is None:

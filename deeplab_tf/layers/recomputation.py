@@ -1,8 +1,8 @@
 """Recomputes activations in the backward pass instead of keeping them: less memory, more work.
 
-Of what runs inside of `recompute` only the inputs are kept (Chen et al., "Training deep nets with
+Inside of `recompute` only the inputs are kept (Chen et al., "Training deep nets with
 sublinear memory cost", 2016). The second run repeats the first: stochastic layers draw the same
-numbers, and batch norms do not record their statistics once more.
+numbers, and batch norms do not record their statistics again.
 """
 
 import re
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from deeplab_tf.layers import normalization, randomness
 
-# The name scope of what is recomputed; graphs number scopes of one name.
+# The name scope of recomputed operations; graphs number scopes of the same name.
 _SCOPE = 'recomputed'
 _REGION = re.compile(rf'^(.*?\b{_SCOPE}(_\d+)?)/')
 
@@ -27,15 +27,15 @@ def recompute(function: Callable, *inputs: Any) -> Any:
   """Returns function(*inputs), whose activations are not kept for its gradient.
 
   Args:
-    function: Calls layers. It is called again for the gradient.
+    function: Function that calls layers; it is called again for the gradient.
     *inputs: Arguments of the function, which are kept: float tensors, and tuples, NamedTuples or
       dictionaries of them; None where there is no tensor.
 
   Returns:
-    The result of the function, of the same kinds.
+    The result of the function, a structure of the same kinds.
   """
   replay = randomness.Replay()
-  # TensorFlow takes flat arguments and results alone. Nothing here may hold a tensor of a run.
+  # tf.recompute_grad takes only flat arguments and results. Nothing here may hold a run's tensor.
   arguments = _packer(inputs)
   pack_result = None
 

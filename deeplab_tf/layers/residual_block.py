@@ -1,7 +1,7 @@
 """Residual blocks of DeepLab2's networks: basic, bottleneck and axial bottleneck.
 
 A block takes a feature before its activation and returns one before its activation; the
-shortcut is the activated input. Only a block that takes images does not activate them.
+shortcut is the activated input. Only a block whose input is images does not activate it.
 """
 
 from typing import NamedTuple, Sequence
@@ -21,11 +21,11 @@ from deeplab_tf.layers.switchable_atrous import SwitchableAtrousConvolution
 
 
 class BlockOptions(NamedTuple):
-  """The form of a block: what all blocks of a network share, and what depends on its place.
+  """Options of a block: those that all blocks of a network share, then those of its place.
 
   Attributes:
     activation: Name of the activation.
-    squeeze_and_excite: Whether the branch ends in a gate.
+    squeeze_and_excite: Whether the branch ends in a squeeze-and-excite gate.
     num_heads: Number of heads of attention.
     attention_expansion: Factors on the width for the keys and the values of attention.
     attention: Form of the attention.
@@ -33,8 +33,9 @@ class BlockOptions(NamedTuple):
     rate: Dilation of the (first) 3x3 convolution.
     last_rate: Dilation of the second 3x3 convolution of a basic block.
     keep_prob: Probability that the branch is kept in training, in (0, 1].
-    has_attention: Whether the middle layer of a bottleneck is attention, not a 3x3 convolution.
-    switchable_atrous: Whether that convolution is a switchable atrous one.
+    has_attention: Whether the middle layer of a bottleneck is attention instead of a 3x3
+      convolution.
+    switchable_atrous: Whether the 3x3 convolution of a bottleneck is a switchable atrous one.
     activates_input: Whether the block activates its input, which it does unless that is an image.
   """
   activation: str = 'relu'
@@ -89,12 +90,12 @@ class BasicBlock(_ResidualBlock):
 
   def __init__(self, in_channels: int, channels: Sequence[int], norm: NormFactory,
                options: BlockOptions = _DEFAULT):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       channels: Channels after the first convolution, and of the block.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
       options: Strides, dilations and so on; the second convolution has stride 1.
     """
     super().__init__(in_channels, channels[-1], norm, options)
@@ -112,13 +113,13 @@ class BottleneckBlock(_ResidualBlock):
 
   def __init__(self, in_channels: int, channels: Sequence[int], norm: NormFactory,
                options: BlockOptions = _DEFAULT):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of the input.
       channels: Channels after the first convolution, of the middle one (or of the attention's
         queries), and of the block.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
       options: Strides, dilations and so on; the middle layer has the stride. With attention it is
         the block of MaX-DeepLab's figure A.7.
     """

@@ -16,19 +16,19 @@ class ResizedFuse(keras.layers.Layer):
   """Brings features to one size and number of channels, and adds them up.
 
   Attributes:
-    projections: One Convolution per input, None where the channels are right already.
+    projections: One Convolution per input; None if the input has the channels of the output.
   """
 
   def __init__(self, in_channels: Sequence[int], strides: Sequence[int], channels: int,
                stride: int, norm: NormFactory, activation: str = 'relu'):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       in_channels: Channels of each input.
       strides: Stride of each input with respect to the image.
       channels: Channels of the output.
       stride: Stride of the output with respect to the image.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
       activation: Name of the activation of inputs before their projection.
     """
     super().__init__()

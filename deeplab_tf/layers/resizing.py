@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
-# Where the positions of a map of another size lie: 'aligned' takes pixels for points and puts the
-# outermost ones on each other (DeepLab2); 'half_pixel' takes them for areas and puts the edges of
-# the maps on each other (PyTorch's align_corners=False, TensorFlow 2).
+# Rule for the positions of a resized map: 'aligned' takes pixels as points and aligns the outermost
+# ones (DeepLab2); 'half_pixel' takes them as areas and aligns the edges of the maps (PyTorch's
+# align_corners=False, TensorFlow 2).
 ResizeRule = Literal['aligned', 'half_pixel']
 
 
@@ -21,12 +21,12 @@ def interpolation_matrix(source: Dimension, target: Dimension,
                          rule: ResizeRule = 'aligned') -> tf.Tensor:
   """Returns float32 [target, source]: row i holds the two weights of output position i.
 
-  Position i samples the source at i * (source - 1) / (target - 1) if corners are aligned, and
-  else at (i + 0.5) * source / target - 0.5, where the outermost values go on beyond their
-  centers. There is no antialiasing.
+  Position i samples the source at i * (source - 1) / (target - 1) for 'aligned', and
+  at (i + 0.5) * source / target - 0.5 for 'half_pixel', where the outermost values extend beyond
+  their centers. There is no antialiasing.
 
   Raises:
-    ValueError: There is no such rule.
+    ValueError: The rule is unknown.
   """
   if rule not in ('aligned', 'half_pixel'):
     raise ValueError(f'rule is "{rule}": allowed are aligned, half_pixel')
@@ -41,7 +41,7 @@ def interpolation_matrix(source: Dimension, target: Dimension,
 
 
 def _static_positions(source: int, target: int, rule: ResizeRule) -> np.ndarray:
-  """The place in the source of each position of the target, float32 [target]."""
+  """Returns the position in the source of each target position, float32 [target]."""
   index = np.arange(target, dtype=np.float32)
   if rule == 'half_pixel':
     positions = (index + np.float32(0.5)) * np.float32(source / target) - np.float32(0.5)
@@ -51,7 +51,7 @@ def _static_positions(source: int, target: int, rule: ResizeRule) -> np.ndarray:
 
 
 def _dynamic_positions(source: Dimension, target: Dimension, rule: ResizeRule) -> tf.Tensor:
-  """As _static_positions, of sizes that are known when the graph runs."""
+  """Like _static_positions, for sizes that are known only when the graph runs."""
   index = tf.cast(tf.range(target), tf.float32)
   last = tf.cast(source - 1, tf.float32)
   if rule == 'half_pixel':
@@ -73,7 +73,7 @@ def resize_bilinear(x: tf.Tensor, size: Sequence[Dimension],
   if _differ(width, target_width):
     columns = tf.cast(interpolation_matrix(width, target_width, rule), x.dtype)
     if isinstance(channels, int) and channels == 1:
-      # Of one channel each row would be a product with a vector, which takes ten times as long.
+      # With one channel each row would be a product with a vector, which takes ten times as long.
       return tf.matmul(x[..., 0], columns, transpose_b=True)[..., None]
     x = tf.matmul(columns, tf.reshape(x, [batch * target_height, width, channels]))
     x = tf.reshape(x, [batch, target_height, target_width, channels])
@@ -85,7 +85,7 @@ def _differ(a: Dimension, b: Dimension) -> bool:
 
 
 def resize_offsets(offsets: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
-  """Resizes a map of vectors and their lengths with it, corners aligned.
+  """Resizes a map of vectors, and scales the vectors with it; corners are aligned.
 
   Args:
     offsets: [batch, height, width, 2], (y, x) in pixels of this map.
@@ -98,7 +98,7 @@ def resize_offsets(offsets: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
   _, height, width, _ = dimensions(offsets)
   if not _differ(height, size[0]) and not _differ(width, size[1]):
     return offsets
-  # Apart, since maps of one channel are resized faster than maps of two.
+  # Separately, since maps of one channel are resized faster than maps of two.
   parts = [resize_bilinear(offsets[..., i:i + 1] * _step(source, target, offsets.dtype), size)
            for i, (source, target) in enumerate(zip((height, width), size))]
   return tf.concat(parts, axis=-1)

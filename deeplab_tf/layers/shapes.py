@@ -17,7 +17,7 @@ def dimensions(x: tf.Tensor) -> list[Dimension]:
 
 
 def scaled_size(size: Dimension, scale: float) -> Dimension:
-  """Returns the height or width of a map that is scaled with aligned corners, as DeepLab2's."""
+  """Returns the height or width of a map that is scaled with aligned corners, as in DeepLab2."""
   if isinstance(size, int):
     return int((size - 1) * scale + 1)
   return tf.cast(tf.cast(size - 1, tf.float32) * scale + 1, tf.int32)

@@ -6,18 +6,18 @@ from deeplab_tf.compat import keras
 from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.normalization import NormFactory
 
-# Size of the kernel and channels of the stems of one convolution.
+# Kernel size and channels of the stems that are one convolution.
 _SINGLE = {'resnet': (7, 64), 'wide_resnet': (3, 64)}
 
 
 def make_stem(kind: str, width: float, norm: NormFactory,
               activation: str = 'relu') -> keras.layers.Layer:
-  """Makes the layers of stride 2 that a network starts with; none has an activation at its end.
+  """Returns a network's stem, which has stride 2 and no activation at its end.
 
   Args:
     kind: 'resnet' (a 7x7 convolution), 'wide_resnet' (a 3x3 one) or 'inception'.
     width: Factor on the channels.
-    norm: Makes the batch norms.
+    norm: Factory of the batch norms.
     activation: Name of the activation between convolutions.
 
   Returns:
@@ -34,11 +34,11 @@ class InceptionStem(keras.layers.Layer):
 
   def __init__(self, width: float, norm: NormFactory, in_channels: int = 3,
                activation: str = 'relu'):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       width: Factor on the channels 64, 64, 128.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
       in_channels: Channels of the image.
       activation: Name of the activation.
     """

@@ -16,10 +16,10 @@ def keep_probability(keep_prob: float, schedule: str, stride: int, beyond_stride
     keep_prob: The probability at stride 32, or everywhere if constant; in (0, 1].
     schedule: 'constant', or 'linear' in the logarithm of the stride.
     stride: Stride of the block's input.
-    beyond_stride: Blocks of smaller stride are always kept.
+    beyond_stride: Stride below which blocks are always kept.
 
   Raises:
-    ValueError: The schedule is neither.
+    ValueError: The schedule is unknown.
   """
   if schedule not in ('constant', 'linear'):
     raise ConfigError(f'unknown drop path schedule "{schedule}": allowed are constant, linear')

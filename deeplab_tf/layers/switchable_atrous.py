@@ -8,17 +8,17 @@ from deeplab_tf.layers.convolution import HE_NORMAL, Convolution
 from deeplab_tf.layers.dilation import convolve
 from deeplab_tf.layers.normalization import NormFactory
 
-# Factor between the dilations that are switched between.
+# Factor between the two dilations.
 _LARGE = 3
 _WINDOW = 5
 
 
 class SwitchableAtrousConvolution(keras.layers.Layer):
-  """One kernel at two dilations, and for each pixel how much of either.
+  """A convolution with one kernel at two dilations, mixed by a learned switch for each pixel.
 
-  As in DeepLab2 both dilations share the kernel without the difference that DetectoRS learns,
-  and kernels are not standardised. What it learns beside the kernel starts at 0, so that a new
-  layer is the convolution of the smaller dilation.
+  As in DeepLab2, both dilations share the kernel without the difference that DetectoRS learns,
+  and kernels are not standardized. The 1x1 convolutions start at 0, so that a new layer is the
+  convolution of the smaller dilation.
 
   Attributes:
     kernel: float32 [size, size, in_channels, channels].
@@ -29,7 +29,7 @@ class SwitchableAtrousConvolution(keras.layers.Layer):
 
   def __init__(self, in_channels: int, channels: int, kernel_size: int, stride: int, rate: int,
                norm: NormFactory, activation: str = 'none'):
-    """Makes the variables; see Convolution for the arguments."""
+    """Initializes the layer; see Convolution for the arguments."""
     super().__init__()
     self.stride, self.rate = stride, rate
     self.activation = activation_lib.by_name(activation)

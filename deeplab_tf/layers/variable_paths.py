@@ -10,14 +10,14 @@ from deeplab_tf.compat import keras
 def variables_by_path(model: keras.layers.Layer) -> dict[str, tf.Variable]:
   """Returns every variable of a model by its path, e.g. 'backbone/stages/0/blocks/1/conv1/kernel'.
 
-  A path is the attribute names from the model to the variable, list positions included, and of
-  several the shortest. It is what a checkpoint calls the variable, below the model's own name.
+  A path consists of the attribute names and list indices from the model to the variable; of several
+  paths it is the shortest. Checkpoints use it as the variable's name, below the model's own name.
   """
   return {path: variable for path, variable, _ in _walk(model)}
 
 
 def owners_by_path(model: keras.layers.Layer) -> dict[str, Optional[tf.Module]]:
-  """Returns for the path of every variable the layer that it belongs to."""
+  """Returns the layer that each variable belongs to, by the variable's path."""
   return {path: owner for path, _, owner in _walk(model)}
 
 

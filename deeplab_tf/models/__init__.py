@@ -1,8 +1,8 @@
-"""The networks: one module per architecture, one paper's figure each.
+"""The networks, one module per architecture.
 
-A module NAME, where NAME is the field set in `model_options.meta_architecture`, has the network as
-a class and describes it to the rest of the library by ARCHITECTURE, an
-`architecture.Architecture`.
+A module NAME, where NAME is the field set in `model_options.meta_architecture`, holds the network
+as a class and ARCHITECTURE, an `architecture.Architecture`, which describes it to the rest of the
+library.
 """
 
 import functools
@@ -19,7 +19,7 @@ def architecture(config) -> Architecture:
   """Returns the architecture that a config sets.
 
   Raises:
-    ConfigError: There is none of that name, or it does not do the task of the config.
+    ConfigError: The architecture is unknown, or it does not do the task of the config.
   """
   name = config.model_options.WhichOneof('meta_architecture')
   found = modules.load('models', name).ARCHITECTURE
@@ -34,15 +34,15 @@ def build_model(config):
     config: ExperimentOptions from `load_config`.
 
   Returns:
-    A keras.Model: float32 [batch, height, width, 3] normalised images to a dictionary of
-    raw outputs (see the model's `call`).
+    A keras.Model that maps normalized images, float32 [batch, height, width, 3], to a dictionary
+    of raw outputs (see the model's `call`).
   """
   from deeplab_tf.data import catalog
   return architecture(config).build(config, catalog.from_config(config))
 
 
 def norm_factory(options) -> Callable[..., BatchNorm]:
-  """Returns the batch norm that SolverOptions describe."""
+  """Returns the factory of the batch norms that SolverOptions describe."""
   return functools.partial(BatchNorm, momentum=options.batchnorm_momentum,
                            epsilon=options.batchnorm_epsilon,
                            synchronized=options.use_sync_batchnorm,
@@ -50,16 +50,16 @@ def norm_factory(options) -> Callable[..., BatchNorm]:
 
 
 def loss_term(config, name: str) -> LossTerm:
-  """Returns a term of the criterion, by its field in LossOptions; of weight 0 if it is not set."""
+  """Returns a term of the criterion by its field in LossOptions; its weight is 0 if not set."""
   losses = config.trainer_options.loss_options
   fields = getattr(losses, name)
   return LossTerm(fields.weight if losses.HasField(name) else 0.0, fields.top_k_percent)
 
 
 def inference_network(config, model) -> Callable:
-  """Returns the function from normalised images to raw outputs at inference.
+  """Returns the function from normalized images to raw outputs at inference.
 
-  Where evaluator_options ask for scales or mirrored images, it averages over them; see
+  If evaluator_options ask for scales or mirrored images, the function averages over them; see
   AveragedPasses.
   """
   options = config.evaluator_options

@@ -1,4 +1,4 @@
-"""What makes an architecture whole as a Keras object: variable names, and files of Keras' own."""
+"""Base class of the networks: names of variables, and Keras' own files."""
 
 import dataclasses
 import json
@@ -26,13 +26,13 @@ class KerasModel(keras.Model):
   """A network that knows its classes, and that Keras can save and load.
 
   `save_weights` and `load_weights` take any of Keras' formats, `save` its own format '.keras' and
-  SavedModels. What is written as one file is there whole or not at all.
+  SavedModels. A single file is written whole or not at all.
 
   Attributes:
     dataset_info: The classes that the network predicts; importers order its outputs by them.
   """
 
-  # Text, since Keras would make a dictionary part of checkpoints.
+  # Text, since Keras would make a dictionary a part of checkpoints.
   _described_by = ''
   _is_folded = False
 
@@ -46,7 +46,7 @@ class KerasModel(keras.Model):
     self.dataset_info = dataset_info
 
   def describe_by(self, config, for_inference: bool) -> None:
-    """Takes in what the model was built from, which a file of the whole model has to hold.
+    """Stores what the model was built from, which a file of the whole model has to hold.
 
     Also names each variable by its path in the model, as checkpoints do.
 
@@ -57,11 +57,11 @@ class KerasModel(keras.Model):
     self._described_by = json.dumps({'experiment': text_format.MessageToString(config),
                                      'for_inference': for_inference,
                                      **_encode_classes(self.dataset_info)})
-    self.built = True  # Its layers have made all variables, which Keras cannot know.
+    self.built = True  # The layers have created all variables, which Keras cannot know.
     name_variables(self)
 
   def fold_norms(self) -> None:
-    """Notes that its batch norms are folded; see layers.folding, which calls this."""
+    """Records that the batch norms are folded; see layers.folding, which calls this."""
     self._is_folded = True
 
   # === Keras' interface ===
@@ -84,8 +84,8 @@ class KerasModel(keras.Model):
 
   def save_weights(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
                    options: Any = None) -> None:
-    """Writes all weights; as keras.Model.save_weights."""
-    name_variables(self)  # Folding makes new ones.
+    """Writes all weights; see keras.Model.save_weights."""
+    name_variables(self)  # Folding creates new variables.
     path = os.fspath(filepath)
     if not _is_one_file(path, save_format) or (not overwrite and os.path.exists(path)):
       super().save_weights(path, overwrite, save_format, options)
@@ -95,11 +95,11 @@ class KerasModel(keras.Model):
 
   def save(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None,
            **kwargs: Any) -> None:
-    """Writes the whole model; as keras.Model.save.
+    """Writes the whole model; see keras.Model.save.
 
     Raises:
-      UsageError: The format is HDF5, which holds functional models alone, or the batch norms are
-        folded and the format is that of weights. Nothing is written.
+      UsageError: The format is HDF5, which holds only functional models; or it is '.keras', and the
+        batch norms are folded or build_model did not build the model. Nothing is written.
     """
     path = os.fspath(filepath)
     is_file = _is_one_file(path, save_format) or save_format == 'keras'
@@ -116,7 +116,7 @@ class KerasModel(keras.Model):
 
 
 def name_variables(model: keras.Model) -> None:
-  """Gives each variable of a model its path as name, which is unique in the model."""
+  """Names each variable of a model by its path, which is unique in the model."""
   for path, variable in variable_paths.variables_by_path(model).items():
     for i, part in enumerate(_parts(variable)):
       name = f'{path}/replica_{i}:0' if i else f'{path}:0'
@@ -124,11 +124,11 @@ def name_variables(model: keras.Model) -> None:
 
 
 def _parts(variable: tf.Variable) -> list:
-  """The variables of the devices, under what mixed precision and strategies put around them."""
+  """Returns the variables of the devices, without wrappers of mixed precision and strategies."""
   values = getattr(variable, 'values', None)
-  if isinstance(values, (list, tuple)):  # Of a strategy.
+  if isinstance(values, (list, tuple)):  # A variable of a strategy.
     return [part for value in values for part in _parts(value)]
-  inner = getattr(variable, '_variable', None)  # Of mixed precision.
+  inner = getattr(variable, '_variable', None)  # A wrapper of mixed precision.
   return [variable] if inner is None else _parts(inner)
 
 

@@ -1,7 +1,7 @@
 """Image classification, to pre-train a backbone (MaX-DeepLab, section A.6).
 
-Average pooling and a linear layer on a backbone without memory. The backbone's variables have the
-paths that they have in the segmentation models, which take them over by
+The network is a backbone without memory, average pooling and a linear layer. The backbone's
+variables have the same paths as in the segmentation models, which load them by
 `model_options.initial_checkpoint`.
 """
 
@@ -19,7 +19,7 @@ from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.structures import ClassPrediction
 from deeplab_tf.tasks import Task
 
-# Classes in a prediction.
+# Number of classes in a prediction.
 _TOP = 5
 
 
@@ -28,7 +28,7 @@ class Classifier(KerasModel):
 
   Attributes:
     dataset_info: The classes.
-    backbone: From images to features.
+    backbone: Network from images to features.
     classifier: The linear layer.
   """
 
@@ -43,7 +43,7 @@ class Classifier(KerasModel):
     # === Layers ===
     super().__init__(dataset_info)
     self.backbone = backbone
-    # Of float32 in every precision: 16 bits do not tell 1000 probabilities apart.
+    # float32 in every precision: 16 bits do not tell 1000 probabilities apart.
     self.classifier = keras.layers.Dense(
         dataset_info.num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype='float32')
@@ -54,10 +54,11 @@ class Classifier(KerasModel):
   # === Forward pass ===
 
   def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-    """Classifies.
+    """Classifies images.
 
     Args:
-      images: [batch, height, width, 3], normalised to [-1, 1].
+      images: [batch, height, width, 3], normalized by the config's `image_normalization`,
+        by default to [-1, 1].
       training: Whether batch norms use the batch's statistics, and features and branches are
         dropped.
 
@@ -81,10 +82,10 @@ def build(config, dataset_info: ImageClasses, for_inference: bool = False) -> Cl
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    for_inference: Changes nothing: training has no parts of its own.
+    for_inference: Not used: no part of the network is for training only.
 
   Raises:
-    ValueError: There is no such backbone; the message lists those that there are.
+    ValueError: The backbone is unknown; the message lists the known ones.
   """
   options = config.model_options
   norm = models.norm_factory(config.trainer_options.solver_options)
@@ -95,7 +96,7 @@ def build(config, dataset_info: ImageClasses, for_inference: bool = False) -> Cl
 
 
 def parameter_groups(model: Classifier, solver) -> list[ParameterGroup]:
-  """Returns the groups: the backbone, and the rest."""
+  """Returns the groups of the backbone and of the other variables."""
   return architecture.parameter_groups(
       model.trainable_variables, model.backbone.trainable_variables,
       solver.backbone_learning_rate_multiplier)
@@ -119,12 +120,12 @@ def build_criterion(config, dataset_info) -> ClassificationCriterion:
 
 
 def build_postprocessor(config, dataset_info, static_shapes: bool = False):
-  """Returns the function from outputs and their images' size to ClassPrediction."""
+  """Returns the function from outputs and the size of the images to ClassPrediction."""
   del config, static_shapes
   count = min(_TOP, dataset_info.num_classes)
 
   def most_probable(outputs, output_size):
-    del output_size  # Whole images have classes.
+    del output_size  # Classes are those of whole images.
     top = tf.math.top_k(tf.nn.softmax(outputs['class_logits']), count)
     return ClassPrediction(top.indices, top.values)
 

@@ -1,7 +1,16 @@
 """MaX-DeepLab: panoptic segmentation with a dual-path mask transformer (CVPR 2021).
 
-The network of figures 3 and A.9. What differs from the paper is what its released code does; the
-lines say where.
+The network of figures 3 and A.9. It has two paths, pixels and memory; the memory has one vector per
+query, N in the paper. Both run through
+
+  backbone -> extra_stage -> pixel_decoder -> mask_head
+
+where the blocks for pixels (the paper's P2P) from some stride on are each followed by a dual-path
+layer (M2P, M2M and P2M; layers.dual_path_attention), which updates both paths.
+
+The paper's L decoder stacks are split: those that are pre-trained are in the backbone (1 of 2 in
+MaX-DeepLab-L, none in MaX-DeepLab-S), all others in the pixel decoder. Where the paper and its
+released code (DeepLab2) differ, the network follows the code, and comments say so.
 """
 
 import functools
@@ -40,13 +49,15 @@ class MaXDeepLab(KerasModel):
   Attributes:
     dataset_info: The classes.
     queries: float32 [1, num_queries, memory channels], the initial memory.
-    backbone: What is pre-trained: the stages, with a decoder stack in MaX-DeepLab-L; and dual-path
-      layers among them, which are not.
-    extra_stage: More dual-path blocks at the lowest resolution, not pre-trained.
-    pixel_decoder: From there to stride 4, over the stacks that are not pre-trained.
-    mask_head: Classes, masks and pixel features.
-    semantic_head: Auxiliary, used by a loss alone; None without the loss.
-    semantic_decoder: Before it where the pixel decoder has no stack (L = 0), else None.
+    backbone: Stages, and in MaX-DeepLab-L a decoder stack. Its blocks are pre-trained, the
+      dual-path layers after some of them are not.
+    extra_stage: More blocks with dual-path layers at the output stride, not pre-trained; "extra"
+      in the names of the released code.
+    pixel_decoder: Decoder stacks that are not pre-trained, and the last walk to stride 4.
+    mask_head: Head for classes, masks and pixel features (equation 15).
+    semantic_head: Auxiliary head, used by a loss only (section 3.4); None without the loss.
+    semantic_decoder: Decoder before `semantic_head` if the pixel decoder has no stack (as for
+      L = 0), else None.
   """
 
   def __init__(self, *,
@@ -59,6 +70,10 @@ class MaXDeepLab(KerasModel):
                memory_channels: int,
                semantic_decoder: Optional[ASPPDecoder] = None,
                semantic_head: Optional[ConvolutionHead] = None):
+    """Initializes the model from its layers, the attributes of the class.
+
+    `num_queries` and `memory_channels` are the sizes of the initial memory.
+    """
     # === Layers ===
     super().__init__(dataset_info)
     self.queries = self.add_weight('queries', (1, num_queries, memory_channels),
@@ -73,17 +88,20 @@ class MaXDeepLab(KerasModel):
   # === Forward pass ===
 
   def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-    """Segments.
+    """Segments images.
 
     Args:
-      images: [batch, height, width, 3], normalised to [-1, 1].
+      images: [batch, height, width, 3], normalized by the config's `image_normalization`,
+        by default to [-1, 1].
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
-      float32 `mask_logits` [batch, ceil(height/4), ceil(width/4), queries], `class_logits`
-      [batch, queries, classes + 1] with "no object" last, `pixel_features` [batch, h, w,
-      channels] of unit norm, and `semantic_logits` [batch, h, w, number of classes] where the
-      model has that head.
+      float32 `mask_logits` [batch, h, w, queries] before the softmax of equation 15,
+      `class_logits` [batch, queries, classes + 1] with "no object" last, `pixel_features`
+      [batch, h, w, channels] of unit norm (the paper's g), and `semantic_logits` [batch, h, w,
+      number of classes] if the model has that head. h and w are ceil(height / 4) and
+      ceil(width / 4), except that with a semantic decoder `semantic_logits` have the size of its
+      last low-level feature.
     """
     memory = tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
     features, memory = self.backbone(images, memory, training=training)
@@ -99,10 +117,10 @@ class MaXDeepLab(KerasModel):
     return outputs
 
   def _semantic_feature(self, features, training):
-    """What the semantic head reads (section 3.4)."""
+    """Returns the input of the semantic head (section 3.4)."""
     if self.semantic_decoder is not None:
       return self.semantic_decoder(features, training=training)
-    # The first output of stride 4, which is apart from the last, that of the masks.
+    # Not the last output of stride 4, which is for the masks alone.
     return tf.nn.relu(features[first_at_highest_stride(self.pixel_decoder).name])
 
 
@@ -120,11 +138,11 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    for_inference: Leaves out the auxiliary semantic head.
+    for_inference: Whether to leave out the auxiliary semantic head and its decoder.
 
   Raises:
     ValueError: The backbone is not one of MaX-DeepLab's, or the decoder stacks contradict each
-      other; the message tells what is allowed.
+      other; the message says what is allowed.
   """
   model_options, options = config.model_options, config.model_options.max_deeplab
   norm = models.norm_factory(config.trainer_options.solver_options)
@@ -139,11 +157,12 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
       memory_channels, norm, variant.transformer_beyond_stride)
   backbone = TwoPathNetwork(network, norm, query_layers)
 
-  # Its kind of blocks is that of stride 32, whatever the output stride is.
+  # It has stage 5's width and dual-path channels (those of stride 16), and the kind of blocks for
+  # an input of stride 32, whatever the output stride is.
   extra_stage = BlockGroup(backbone.decoder_inputs[-1].channels, round(16 * 32 * network.width),
                            variant.decoder_blocks, 1, 32, groups, norm,
                            functools.partial(query_layers, 16))
-  # Later steps take it in, in place of the feature that it continues (as DeepLab2).
+  # The decoder reads it in place of the backbone's last feature, which it continues (as DeepLab2).
   extra = Feature('extra', groups.output_stride, extra_stage.channels)
   stacks = variant.decoder_stacks - network.decoder_stacks
   pixel_decoder = Hourglass(
@@ -153,6 +172,7 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
 
   pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.outputs[-1].channels,
                                       norm)
+  # num_classes may count the ignored class too, so the mask head takes the number of class ids.
   mask_head = MaskHead(memory_channels, variant.feature_channels, pixel_head,
                        options.pixel_space_head.output_channels, len(dataset_info.class_ids), norm)
   semantic_decoder = semantic_head = None
@@ -175,7 +195,7 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
 
 
 def _variant(backbone_options, options):
-  """The NetworkOptions of the backbone, and MaskTransformerOptions, with the config's changes."""
+  """Returns the backbone's NetworkOptions and MaskTransformerOptions, changed by the config."""
   name = backbone_options.name
   if name not in backbones.MASK_TRANSFORMERS:
     known = backbones.MASK_TRANSFORMERS
@@ -183,6 +203,7 @@ def _variant(backbone_options, options):
                       f'{", ".join(known)}.{modules.nearest(name, known)}')
   network = block_group_network.configured(backbones.VARIANTS[name], backbone_options)
   variant = backbones.MASK_TRANSFORMERS[name]
+  # Values of 0 stand for those of the variant. One field sets the channels of memory and heads.
   changed = {
       'memory_channels': options.memory_channels,
       'feature_channels': options.memory_channels,
@@ -207,9 +228,10 @@ def _variant(backbone_options, options):
 
 
 def parameter_groups(model: MaXDeepLab, solver) -> list[ParameterGroup]:
-  """Returns the groups: what pre-training gives, the backbone without its memory, and the rest.
+  """Returns the groups of pre-trained variables and of all others.
 
-  backbone_learning_rate_multiplier is for the first (section 4 and A.6).
+  Pre-trained is the backbone without its dual-path layers; backbone_learning_rate_multiplier
+  applies to its variables (section 4 and A.6).
   """
   later = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
            for v in layer.trainable_variables}
@@ -234,7 +256,7 @@ def build_criterion(config, dataset_info):
   """Returns the loss of the network's outputs; see losses.max_deeplab.
 
   Raises:
-    ConfigError: There is a semantic loss, and no head that it is about.
+    ConfigError: There is a semantic loss, but no semantic head.
   """
   losses = config.trainer_options.loss_options
   options = config.model_options.max_deeplab

@@ -1,8 +1,8 @@
-"""Panoptic-DeepLab: semantic segmentation, centres of instances, offsets to them (CVPR 2020).
+"""Panoptic-DeepLab: semantic segmentation, centers of instances, offsets to them (CVPR 2020).
 
 The network of figure 2: one backbone, a decoder and a head for the classes, another decoder with
 two heads for the instances. Axial-DeepLab (ECCV 2020) is this network with an axial backbone.
-What differs from the papers is what DeepLab2 does.
+Where the papers and DeepLab2 differ, it follows DeepLab2.
 """
 
 from typing import Optional
@@ -30,9 +30,9 @@ class PanopticDeepLab(KerasModel):
 
   Attributes:
     dataset_info: The classes.
-    backbone: From images to features.
-    semantic_decoder, semantic_head: The semantic branch.
-    instance_decoder, center_head, offset_head: The instance branch; None without.
+    backbone: Network from images to features.
+    semantic_decoder, semantic_head: Layers of the semantic branch.
+    instance_decoder, center_head, offset_head: Layers of the instance branch, or None.
   """
 
   def __init__(self, *,
@@ -55,16 +55,17 @@ class PanopticDeepLab(KerasModel):
   # === Forward pass ===
 
   def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-    """Segments.
+    """Segments images.
 
     Args:
-      images: [batch, height, width, 3], normalised to [-1, 1].
+      images: [batch, height, width, 3], normalized by the config's `image_normalization`,
+        by default to [-1, 1].
       training: Whether batch norms use the batch's statistics and branches are dropped.
 
     Returns:
       float32 `semantic_logits` [batch, h, w, number of classes] and, with an instance branch,
-      `center_heatmap` [batch, h, w, 1], about 1 at the centre of an instance, and
-      `center_offsets` [batch, h, w, 2], (y, x) to the centre in pixels of this map. h and w are
+      `center_heatmap` [batch, h, w, 1], about 1 at the center of an instance, and
+      `center_offsets` [batch, h, w, 2], (y, x) to the center in pixels of this map. h and w are
       those of the decoder's last low level, in published networks ceil(height / 4) and
       ceil(width / 4).
     """
@@ -87,10 +88,10 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> Pan
   Args:
     config: ExperimentOptions.
     dataset_info: The classes.
-    for_inference: Changes nothing: training has no parts of its own.
+    for_inference: Not used: no part of the network is for training only.
 
   Raises:
-    ValueError: There is no such backbone or feature; the message lists those that there are.
+    ValueError: The backbone or a feature is unknown; the message lists the known ones.
     ConfigError: The instance branch has no heads.
   """
   model = _build(config, dataset_info)
@@ -119,7 +120,7 @@ def _build(config, dataset_info) -> PanopticDeepLab:
   _check_head(instance, 'center_head', 'instance.')
   _check_head(instance, 'regression_head', 'instance.')
   own = instance.HasField('instance_decoder_override')
-  # A decoder of its own takes nothing over from the semantic one, as in DeepLab2.
+  # As in DeepLab2, an override takes no options from the semantic decoder.
   instance_decoder = decoder(instance.instance_decoder_override if own else model_options.decoder,
                              instance.low_level_override or options.low_level)
   channels = instance_decoder.channels
@@ -139,7 +140,7 @@ def _check_head(options, name: str, prefix: str = ''):
 
 
 def parameter_groups(model: PanopticDeepLab, solver) -> list[ParameterGroup]:
-  """Returns the groups: what pre-training gives, the backbone, and the rest."""
+  """Returns the groups of the backbone, which is pre-trained, and of the other variables."""
   return architecture.parameter_groups(
       model.trainable_variables, model.backbone.trainable_variables,
       solver.backbone_learning_rate_multiplier)
@@ -160,7 +161,7 @@ def build_criterion(config, dataset_info) -> PanopticDeepLabCriterion:
   """Returns the loss of the network's outputs; see losses.panoptic_deeplab.
 
   Raises:
-    ConfigError: There is a loss of the instance branch, and no such branch.
+    ConfigError: A loss of the instance branch is set, and there is no such branch.
   """
   if not config.model_options.panoptic_deeplab.instance.enable:
     for name in ('center_loss', 'regression_loss'):

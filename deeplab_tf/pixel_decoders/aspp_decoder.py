@@ -23,8 +23,8 @@ class DecoderOptions(NamedTuple):
     aspp_channels: Channels of each ASPP branch.
     atrous_rates: Dilations of ASPP.
     convolution: Kind of the fusion convolutions, see convolution_block.
-    only_projection: Replaces ASPP by a 1x1 convolution.
-    skips_aspp: Leaves ASPP out: the fusion takes the feature in as it is.
+    only_projection: Whether a 1x1 convolution replaces ASPP.
+    skips_aspp: Whether ASPP is left out, so that the fusion takes the feature itself.
     aspp_convolution: Kind of ASPP's dilated convolutions, see convolution_block.
     pool_size: Window of ASPP's image pooling; None: the whole input.
     low_level: Name and projected channels of each fused feature, from low resolution to high.
@@ -52,12 +52,12 @@ class ASPPDecoder(keras.layers.Layer):
   """
 
   def __init__(self, features: Sequence[Feature], options: DecoderOptions, norm: NormFactory):
-    """Makes the variables.
+    """Initializes the layer.
 
     Args:
       features: Features of the backbone.
-      options: Sizes.
-      norm: Makes the batch norms.
+      options: Sizes of the decoder.
+      norm: Factory of the batch norms.
 
     Raises:
       ValueError: A feature is not among the backbone's; the message lists those.
@@ -87,7 +87,7 @@ class ASPPDecoder(keras.layers.Layer):
     self.channels = channels
 
   def call(self, features: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-    """Maps activated features to [batch, h, w, channels] at the last low level's size."""
+    """Maps activated features to [batch, h, w, channels], of the last low-level feature's size."""
     x = features[self.options.feature]
     if self.aspp is not None:
       x = self.aspp(x, training=training)
@@ -110,8 +110,8 @@ def build(decoder, low_level, features: Sequence[Feature], crop_size: Sequence[i
           norm: NormFactory, activation: str = 'relu') -> ASPPDecoder:
   """Builds a decoder from its DecoderOptions and LowLevelOptions messages.
 
-  Without a feature_key the decoder reads the last of the backbone's features. Its stride decides
-  about the window of image pooling, whatever the decoder reads, as in DeepLab2.
+  Without a feature_key the decoder reads the last of the backbone's features. As in
+  DeepLab2, that feature's stride sets the window of image pooling, whichever feature is read.
   """
   feature = decoder.feature_key
   if feature in ('', 'feature_semantic'):
