@@ -128,9 +128,9 @@ def documentation(code: Code) -> dict[str, object]:
         counts.update(_first_words(ast.get_docstring(node) or ''))
   words = ', '.join(f'{word} {counts[word]}' for word in FIRST_WORDS)
   return {'public functions with a docstring':
-              f'{documented} of {len(public)}, {documented / len(public):.1%}',
+          f'{documented} of {len(public)}, {documented / len(public):.1%}',
           'arguments described by "Of", "What", "Its", "Their"':
-              f'{sum(counts[word] for word in FIRST_WORDS)} ({words})'}
+          f'{sum(counts[word] for word in FIRST_WORDS)} ({words})'}
 
 
 def _first_words(docstring: str) -> Iterator[str]:

@@ -21,9 +21,9 @@ _LISTED = 3
 
 _RESTORED = 'restored'
 _FITTED = 'fitted'
-_OTHER_SHAPE = 'of another shape, as initialised'
-_MISSING = 'not in the checkpoint, as initialised'
-_LEFT_OUT = 'left out on request, as initialised'
+_OTHER_SHAPE = 'of another shape, as initialized'
+_MISSING = 'not in the checkpoint, as initialized'
+_LEFT_OUT = 'left out on request, as initialized'
 _UNUSED = 'only in the checkpoint, unused'
 # What becomes of a variable, in the order of the table.
 _FATES = (_RESTORED, _FITTED, _OTHER_SHAPE, _MISSING, _LEFT_OUT, _UNUSED)

@@ -40,11 +40,11 @@ class Account(NamedTuple):
   Attributes:
     used: Path of a variable -> the reference's names of the weights that it is made of.
     skipped: Names in the reference that are not weights of the model: counters, optimizer slots.
-    initialised: Paths of variables that the reference lacks and may lack; they are unchanged.
+    initialized: Paths of variables that the reference lacks and may lack; they are unchanged.
   """
   used: dict[str, tuple[str, ...]]
   skipped: list[str]
-  initialised: list[str]
+  initialized: list[str]
 
   def lines(self) -> list[str]:
     """Returns lines for the user."""
@@ -54,8 +54,8 @@ class Account(NamedTuple):
       kinds = collections.Counter(name.split('/')[0] for name in self.skipped)
       lines.append('  skipped, no weights of this model: ' + ', '.join(
           name + (f' ({count})' if count > 1 else '') for name, count in kinds.items()))
-    if self.initialised:
-      lines.append(f'  not in the checkpoint, as initialised: {_shortened(self.initialised)}')
+    if self.initialized:
+      lines.append(f'  not in the checkpoint, as initialized: {_shortened(self.initialized)}')
     return lines
 
 
@@ -105,7 +105,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
   names = reference.weight_names(weights)
   tensors = {own: weights[name] for name, own in names.items()}
   variables = variables_by_path(model)
-  origins, initialised, missing = {}, [], []
+  origins, initialized, missing = {}, [], []
   for path in variables:
     candidates = reference.origins(path, model)
     origin = max(candidates, key=lambda c: sum(n in tensors for n in c.names) / len(c.names))
@@ -113,7 +113,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
     if not absent:
       origins[path] = origin
     elif reference.may_lack(path):
-      initialised.append(path)
+      initialized.append(path)
     else:
       missing += [f'{n} (for {path})' for n in absent]
   values, wrong = {}, []
@@ -129,7 +129,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
   for path, value in values.items():
     variables[path].assign(value)
   return Account({path: origin.names for path, origin in origins.items()},
-                 sorted(set(weights) - set(names)), initialised)
+                 sorted(set(weights) - set(names)), initialized)
 
 
 def _make(origin: Origin, tensors: Mapping[str, np.ndarray],

@@ -147,7 +147,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     queries = tf.where(on_mask, queries, -1)
     has_query = queries >= 0
     # Crowd pixels are included, as in DeepLab2; see MaskIdLoss.
-    counted = scene.labelled & (has_query | ~on_mask)
+    counted = scene.labeled & (has_query | ~on_mask)
     loss = mask_id.MaskIdLoss(self._mask_id_term.top_k_percent, reduction='none')
     accuracy = _share(_is_argmax(mask_logits, queries), has_query)
     return self._mask_id_term.weight * loss(queries, mask_logits, counted), accuracy
@@ -183,13 +183,13 @@ class _Scene(NamedTuple):
 
   Attributes:
     mask_ids: int32 [batch, h, w], the mask of each pixel; -1 on unlabeled and crowd pixels.
-    labelled: bool [batch, h, w], whether the pixel is labeled, which crowd pixels are.
+    labeled: bool [batch, h, w], whether the pixel is labeled, which crowd pixels are.
     on_thing: bool [batch, h, w], whether the pixel belongs to a thing instance.
     mask_classes: int32 [batch, masks], class indices, -1 in unused rows.
     real: bool [batch, masks], whether the mask has a class and a pixel at this resolution.
   """
   mask_ids: tf.Tensor
-  labelled: tf.Tensor
+  labeled: tf.Tensor
   on_thing: tf.Tensor
   mask_classes: tf.Tensor
   real: tf.Tensor
@@ -205,7 +205,7 @@ def _read_targets(targets: MaskTargets, ignore_label: int, height: int, width: i
   area = cost.mask_areas(flat_ids, targets.mask_classes.shape[1])
   return _Scene(
       mask_ids=mask_ids,
-      labelled=tf.not_equal(subsample(targets.semantic_map, height, width), ignore_label),
+      labeled=tf.not_equal(subsample(targets.semantic_map, height, width), ignore_label),
       on_thing=on_mask & tf.gather(targets.mask_isthing, row, batch_dims=1),
       mask_classes=targets.mask_classes,
       real=used & (area > 0.5))
@@ -218,7 +218,7 @@ def _compare(outputs: dict[str, tf.Tensor],
   logits = tf.reshape(outputs['mask_logits'], [-1, pixels, queries])
   found = pq_style.overlaps(
       tf.nn.softmax(logits), tf.reshape(scene.mask_ids, [-1, pixels]),
-      tf.reshape(scene.labelled, [-1, pixels]), scene.mask_classes.shape[1])
+      tf.reshape(scene.labeled, [-1, pixels]), scene.mask_classes.shape[1])
   return found, *pq_style.similarities(found, outputs['class_logits'], scene.mask_classes)
 
 

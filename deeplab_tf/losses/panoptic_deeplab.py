@@ -94,10 +94,10 @@ class PanopticDeepLabCriterion(criterion.PerImageCriterion):
 
   def _accuracy(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns the share of labeled pixels with the right class, float32 []."""
-    labelled = tf.not_equal(labels, self._ignore_label)
-    right = labelled & tf.equal(tf.argmax(logits, -1, tf.int32), labels)
+    labeled = tf.not_equal(labels, self._ignore_label)
+    right = labeled & tf.equal(tf.argmax(logits, -1, tf.int32), labels)
     return tf.math.divide_no_nan(tf.math.count_nonzero(right, dtype=tf.float32),
-                                 tf.math.count_nonzero(labelled, dtype=tf.float32))
+                                 tf.math.count_nonzero(labeled, dtype=tf.float32))
 
 
 def _mean_distance(offsets: tf.Tensor, targets: CenterTargets) -> tf.Tensor:

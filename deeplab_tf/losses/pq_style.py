@@ -25,12 +25,12 @@ class Overlaps(NamedTuple):
 
   Attributes:
     joint: float32 [batch, queries, masks], sum inside each ground-truth mask.
-    on_labelled: float32 [batch, queries], sum over labeled pixels, including crowd.
+    on_labeled: float32 [batch, queries], sum over labeled pixels, including crowd.
     on_void: float32 [batch, queries], sum over unlabeled pixels.
     area: float32 [batch, masks], areas of the ground-truth masks in pixels.
   """
   joint: tf.Tensor
-  on_labelled: tf.Tensor
+  on_labeled: tf.Tensor
   on_void: tf.Tensor
   area: tf.Tensor
 
@@ -50,22 +50,22 @@ class Matched(NamedTuple):
   query_matched: tf.Tensor
 
 
-def overlaps(probabilities: tf.Tensor, mask_ids: tf.Tensor, labelled: tf.Tensor,
+def overlaps(probabilities: tf.Tensor, mask_ids: tf.Tensor, labeled: tf.Tensor,
              masks: int) -> Overlaps:
   """Computes the overlaps of predicted and ground-truth masks.
 
   Args:
     probabilities: float32 [batch, pixels, queries], which sum to 1 over the queries.
     mask_ids: int32 [batch, pixels], the mask of each pixel; -1 for none.
-    labelled: bool [batch, pixels], whether the pixel is labeled; crowd is labeled and has no mask.
+    labeled: bool [batch, pixels], whether the pixel is labeled; crowd is labeled and has no mask.
     masks: Number of masks.
   """
-  labelled = tf.cast(labelled, tf.float32)
-  shares = tf.stack([labelled, 1. - labelled], axis=2)
-  on_labelled, on_void = tf.unstack(tf.matmul(shares, probabilities, transpose_a=True), axis=1)
+  labeled = tf.cast(labeled, tf.float32)
+  shares = tf.stack([labeled, 1. - labeled], axis=2)
+  on_labeled, on_void = tf.unstack(tf.matmul(shares, probabilities, transpose_a=True), axis=1)
   return Overlaps(
       joint=cost.mask_overlap(probabilities, mask_ids, masks),
-      on_labelled=on_labelled,
+      on_labeled=on_labeled,
       on_void=on_void,
       area=cost.mask_areas(mask_ids, masks))
 
@@ -83,7 +83,7 @@ def similarities(found: Overlaps, class_logits: tf.Tensor,
     (RQ, SQ), each float32 [batch, queries, masks] in [0, 1].
   """
   recognition = cost.class_similarity(tf.nn.softmax(class_logits), mask_classes)
-  segmentation = cost.dice(found.joint, found.on_labelled, found.area)
+  segmentation = cost.dice(found.joint, found.on_labeled, found.area)
   return tf.stop_gradient(recognition), tf.stop_gradient(segmentation)
 
 
@@ -156,7 +156,7 @@ def class_term(found: Overlaps, match: Matched, class_logits: tf.Tensor,
   if similarity == 'rq_times_sq':
     positive = tf.maximum(match.query_dice, _LEAST_WEIGHT)
   if negatives == 'void_overlap':
-    share = found.on_void / (found.on_labelled + found.on_void + 1e-5)
+    share = found.on_void / (found.on_labeled + found.on_void + 1e-5)
     negative = tf.maximum(tf.stop_gradient(share), _LEAST_WEIGHT)
   weights = tf.where(match.query_matched, _ALPHA * positive, (1. - _ALPHA) * negative)
   return reduction.top_k_mean(weights * losses)

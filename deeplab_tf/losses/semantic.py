@@ -32,10 +32,10 @@ class SemanticLoss(pixel_loss.PixelLoss):
       y_pred: float [batch, h, w, classes], logits.
     """
     labels = pixel_loss.subsample(tf.convert_to_tensor(y_true), *y_pred.shape[1:3])
-    labelled = tf.not_equal(labels, self._ignore_label)
+    labeled = tf.not_equal(labels, self._ignore_label)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        tf.where(labelled, labels, 0), tf.cast(y_pred, tf.float32))
-    return tf.where(labelled, losses, 0.)
+        tf.where(labeled, labels, 0), tf.cast(y_pred, tf.float32))
+    return tf.where(labeled, losses, 0.)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

@@ -141,7 +141,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       distance = overlap.boundary_distance(np.shape(ground_truth), self._dilation_ratio)
     overlaps = overlap.overlaps(ground_truth, prediction, distance)
     truths, detections = (instance_matching.things(overlaps, side, dataset_info)
-                       for side in (0, 1))
+                          for side in (0, 1))
     for detection in detections:
       if detection['label'] not in segment_scores:
         raise DataError(f'image {image_id}: the predicted thing with the label '

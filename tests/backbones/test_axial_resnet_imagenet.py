@@ -90,7 +90,7 @@ def test_a_pytorch_file_becomes_a_checkpoint(tmp_path):
   model = deeplab_tf.build_model(config)
   prefix, account = convert.convert(model, 'axial_deeplab', str(tmp_path / 'x.pth'),
                                     str(tmp_path / 'ckpt-0'))
-  assert set(account.used) == set(variables_by_path(model)) and not account.initialised
+  assert set(account.used) == set(variables_by_path(model)) and not account.initialized
   assert account.skipped == ['module.bn1.num_batches_tracked']
   assert f'{len(account.used)} variables from {len(weights)} weights' in account.lines()[0]
   np.testing.assert_array_equal(

@@ -25,7 +25,7 @@ def test_a_real_checkpoint_is_converted_and_read_back(tmp_path):
   assert set(account.used) == set(variables_by_path(model))
   in_file = {name for name, _ in tf.train.list_variables(str(folder / 'ckpt'))}
   assert len(in_file) == len(account.used) + len(account.skipped) + 1  # The object graph.
-  assert not account.initialised
+  assert not account.initialized
   assert all(name.startswith(('global_step', 'save_counter', 'optimizer/', 'backbone_optimizer/'))
              for name in account.skipped)
   other = deeplab_tf.build_model(config)
@@ -70,9 +70,9 @@ def test_an_encoder_of_the_model_garden_becomes_a_backbone(tmp_path):
   root.write(str(tmp_path / 'garden'))
   prefix, account = convert.convert(model, 'deeplab2', str(tmp_path / 'garden'),
                                     str(tmp_path / 'ckpt-0'))
-  assert sorted(account.initialised) == ['classifier/bias', 'classifier/kernel']
+  assert sorted(account.initialized) == ['classifier/bias', 'classifier/kernel']
   assert any(name.startswith('head/') for name in account.skipped)
-  assert 'as initialised: classifier' in '\n'.join(account.lines())
+  assert 'as initialized: classifier' in '\n'.join(account.lines())
   other = deeplab_tf.build_model(config)
   restore.load_checkpoint(other, prefix)
   np.testing.assert_array_equal(other.backbone.stem.conv1.kernel, model.backbone.stem.conv1.kernel)

@@ -104,7 +104,7 @@ def test_a_table_that_cannot_be_fitted_stays(tmp_path):
   for table, expected in zip(target.tables, before):
     np.testing.assert_array_equal(table.embeddings, expected)
   assert '      backbone/tables/1/embeddings: [8, 2] there, [5, 2] here' in _section(
-      lines, 'of another shape, as initialised')
+      lines, 'of another shape, as initialized')
 
 
 def test_a_layer_of_the_real_network_fits_its_tables(tmp_path):
@@ -131,7 +131,7 @@ def test_a_backbone_alone_is_enough_and_the_rest_is_counted(tmp_path):
       f'initial checkpoint: 2 of 26 variables from {prefix}',
       '  restored: 2 variables, 14 parameters',
       '    backbone: 2 variables, 14 parameters',
-      '  not in the checkpoint, as initialised: 24 variables, 600 parameters',
+      '  not in the checkpoint, as initialized: 24 variables, 600 parameters',
       '    pixel_decoder: 24 variables, 600 parameters',
       '  only in the checkpoint, unused: 1 variable, 2,000 parameters',
       '    classifier: 1 variable, 2,000 parameters']
@@ -142,7 +142,7 @@ def test_a_long_list_is_cut_for_each_part(tmp_path):
   model = Network(backbone=Layer(3, 2, 2, 2, 2, 2, 2, 2), head=Layer(3, 2))
   lines = initial.restore_matching(model, prefix)
   assert _section(lines, 'of another shape') == [
-      '  of another shape, as initialised: 6 variables, 24 parameters',
+      '  of another shape, as initialized: 6 variables, 24 parameters',
       '    backbone: 5 variables, 20 parameters',
       '      backbone/kernel1: [2, 1] there, [2, 2] here',
       '      backbone/kernel2: [2, 1] there, [2, 2] here',

@@ -144,9 +144,9 @@ def test_what_is_no_weight_and_what_may_lack_is_told():
   weights = {'module.in_proj_weight': _array(3 * OUT, IN), 'in_proj_bias': _array(3 * OUT),
              'step': np.array(3)}
   _, account = _set({**_JOINT, 'head': (2,)}, known, weights, lacks=('head',))
-  assert account.skipped == ['step'] and account.initialised == ['head']
+  assert account.skipped == ['step'] and account.initialized == ['head']
   assert account.lines()[1:] == ['  skipped, no weights of this model: step',
-                                 '  not in the checkpoint, as initialised: head']
+                                 '  not in the checkpoint, as initialized: head']
 
 
 def test_one_error_lists_what_is_missing_unknown_and_of_the_wrong_shape():

@@ -120,7 +120,7 @@ def wrong_class():
     (lambda r: r.replace(5, label=wrong_class()), [5],
      f'a-1: {name(5)}: the label holds 10753, which is class 42'),
     (lambda r: r.replace(5, label=None), [5], f'a-1: {name(5)}: the record has no label'),
-], ids=['changed', 'truncated', 'header', 'first', 'text', 'cut', 'class', 'unlabelled'])
+], ids=['changed', 'truncated', 'header', 'first', 'text', 'cut', 'class', 'unlabeled'])
 def test_what_cannot_be_read_is_named_once_and_left_out(
     records, experiment, capsys, harm, lost, message):
   harm(records)

@@ -56,7 +56,7 @@ def test_training_images_are_the_same_pixels(experiment, text):
   imagenet = batches(_imagenet(config), 2)
   for (one, targets), (other, same_targets) in zip(symmetric, imagenet):
     np.testing.assert_array_equal(targets.mask_ids, same_targets.mask_ids)
-    # DeepLab2's padding is 0 in either; Mask2Former's is grey before normalization.
+    # DeepLab2's padding is 0 in either; Mask2Former's is gray before normalization.
     padded = np.all(one == 0, -1)
     assert padded.any() == (text == 'crop_size: [140, 190]')
     assert not other[padded].any()

@@ -96,7 +96,7 @@ def test_the_batches_of_all_replicas_in_order_are_the_global_batch(
 
 
 @pytest.mark.parametrize('kind', ['mask', 'center'])
-def test_batches_have_static_shapes_and_normalised_images(both, experiment, kind):
+def test_batches_have_static_shapes_and_normalized_images(both, experiment, kind):
   dataset = pipeline.train_dataset(experiment(both + AUGMENTED), INFO, kind, 1)
   for spec in tf.nest.flatten(dataset.element_spec):
     assert spec.shape.is_fully_defined() and spec.shape[0] == 2

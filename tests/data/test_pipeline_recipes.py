@@ -48,7 +48,7 @@ def test_batches_resume_and_are_shared_among_workers(text, experiment):
 
 
 @pytest.mark.parametrize('kind', ['mask', 'center'])
-def test_batches_have_static_shapes_and_normalised_images(text, experiment, kind):
+def test_batches_have_static_shapes_and_normalized_images(text, experiment, kind):
   dataset = pipeline.train_dataset(experiment(text), INFO, kind, 1)
   for spec in tf.nest.flatten(dataset.element_spec):
     assert spec.shape.is_fully_defined() and spec.shape[0] == 4
@@ -155,6 +155,6 @@ def test_without_augmentation_nothing_is_random(text, experiment):
 
 
 def without_padding(image):
-  grey = np.all(np.isclose(image, 0) | np.isclose(image, 128 / 127.5 - 1), -1)
-  rows, columns = (np.flatnonzero(~grey.all(axis)) for axis in (1, 0))
+  gray = np.all(np.isclose(image, 0) | np.isclose(image, 128 / 127.5 - 1), -1)
+  rows, columns = (np.flatnonzero(~gray.all(axis)) for axis in (1, 0))
   return image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]

@@ -13,7 +13,7 @@ from deeplab_tf.data.augmentation import transforms
 pytestmark = pytest.mark.parity
 CASES = ('coco_max_eval', 'coco_max_eval_pad', 'cityscapes_panoptic_eval',
          'cityscapes_downscale', 'cityscapes_resize_factor')
-# The others were recorded for centre models.
+# The others were recorded for center models.
 CASES_WITH_MASKS = ('coco_max_eval', 'coco_max_eval_pad', 'cityscapes_downscale')
 
 

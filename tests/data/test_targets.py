@@ -50,7 +50,7 @@ def test_centers_offsets_and_weights():
   np.testing.assert_array_equal(result.center_weights, [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 0]])
 
 
-def test_nothing_labelled():
+def test_nothing_labeled():
   empty = tf.zeros([4, 6], tf.int32)
   masks = targets.mask_targets(empty, INFO, 3)
   assert np.all(masks.mask_ids == -1) and np.all(masks.mask_classes[:3] == -1)

@@ -115,8 +115,8 @@ def test_images_of_a_batch_are_segmented_as_if_alone(exported):
 
 def test_the_network_sees_the_evaluation_preprocessing(exported):
   *_, module, _ = exported
-  # Small images are padded at the bottom and on the right with the mean colour, 0 after
-  # normalisation, and not resized.
+  # Small images are padded at the bottom and on the right with the mean color, 0 after
+  # normalization, and not resized.
   small = _images(1, 40, 50)
   inputs, size = module.prepare(tf.constant(small))
   assert inputs.shape == (1, 65, 81, 3) and list(size) == [40, 50]

@@ -36,14 +36,14 @@ def _norm(norm, x):
   return (x - mean) / np.sqrt(variance + EPSILON) * gamma + beta
 
 
-def _attend(layer, x, neighbours, positions):
+def _attend(layer, x, neighbors, positions):
   """Attention of every place of one image.
 
   Args:
     layer: The layer.
     x: [places, channels].
-    neighbours: place -> the places that it sees.
-    positions: (embeddings, place, neighbour) -> the vector of their relative position.
+    neighbors: place -> the places that it sees.
+    positions: (embeddings, place, neighbor) -> the vector of their relative position.
 
   Returns:
     [places, value channels].
@@ -55,7 +55,7 @@ def _attend(layer, x, neighbours, positions):
       layer.query_positions, layer.key_positions, layer.value_positions)]
   output = np.zeros((len(x), layer.sizes[2]))
   for o in range(len(x)):
-    places = neighbours(o)
+    places = neighbors(o)
     for_query, for_key, for_value = (
         None if table is None else np.stack([positions(table, o, p) for p in places])
         for table in tables)
@@ -77,28 +77,28 @@ def _attend(layer, x, neighbours, positions):
 def _axial_reference(layer, x):
   length, span = x.shape[1], layer.options.span or 2 * x.shape[1]
 
-  def neighbours(o):
+  def neighbors(o):
     return [p for p in range(length) if abs(p - o) <= span // 2]
 
   def positions(embeddings, o, p):
     reach = layer.options.max_distance
     return embeddings[min(max(p - o, -reach), reach) + reach]
 
-  return np.stack([_attend(layer, row, neighbours, positions) for row in x])
+  return np.stack([_attend(layer, row, neighbors, positions) for row in x])
 
 
 def _local_reference(layer, x):
   _, height, width, channels = x.shape
   margin = layer.options.span // 2
 
-  def neighbours(o):
+  def neighbors(o):
     return [a * width + b for a, b in itertools.product(range(height), range(width))
             if max(abs(a - o // width), abs(b - o % width)) <= margin]
 
   def positions(embeddings, o, p):
     return embeddings[p // width - o // width + margin, p % width - o % width + margin]
 
-  return np.stack([_attend(layer, image.reshape(-1, channels), neighbours, positions)
+  return np.stack([_attend(layer, image.reshape(-1, channels), neighbors, positions)
                    .reshape(height, width, -1) for image in x])
 
 

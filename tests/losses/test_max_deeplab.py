@@ -55,7 +55,7 @@ def _softmax(x):
 def _numpy_pq_style(outputs, targets, image, similarity, negatives):
   """Equations 6 to 12 for one image, by loops, with the smoothing of the released code."""
   mask_ids = targets.mask_ids.numpy()[image, ::2, ::2]
-  labelled = targets.semantic_map.numpy()[image, ::2, ::2] != _IGNORE
+  labeled = targets.semantic_map.numpy()[image, ::2, ::2] != _IGNORE
   classes = targets.mask_classes.numpy()[image]
   masks = [i for i in range(len(classes)) if classes[i] >= 0 and (mask_ids == i).any()]
   m_hat = _softmax(outputs['mask_logits'].numpy()[image].astype(float))
@@ -64,7 +64,7 @@ def _numpy_pq_style(outputs, targets, image, similarity, negatives):
 
   def dice(i, j):
     inside = m_hat[..., j][mask_ids == i].sum()
-    return 2. * inside / ((mask_ids == i).sum() + m_hat[..., j][labelled].sum())
+    return 2. * inside / ((mask_ids == i).sum() + m_hat[..., j][labeled].sum())
 
   def sim(i, j):
     if similarity == 'rq_plus_sq':
@@ -83,7 +83,7 @@ def _numpy_pq_style(outputs, targets, image, similarity, negatives):
     positive_dice += weights[0] * (1. - smooth)
     class_terms.append(0.75 * weights[1] * -np.log(rq))
   for j in set(range(queries)) - set(sigma):
-    void_share = m_hat[..., j][~labelled].sum() / m_hat[..., j].sum()
+    void_share = m_hat[..., j][~labeled].sum() / m_hat[..., j].sum()
     weight = void_share if negatives == 'void_overlap' else 1.
     class_terms.append(0.25 * weight * -np.log(p_hat[j, -1]))
   return 0.75 * positive_dice / queries, np.sum(class_terms) / queries
@@ -162,7 +162,7 @@ def test_a_perfect_prediction_scores_1_and_loses_little(sample_k):
     assert np.all(loss < random.losses[name]), name
 
 
-def test_unlabelled_pixels_and_unused_rows_do_not_matter():
+def test_unlabeled_pixels_and_unused_rows_do_not_matter():
   outputs, targets = _scene()
   criterion = MaXDeepLabCriterion(_IGNORE, 3.0, negatives='all_unmatched')
   void = np.equal(targets.semantic_map[:, ::2, ::2], _IGNORE)[..., np.newaxis]
@@ -201,7 +201,7 @@ def test_an_image_without_masks_has_finite_losses(solver):
   assert all(result.checks.values())
   assert all(np.isfinite(g).all() for g in gradients.values() if g is not None)
   losses = {name: loss.numpy().tolist() for name, loss in result.losses.items()}
-  # All queries are unmatched, and wholly on unlabelled pixels.
+  # All queries are unmatched, and wholly on unlabeled pixels.
   assert min(losses.pop('pq_style_loss_class_term')) > 0
   assert all(loss == [0., 0.] for loss in losses.values())
 

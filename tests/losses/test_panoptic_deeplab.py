@@ -11,7 +11,7 @@ from deeplab_tf.losses.criterion import LossTerm
 from deeplab_tf.losses.panoptic_deeplab import PanopticDeepLabCriterion
 from deeplab_tf.structures import CenterTargets
 
-# Terms of semantic loss, centres and offsets.
+# Terms of semantic loss, centers and offsets.
 _PUBLISHED = (LossTerm(1.0, 0.2), LossTerm(200.0), LossTerm(0.01))
 _CASES = {
     'panoptic_cityscapes': _PUBLISHED,

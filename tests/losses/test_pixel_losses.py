@@ -49,7 +49,7 @@ def test_subsample_keeps_both_borders_or_fails(size, small, fits):
   assert found[0, 0, 0] == labels[0, 0, 0] and found[0, -1, -1] == labels[0, -1, -1]
 
 
-def test_semantic_loss_counts_labelled_pixels_with_their_weights():
+def test_semantic_loss_counts_labeled_pixels_with_their_weights():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 3, (2, 9, 9))
   weights = np.float32(rng.integers(1, 4, (2, 9, 9)))

@@ -102,7 +102,7 @@ def test_the_two_matching_solvers_give_the_same_losses_and_gradients(tmp_path):
   found = []
   for solver in ('SCIPY', 'NATIVE'):
     config = _config(tmp_path, 'trainer_options { loss_options { '
-                               f'matching_solver: {solver} }} }}')
+                     f'matching_solver: {solver} }} }}')
     criterion = max_deeplab.build_criterion(config, info)
     with tf.GradientTape() as tape:
       tape.watch(outputs)

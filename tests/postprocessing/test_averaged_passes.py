@@ -20,7 +20,7 @@ SIZE = (33, 41)
 
 
 class _LeftAndRight(keras.Model):
-  """Tells of each pixel its colours, and points one pixel down and two to the right."""
+  """Tells of each pixel its colors, and points one pixel down and two to the right."""
 
   def __init__(self):
     super().__init__()

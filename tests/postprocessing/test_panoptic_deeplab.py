@@ -86,7 +86,7 @@ def _build(dataset='shapes', **fields):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_the_read_out_in_plain_numpy(seed):
-  """Centres, groups, majority and numbers, by loops over pixels and segments."""
+  """Centers, groups, majority and numbers, by loops over pixels and segments."""
   info = _info('shapes')
   read_out = _build(nms_kernel=5, center_score_threshold=0.6, keep_k_centers=4,
                     stuff_area_limit=30, thing_area_limit=6)
@@ -215,7 +215,7 @@ def test_no_tensor_has_all_pixels_and_all_centres():
            'center_offsets': tf.TensorSpec([1, 17, 21, 2])}
   pixels = size[0] * size[1]
   largest = max(graphs.tensors(lambda x: read_out(x, size), specs), key=lambda t: t.elements)
-  # The class logits are the largest; 32 to 400 centres at once would be larger.
+  # The class logits are the largest; 32 to 400 centers at once would be larger.
   assert largest.elements <= pixels * 134, largest
 
 

@@ -68,7 +68,7 @@ def test_the_exported_model_predicts_what_the_checkpoint_predicts(config_file, m
   assert (tmp_path / 'out' / 'photo_overlay.png').is_file()
   outputs = tf.saved_model.load(str(tmp_path / 'exported')).signatures['serving_default'](
       images=tf.constant(image[None]))
-  assert outputs['segment_ids'].shape == [1, 20 + 3]  # Kept centres and stuff classes.
+  assert outputs['segment_ids'].shape == [1, 20 + 3]  # Kept centers and stuff classes.
   np.testing.assert_array_equal(outputs['panoptic_map'][0], result.panoptic_map)
 
 

@@ -68,13 +68,13 @@ def test_images_of_all_kinds_are_segmented_and_bad_ones_named(trained, tmp_path)
   Image.fromarray(pixels).save(folder / 'UPPER.JPG', format='JPEG')
   alpha = np.dstack([pixels, np.full((60, 80), 128, np.uint8)])
   Image.fromarray(alpha).save(folder / 'alpha.png')
-  Image.fromarray(pixels[..., 0]).save(folder / 'grey.png')
+  Image.fromarray(pixels[..., 0]).save(folder / 'gray.png')
   Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / 'deep.png')
   exif = Image.Exif()
   exif[0x0112] = 6  # To be turned by 90 degrees.
   Image.fromarray(pixels).save(folder / 'turned.jpeg', exif=exif)
   Image.fromarray(_pixels(seed=5)).save(folder / 'alpha.jpg')  # The name of another.
-  Image.fromarray(_pixels(seed=6)).save(folder / 'deeper' / 'grey.png')
+  Image.fromarray(_pixels(seed=6)).save(folder / 'deeper' / 'gray.png')
   Image.fromarray(pixels).save(folder / '.hidden.png')
   (folder / '._alpha.png').write_bytes(b'of macOS')
   (folder / 'broken.jpg').write_bytes((folder / 'UPPER.JPG').read_bytes()[:300])
@@ -86,20 +86,20 @@ def test_images_of_all_kinds_are_segmented_and_bad_ones_named(trained, tmp_path)
   content = json.loads((output / 'predictions.json').read_text())
   images = {image['file_name']: image for image in content['images']}
   annotations = {a['image_id']: a for a in content['annotations']}
-  assert set(images) == {'000000000139.png', 'UPPER.JPG', 'alpha.png', 'alpha.jpg', 'grey.png',
-                         'deep.png', 'turned.jpeg', 'deeper/grey.png'}
+  assert set(images) == {'000000000139.png', 'UPPER.JPG', 'alpha.png', 'alpha.jpg', 'gray.png',
+                         'deep.png', 'turned.jpeg', 'deeper/gray.png'}
   assert {name: image['id'] for name, image in images.items()} == {
       '000000000139.png': 139, 'UPPER.JPG': 'UPPER', 'alpha.png': 'alpha.png',
-      'alpha.jpg': 'alpha.jpg', 'grey.png': 'grey', 'deep.png': 'deep', 'turned.jpeg': 'turned',
-      'deeper/grey.png': 'deeper/grey'}
+      'alpha.jpg': 'alpha.jpg', 'gray.png': 'gray', 'deep.png': 'deep', 'turned.jpeg': 'turned',
+      'deeper/gray.png': 'deeper/gray'}
   assert len(annotations) == len({a['file_name'] for a in annotations.values()}) == 8
-  assert annotations['deeper/grey']['file_name'] == 'deeper/grey.png'
+  assert annotations['deeper/gray']['file_name'] == 'deeper/gray.png'
   segmenter = deeplab_tf.Segmenter.from_saved_model(trained[2])
-  grey = np.repeat(pixels[..., :1], 3, axis=2)
+  gray = np.repeat(pixels[..., :1], 3, axis=2)
   turned = np.rot90(np.asarray(Image.open(folder / 'turned.jpeg')), -1)
-  for name, expected in (('000000000139.png', pixels), ('alpha.png', pixels), ('grey.png', grey),
-                         ('deep.png', grey), ('turned.jpeg', turned),
-                         ('deeper/grey.png', _pixels(seed=6)),
+  for name, expected in (('000000000139.png', pixels), ('alpha.png', pixels), ('gray.png', gray),
+                         ('deep.png', gray), ('turned.jpeg', turned),
+                         ('deeper/gray.png', _pixels(seed=6)),
                          ('alpha.jpg', np.asarray(Image.open(folder / 'alpha.jpg')))):
     annotation = annotations[images[name]['id']]
     _check_annotation(annotation, images[name], segmenter, output, expected)

@@ -89,7 +89,7 @@ def test_text_is_escaped_and_numbers_are_shown(tmp_path):
   assert '<dd>300</dd>' in page
 
 
-def test_curves_share_plots_by_group_and_take_the_pages_colours(tmp_path):
+def test_curves_share_plots_by_group_and_take_the_pages_colors(tmp_path):
   page = _write(tmp_path)
   assert re.findall(r'<figcaption>([^<]*)</figcaption><svg', page.replace('\n', '')) == [
       'losses', 'learning rate', 'evaluation']

@@ -17,7 +17,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, *before: bytes, pixels: bytes = b'', after: bytes = b'',
-        bits: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
+        bits: int = 8, color: int = 2, interlace: int = 0) -> bytes:
   """Returns a PNG with a given header, whatever its pixels are.
 
   Args:
@@ -25,9 +25,9 @@ def png(width: int, height: int, *before: bytes, pixels: bytes = b'', after: byt
     *before: Chunks between header and pixels.
     pixels: What the compressed data hold; by default one row of nothing.
     after: What follows the end.
-    bits, colour, interlace: Of the header.
+    bits, color, interlace: Of the header.
   """
-  header = struct.pack('>IIBBBBB', width, height, bits, colour, 0, 0, interlace)
+  header = struct.pack('>IIBBBBB', width, height, bits, color, 0, 0, interlace)
   data = zlib.compress(pixels or bytes(100))
   return (PNG_SIGNATURE + chunk(b'IHDR', header) + b''.join(before) + chunk(b'IDAT', data)
           + chunk(b'IEND', b'') + after)
@@ -98,7 +98,7 @@ def sound(kind: str = 'png', size: tuple = (12, 10)) -> bytes:
 # Makers of images beyond the limit of deeplab_tf.formats.image_limits, by name.
 TOO_LARGE = {
     'png_header': lambda: png(*HUGE),
-    'png_grey_one_bit': lambda: png(*HUGE, bits=1, colour=0),
+    'png_grey_one_bit': lambda: png(*HUGE, bits=1, color=0),
     'png_interlaced': lambda: png(*HUGE, interlace=1),
     'png_just_above': lambda: png(16384, 8193),
     'png_long': lambda: png(65536, 1),

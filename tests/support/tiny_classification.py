@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-# Class -> colour.
+# Class -> color.
 COLORS = {'blue': (40, 60, 210), 'red': (220, 50, 30)}
 
 # The backbone is that of tiny_runs.
@@ -40,7 +40,7 @@ evaluator_options { eval_interval: 12 num_vis_samples: 2 best_checkpoint_metric:
 
 
 def write_images(folder: pathlib.Path, per_class: int = 6, seed: int = 0) -> pathlib.Path:
-  """Writes noisy images of one colour into a sub-folder per class; every second is a PNG."""
+  """Writes noisy images of one color into a sub-folder per class; every second is a PNG."""
   rng = np.random.default_rng(seed)
   for name, color in COLORS.items():
     (folder / name).mkdir(parents=True)

@@ -117,7 +117,7 @@ def test_the_last_layer_is_left_out_if_the_options_say_so(tmp_path):
   lines = checkpointing.restore_initial(model, str(tmp_path), skip)
   np.testing.assert_array_equal(model.semantic_head.last.kernel, before)
   np.testing.assert_array_equal(model.queries, source.queries)
-  assert any(line.startswith('  left out on request, as initialised: 2 var') for line in lines)
+  assert any(line.startswith('  left out on request, as initialized: 2 var') for line in lines)
   assert '      semantic_head/last/kernel' in lines
 
 

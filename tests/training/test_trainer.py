@@ -29,7 +29,7 @@ SOLVER = trainer_pb2.SolverOptions(base_learning_rate=0.01, training_number_of_s
 
 
 class Network(keras.Model):
-  """A projection and a synchronised batch norm."""
+  """A projection and a synchronized batch norm."""
 
   def __init__(self):
     super().__init__()

@@ -61,7 +61,7 @@ def test_names_are_written_into_large_segments_only():
   np.testing.assert_array_equal(draw.overlay(image, label, INFO, captions=silent), without)
 
 
-def test_neighbouring_instances_have_different_colours():
+def test_neighboring_instances_have_different_colors():
   _, label = _scene()
   picture = draw.overlay(np.full(label.shape + (3,), 128, np.uint8), label, INFO, names=False)
   first, second = picture[120, 50].astype(int), picture[120, 150].astype(int)
@@ -69,9 +69,9 @@ def test_neighbouring_instances_have_different_colours():
 
 
 def test_crowd_is_striped():
-  grey = np.full((60, 60, 3), 128, np.uint8)
-  crowd = draw.overlay(grey, np.full((60, 60), _label(THING)), INFO, names=False)
-  single = draw.overlay(grey, np.full((60, 60), _label(THING, 1)), INFO, names=False)
+  gray = np.full((60, 60, 3), 128, np.uint8)
+  crowd = draw.overlay(gray, np.full((60, 60), _label(THING)), INFO, names=False)
+  single = draw.overlay(gray, np.full((60, 60), _label(THING, 1)), INFO, names=False)
   assert len(np.unique(crowd.reshape(-1, 3), axis=0)) == 2
   assert len(np.unique(single.reshape(-1, 3), axis=0)) == 1
 

@@ -19,7 +19,7 @@ WITHOUT_TABLE = ('coco_format', 'label_folders', *catalog.TFDS)
 
 
 @pytest.mark.parametrize('name', [n for n in catalog.names() if n not in WITHOUT_TABLE])
-def test_classes_of_a_data_set_have_distinct_colours(name):
+def test_classes_of_a_data_set_have_distinct_colors(name):
   info = catalog.built_in(name)
   colors = palette.class_colors(info)
   assert set(colors) == set(info.class_ids)
@@ -28,13 +28,13 @@ def test_classes_of_a_data_set_have_distinct_colours(name):
   assert all(max(color) >= 70 for color in colors.values())
 
 
-def test_bright_official_colours_are_kept():
+def test_bright_official_colors_are_kept():
   info = catalog.built_in('cityscapes_panoptic')
   person = next(c for c in info.categories if c.name == 'person')
   assert palette.class_colors(info)[person.class_id] == person.color == (220, 20, 60)
 
 
-def test_missing_and_equal_colours_are_replaced():
+def test_missing_and_equal_colors_are_replaced():
   info = DatasetInfo(
       'x', (Category(1, 1, 'a', True, (140, 140, 140)),
             Category(2, 2, 'b', True, (140, 140, 140)),
@@ -44,7 +44,7 @@ def test_missing_and_equal_colours_are_replaced():
   assert _smallest_difference(colors.values()) > 0.05
 
 
-def test_any_number_of_classes_has_colours():
+def test_any_number_of_classes_has_colors():
   info = DatasetInfo(
       'x', tuple(Category(k, k, str(k), True, None) for k in range(1, 601)), 601, 0, 256)
   assert len(set(palette.class_colors(info).values())) > 590

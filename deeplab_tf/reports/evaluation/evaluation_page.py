@@ -254,7 +254,7 @@ def _mistaken(content: Content) -> str:
   rows = []
   for rank, pair in enumerate(pairs[:_LONGEST_LIST], start=1):
     truth, prediction = (html.escape(content.class_names[pair[side]])
-                    for side in ('ground_truth', 'prediction'))
+                         for side in ('ground_truth', 'prediction'))
     rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
                 f'<td class="as">{prediction}</td><td>{pair["segments"]:,}</td>'
                 f'<td>{percent(pair["share"])}</td></tr>')

@@ -83,7 +83,7 @@ def test_random_windows_lie_in_the_image_with_their_area_and_aspect(size):
     assert 0.249 < share.min() < 0.35 and 0.85 < share.max() <= 1
     assert 0.74 < aspect.min() < 0.85 and 1.2 < aspect.max() < 1.35
     assert len(np.unique(left)) > 50
-  if size == (9, 300):  # Hardly any draw fits: the largest part in the centre.
+  if size == (9, 300):  # Hardly any draw fits: the largest part in the center.
     assert np.median(height) == 9 and np.median(width) == 12 and np.median(left) == 144
 
 
@@ -100,7 +100,7 @@ def test_training_crops_are_functions_of_the_seed():
 def test_the_whole_image_can_be_the_crop_and_half_of_them_are_mirrored():
   square = tf.constant(PIXELS[:20, :20])
   example = structures.LabeledImage(square, tf.constant(1), tf.constant(''))
-  # An area of 1 fits a square only if it is one itself; else it is the centre: all of it.
+  # An area of 1 fits a square only if it is one itself; else it is the center: all of it.
   recipe = classification.Recipe((20, 20), min_area=1.0)
   made = [classification.training_sample(example, recipe, tf.constant([0, i], tf.int64))[0].numpy()
           for i in range(40)]
@@ -141,7 +141,7 @@ def test_batches_are_functions_of_the_seed_and_a_resumed_run_goes_on(kind, folde
   images, targets = whole[0]
   assert images.shape == (3, 17, 21, 3) and images.dtype == np.float32
   assert -1 <= images.min() < -0.3 and 0.3 < images.max() <= 1
-  # The class is the colour: blue, red.
+  # The class is the color: blue, red.
   for images, targets in whole:
     assert targets.class_index.dtype == np.int32
     np.testing.assert_array_equal(images[..., 0].mean((1, 2)) > 0, targets.class_index == 1)
@@ -172,7 +172,7 @@ def test_grey_and_other_kinds_of_images_are_read_as_rgb(tmp_path, experiment):
   path = write_records(tmp_path / 'a', [1] * 7, encoded)
   found = np.concatenate([b.images for b in evaluated(experiment('', records(path)))])
   assert found.shape == (7, 17, 21, 3)
-  for image in found[[0, 1, 5]]:  # Grey.
+  for image in found[[0, 1, 5]]:  # Gray.
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
     np.testing.assert_allclose(image, found[0], atol=0.25)
   for image in found[[2, 3, 4, 6]]:

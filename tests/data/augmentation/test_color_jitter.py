@@ -85,7 +85,7 @@ def in_numpy(image, change):
 def test_equals_numpy(brightness, contrast, contrast_first, saturation, hue, seed):
   rng = np.random.default_rng(seed)
   image = rng.integers(0, 256, (8, 9, 3)).astype(np.float32)
-  image[0] = rng.integers(0, 256, (9, 1))  # Greys.
+  image[0] = rng.integers(0, 256, (9, 1))  # Grays.
 
   def change(pixel):
     pixel.scale(1, brightness)
@@ -113,7 +113,7 @@ def test_turned_hues_of_pure_colors_equal_numpy(steps):
                     for r in (0, 128, 255)], np.float32)
   change = color_jitter.Change(*map(tf.constant, (0.0, 1.0, True, 1.0, steps)))
   expected, _ = in_numpy(image, lambda pixel: pixel.turn(steps))
-  # These colours have many halves, which either side may round.
+  # These colors have many halves, which either side may round.
   np.testing.assert_allclose(color_jitter.apply(tf.constant(image), change), expected, atol=1)
 
 

@@ -8,7 +8,7 @@ from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import targets
 from deeplab_tf.data.augmentation import copy_paste
 
-# Class 1 and 3 are things, 2 is stuff, 0 is unlabelled.
+# Class 1 and 3 are things, 2 is stuff, 0 is unlabeled.
 INFO = DatasetInfo('small', tuple(
     Category(i, i, str(i), i % 2 == 1, (i, i, i)) for i in (1, 2, 3)), 4, 0, 10)
 PADDING = copy_paste.padding_label(INFO)

@@ -10,7 +10,7 @@ from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.data import targets
 from deeplab_tf.data.augmentation import color_jitter, copy_paste, options, panoptic
 
-# Classes 1 and 3 are things, 2 and 4 stuff; 0 is unlabelled.
+# Classes 1 and 3 are things, 2 and 4 stuff; 0 is unlabeled.
 INFO = DatasetInfo('small', tuple(
     Category(i, 10 * i, f'class {i}', i % 2 == 1, (i, i, i)) for i in range(1, 5)),
                    5, 0, 64)
@@ -38,7 +38,7 @@ recipes = strategies.one_of(
 
 
 def example(size, seed, labels=LABELS):
-  """A map of large blocks, and an image whose colours are a function of the label."""
+  """A map of large blocks, and an image whose colors are a function of the label."""
   rng = np.random.default_rng(seed)
   blocks = rng.choice(labels, (3, 3)).astype(np.int32)
   rows, columns = (np.minimum(np.arange(n) * 3 // n, 2) for n in size)
@@ -64,11 +64,11 @@ def inner(label, margin=3):
 
 
 def padding(image, value):
-  """Where an image has the grey of the padding, which no label has as its colour."""
+  """Where an image has the gray of the padding, which no label has as its color."""
   return np.all(image == value, axis=-1)
 
 
-def grey(made):
+def gray(made):
   return 128.0 if made.is_mask2former else 127.5
 
 
@@ -79,7 +79,7 @@ def test_image_and_label_move_together(made, size, seed):
   image, label = panoptic.augment(drawn, made, INFO, key)
   assert image.shape == (*CROP, 3) and label.shape == CROP
   image, label = image.numpy(), label.numpy()
-  void = padding(image, grey(made))
+  void = padding(image, gray(made))
   assert not label[void].any(), 'padding is void'
   assert set(label.flat) <= {*drawn.label.numpy().flat, 0}
   looked_at = inner(np.where(void, -1, label)) & ~void
@@ -107,7 +107,7 @@ def test_pasted_segments_bring_their_pixels(made, size, seed, thing, stuff, void
   original = np.where(label % 64 > 31, label // 64 * 64 + 63 - label % 64, label)
   assert set(original.flat) <= set(LABELS)
   assert thing != 'none' or not np.any(label % 64 > 31)
-  outside = padding(image, grey(made))
+  outside = padding(image, gray(made))
   assert not label[outside].any()
   looked_at = inner(np.where(outside, -1, label)) & ~outside
   np.testing.assert_allclose(image[looked_at], colors(original)[looked_at], atol=1e-3)

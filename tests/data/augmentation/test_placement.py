@@ -18,7 +18,7 @@ seeds = strategies.integers(0, 2**31 - 1)
 
 
 def numbered(height, width):
-  """An image whose colours tell each pixel's place, and the same as a label from 1 on."""
+  """An image whose colors tell each pixel's place, and the same as a label from 1 on."""
   label = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
   return tf.repeat(tf.cast(label[..., None], tf.float32), 3, -1), tf.constant(label)
 
@@ -203,17 +203,17 @@ def test_crops_of_one_class_are_drawn_again():
   assert np.mean(good) > 0.7
 
 
-def test_unlabelled_pixels_do_not_count():
+def test_unlabeled_pixels_do_not_count():
   label = np.full((4, 8), 256, np.int32)
   label[:3, :4] = INFO.void_label
   label[3, 2:4] = 2 * 256
-  # In the leftmost crop the two classes have 2 of 4 labelled pixels each, void has 12 of 16; in
-  # all others the first has more than 0.7 of what is labelled.
+  # In the leftmost crop the two classes have 2 of 4 labeled pixels each, void has 12 of 16; in
+  # all others the first has more than 0.7 of what is labeled.
   found = [list(shares(label, 0.7, i)[1]) for i in range(20)]
   assert found.count([2, 2]) > 12
 
 
-# --- Nearest neighbours -----------------------------------------------------------------------
+# --- Nearest neighbors -----------------------------------------------------------------------
 
 
 @hypothesis.settings(max_examples=40, deadline=None)

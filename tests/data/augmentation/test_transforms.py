@@ -12,7 +12,7 @@ sizes = strategies.tuples(strategies.integers(1, 40), strategies.integers(1, 40)
 
 
 def numbered(height, width):
-  """An image whose colours tell each pixel's place, and the same as a label from 1 on."""
+  """An image whose colors tell each pixel's place, and the same as a label from 1 on."""
   label = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
   return tf.repeat(tf.cast(label[..., None], tf.float32), 3, -1), tf.constant(label)
 

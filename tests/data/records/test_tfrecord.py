@@ -81,7 +81,7 @@ def test_record_written_field_by_field_as_deeplab2_does_is_read(tmp_path, experi
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'LA', 'P'])
-def test_other_colour_modes_become_rgb(tmp_path, experiment, mode):
+def test_other_color_modes_become_rgb(tmp_path, experiment, mode):
   picture = Image.fromarray(_shape_scenes.generate('train', 0)[0]).convert(mode)
   stream = io.BytesIO()
   picture.save(stream, 'png')

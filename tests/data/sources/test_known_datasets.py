@@ -280,7 +280,7 @@ def test_vistas_2_takes_its_classes_from_the_json(copied, tmp_path, capsys):
   source = readers.open_source(options, info, 'dataset_options')
   read = {e.name.numpy().decode(): e.label.numpy()
           for e in source.in_order().map(source.load)}
-  # There class ids start from 1, and 0 is unlabelled.
+  # There class ids start from 1, and 0 is unlabeled.
   expected = {
       name: np.where(label // 1000 == 65, 0, label + 1000) for name, label
       in labels('mapillary_vistas', shared.path('data', VISTAS), 'val').items()}

@@ -73,11 +73,11 @@ def test_an_image_is_drawn_in_milliseconds():
   assert (time.process_time() - start) / 20 < 0.02
 
 
-# --- Colour does not solve it -----------------------------------------------------------------
+# --- Color does not solve it -----------------------------------------------------------------
 
 
 def _components(codes):
-  """Connected components (8 neighbours) of equal codes: int [h, w] from 1 on."""
+  """Connected components (8 neighbors) of equal codes: int [h, w] from 1 on."""
   result = np.zeros(codes.shape, np.int32)
   count = 0
   for code in np.unique(codes):
@@ -94,14 +94,14 @@ def group_by_quantised_color(image, levels, blur):
 
 
 def group_by_clustered_color(image, count, blur):
-  """k-means over the colours of the blurred image."""
+  """k-means over the colors of the blurred image."""
   smooth = ndimage.gaussian_filter(image.astype(np.float32), (blur, blur, 0))
   _, codes = vq.kmeans2(smooth.reshape(-1, 3), count, minit='++', seed=0)
   return _components(codes.reshape(image.shape[:2]))
 
 
-def group_by_similar_neighbours(image, tolerance):
-  """Flood fill over neighbours whose colours differ by less than the tolerance."""
+def group_by_similar_neighbors(image, tolerance):
+  """Flood fill over neighbors whose colors differ by less than the tolerance."""
   smooth = ndimage.gaussian_filter(image.astype(np.float32), (0.7, 0.7, 0))
   ids = np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2])
   pairs = []
@@ -171,7 +171,7 @@ GROUPINGS = {
     **{f'{count} clusters, blur {blur}':
            lambda image, a=count, b=blur: group_by_clustered_color(image, a, b)
        for count in (4, 6, 8) for blur in (1, 2, 3)},
-    **{f'flood fill {tolerance}': lambda image, a=tolerance: group_by_similar_neighbours(image, a)
+    **{f'flood fill {tolerance}': lambda image, a=tolerance: group_by_similar_neighbors(image, a)
        for tolerance in (6, 12, 20, 30)},
 }
 

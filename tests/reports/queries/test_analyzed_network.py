@@ -30,10 +30,10 @@ def test_likely_queries_are_those_of_the_read_out():
   postprocess = MaskTransformerPostprocessor(info, PixelwiseOptions(0.3, 0.3))
   prediction, maps = postprocess.with_queries(outputs, SIZE)
   np.testing.assert_array_equal(prediction.panoptic_map, postprocess(outputs, SIZE).panoptic_map)
-  labelled = prediction.panoptic_map.numpy() != info.void_label
-  assert 0.2 < labelled.mean() < 1
+  labeled = prediction.panoptic_map.numpy() != info.void_label
+  assert 0.2 < labeled.mean() < 1
   found = analyzed_network.likely_queries(prediction.panoptic_map, outputs, info).numpy()
-  np.testing.assert_array_equal(found[labelled], maps.query_map.numpy()[labelled])
+  np.testing.assert_array_equal(found[labeled], maps.query_map.numpy()[labeled])
 
 
 def test_maps_are_cut_to_the_image_and_resized_with_aligned_corners():

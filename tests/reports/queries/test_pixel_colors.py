@@ -11,7 +11,7 @@ def _images(channels, count=2, seed=0):
   return [rng.normal(size=(9, 11, channels)) @ mixing.T for _ in range(count)]
 
 
-def test_colours_are_the_principal_components_over_all_images():
+def test_colors_are_the_principal_components_over_all_images():
   images = _images(8)
   colors = pixel_colors.principal_colors(images)
   pixels = np.concatenate([i.reshape(-1, 8) for i in images])
@@ -25,14 +25,14 @@ def test_colours_are_the_principal_components_over_all_images():
   assert shown.std(axis=(0, 1)).min() > 0.1
 
 
-def test_colours_do_not_depend_on_the_order_of_pixels_and_images():
+def test_colors_do_not_depend_on_the_order_of_pixels_and_images():
   images = _images(5)
   again = pixel_colors.principal_colors([i[::-1, ::-1] for i in images[::-1]])
   for found, expected in zip(again, pixel_colors.principal_colors(images)):
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
-def test_few_channels_and_constant_features_have_colours():
+def test_few_channels_and_constant_features_have_colors():
   for images in (_images(2), _images(1), [np.ones((4, 4, 6))]):
     assert np.isfinite(pixel_colors.principal_colors(images)(images[0])).all()
 

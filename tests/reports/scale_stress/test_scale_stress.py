@@ -52,7 +52,7 @@ def _stress(folder, name, *overrides, num_images=None):
 
 
 class _PaintedSource:
-  """A data source whose images are painted in the colours of their classes."""
+  """A data source whose images are painted in the colors of their classes."""
 
   def __init__(self, source, info):
     self._source, self._info = source, info
@@ -67,7 +67,7 @@ class _PaintedSource:
 
 
 def _nearest_color(images):
-  """A network that tells the class of a pixel from its colour, at the input's resolution."""
+  """A network that tells the class of a pixel from its color, at the input's resolution."""
   away = SYMMETRIC.invert(images)[..., None, :] - tf.constant(_COLORS, tf.float32)
   return {'semantic_logits': -tf.reduce_sum(away**2, -1) / 1000}
 
