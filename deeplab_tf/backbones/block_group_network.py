@@ -91,18 +91,20 @@ class _Network(keras.layers.Layer):
                             options.groups.block.activation)
       channels, stride = self.stem.channels, 2
     if options.has_first_stage:
-      self.first_stage = BlockGroup(channels, round(32 * options.stem_width), _FIRST_STAGE_BLOCKS,
-                                    2 // stride, stride, options.groups, norm,
-                                    takes_images=self.stem is None)
+      self.first_stage = BlockGroup(
+          in_channels=channels, filters=round(32 * options.stem_width),
+          num_blocks=_FIRST_STAGE_BLOCKS, stride=2 // stride, input_stride=stride,
+          options=options.groups, norm=norm, takes_images=self.stem is None)
       channels, stride = self.first_stage.channels, 2
     outputs = [Feature('stage1', stride, channels)]
     self.stages = []
     if options.pooled:
       stride = 4
     for level, blocks in zip(range(2, 6), options.num_blocks):
-      group = BlockGroup(channels, round(2**(level - 1) * 32 * options.width), blocks,
-                         2**level // stride, stride, options.groups, norm,
-                         query_layers and functools.partial(query_layers, stride))
+      group = BlockGroup(
+          in_channels=channels, filters=round(2**(level - 1) * 32 * options.width),
+          num_blocks=blocks, stride=2**level // stride, input_stride=stride, options=options.groups,
+          norm=norm, query_layer=query_layers and functools.partial(query_layers, stride))
       self.stages.append(group)
       channels, stride = group.channels, 2**level
       outputs.append(Feature(f'stage{level}', min(stride, options.groups.output_stride), channels))
@@ -111,8 +113,10 @@ class _Network(keras.layers.Layer):
     self.decoder = None
     if options.decoder_stacks:
       self.decoder = hourglass.Hourglass(
-          hourglass.walk(options.groups.output_stride, options.decoder_stacks, to_the_end=False),
-          inputs, 1, options.width, options.groups, norm, query_layers)
+          strides=hourglass.walk(options.groups.output_stride, options.decoder_stacks,
+                                 to_the_end=False),
+          features=inputs, num_blocks=1, width=options.width, options=options.groups, norm=norm,
+          query_layers=query_layers)
     decoded = list(self.decoder.outputs) if self.decoder else []
     self.decoder_inputs = inputs + decoded
     self.features = (

@@ -26,7 +26,7 @@ class MaskHead(keras.layers.Layer):
       folded.
   """
 
-  def __init__(self, memory_channels: int, feature_channels: int, pixel_head: ConvolutionHead,
+  def __init__(self, *, memory_channels: int, feature_channels: int, pixel_head: ConvolutionHead,
                pixel_channels: int, num_classes: int, norm: NormFactory,
                activation: str = 'relu'):
     """Initializes the layer.

@@ -18,7 +18,7 @@ _DROPOUT = 0.1
 class ASPP(keras.layers.Layer):
   """A 1x1 convolution, dilated 3x3 convolutions and image pooling; concatenated and projected."""
 
-  def __init__(self, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,
+  def __init__(self, *, in_channels: int, channels: int, rates: Sequence[int], norm: NormFactory,
                pool_size: Optional[Sequence[int]] = None, only_projection: bool = False,
                convolution: str = 'standard_conv', activation: str = 'relu'):
     """Initializes the layer.

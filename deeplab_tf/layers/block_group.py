@@ -72,7 +72,7 @@ class BlockGroup(keras.layers.Layer):
     transformers: For each block the query layer after it, or None.
   """
 
-  def __init__(self, in_channels: int, filters: int, num_blocks: int, stride: int,
+  def __init__(self, *, in_channels: int, filters: int, num_blocks: int, stride: int,
                input_stride: int, options: BlockGroupOptions, norm: NormFactory,
                query_layer: Optional[Callable[[int, int, float],
                                               Optional[keras.layers.Layer]]] = None,

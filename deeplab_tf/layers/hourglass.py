@@ -45,7 +45,7 @@ class Hourglass(keras.layers.Layer):
     stages: One BlockGroup per step.
   """
 
-  def __init__(self, strides: Sequence[int], features: Sequence[Feature], num_blocks: int,
+  def __init__(self, *, strides: Sequence[int], features: Sequence[Feature], num_blocks: int,
                width: float, options: BlockGroupOptions, norm: NormFactory,
                query_layers: Optional[QueryLayers] = None, first_step: int = 1):
     """Initializes the layer.
@@ -73,8 +73,9 @@ class Hourglass(keras.layers.Layer):
       self.fuses.append(ResizedFuse([f.channels for f in fused], [f.stride for f in fused],
                                     channels, stride, norm, options.block.activation))
       self.stages.append(BlockGroup(
-          channels, channels // 4, num_blocks, 1, 32 if is_lowest else stride, options, norm,
-          query_layers and functools.partial(query_layers, stride)))
+          in_channels=channels, filters=channels // 4, num_blocks=num_blocks, stride=1,
+          input_stride=32 if is_lowest else stride, options=options, norm=norm,
+          query_layer=query_layers and functools.partial(query_layers, stride)))
       self._inputs.append([f.name for f in fused])
       current = Feature(f'decoder{step}', stride, channels)
       features.append(current)

@@ -159,22 +159,26 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
 
   # It has stage 5's width and dual-path channels (those of stride 16), and the kind of blocks for
   # an input of stride 32, whatever the output stride is.
-  extra_stage = BlockGroup(backbone.decoder_inputs[-1].channels, round(16 * 32 * network.width),
-                           variant.decoder_blocks, 1, 32, groups, norm,
-                           functools.partial(query_layers, 16))
+  extra_stage = BlockGroup(
+      in_channels=backbone.decoder_inputs[-1].channels, filters=round(16 * 32 * network.width),
+      num_blocks=variant.decoder_blocks, stride=1, input_stride=32, options=groups, norm=norm,
+      query_layer=functools.partial(query_layers, 16))
   # The decoder reads it in place of the backbone's last feature, which it continues (as DeepLab2).
   extra = Feature('extra', groups.output_stride, extra_stage.channels)
   stacks = variant.decoder_stacks - network.decoder_stacks
   pixel_decoder = Hourglass(
-      hourglass.walk(groups.output_stride, stacks), [*backbone.decoder_inputs[:-1], extra],
-      variant.decoder_blocks, network.width, groups, norm, query_layers,
+      strides=hourglass.walk(groups.output_stride, stacks),
+      features=[*backbone.decoder_inputs[:-1], extra], num_blocks=variant.decoder_blocks,
+      width=network.width, options=groups, norm=norm, query_layers=query_layers,
       first_step=1 + (len(backbone.decoder.outputs) if backbone.decoder else 0))
 
   pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.outputs[-1].channels,
                                       norm)
   # num_classes may count the ignored class too, so the mask head takes the number of class ids.
-  mask_head = MaskHead(memory_channels, variant.feature_channels, pixel_head,
-                       options.pixel_space_head.output_channels, len(dataset_info.class_ids), norm)
+  mask_head = MaskHead(
+      memory_channels=memory_channels, feature_channels=variant.feature_channels,
+      pixel_head=pixel_head, pixel_channels=options.pixel_space_head.output_channels,
+      num_classes=len(dataset_info.class_ids), norm=norm)
   semantic_decoder = semantic_head = None
   if options.HasField('auxiliary_semantic_head') and not for_inference:
     semantic_channels = first_at_highest_stride(pixel_decoder).channels

@@ -72,9 +72,10 @@ class ASPPDecoder(keras.layers.Layer):
     channels = feature_channels[options.feature]
     self.aspp = None
     if not options.skips_aspp:
-      self.aspp = ASPP(channels, options.aspp_channels, options.atrous_rates, norm,
-                       options.pool_size, options.only_projection, options.aspp_convolution,
-                       options.activation)
+      self.aspp = ASPP(
+          in_channels=channels, channels=options.aspp_channels, rates=options.atrous_rates,
+          norm=norm, pool_size=options.pool_size, only_projection=options.only_projection,
+          convolution=options.aspp_convolution, activation=options.activation)
       channels = options.aspp_channels
     self.low_level, self.fusion = [], []
     for name, projected in options.low_level:

@@ -13,7 +13,9 @@ QUERIES, MEMORY, FEATURES, PIXELS, CLASSES = 5, 12, 8, 6, 7
 
 def _head():
   pixel_head = ConvolutionHead(10, 9, PIXELS, BatchNorm)
-  return MaskHead(MEMORY, FEATURES, pixel_head, PIXELS, CLASSES, BatchNorm)
+  return MaskHead(
+      memory_channels=MEMORY, feature_channels=FEATURES, pixel_head=pixel_head,
+      pixel_channels=PIXELS, num_classes=CLASSES, norm=BatchNorm)
 
 
 def _inputs():

@@ -33,8 +33,10 @@ LAYERS = {
     'separable': lambda name: convolution_block('depthwise_separable_conv', 16, 8, 3, NORM,
                                                 activation=name),
     'head': lambda name: ConvolutionHead(16, 8, 4, NORM, activation=name),
-    'aspp': lambda name: ASPP(16, 8, (1, 2, 3), NORM, activation=name),
-    'aspp projection': lambda name: ASPP(16, 8, (), NORM, only_projection=True, activation=name),
+    'aspp': lambda name: ASPP(
+        in_channels=16, channels=8, rates=(1, 2, 3), norm=NORM, activation=name),
+    'aspp projection': lambda name: ASPP(
+        in_channels=16, channels=8, rates=(), norm=NORM, only_projection=True, activation=name),
     'inception stem': lambda name: make_stem('inception', 0.25, NORM, name),
     'resnet': lambda name: _group(name, 'resnet', 0, 16),
     'wide_resnet': lambda name: _group(name, 'wide_resnet', 0, 16),
@@ -46,7 +48,9 @@ LAYERS = {
 def _group(name, kind, axial_beyond_stride, stride):
   options = BlockGroupOptions(kind=kind, axial_beyond_stride=axial_beyond_stride,
                               sac_beyond_stride=32).with_blocks(activation=name)
-  return BlockGroup(16, 8, 2, 1, stride, options, NORM)
+  return BlockGroup(
+      in_channels=16, filters=8, num_blocks=2, stride=1, input_stride=stride, options=options,
+      norm=NORM)
 
 
 def _features():
@@ -69,8 +73,9 @@ def _decoder(name):
 
 def _hourglass(name):
   options = BlockGroupOptions(axial_beyond_stride=0).with_blocks(activation=name)
-  layer = Hourglass([8, 4], [Feature('high', 4, 8), Feature('low', 16, 16)], 1, 0.0625, options,
-                    NORM)
+  layer = Hourglass(
+      strides=[8, 4], features=[Feature('high', 4, 8), Feature('low', 16, 16)], num_blocks=1,
+      width=0.0625, options=options, norm=NORM)
   return layer, lambda: layer(_features())[0]['decoder2']
 
 
@@ -80,7 +85,10 @@ def _dual_path(name):
 
 
 def _mask_head(name):
-  layer = MaskHead(12, 10, ConvolutionHead(16, 8, 4, NORM, activation=name), 4, 3, NORM, name)
+  layer = MaskHead(
+      memory_channels=12, feature_channels=10,
+      pixel_head=ConvolutionHead(16, 8, 4, NORM, activation=name), pixel_channels=4, num_classes=3,
+      norm=NORM, activation=name)
   return layer, lambda: layer(QUERIES, PIXELS)
 
 

@@ -55,7 +55,9 @@ def _group(recomputed, places=None):
       places.append((stride, channels, output_stride, keep_prob))
     return Clustering(channels, 6, keep_prob)
 
-  group = BlockGroup(16, 8, 2, 2, 16, options, NORM, functools.partial(layer, 8))
+  group = BlockGroup(
+      in_channels=16, filters=8, num_blocks=2, stride=2, input_stride=16, options=options,
+      norm=NORM, query_layer=functools.partial(layer, 8))
   for path, variable in variables_by_path(group).items():
     if path.endswith('gamma'):
       variable.assign(tf.maximum(variable, 0.3))
@@ -121,13 +123,16 @@ def test_recomputation_takes_queries_of_any_form(recomputed, with_affinity):
 def test_dual_path_layers_follow_blocks_from_a_stride_on():
   layers = DualPathLayers(DualPathOptions(channels=16, num_heads=2), 12, NORM, 16)
   options = BlockGroupOptions(axial_beyond_stride=0)
-  groups = [BlockGroup(16, 8, 1, 1, stride, options, NORM, functools.partial(layers, stride))
+  groups = [BlockGroup(
+      in_channels=16, filters=8, num_blocks=1, stride=1, input_stride=stride, options=options,
+      norm=NORM, query_layer=functools.partial(layers, stride))
             for stride in (8, 16, 32)]
   # Their channels grow with the stride.
   assert [group.transformers[0] and group.transformers[0].options.channels
           for group in groups] == [None, 16, 32]
-  none = BlockGroup(16, 8, 1, 1, 32, options, NORM,
-                    functools.partial(layers._replace(beyond_stride=0), 32))
+  none = BlockGroup(
+      in_channels=16, filters=8, num_blocks=1, stride=1, input_stride=32, options=options,
+      norm=NORM, query_layer=functools.partial(layers._replace(beyond_stride=0), 32))
   assert none.transformers == [None]
 
 
@@ -138,7 +143,8 @@ def test_the_steps_of_a_decoder_ask_for_layers_at_their_stride():
     places.append((stride, channels, output_stride, keep_prob))
 
   options = BlockGroupOptions(axial_beyond_stride=0)
-  Hourglass([8, 4, 8, 16], [Feature('stage2', 4, 32), Feature('stage5', 16, 256)], 1, 0.125,
-            options, NORM, layers)
+  Hourglass(
+      strides=[8, 4, 8, 16], features=[Feature('stage2', 4, 32), Feature('stage5', 16, 256)],
+      num_blocks=1, width=0.125, options=options, norm=NORM, query_layers=layers)
   # The lowest is that of stride 32 in the network without dilation.
   assert places == [(8, 64, 8, 1.0), (4, 32, 4, 1.0), (8, 64, 8, 1.0), (16, 256, 32, 1.0)]

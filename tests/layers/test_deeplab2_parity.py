@@ -29,11 +29,14 @@ def _axial_block(norm, in_channels):
 def _decoder_stage(norm):
   options = BlockGroupOptions(output_stride=32, axial_beyond_stride=16)
   layers = DualPathLayers(DualPathOptions(channels=64, feed_forward_channels=64), 40, norm, 16)
-  return BlockGroup(64, 16, 2, 1, 16, options, norm, functools.partial(layers, 16))
+  return BlockGroup(
+      in_channels=64, filters=16, num_blocks=2, stride=1, input_stride=16, options=options,
+      norm=norm, query_layer=functools.partial(layers, 16))
 
 
 CASES = {
-    'aspp_tiled_pool': lambda norm: ASPP(24, 16, (3, 6, 9), norm, pool_size=(4, 5)),
+    'aspp_tiled_pool': lambda norm: ASPP(
+        in_channels=24, channels=16, rates=(3, 6, 9), norm=norm, pool_size=(4, 5)),
     'axial_attention_1d': lambda norm: AxialAttention1D(24, 32, 64, 8, norm),
     'axial_attention_2d_stride2': lambda norm: AxialAttention2D(16, 32, 64, 8, norm, stride=2),
     'axial_block_identity': lambda norm: _axial_block(norm, 128),

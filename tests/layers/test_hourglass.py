@@ -29,8 +29,9 @@ def test_walk(stride, stacks, to_the_end, expected):
 def test_a_step_takes_in_the_two_latest_features_of_its_stride():
   options = BlockGroupOptions(axial_beyond_stride=0)
   features = [Feature('stage2', 4, 32), Feature('stage3', 8, 64), Feature('stage5', 16, 256)]
-  decoder = Hourglass(hourglass.walk(16, 2), features, 1, 0.125, options,
-                      functools.partial(BatchNorm))
+  decoder = Hourglass(
+      strides=hourglass.walk(16, 2), features=features, num_blocks=1, width=0.125, options=options,
+      norm=functools.partial(BatchNorm))
   assert [f.name for f in decoder.outputs] == [f'decoder{i}' for i in range(1, 11)]
   assert [f.stride for f in decoder.outputs] == hourglass.walk(16, 2)
   assert decoder._inputs == [

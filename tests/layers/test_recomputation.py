@@ -23,8 +23,9 @@ def _group(recomputed: str, with_memory: bool) -> BlockGroup:
   norm = functools.partial(BatchNorm, momentum=0.5)
   layers = DualPathLayers(DualPathOptions(channels=8, feed_forward_channels=16), 12, norm, 16)
   # One convolutional block (its input has stride 8), then an axial one; a path is dropped.
-  group = BlockGroup(16, 8, 2, 2, 8, options, norm,
-                     functools.partial(layers, 16) if with_memory else None)
+  group = BlockGroup(
+      in_channels=16, filters=8, num_blocks=2, stride=2, input_stride=8, options=options, norm=norm,
+      query_layer=functools.partial(layers, 16) if with_memory else None)
   for path, variable in variables_by_path(group).items():
     if path.endswith('gamma'):
       variable.assign(tf.maximum(variable, 0.2))

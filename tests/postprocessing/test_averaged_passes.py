@@ -73,7 +73,7 @@ def test_pooling_windows_grow_with_the_image():
 
     def __init__(self):
       super().__init__()
-      self.aspp = ASPP(3, 4, (1, 2, 3), BatchNorm, pool_size=(5, 7))
+      self.aspp = ASPP(in_channels=3, channels=4, rates=(1, 2, 3), norm=BatchNorm, pool_size=(5, 7))
       self.windows = []
 
     def call(self, images, training=False):
