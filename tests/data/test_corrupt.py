@@ -364,13 +364,18 @@ def unknown_segment(folder):
   folder.save_ids(folder.label_dir / 'photo1.png', ids)
 
 
+# Some seconds each: an image and a label that are not there are always tried.
 @pytest.mark.parametrize('harm, message', [
-    (spoil_image, 'val/photo1.png: the image is neither JPEG nor PNG, or it is corrupt'),
-    (cut_image, 'val/photo1.png: '),
+    pytest.param(spoil_image, 'val/photo1.png: the image is neither JPEG nor PNG, or it is corrupt',
+                 marks=pytest.mark.slow),
+    pytest.param(cut_image, 'val/photo1.png: ', marks=pytest.mark.slow),
     (remove_image, 'raw/val/photo1.png: No such file or directory'),
     (remove_label, 'panoptic_val/photo1.png: there is no such panoptic PNG'),
-    (cut_label, 'panoptic_val/photo1.png: is not an image, or is corrupt ('),
-    (unknown_segment, 'panoptic_val/photo1.png: segment id 99 (1 pixels) is not in the JSON'),
+    pytest.param(cut_label, 'panoptic_val/photo1.png: is not an image, or is corrupt (',
+                 marks=pytest.mark.slow),
+    pytest.param(unknown_segment,
+                 'panoptic_val/photo1.png: segment id 99 (1 pixels) is not in the JSON',
+                 marks=pytest.mark.slow),
 ], ids=lambda value: getattr(value, '__name__', ''))
 def test_direct_images_are_left_out_and_replaced(
     panoptic_folder, experiment, capsys, harm, message):

@@ -8,6 +8,7 @@ import tiny_runs
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models
+from deeplab_tf.architecture import parameter_groups
 from deeplab_tf.checkpoints import restore
 from deeplab_tf.compat import keras
 from deeplab_tf.layers.variable_paths import variables_by_path
@@ -147,7 +148,8 @@ def test_state_of_another_optimizer_is_refused(name, tmp_path):
 
   def checkpoint():
     model, step = Network(), tf.Variable(0, dtype=tf.int64)
-    optimizer = optimizers.build(solver, model.trainable_variables)
+    optimizer = optimizers.build(solver, model.trainable_variables,
+                                 parameter_groups(model.trainable_variables))
     optimizer.build()
     return checkpointing.make_checkpoint(
         {'model': model, 'global_step': step, **optimizer.checkpoint_items})
@@ -173,7 +175,7 @@ def test_a_run_starts_from_the_initial_checkpoint_only_without_one_of_its_own(tm
   first = start()
   np.testing.assert_array_equal(first.model.queries, source.queries)
   first.model.queries.assign(tf.zeros_like(first.model.queries))
-  first._begin_training()
-  first._controller.save_checkpoint()
-  first._folder.release()
+  first._training.begin()
+  first._training.save()
+  first._setup.folder.release()
   np.testing.assert_array_equal(start().model.queries, tf.zeros_like(source.queries))

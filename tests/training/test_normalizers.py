@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import structures
+from deeplab_tf.architecture import parameter_groups
 from deeplab_tf.compat import keras
 from deeplab_tf.losses.criterion import Criterion, CriterionResult, are_finite, losses_of_layers
 from deeplab_tf.protos import trainer_pb2
@@ -100,7 +101,8 @@ def make(strategy=None, masks_of_images=MASKS_OF_IMAGES, **options):
     model = Network()
     step = tf.Variable(0, dtype=tf.int64, trainable=False,
                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-    optimizer = optimizers.build(solver, model.trainable_variables)
+    optimizer = optimizers.build(solver, model.trainable_variables,
+                                 parameter_groups(model.trainable_variables))
     optimizer.build()
   replicas = strategy.num_replicas_in_sync
 

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import matching
+from deeplab_tf.architecture import parameter_groups
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.normalization import BatchNorm
@@ -81,7 +82,8 @@ def make(strategy=None, batches=None, loss_scale=False, decay=0.0, network=None,
     model = (network or Network)()
     step = tf.Variable(0, dtype=tf.int64, trainable=False,
                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-    optimizer = optimizers.build(SOLVER, model.trainable_variables)
+    optimizer = optimizers.build(SOLVER, model.trainable_variables,
+                                 parameter_groups(model.trainable_variables))
     optimizer.build()
     scale = precision.LossScale(2.0**10) if loss_scale else None
     average = WeightAverage(model, decay) if decay else None
