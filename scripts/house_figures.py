@@ -12,7 +12,7 @@ import collections
 import pathlib
 import re
 import sys
-from typing import Iterator
+from typing import Container, Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAMS = ('trainer', 'evaluation', 'scripts')
@@ -87,7 +87,7 @@ def arrows(code: Code) -> dict[str, object]:
   packages = {name.split('.')[0] for name in modules if '.' in name}
   found = collections.defaultdict(set)
   for name, path in modules.items():
-    for imported in _imports(code.trees[path], modules):
+    for _, imported in imports(code.trees[path], modules):
       pair = name.split('.')[0], imported.split('.')[0]
       if pair[0] != pair[1]:
         found[pair[0]].add(pair[1])
@@ -99,7 +99,16 @@ def arrows(code: Code) -> dict[str, object]:
           'pairs that import each other': _listed(both)}
 
 
-def _imports(tree: ast.AST, modules: dict) -> Iterator[str]:
+def imports(tree: ast.AST, modules: Container[str]) -> Iterator[tuple[int, str]]:
+  """Yields what a module imports of deeplab_tf, inside of functions too.
+
+  Args:
+    tree: Syntax tree of the module.
+    modules: Names of the modules below deeplab_tf, e.g. 'data.catalog'.
+
+  Yields:
+    (line, the longest beginning of the imported name that is a module).
+  """
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'deeplab_tf':
       base = node.module[len('deeplab_tf'):].lstrip('.')
@@ -113,7 +122,7 @@ def _imports(tree: ast.AST, modules: dict) -> Iterator[str]:
       while name and name not in modules:
         name = name.rpartition('.')[0]
       if name:
-        yield name
+        yield node.lineno, name
 
 
 def documentation(code: Code) -> dict[str, object]:

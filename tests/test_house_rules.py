@@ -4,10 +4,9 @@ import ast
 import pathlib
 
 import pytest
+from house_figures import MAX_FILE_LINES, MAX_FUNCTION_LINES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
 MAX_ARGUMENTS = 10
 MAX_NESTING = 3
 

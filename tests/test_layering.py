@@ -9,6 +9,7 @@ import collections
 import graphlib
 import pathlib
 
+import house_figures
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -46,21 +47,8 @@ MODULES = {module for _, module in SOURCES}
 
 
 def _imports(path):
-  """Yields line and module, whole to its last part that is a module, of what a file imports."""
-  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-    if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'deeplab_tf':
-      base = node.module[len('deeplab_tf'):].lstrip('.')
-      names = [f'{base}.{alias.name}'.lstrip('.') for alias in node.names]
-    elif isinstance(node, ast.Import):
-      names = [alias.name[len('deeplab_tf.'):] for alias in node.names
-               if alias.name.startswith('deeplab_tf.')]
-    else:
-      continue
-    for name in names:
-      while name and name not in MODULES and name.split('.')[0] != 'protos':
-        name = name.rpartition('.')[0]
-      if name:
-        yield node.lineno, name
+  """Yields line and module of what a file imports."""
+  return house_figures.imports(ast.parse(path.read_text(encoding='utf-8')), MODULES)
 
 
 def _unit(module: str) -> str:

@@ -35,8 +35,8 @@ def readings(records: Iterable[AttentionRecord]) -> list[MemoryReading]:
   """Returns the attention to pixels among the records of a network, in the order of execution.
 
   Args:
-    records: What layers.attention_records.recording yields. Those of a network without dual-path
-      layers have no such attention.
+    records: Records from layers.attention_records.recording. A network without dual-path layers
+      has no attention to pixels.
   """
   return [MemoryReading(record.weights, *record.key_size) for record in records
           if record.key_size is not None]
