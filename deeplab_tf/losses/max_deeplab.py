@@ -94,26 +94,26 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
       ValueError: The sizes of outputs and targets do not fit.
     """
     outputs = {name: tf.cast(outputs[name], tf.float32) for name in self._outputs_used()}
-    scene = _read_targets(targets, self._ignore_label, *outputs['mask_logits'].shape[1:3])
-    found, recognition, segmentation = _compare(outputs, scene)
+    scaled = _read_targets(targets, self._ignore_label, *outputs['mask_logits'].shape[1:3])
+    found, recognition, segmentation = _compare(outputs, scaled)
     costs = pq_style.matching_costs(recognition, segmentation, self._similarity)
     if matching is None:
       # `checks` reports costs that are not finite; here they must not stop either solver.
       finite_costs = tf.where(tf.math.is_finite(costs), costs, 0.)
-      matching = matchers.match(finite_costs, scene.real, self._solver)
+      matching = matchers.match(finite_costs, scaled.real, self._solver)
     match = pq_style.matched(matching, recognition, segmentation)
 
     losses = {}
     statistics = _matching_statistics(match)
     if self._pq_style_weight:
-      losses.update(self._pq_style(found, match, outputs['class_logits'], scene))
+      losses.update(self._pq_style(found, match, outputs['class_logits'], scaled))
     if self._mask_id_term.weight:
       loss, statistics['mask_id_accuracy'] = self._mask_id(
-          outputs['mask_logits'], scene, matching)
+          outputs['mask_logits'], scaled, matching)
       losses['mask_id_cross_entropy_loss'] = loss
     if self._instance_term.weight:
       loss, statistics['instance_discrimination_accuracy'] = self._instance_discrimination(
-          outputs['pixel_features'], scene)
+          outputs['pixel_features'], scaled)
       losses['instance_discrimination_loss'] = loss
     if self._semantic_term.weight:
       losses['semantic_loss'] = self._semantic(outputs['semantic_logits'], targets)
@@ -132,43 +132,43 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     return names
 
   def _pq_style(self, found: pq_style.Overlaps, match: pq_style.Matched,
-                class_logits: tf.Tensor, scene: '_Scene') -> dict[str, tf.Tensor]:
+                class_logits: tf.Tensor, scaled: '_ScaledTargets') -> dict[str, tf.Tensor]:
     dice_term = pq_style.dice_term(found, match, self._similarity)
     class_term = pq_style.class_term(
-        found, match, class_logits, scene.mask_classes, self._similarity, self._negatives)
+        found, match, class_logits, scaled.mask_classes, self._similarity, self._negatives)
     return {'pq_style_loss_mask_dice_term': self._pq_style_weight * dice_term,
             'pq_style_loss_class_term': self._pq_style_weight * class_term}
 
-  def _mask_id(self, mask_logits: tf.Tensor, scene: '_Scene',
+  def _mask_id(self, mask_logits: tf.Tensor, scaled: '_ScaledTargets',
                matching: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weighted loss, float32 [batch], and the accuracy, float32 []."""
-    on_mask = scene.mask_ids >= 0
-    queries = tf.gather(matching, tf.maximum(scene.mask_ids, 0), batch_dims=1)
+    on_mask = scaled.mask_ids >= 0
+    queries = tf.gather(matching, tf.maximum(scaled.mask_ids, 0), batch_dims=1)
     queries = tf.where(on_mask, queries, -1)
     has_query = queries >= 0
     # Crowd pixels are included, as in DeepLab2; see MaskIdLoss.
-    counted = scene.labeled & (has_query | ~on_mask)
+    counted = scaled.labeled & (has_query | ~on_mask)
     loss = mask_id.MaskIdLoss(self._mask_id_term.top_k_percent, reduction='none')
     accuracy = _share(_is_argmax(mask_logits, queries), has_query)
     return self._mask_id_term.weight * loss(queries, mask_logits, counted), accuracy
 
   def _instance_discrimination(self, features: tf.Tensor,
-                               scene: '_Scene') -> tuple[tf.Tensor, tf.Tensor]:
+                               scaled: '_ScaledTargets') -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weighted loss, float32 [batch], and the accuracy, float32 []."""
-    masks = scene.mask_classes.shape[1]
+    masks = scaled.mask_classes.shape[1]
     top_k_percent = self._instance_term.top_k_percent
     if self._sample_k:
       loss = instance_discrimination.PixelContrastiveLoss(
           masks, self._sample_k, self._sample_temperature, top_k_percent, reduction='none')
-      drawn_ids, logits = loss.logits(scene.mask_ids, features)
+      drawn_ids, logits = loss.logits(scaled.mask_ids, features)
       losses = loss.losses(drawn_ids, logits)
       accuracy = _neighbour_accuracy(drawn_ids, logits)
     else:
       loss = instance_discrimination.InstanceDiscriminationLoss(
           masks, top_k_percent, reduction='none')
-      logits = loss.logits(scene.mask_ids, features)
-      losses = loss.losses(scene.mask_ids, logits) * tf.cast(scene.on_thing, tf.float32)
-      accuracy = _share(_is_argmax(logits, scene.mask_ids), scene.on_thing)
+      logits = loss.logits(scaled.mask_ids, features)
+      losses = loss.losses(scaled.mask_ids, logits) * tf.cast(scaled.on_thing, tf.float32)
+      accuracy = _share(_is_argmax(logits, scaled.mask_ids), scaled.on_thing)
     return self._instance_term.weight * loss.reduce(losses), accuracy
 
   def _semantic(self, semantic_logits: tf.Tensor, targets: MaskTargets) -> tf.Tensor:
@@ -178,7 +178,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
         targets.semantic_map, semantic_logits, targets.semantic_weights)
 
 
-class _Scene(NamedTuple):
+class _ScaledTargets(NamedTuple):
   """Targets at the resolution of the mask logits.
 
   Attributes:
@@ -195,7 +195,8 @@ class _Scene(NamedTuple):
   real: tf.Tensor
 
 
-def _read_targets(targets: MaskTargets, ignore_label: int, height: int, width: int) -> _Scene:
+def _read_targets(targets: MaskTargets, ignore_label: int, height: int,
+                  width: int) -> _ScaledTargets:
   mask_ids = subsample(targets.mask_ids, height, width)
   row = tf.maximum(mask_ids, 0)
   used = targets.mask_classes >= 0
@@ -203,7 +204,7 @@ def _read_targets(targets: MaskTargets, ignore_label: int, height: int, width: i
   mask_ids = tf.where(on_mask, mask_ids, -1)
   flat_ids = tf.reshape(mask_ids, [-1, height * width])
   area = cost.mask_areas(flat_ids, targets.mask_classes.shape[1])
-  return _Scene(
+  return _ScaledTargets(
       mask_ids=mask_ids,
       labeled=tf.not_equal(subsample(targets.semantic_map, height, width), ignore_label),
       on_thing=on_mask & tf.gather(targets.mask_isthing, row, batch_dims=1),
@@ -212,14 +213,14 @@ def _read_targets(targets: MaskTargets, ignore_label: int, height: int, width: i
 
 
 def _compare(outputs: dict[str, tf.Tensor],
-             scene: _Scene) -> tuple[pq_style.Overlaps, tf.Tensor, tf.Tensor]:
+             scaled: _ScaledTargets) -> tuple[pq_style.Overlaps, tf.Tensor, tf.Tensor]:
   height, width, queries = outputs['mask_logits'].shape[1:]
   pixels = height * width
   logits = tf.reshape(outputs['mask_logits'], [-1, pixels, queries])
   found = pq_style.overlaps(
-      tf.nn.softmax(logits), tf.reshape(scene.mask_ids, [-1, pixels]),
-      tf.reshape(scene.labeled, [-1, pixels]), scene.mask_classes.shape[1])
-  return found, *pq_style.similarities(found, outputs['class_logits'], scene.mask_classes)
+      tf.nn.softmax(logits), tf.reshape(scaled.mask_ids, [-1, pixels]),
+      tf.reshape(scaled.labeled, [-1, pixels]), scaled.mask_classes.shape[1])
+  return found, *pq_style.similarities(found, outputs['class_logits'], scaled.mask_classes)
 
 
 def _matching_statistics(match: pq_style.Matched) -> dict[str, tf.Tensor]:
