@@ -123,8 +123,8 @@ def _check_architecture(config):
     return f'model_options: no architecture is set; set one of {", ".join(available)}'
   purpose = config_fields.unsupported(config.model_options, name)
   if purpose:
-    return (f'model_options.{name} is for {purpose}, which this library does not do; set one of '
-            f'{", ".join(available)}')
+    return (f'model_options.{name} is for {purpose}, which this library does not support; set one '
+            f'of {", ".join(available)}')
   if name not in available:
     return f'model_options.{name} is not available; set one of {", ".join(available)}'
   return None

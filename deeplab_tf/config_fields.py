@@ -65,7 +65,7 @@ def _problem_of_field(message, field, value) -> Optional[str]:
   """Returns what is wrong, to be appended to the name of the field, or None."""
   purpose = unsupported(message, field.name)
   if purpose and is_set(message, field.name):
-    return f' is for {purpose}, which this library does not do; remove it'
+    return f' is for {purpose}, which this library does not support; remove it'
   options = field.GetOptions()
   if field.message_type is not None:
     choices = options.Extensions[field_options_pb2.choices]

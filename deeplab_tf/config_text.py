@@ -41,7 +41,7 @@ def read(path: str) -> tuple[config_pb2.ExperimentOptions, str]:
     files.append(_find_base(files, layers[-1].base_config))
     layers.append(_parse(_read_text(files[-1]), files[-1]))
   if layers[-1].clear:
-    raise ConfigError(f'{files[-1]}: clear takes fields away from a base_config, and there is none')
+    raise ConfigError(f'{files[-1]}: clear removes fields of a base_config, and there is none')
   config = config_pb2.ExperimentOptions()
   for file, layer in zip(reversed(files), reversed(layers)):
     _lay_over(config, layer, file)
@@ -64,7 +64,7 @@ def override(config: config_pb2.ExperimentOptions, text: str) -> None:
                       'write it into the config file') from None
   layer = _parse(text, source)
   if layer.HasField('base_config'):
-    raise ConfigError(f'{source}: a base belongs into the file: set base_config there')
+    raise ConfigError(f'{source}: set base_config in the file itself')
   _lay_over(config, layer, source)
 
 

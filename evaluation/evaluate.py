@@ -7,11 +7,11 @@
 import argparse
 import os
 import sys
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence
 
 from deeplab_tf import arguments, cli
 from deeplab_tf.formats import coco_panoptic
-from deeplab_tf.scoring import left_out, workers
+from deeplab_tf.scoring import workers
 from deeplab_tf.user_errors import MissingFileError, UsageError
 
 _FORMATS = """\
@@ -40,11 +40,14 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   _check_flags(args)
   if args.output:
     _check_output(args.output)
-  score = {'panoptic': _panoptic, 'semantic': _semantic, 'instance': _instance}[args.task]
-  result, text = score(args)
-  print(text)
+  from deeplab_tf.reports.evaluation import file_scores
+  with _progress() as bar:
+    scores = file_scores.score(args.task, _options(args), bar.update)
+  for warning in scores.warnings:
+    print(f'warning: {warning}', file=sys.stderr)
+  print(scores.text)
   if args.output:
-    coco_panoptic.write_json(args.output, result)
+    coco_panoptic.write_json(args.output, scores.figures)
     print(f'written to {args.output}')
 
 
@@ -117,66 +120,10 @@ def _check_output(path: str) -> None:
     raise UsageError(f'--output={path} is a folder; name a JSON file')
 
 
-def _panoptic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
-  from deeplab_tf.metrics import panoptic_quality
-  from deeplab_tf.scoring import panoptic_files
-  files = _panoptic_files(args)
-  page = None
-  with _progress() as bar:
-    if args.report:
-      from deeplab_tf.reports.evaluation import evaluation_report
-      page, score = evaluation_report.write(
-          args.report, *files, args.images, bar.update, num_workers=args.workers,
-          dilation_ratio=panoptic_quality.DILATION_RATIO if args.boundary else None)
-    else:
-      score = panoptic_files.panoptic_score(*files, bar.update, args.workers,
-                                            'boundary' if args.boundary else args.definition)
-  _warn(score.warnings)
-  result = score.metric.result()
-  names = score.class_names if args.per_class else None
-  text = _text(panoptic_quality.format_result(result, names), score.omitted)
-  return (left_out.with_figures(result, score.omitted),
-          f'{text}\nwritten to {page}' if page else text)
-
-
-def _semantic(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
-  from deeplab_tf.metrics import mean_iou
-  from deeplab_tf.scoring import panoptic_files, semantic_files
-  with _progress() as bar:
-    if args.num_classes is None:
-      score = panoptic_files.semantic_score(*_panoptic_files(args), bar.update, args.workers)
-    else:
-      score = semantic_files.label_png_score(
-          args.ground_truth, args.predictions, args.num_classes,
-          255 if args.ignore_label is None else args.ignore_label, bar.update, args.workers)
-  _warn(score.warnings)
-  result = score.metric.result()
-  text = mean_iou.format_result(result, score.class_names if args.per_class else None)
-  return left_out.with_figures(result, score.omitted), _text(text, score.omitted)
-
-
-def _warn(warnings: Sequence[str]) -> None:
-  for warning in warnings:
-    print(f'warning: {warning}', file=sys.stderr)
-
-
-def _text(table: str, missing: left_out.LeftOut) -> str:
-  return '\n'.join([table, *(['', *missing.lines] if missing.lines else [])])
-
-
-def _panoptic_files(args: argparse.Namespace) -> Tuple[Any, ...]:
-  return (args.ground_truth, coco_panoptic.predictions_json(args.predictions),
-          args.ground_truth_dir, args.predictions_dir)
-
-
-def _instance(args: argparse.Namespace) -> Tuple[Dict[str, Any], str]:
-  from deeplab_tf.scoring import instance_files
-  with _progress() as bar:
-    score = instance_files.instance_score(
-        args.ground_truth, coco_panoptic.predictions_json(args.predictions),
-        'boundary' if args.boundary else 'segm', bar.update, args.workers)
-  text = instance_files.format_result(score, args.per_class)
-  return left_out.with_figures(score.figures, score.omitted), _text(text, score.omitted)
+def _options(args: argparse.Namespace) -> Any:
+  from deeplab_tf.reports.evaluation import file_scores
+  return file_scores.ScoreOptions(**{
+      name: getattr(args, name) for name in file_scores.ScoreOptions._fields})
 
 
 def _progress() -> Any:

@@ -84,7 +84,7 @@ def test_overrides_win_in_order_and_replace_repeated_fields(tmp_path):
 FAULTS = {
     'a stride that no stage has': (
         'model_options { max_deeplab { transformer_beyond_stride: 64 } }',
-        r'transformer_beyond_stride is 64: allowed are 0 \(as the backbone says\), 4, 8, 16, 32'),
+        r'transformer_beyond_stride is 64: allowed are 4, 8, 16, 32'),
     'switchable convolutions from a stride that no stage has': (
         'model_options { backbone { use_sac_beyond_stride: 7 } max_deeplab { } }',
         r'use_sac_beyond_stride is 7: allowed are -1 \(none\), 2, 4, 8, 16, 32'),
@@ -106,7 +106,7 @@ FAULTS = {
         'decoder.aspp_conv_type is "separable_conv": allowed are .*standard_conv'),
     'less than no blocks': (
         'model_options { max_deeplab { decoder_blocks_per_stage: -2 } }',
-        r'decoder_blocks_per_stage is -2: it must be at least 0'),
+        r'decoder_blocks_per_stage is -2: it must be at least 1'),
     'typing error': (
         'model_options {\n  max_deeplab {\n    num_querys: 3\n  }\n}',
         r'a\.textproto:3: unknown field "num_querys" in ModelOptions\.MaXDeepLabOptions\. '

@@ -100,7 +100,7 @@ def test_a_string_that_is_no_choice_is_named_with_the_nearest(path, field):
 def test_what_this_library_does_not_do_is_refused_where_it_is_asked_for(path, field):
   values = {TYPE.TYPE_BOOL: True, TYPE.TYPE_STRING: 'a'}
   purpose = field.GetOptions().Extensions[UNSUPPORTED]
-  message = f'{".".join(path)} is for {purpose}, which this library does not do; remove it'
+  message = f'{".".join(path)} is for {purpose}, which this library does not support; remove it'
   assert _problem(path, values.get(field.type)) == message
   if field.type == TYPE.TYPE_BOOL:
     assert _problem(path, False) is None

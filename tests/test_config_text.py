@@ -163,7 +163,7 @@ FAULTS = {
         'a.textproto: clear "base_config": only fields of the experiment can be cleared'),
     'nothing below': (
         f'model_options {{ max_deeplab {{ }} }} clear: "{HEAD}"',
-        'a.textproto: clear takes fields away from a base_config, and there is none'),
+        'a.textproto: clear removes fields of a base_config, and there is none'),
     'contradiction': (
         'base_config: "base.textproto" model_options { backbone { output_stride: 7 } }',
         'a.textproto over base.textproto: model_options.backbone.output_stride is 7: allowed are '
@@ -182,7 +182,7 @@ def test_a_fault_is_one_line_with_the_file_that_has_it(name, tmp_path):
      'base.textproto:3: unknown field "num_querys" in '),
     ('model_options {\n  max_deeplab {\n', 'base.textproto:'),
     ('base_config: "other.textproto"', 'base.textproto: base_config "other.textproto": no such'),
-    ('clear: "experiment_name"', 'base.textproto: clear takes fields away')])
+    ('clear: "experiment_name"', 'base.textproto: clear removes fields')])
 def test_a_fault_in_a_base_names_the_base(tmp_path, text, expected):
   assert _error(tmp_path, 'base_config: "base.textproto"', base=text).startswith(expected)
 
@@ -197,7 +197,7 @@ def test_files_that_build_on_each_other_are_named(tmp_path):
 def test_an_override_names_no_base_and_its_faults_are_its_own(tmp_path):
   text = 'base_config: "base.textproto"'
   assert _error(tmp_path, text, [text]) == (
-      f"--override='{text}': a base belongs into the file: set base_config there")
+      f"--override='{text}': set base_config in the file itself")
   assert _error(tmp_path, text, ['clear: "experiment_nam"']) == (
       "--override='clear: \"experiment_nam\"': clear \"experiment_nam\": unknown field "
       '"experiment_nam" in ExperimentOptions. Did you mean "experiment_name"?')

@@ -13,7 +13,7 @@ from deeplab_tf.benchmark.measuring import MeasureOptions, Results
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, image_normalization, pipeline, readers
 from deeplab_tf.data.augmentation import copy_paste, panoptic
-from deeplab_tf.data.augmentation import options as recipe_lib
+from deeplab_tf.data.augmentation import options as options_lib
 from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
 # Smallest number of images that each stage is measured with.
@@ -66,7 +66,7 @@ def unaugmented(options):
   if old.HasField('large_scale_jitter'):
     new.large_scale_jitter.min_scale = new.large_scale_jitter.max_scale = 1.0
   if old.HasField('random_shorter_side'):
-    sides = sorted(recipe_lib.build(options, 'train_dataset_options').shorter_sides)
+    sides = sorted(options_lib.build(options, 'train_dataset_options').shorter_sides)
     new.random_shorter_side.sides.append(sides[len(sides) // 2])
     new.random_shorter_side.max_longer_side = old.random_shorter_side.max_longer_side
   return plain
@@ -90,7 +90,7 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
     and normalize.
   """
   field = 'train_dataset_options'
-  recipe = recipe_lib.build(options, field, normalization)
+  augmentation = options_lib.build(options, field, normalization)
   source = readers.open_source(options, info, field)
   payloads = list(itertools.islice(itertools.cycle(source.in_order().take(images)), images))
   seeds = [tf.constant([seed, number], tf.int64) for number in range(images)]
@@ -101,18 +101,18 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
     return outputs
 
   examples = run('decode', source.load, payloads)
-  resized = run('resize', lambda example, seed: _resize(example, recipe, info, seed),
+  resized = run('resize', lambda example, seed: _resize(example, augmentation, info, seed),
                 list(zip(examples, seeds)))
   places = [place for _, place in resized]
-  colored = run('colors', lambda image, seed: panoptic.change_colors(image, recipe, seed),
+  colored = run('colors', lambda image, seed: panoptic.change_colors(image, augmentation, seed),
                 [(image, seed) for (image, _), seed in zip(resized, seeds)])
   crops = run('crop', lambda image, label, place: panoptic.crop(
-      image, label, place, recipe, info.void_label),
+      image, label, place, augmentation, info.void_label),
               [(image, example.label, place)
                for image, example, place in zip(colored, examples, places)])
-  if recipe.paste:
+  if augmentation.paste:
     crops = run('paste', lambda onto, other, seed: _paste(
-        onto, other, recipe, info, options.max_thing_id, seed),
+        onto, other, augmentation, info, options.max_thing_id, seed),
                 list(zip(crops, examples[1:] + examples[:1], seeds)))
   make = pipeline.target_function(options, info, kind)
   run('targets', make, [(label, example.name)
@@ -121,14 +121,14 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
   return seconds
 
 
-def _resize(example, recipe, info, seed):
-  place = panoptic.draw_placement(example.label, recipe, info, seed)
-  return panoptic.resize(example.image, place, recipe), place
+def _resize(example, augmentation, info, seed):
+  place = panoptic.draw_placement(example.label, augmentation, info, seed)
+  return panoptic.resize(example.image, place, augmentation), place
 
 
-def _paste(onto, other, recipe, info, max_things, seed):
-  pasted = panoptic.pasted_crop(other, recipe, info, seed)
-  return copy_paste.paste(onto, pasted, recipe.paste, info, max_things, seed)
+def _paste(onto, other, augmentation, info, max_things, seed):
+  pasted = panoptic.pasted_crop(other, augmentation, info, seed)
+  return copy_paste.paste(onto, pasted, augmentation.paste, info, max_things, seed)
 
 
 def _timed(step: Callable, inputs: Sequence) -> tuple[list, float]:

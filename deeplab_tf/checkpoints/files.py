@@ -45,7 +45,7 @@ def to_standard_error(line: str) -> None:
 # === Which are whole ===
 
 
-def damage(prefix: str) -> Optional[str]:
+def corruption(prefix: str) -> Optional[str]:
   """Reads a checkpoint through, one tensor at a time, and verifies its checksums.
 
   Args:
@@ -123,18 +123,18 @@ def newest_whole(folder: str,
     CheckpointError: There are checkpoints, and all are corrupt.
     HostError: The newest one that is not corrupt cannot be opened.
   """
-  damaged = []
+  corrupt = []
   for prefix in reversed(numbered(folder)):
-    reason = damage(prefix)
+    reason = corruption(prefix)
     if reason is None:
-      for other, why in damaged:
+      for other, why in corrupt:
         warn(f'WARNING: {other} is not whole ({why}); using the one before, {prefix}')
       return prefix
-    damaged.append((prefix, reason))
-  if damaged:
-    prefix, reason = damaged[0]
+    corrupt.append((prefix, reason))
+  if corrupt:
+    prefix, reason = corrupt[0]
     raise CheckpointError(
-        f'{folder}: none of its {len(damaged)} checkpoints is whole, the newest '
+        f'{folder}: none of its {len(corrupt)} checkpoints is whole, the newest '
         f'{os.path.basename(prefix)} is not for this reason: {reason}; put a whole one there, or '
         'move its ckpt-* files to another folder')
   return None

@@ -74,7 +74,7 @@ def load_reference_weights(model: keras.Model, source: str,
     Account of what became of each weight.
 
   Raises:
-    ValueError: The source is unknown, or a weight is missing, unknown, there twice, used twice or
+    ValueError: The source is unknown, or a weight is missing, unknown, duplicate, used twice or
       of the wrong shape; the message lists them, and no variable has changed.
   """
   sources = [n[len('from_'):] for n in modules.available('checkpoints') if n.startswith('from_')]
@@ -99,7 +99,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
     Account of what became of each weight.
 
   Raises:
-    ValueError: A weight is missing, unknown, there twice, used twice or of the wrong shape; the
+    ValueError: A weight is missing, unknown, duplicate, used twice or of the wrong shape; the
       message lists them, and no variable has changed.
   """
   names = reference.weight_names(weights)
@@ -125,7 +125,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
   unused, used_twice = _accounted(origins)
   _check_fit(program, {
       'missing': missing, 'unknown': sorted([*set(tensors) - _names(origins), *unused]),
-      'there twice': _same(names), 'used twice': used_twice, 'of the wrong shape': wrong})
+      'duplicate': _same(names), 'used twice': used_twice, 'of the wrong shape': wrong})
   for path, value in values.items():
     variables[path].assign(value)
   return Account({path: origin.names for path, origin in origins.items()},

@@ -94,7 +94,7 @@ def read_variables(prefix: str, keys: Iterable[str],
     return {key: reader.get_tensor(_saved_name(shapes, key, averaged)) for key in keys}
   except files.READ_ERRORS as error:
     raise CheckpointError(
-        f'{prefix}: the checkpoint is damaged ({files.first_line(error)})') from None
+        f'{prefix}: the checkpoint is corrupt ({files.first_line(error)})') from None
 
 
 def names_in_checkpoint(prefix: str) -> list[str]:

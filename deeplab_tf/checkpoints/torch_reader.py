@@ -192,7 +192,7 @@ class _Archive:
     info = self._archive.getinfo(self._folder + name)
     # torch.save does not compress; a compressed member may be far larger than its file.
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-      raise pickle.UnpicklingError(f'{name} is compressed or damaged; give the file as torch.save '
+      raise pickle.UnpicklingError(f'{name} is compressed or corrupt; give the file as torch.save '
                                    'wrote it')
     if info.file_size > most:
       raise pickle.UnpicklingError(f'{name} has {info.file_size} bytes; at most {most} are read')

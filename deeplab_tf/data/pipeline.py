@@ -24,11 +24,11 @@ from deeplab_tf.data.augmentation import (
   placement,
   transforms,
 )
-from deeplab_tf.data.augmentation import options as recipe_lib
+from deeplab_tf.data.augmentation import options as options_lib
 from deeplab_tf.layers.shapes import scaled_size
 from deeplab_tf.user_errors import ConfigError
 
-Recipe = recipe_lib.Recipe
+Augmentation = options_lib.Augmentation
 count_examples = readers.count_examples
 
 
@@ -191,14 +191,14 @@ def _options():
 # --- One image for evaluation -----------------------------------------------------------------
 
 
-def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe,
+def prepare_for_evaluation(image: tf.Tensor, augmentation: Augmentation,
                            ratio: float = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
   """Resizes, normalizes and pads an image for evaluation and in an exported model.
 
   Args:
     image: uint8 [height, width, 3].
-    recipe: Sizes and normalization. Without a crop size the image is padded to multiples of the
-      size divisor.
+    augmentation: Sizes and normalization. Without a crop size the image is padded to multiples
+      of the size divisor.
     ratio: Factor by which both sizes of the result are scaled with aligned corners; a factor other
       than 1 needs a crop size.
 
@@ -206,27 +206,27 @@ def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe,
     float32 [*crop_size, 3], normalized, with padding of 0 at the bottom and on the right; and
     int32 [2], the size of the image inside.
   """
-  size = _evaluation_size(tf.shape(image)[:2], recipe)
-  crop_size = [scaled_size(n, ratio) for n in recipe.crop_size]
+  size = _evaluation_size(tf.shape(image)[:2], augmentation)
+  crop_size = [scaled_size(n, ratio) for n in augmentation.crop_size]
   if ratio != 1:
     # float64, like the crop size: with float32 the image could become larger than the crop.
     size = tf.cast(tf.cast(size - 1, tf.float64) * ratio + 1, tf.int32)
-  if recipe.shorter_sides:
+  if augmentation.shorter_sides:
     image = pillow_resize.resize(image, size)
   else:
     image, _ = transforms.resize(tf.cast(image, tf.float32), None, size)
-  image = recipe.normalization.apply(image)
-  padded = crop_size or size + -size % recipe.size_divisor
+  image = augmentation.normalization.apply(image)
+  padded = crop_size or size + -size % augmentation.size_divisor
   image, _ = transforms.pad(image, None, padded, 0, color=(0.0, 0.0, 0.0))
   return tf.ensure_shape(image, [*(crop_size or (None, None)), 3]), size
 
 
-def _evaluation_size(size: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-  if recipe.shorter_sides:
-    return placement.shorter_side_size(size, recipe.shorter_sides[0], recipe.max_longer_side,
-                                       recipe.crop_size)
-  max_size = recipe.max_size if any(recipe.max_size) else recipe.crop_size
-  return transforms.size_in_range(size, recipe.min_size, max_size, recipe.resize_factor)
+def _evaluation_size(size: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+  if augmentation.shorter_sides:
+    return placement.shorter_side_size(size, augmentation.shorter_sides[0],
+                                       augmentation.max_longer_side, augmentation.crop_size)
+  max_size = augmentation.max_size if any(augmentation.max_size) else augmentation.crop_size
+  return transforms.size_in_range(size, augmentation.min_size, max_size, augmentation.resize_factor)
 
 
 # --- From the config --------------------------------------------------------------------------
@@ -240,27 +240,27 @@ def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool
   """
   field = 'train_dataset_options'
   if kind == 'class':
-    recipe_lib.require_masks(options, field)
-    one_class = classification.build_recipe(options, field, normalization)
+    options_lib.require_masks(options, field)
+    one_class = classification.build_augmentation(options, field, normalization)
     return lambda example, seed: classification.training_sample(example, one_class, seed), False
-  recipe = recipe_lib.build(options, field, normalization)
+  augmentation = options_lib.build(options, field, normalization)
   make_targets = target_function(options, info, kind)
 
   def sample(example, *other_and_seed):
-    if recipe.paste:
+    if augmentation.paste:
       other, seed = other_and_seed
       image, label = panoptic.augment_and_paste(
-          example, other, recipe, info, options.max_thing_id, seed)
+          example, other, augmentation, info, options.max_thing_id, seed)
     else:
-      image, label = panoptic.augment(example, recipe, info, *other_and_seed)
+      image, label = panoptic.augment(example, augmentation, info, *other_and_seed)
     return image, make_targets(label, example.name)
 
-  return sample, recipe.paste is not None
+  return sample, augmentation.paste is not None
 
 
-def evaluation_recipe(config) -> Recipe:
+def evaluation_augmentation(config) -> Augmentation:
   """Returns the sizes and the normalization of evaluation images and of an exported model."""
-  return recipe_lib.build_for_evaluation(config.eval_dataset_options,
+  return options_lib.build_for_evaluation(config.eval_dataset_options,
                                          image_normalization.build(config.model_options))
 
 
@@ -268,22 +268,22 @@ def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, Nam
   """Returns a function from a LabeledImage to an evaluation sample, its shapes and its padding."""
   options, field = config.eval_dataset_options, 'eval_dataset_options'
   if isinstance(info, ImageClasses):
-    one_class = classification.build_recipe(options, field,
+    one_class = classification.build_augmentation(options, field,
                                             image_normalization.build(config.model_options))
     shapes = structures.ClassEvaluationBatch([*one_class.crop_size, 3], [], [])
     return (lambda example: classification.evaluation_sample(example, one_class), shapes,
             structures.ClassEvaluationBatch(0.0, 0, ''))
-  recipe = evaluation_recipe(config)
-  if not recipe.crop_size and not options.size_divisor:
+  augmentation = evaluation_augmentation(config)
+  if not augmentation.crop_size and not options.size_divisor:
     raise ConfigError(f'{field}.crop_size is not set: it takes two values, height and width; for '
                       'images of any size set size_divisor instead, 1 for no padding')
 
   def prepare(example):
-    image, resized = prepare_for_evaluation(example.image, recipe, ratio)
+    image, resized = prepare_for_evaluation(example.image, augmentation, ratio)
     return structures.EvaluationBatch(image, resized, tf.shape(example.image)[:2], example.label,
                                       example.name)
 
-  size = [scaled_size(n, ratio) for n in recipe.crop_size] or [None, None]
+  size = [scaled_size(n, ratio) for n in augmentation.crop_size] or [None, None]
   shapes = structures.EvaluationBatch([*size, 3], [2], [2], [None, None], [])
   return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
 

@@ -240,7 +240,7 @@ def open_source(options, info: DatasetInfo,
   patterns = [config_lib.require_value(pattern, f'{field}.file_pattern')
               for pattern in options.file_pattern]
   if options.max_damaged_images:
-    files = tfrecord.matching_files(patterns, allow_damaged=True)
+    files = tfrecord.matching_files(patterns, allow_corrupt=True)
     _compare_classes(files, info, options)
     return AddressedRecordSource(files, info, options.decode_groundtruth_label)
   files = tfrecord.matching_files(patterns)

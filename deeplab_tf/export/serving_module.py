@@ -23,11 +23,11 @@ class ServingModule(tf.Module):
   """The exported program.
 
   Attributes:
-    recipe: Sizes and normalization of the network's input.
+    augmentation: Sizes and normalization of the network's input.
   """
 
   def __init__(self, network: Callable, variables: Sequence[tf.Variable], postprocess: Callable,
-               recipe: pipeline.Recipe):
+               augmentation: pipeline.Augmentation):
     """Initializes the module.
 
     Args:
@@ -35,14 +35,14 @@ class ServingModule(tf.Module):
         which would be saved with the functions of all its layers.
       variables: Variables that the network reads.
       postprocess: Function of (outputs, output_size) that returns a PanopticPrediction.
-      recipe: Sizes and normalization; without a crop size the network's input has the (resized and
-        padded) size of the images.
+      augmentation: Sizes and normalization; without a crop size the network's input has the
+        (resized and padded) size of the images.
     """
     super().__init__()
     self._network = network
     self._saved_variables = list(variables)
     self._postprocess = postprocess
-    self.recipe = recipe
+    self.augmentation = augmentation
 
   # === Signatures ===
 
@@ -104,8 +104,8 @@ class ServingModule(tf.Module):
   def prepare(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the network's input, and the size of the images inside the padding, int32 [2]."""
 
-    height, width = self.recipe.crop_size or (None, None)
-    prepare = lambda image: pipeline.prepare_for_evaluation(image, self.recipe)  # noqa: E731
+    height, width = self.augmentation.crop_size or (None, None)
+    prepare = lambda image: pipeline.prepare_for_evaluation(image, self.augmentation)  # noqa: E731
     inputs, sizes = tf.map_fn(prepare, images, fn_output_signature=(
         tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32)))
     return inputs, sizes[0]
@@ -207,4 +207,5 @@ def build(config, dataset_info, model: keras.Model,
   folding.fold_norms(model)
   network = network or models.inference_network(config, model)
   postprocess = models.architecture(config).build_postprocessor(config, dataset_info)
-  return ServingModule(network, model.variables, postprocess, pipeline.evaluation_recipe(config))
+  return ServingModule(network, model.variables, postprocess,
+                       pipeline.evaluation_augmentation(config))

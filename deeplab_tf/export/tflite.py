@@ -28,7 +28,7 @@ def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
   Raises:
     ValueError: The config has no evaluation crop size, or the folder contains other files.
   """
-  if not module.recipe.crop_size:
+  if not module.augmentation.crop_size:
     raise ConfigError('eval_dataset_options.crop_size is not set: a tflite file has one input '
                       "size; set it with --override='eval_dataset_options { crop_size: 641 "
                       "crop_size: 641 size_divisor: 0 }'")
@@ -39,11 +39,11 @@ def export_tflite(module: ServingModule, config, dataset_info: DatasetInfo,
 
 
 def _convert(module: ServingModule) -> bytes:
-  spec = tf.TensorSpec([1, *module.recipe.crop_size, 3], tf.uint8, 'images')
+  spec = tf.TensorSpec([1, *module.augmentation.crop_size, 3], tf.uint8, 'images')
 
   @tf.function(input_signature=[spec], autograph=False)
   def predict(images):
-    prediction = module.predict_prepared(module.recipe.normalization.apply(images))
+    prediction = module.predict_prepared(module.augmentation.normalization.apply(images))
     return compact_segments(prediction)._asdict()
 
   converter = tf.lite.TFLiteConverter.from_concrete_functions(

@@ -207,27 +207,27 @@ def _variant(backbone_options, options):
                       f'{", ".join(known)}.{modules.nearest(name, known)}')
   network = block_group_network.configured(backbones.VARIANTS[name], backbone_options)
   variant = backbones.MASK_TRANSFORMERS[name]
-  # Values of 0 stand for those of the variant. One field sets the channels of memory and heads.
+  # One field sets the channels of memory and heads.
   changed = {
-      'memory_channels': options.memory_channels,
-      'feature_channels': options.memory_channels,
-      'transformer_channels': options.transformer_channels,
-      'transformer_beyond_stride': options.transformer_beyond_stride,
-      'decoder_blocks': options.decoder_blocks_per_stage,
+      'memory_channels': 'memory_channels',
+      'feature_channels': 'memory_channels',
+      'transformer_channels': 'transformer_channels',
+      'transformer_beyond_stride': 'transformer_beyond_stride',
+      'decoder_blocks': 'decoder_blocks_per_stage',
+      'decoder_stacks': 'num_decoder_stacks',
   }
-  variant = variant._replace(**{field: value for field, value in changed.items() if value})
+  variant = variant._replace(**{own: getattr(options, field) for own, field in changed.items()
+                                if options.HasField(field)})
   kind = options.pixel_to_pixel_attention
   if kind != options.VARIANT_DEFAULT:
     network = network.with_groups(axial_beyond_stride=16 if kind == options.AXIAL else 0)
-  if options.HasField('num_decoder_stacks'):
-    variant = variant._replace(decoder_stacks=options.num_decoder_stacks)
   if options.HasField('num_backbone_decoder_stacks'):
     network = network._replace(decoder_stacks=options.num_backbone_decoder_stacks)
   if not 0 <= network.decoder_stacks <= variant.decoder_stacks:
     raise ConfigError(
         f'model_options.max_deeplab: num_backbone_decoder_stacks is {network.decoder_stacks} and '
-        f'num_decoder_stacks {variant.decoder_stacks}: the first counts those of the second that '
-        'are pre-trained, and can be 0 to the second')
+        f'num_decoder_stacks {variant.decoder_stacks}: the first counts the pre-trained ones among '
+        'the second; set it to at most that number')
   return network, variant
 
 

@@ -16,7 +16,7 @@ from deeplab_tf.postprocessing import centers as centers_lib
 from deeplab_tf.structures import PanopticPrediction
 
 
-class ReadOutOptions(NamedTuple):
+class PostprocessingOptions(NamedTuple):
   """Options of the post-processing.
 
   Attributes:
@@ -62,7 +62,7 @@ class _Groups(NamedTuple):
 class PanopticDeepLabPostprocessor:
   """Callable from raw outputs to a PanopticPrediction."""
 
-  def __init__(self, dataset_info, options: ReadOutOptions):
+  def __init__(self, dataset_info, options: PostprocessingOptions):
     """Initializes the post-processing.
 
     Args:
@@ -218,7 +218,7 @@ def _mean_probabilities(logits: tf.Tensor, semantic: tf.Tensor, groups: _Groups)
 
 def build(evaluator_options, dataset_info) -> PanopticDeepLabPostprocessor:
   """Builds the post-processing that EvaluatorOptions describe."""
-  return PanopticDeepLabPostprocessor(dataset_info, ReadOutOptions(
+  return PanopticDeepLabPostprocessor(dataset_info, PostprocessingOptions(
       center_threshold=evaluator_options.center_score_threshold,
       nms_kernel=evaluator_options.nms_kernel,
       keep_centers=evaluator_options.keep_k_centers,

@@ -2,6 +2,7 @@
 
 import html
 import math
+import os
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from deeplab_tf.metrics.percent import percent
@@ -35,6 +36,30 @@ def write(path: str, title: str, summary: Mapping[str, Any],
       _gallery_section(gallery),
   ]
   page.write_page(path, title, parts)
+
+
+def read_curves(model_dir: str) -> dict[str, list[tuple[int, float]]]:
+  """Reads the curves for `write` from the TensorBoard logs of a training.
+
+  Returns:
+    Tag -> (step, value) pairs; tags of the evaluation begin with "validation/". Counts, parts of
+    PQ and statistics of the machine are left out, since they would clutter the plots.
+  """
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+  from tensorboard.util import tensor_util
+  curves = {}
+  for part, prefix in (('train', ''), ('eval', 'validation/')):
+    events = EventAccumulator(os.path.join(model_dir, part), size_guidance={'tensors': 0})
+    events.Reload()
+    for tag in events.Tags()['tensors']:
+      points = [(e.step, tensor_util.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
+      if points and points[0][1].shape == () and points[0][1].dtype.kind == 'f':
+        curves[prefix + (tag.replace('/', ' ') if prefix else tag)] = [
+            (step, float(value)) for step, value in points]
+  return {name: points for name, points in curves.items()
+          if not name.endswith((' n', ' sq', ' rq', 'matched_masks'))
+          and not name.startswith(('losses_unweighted/', 'memory/', 'weight_norm', 'loss_scale',
+                                   'skipped_steps'))}
 
 
 def _scores_section(scores: Mapping[str, Any], class_names: Mapping[int, str]) -> str:

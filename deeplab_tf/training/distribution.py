@@ -155,7 +155,7 @@ def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     reason = _NODE.sub('', str(error)).strip().split('\n')[0][:160]
     raise LostWorkerError(
         f'another worker has stopped or lost its connection ({reason}); start all workers again '
-        'with the same command, and they go on from the last checkpoint') from error
+        'with the same command, and they resume from the last checkpoint') from error
 
 
 def check(config, strategy: tf.distribute.Strategy, mode: str = 'train_and_eval') -> None:

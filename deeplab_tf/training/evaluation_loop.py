@@ -48,7 +48,7 @@ class EvaluationLoop:
                                 shows_images=setup.cluster.is_chief),
         strategy=setup.strategy,
         predict=setup.build_prediction(batch_size // len(setup.cluster.workers),
-                                       evaluators.build_read_out),
+                                       evaluators.build_postprocessor),
         batches=lambda: batches.evaluation(config, setup.dataset_info, setup.cluster),
         progress=self._progress, stop_requested=setup.stop_request)
     best = None

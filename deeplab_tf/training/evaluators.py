@@ -73,7 +73,7 @@ def _classification(config, architecture, dataset_info, surroundings, **loop):
 _EVALUATORS = {Task.PANOPTIC: _panoptic, Task.CLASSIFICATION: _classification}
 
 
-def build_read_out(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:
+def build_postprocessor(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:
   """Returns the post-processing of an evaluation.
 
   Args:
@@ -90,8 +90,8 @@ def build_read_out(config, dataset_info: AnyInfo, static_shapes: bool) -> Callab
   if not extra_scores.need_queries(config, architecture):
     return postprocess
 
-  def read_out(outputs, output_size):
+  def postprocess(outputs, output_size):
     queries = QueryOutputs(outputs['class_logits'], outputs['mask_logits'])
     return ScoredPrediction(postprocess(outputs, output_size), queries)
 
-  return read_out
+  return postprocess

@@ -136,6 +136,6 @@ class GradientFunction:
     found = tape.gradient(scaled, self._trained)
     gradients = {str(i): tf.convert_to_tensor(x) for i, x in enumerate(found) if x is not None}
     if not gradients:
-      raise ConfigError('no variable has a gradient: every loss term is switched off')
+      raise ConfigError('no variable has a gradient: every loss term has weight 0')
     broken = {name: 1.0 - tf.cast(flag, tf.float32) for name, flag in result.checks.items()}
     return Gradients(gradients, losses, unweighted, dict(result.statistics), broken)

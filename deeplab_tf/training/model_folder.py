@@ -116,7 +116,7 @@ class ModelFolder:
     self._take(create=True)
     if _checkpoints(self.path) != self._seen:
       raise HostError(f'another training has written checkpoints to --model_dir={self.path} since '
-                      'this one was started; start again to go on from them')
+                      'this one was started; start again to resume from them')
     self._lock.sign()
     with atomic_file.writing(os.path.join(self.path, CONFIG_FILE)) as file:
       file.write(config_text)

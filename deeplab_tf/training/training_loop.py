@@ -78,7 +78,7 @@ class TrainingLoop:
     if latest is not None:
       checkpointing.restore_training(self._checkpoint, latest, setup.strategy,
                                      setup.folder.same_model_advice())
-      lines = [f'checkpoint: going on from {latest}, step {setup.step}']
+      lines = [f'checkpoint: resuming from {latest}, step {setup.step}']
     return training_state, lines
 
   @property

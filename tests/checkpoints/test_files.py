@@ -48,7 +48,7 @@ def _flip(content, position):
 
 
 def test_a_saved_checkpoint_is_whole(tmp_path):
-  assert files.damage(_save(tmp_path, 4)) is None
+  assert files.corruption(_save(tmp_path, 4)) is None
 
 
 @pytest.mark.parametrize('part', ['index', DATA])
@@ -58,7 +58,7 @@ def test_a_checkpoint_cut_anywhere_is_not_whole(part, tmp_path):
   content = path.read_bytes()
   for end in [*range(0, len(content), len(content) // 23), len(content) - 1]:
     path.write_bytes(content[:end])
-    reason = files.damage(prefix)
+    reason = files.corruption(prefix)
     assert reason and '\n' not in reason, end
 
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_with_a_wrong_bit_is_not_whole(part, tmp_path):
   end = len(content) - (60 if part == 'index' else 0)
   for position in random.Random(1).sample(range(end), 40):
     path.write_bytes(_flip(bytearray(content), position))
-    reason = files.damage(prefix)
+    reason = files.corruption(prefix)
     assert reason and '\n' not in reason, position
 
 
@@ -82,16 +82,16 @@ def test_no_bit_of_an_index_footer_changes_what_is_read(tmp_path):
   expected = restore.read_variable(prefix, 'kernel')
   for position in range(len(content) - 60, len(content)):
     path.write_bytes(_flip(bytearray(content), position))
-    if files.damage(prefix) is None:
+    if files.corruption(prefix) is None:
       np.testing.assert_array_equal(restore.read_variable(prefix, 'kernel'), expected)
 
 
 def test_the_reason_names_what_is_missing(tmp_path):
   prefix = _save(tmp_path, 4)
   os.remove(f'{prefix}.{DATA}')
-  assert 'ckpt-4.data' in files.damage(prefix)
+  assert 'ckpt-4.data' in files.corruption(prefix)
   os.remove(f'{prefix}.index')
-  assert files.damage(prefix) == 'its index file is missing'
+  assert files.corruption(prefix) == 'its index file is missing'
 
 
 def test_a_mixture_of_two_saves_of_a_step_is_not_whole(tmp_path):
@@ -99,10 +99,10 @@ def test_a_mixture_of_two_saves_of_a_step_is_not_whole(tmp_path):
   prefix = _save(tmp_path / 'a', 4)
   tf.train.Checkpoint(model=_model(1)).write(str(tmp_path / 'b'))
   shutil.copy(tmp_path / f'b.{DATA}', f'{prefix}.{DATA}')
-  assert files.damage(prefix)
+  assert files.corruption(prefix)
 
 
-def test_the_newest_whole_one_is_found_and_damaged_ones_are_told(tmp_path):
+def test_the_newest_whole_one_is_found_and_corrupt_ones_are_told(tmp_path):
   prefix = _save(tmp_path, 4, 8, 10, 12)
   warnings = []
   assert files.newest_whole(str(tmp_path), warnings.append) == prefix
@@ -185,8 +185,8 @@ def test_what_a_killed_save_left_is_passed_over_and_removed(tmp_path):
 def test_a_manager_saves_over_what_a_killed_save_left(tmp_path):
   _save(tmp_path, 4, 10)
   _leave_what_a_killed_save_leaves(tmp_path)
-  assert files.damage(_save(tmp_path, 12, 13)) is None
-  assert files.damage(f'{tmp_path}/ckpt-12') is None
+  assert files.corruption(_save(tmp_path, 12, 13)) is None
+  assert files.corruption(f'{tmp_path}/ckpt-12') is None
 
 
 # === Writing ===
@@ -198,7 +198,7 @@ def test_a_copy_is_whole_and_alone_in_its_folder(tmp_path):
   assert files.copy_checkpoint(f'{tmp_path}/ckpt-10', str(best)) == f'{best}/ckpt-10'
   # A better one of a lower step, after a restart.
   copy = files.copy_checkpoint(f'{tmp_path}/ckpt-4', str(best))
-  assert files.damage(copy) is None
+  assert files.corruption(copy) is None
   assert _names(best) == ['checkpoint', f'ckpt-4.{DATA}', 'ckpt-4.index']
   assert tf.train.latest_checkpoint(str(best)) == copy == restore.find_checkpoint(best)
   assert os.stat(f'{copy}.{DATA}').st_ino == os.stat(f'{tmp_path}/ckpt-4.{DATA}').st_ino
@@ -211,17 +211,17 @@ def test_a_copy_outlives_its_source_and_a_new_save_of_its_step(tmp_path):
   value = restore.read_variable(copy, 'kernel')
   other = tf.train.Checkpoint(model=_model(1), more=tf.Variable(tf.zeros([100])))
   other.write(prefix)
-  assert files.damage(prefix) is None and files.damage(copy) is None
+  assert files.corruption(prefix) is None and files.corruption(copy) is None
   np.testing.assert_array_equal(restore.read_variable(copy, 'kernel'), value)
   # And the new save replaces the copy of the same step.
   files.copy_checkpoint(prefix, str(tmp_path / 'best'))
-  assert files.damage(copy) is None
+  assert files.corruption(copy) is None
   assert (restore.read_variable(copy, 'kernel') != value).any()
   files.copy_checkpoint(prefix, str(tmp_path / 'best'))
   for name in os.listdir(tmp_path):
     if name.startswith('ckpt-4'):
       os.remove(tmp_path / name)
-  assert files.damage(copy) is None
+  assert files.corruption(copy) is None
 
 
 def test_a_copy_is_made_without_links_too(tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_a_copy_is_made_without_links_too(tmp_path, monkeypatch):
     raise OSError('Invalid cross-device link')
   monkeypatch.setattr(os, 'link', no_links)
   copy = files.copy_checkpoint(_save(tmp_path, 4), str(tmp_path / 'best'))
-  assert files.damage(copy) is None
+  assert files.corruption(copy) is None
   assert os.stat(f'{copy}.{DATA}').st_ino != os.stat(f'{tmp_path}/ckpt-4.{DATA}').st_ino
 
 

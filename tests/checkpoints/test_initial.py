@@ -187,14 +187,14 @@ def test_averages_are_taken_and_told(tmp_path):
   assert lines[1] == '  averages instead of weights: of 2 variables'
 
 
-def test_a_damaged_checkpoint_changes_nothing(tmp_path):
+def test_a_corrupt_checkpoint_changes_nothing(tmp_path):
   prefix = _save(Network(backbone=Layer(3, 4)), tmp_path)
   data = tmp_path / 'ckpt-1.data-00000-of-00001'
   content = data.read_bytes()
   data.write_bytes(bytes(30) + content[30:])
   model = Network(backbone=Layer(3, 4))
   before = [v.numpy() for v in model.variables]
-  with pytest.raises(ValueError, match='the checkpoint is damaged') as error:
+  with pytest.raises(ValueError, match='the checkpoint is corrupt') as error:
     initial.restore_matching(model, prefix)
   assert '\n' not in str(error.value)
   for variable, expected in zip(model.variables, before):

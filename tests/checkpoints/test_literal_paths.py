@@ -42,7 +42,7 @@ def test_checkpoints_of_a_folder_are_saved_removed_found_and_read(name, tmp_path
   manager = _train(folder, 4)  # Started again, it counts the two that are there.
   assert sorted(p.stem for p in folder.glob('*.index')) == ['ckpt-3', 'ckpt-4']
   assert sorted(p.stem for p in folder.glob('*.data-*')) == ['ckpt-3', 'ckpt-4']
-  assert files.damage(f'{folder}/ckpt-3') is None
+  assert files.corruption(f'{folder}/ckpt-3') is None
   assert restore.find_checkpoint(str(folder)) == f'{folder}/ckpt-4'
   assert restore.read_step(f'{folder}/ckpt-4') == 4
   model = _state(0)['model']
@@ -62,7 +62,7 @@ def test_a_folder_that_is_a_pattern_leaves_those_that_match_it_alone(tmp_path):
   _train(tmp_path / 'run*', 1, 2, 3, 4)
   for other in ('run1', 'run[2]'):
     assert restore.find_checkpoint(str(tmp_path / other)) == f'{tmp_path}/{other}/ckpt-2'
-    assert files.damage(f'{tmp_path}/{other}/ckpt-1') is None
+    assert files.corruption(f'{tmp_path}/{other}/ckpt-1') is None
 
 
 @pytest.mark.parametrize('name', [*NAMES, 'x' * 230])
@@ -130,7 +130,7 @@ def _read_only(**_):
   raise OSError(30, 'Read-only file system')
 
 
-def test_files_that_may_not_be_read_are_not_called_damaged(tmp_path):
+def test_files_that_may_not_be_read_are_not_called_corrupt(tmp_path):
   _train(tmp_path / 'run', 1, 2)
   for part in (tmp_path / 'run').glob('ckpt-2.*'):
     part.chmod(0)
@@ -147,7 +147,7 @@ def test_files_that_may_not_be_read_are_not_called_damaged(tmp_path):
   assert done.stderr.endswith(f'error: {tmp_path}/run cannot be opened: Permission denied\n')
 
 
-def test_a_saved_model_that_may_not_be_read_is_not_called_damaged(tmp_path):
+def test_a_saved_model_that_may_not_be_read_is_not_called_corrupt(tmp_path):
   folder = tmp_path / 'model'
   (folder / 'assets.extra').mkdir(parents=True)
   (folder / 'saved_model.pb').write_bytes(b'')

@@ -206,4 +206,4 @@ def test_a_part_that_no_variable_takes_is_unknown():
 def test_a_weight_that_a_checkpoint_has_under_two_names_is_named():
   message = _error({'x': (2,)}, {'x': [origins.whole('w')]},
                    {'w': np.ones(2, np.float32), 'module.w': np.ones(2, np.float32)})
-  assert message == '1 there twice: w and module.w'
+  assert message == '1 duplicate: w and module.w'

@@ -90,12 +90,12 @@ def test_a_missing_checkpoint_is_told_with_the_nearest(saved, tmp_path):
     restore.load_checkpoint(model, str(tmp_path / 'a' / 'ckpt-1'))
 
 
-def test_a_damaged_checkpoint_is_one_line(saved, tmp_path):
+def test_a_corrupt_checkpoint_is_one_line(saved, tmp_path):
   _, model, folder = saved
   for part in ('index', 'data-00000-of-00001'):
     content = (folder / f'ckpt-7.{part}').read_bytes()
     (tmp_path / f'ckpt-7.{part}').write_bytes(content if part == 'index' else content[:500])
-  with pytest.raises(ValueError, match='damaged') as error:
+  with pytest.raises(ValueError, match='corrupt') as error:
     restore.load_checkpoint(model, str(tmp_path / 'ckpt-7'))
   assert '\n' not in str(error.value)
   (tmp_path / 'ckpt-7.index').write_bytes(b'no index')

@@ -188,7 +188,7 @@ def test_a_directory_with_other_sizes_than_are_stored_is_refused(tmp_path, membe
   code = torch_files.dictionary({'x': torch_files.tensor('0', np.zeros(1000, np.float32))})
   torch_files.write(path, code, {'0': np.zeros(2, np.float32)})
   torch_files.state_size(path, member, stated)
-  with pytest.raises(ValueError, match=f'{member} is compressed or damaged'):
+  with pytest.raises(ValueError, match=f'{member} is compressed or corrupt'):
     torch_reader.read_torch_weights(str(path))
 
 
@@ -278,15 +278,15 @@ def test_what_is_no_such_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('older', [False, True])
-def test_damage_anywhere_is_one_error(tmp_path, older):
+def test_corruption_anywhere_is_one_error(tmp_path, older):
   path = tmp_path / 'x.pth'
   torch_files.save(path, WEIGHTS, older=older)
   data, rng = path.read_bytes(), np.random.default_rng(0)
   for _ in range(150):
     place = rng.integers(len(data))
-    damaged = data[:place] if rng.random() < 0.3 else (
+    corrupt = data[:place] if rng.random() < 0.3 else (
         data[:place] + bytes([rng.integers(256)]) + data[place + 1:])
-    path.write_bytes(damaged)
+    path.write_bytes(corrupt)
     try:
       torch_reader.read_torch_weights(str(path))
     except ValueError as error:

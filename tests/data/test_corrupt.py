@@ -146,7 +146,7 @@ def test_by_default_the_first_one_stops_the_run(records, experiment, capsys, cha
   assert message in lines[0] and not warnings(capsys)
 
 
-def test_by_default_a_damaged_file_stops_the_run(records, experiment):
+def test_by_default_a_corrupt_file_stops_the_run(records, experiment):
   records.flip(5)
   with failure() as lines:
     stream(experiment, PLAIN + 'batch_size: 4 ' + records.pattern, 3)
@@ -176,7 +176,7 @@ def test_files_are_searched_when_they_are_reached_if_there_are_many(
   assert len(warnings(capsys)) == 1
 
 
-def test_a_file_that_disappears_is_damage(records, experiment, capsys):
+def test_a_file_that_disappears_is_corruption(records, experiment, capsys):
   config = experiment('', PLAIN + 'max_damaged_images: 4 batch_size: 1 ' + records.pattern)
   dataset = pipeline.eval_dataset(config, INFO)
   records.paths[1].unlink()
@@ -186,14 +186,14 @@ def test_a_file_that_disappears_is_damage(records, experiment, capsys):
   assert all(f'{records.paths[1]}: record' in line and 'No such file' in line for line in lines)
 
 
-def test_too_many_things_for_the_config_are_no_damage(records, experiment, capsys):
+def test_too_many_things_for_the_config_are_not_corrupt_images(records, experiment, capsys):
   text = PLAIN.replace('max_thing_id: 16', 'max_thing_id: 1')
   with failure() as lines:
     stream(experiment, text + 'max_damaged_images: 50 batch_size: 4 ' + records.pattern, 3)
   assert 'raise max_thing_id' in lines[0] and not warnings(capsys)
 
 
-def test_iterators_that_are_given_up_do_no_damage(records, experiment, capsys):
+def test_iterators_that_are_given_up_leave_no_trace(records, experiment, capsys):
   text = AUGMENTED + 'max_damaged_images: 50 batch_size: 2 ' + records.pattern
   dataset = pipeline.train_dataset(experiment(text), INFO, 'mask', 1)
   for count in range(6):
@@ -314,7 +314,7 @@ def test_the_replacements_do_not_depend_on_the_number_of_workers(records, experi
 
 
 @pytest.mark.parametrize('kind', ['records', 'drawn'])
-def test_without_damage_allowing_it_changes_no_bit(records, experiment, kind, capsys):
+def test_without_corruption_allowing_it_changes_no_bit(records, experiment, kind, capsys):
   text = AUGMENTED + 'batch_size: 5 '
   text += records.pattern if kind == 'records' else f'shapes {{ num_images: {COUNT} }} '
   allowing = text + 'max_damaged_images: 5 '
@@ -331,8 +331,8 @@ def test_without_damage_allowing_it_changes_no_bit(records, experiment, kind, ca
 # --- Images read without records --------------------------------------------------------------
 
 
-def allowing(panoptic_folder, experiment, damaged=1):
-  text = panoptic_folder.options(f'max_damaged_images: {damaged}')
+def allowing(panoptic_folder, experiment, corrupt=1):
+  text = panoptic_folder.options(f'max_damaged_images: {corrupt}')
   return catalog.from_config(experiment(text, text)), text
 
 
@@ -408,6 +408,6 @@ def test_more_missing_images_than_allowed_are_found_at_the_start(panoptic_folder
   with pytest.raises(FileNotFoundError, match='photo0.png: no such file.*1 more like it'):
     names(experiment, text, info)
   panoptic_folder.image_dir.rmdir()
-  info, text = allowing(panoptic_folder, experiment, damaged=50)
+  info, text = allowing(panoptic_folder, experiment, corrupt=50)
   with pytest.raises(FileNotFoundError, match='no such folder'):
     names(experiment, text, info)

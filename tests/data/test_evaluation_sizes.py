@@ -90,7 +90,7 @@ def test_with_a_crop_size_shapes_are_static_and_an_image_is_made_to_fit(
   np.testing.assert_array_equal(batch.resized_size, [expected] * 2)
 
 
-def test_damaged_images_are_left_out_at_any_size(experiment, panoptic_folder):
+def test_corrupt_images_are_left_out_at_any_size(experiment, panoptic_folder):
   (panoptic_folder.image_dir / 'photo0.png').write_bytes(b'no image')
   config = _config(experiment, panoptic_folder, SHORTER_SIDE + 'size_divisor: 16', 2)
   config.eval_dataset_options.max_damaged_images = 1
@@ -110,7 +110,7 @@ def test_without_any_size_the_error_names_both_fields(experiment, panoptic_folde
     'resize_rule: SHORTER_SIDE min_resize_value: 13 size_divisor: 4'])
 def test_an_exported_model_sees_what_an_evaluation_sees(experiment, panoptic_folder, sizes):
   config = _config(experiment, panoptic_folder, sizes)
-  module = serving_module.ServingModule(None, [], None, pipeline.evaluation_recipe(config))
+  module = serving_module.ServingModule(None, [], None, pipeline.evaluation_augmentation(config))
   for number, batch in enumerate(_batches(config)):
     images, size = tf.function(module.prepare)(_file(panoptic_folder, number)[None])
     np.testing.assert_array_equal(size, batch.resized_size[0])
@@ -169,9 +169,9 @@ REPLICAS = textwrap.dedent("""
 
 def test_deeplab2s_sizes_are_the_default(experiment, panoptic_folder):
   config = experiment('', panoptic_folder.options())
-  recipe = pipeline.evaluation_recipe(config)
-  assert recipe.normalization is SYMMETRIC and not recipe.shorter_sides
-  assert recipe.size_divisor == 1 and recipe.crop_size == (21, 33)
+  augmentation = pipeline.evaluation_augmentation(config)
+  assert augmentation.normalization is SYMMETRIC and not augmentation.shorter_sides
+  assert augmentation.size_divisor == 1 and augmentation.crop_size == (21, 33)
 
 
 # --- Configs ----------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def test_containers_are_indexed_or_refused(tmp_path_factory, content):
   path.write_bytes(content)
   file = str(path)
   for read in (lambda: tfrecord.matching_files([file]), lambda: files.count_records(file),
-               lambda: tfrecord.matching_files([file], allow_damaged=True),
+               lambda: tfrecord.matching_files([file], allow_corrupt=True),
                lambda: files.read_record(file, 3, min(9, len(content)))):
     try:
       read()

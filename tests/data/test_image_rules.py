@@ -116,7 +116,7 @@ def test_a_label_of_the_stored_image_is_explained_by_exif(tmp_path):
 # --- Files that cannot be opened --------------------------------------------------------------
 
 
-def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_opened_is_not_called_corrupt(tmp_path, monkeypatch):
   with pytest.raises(MissingFileError, match='gone.png: No such file'):
     rgb_images.read(str(tmp_path / 'gone.png'))
 

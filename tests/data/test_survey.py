@@ -67,7 +67,7 @@ def test_it_goes_on_after_a_problem_and_exits_with_2(panoptic_folder, capsys):
   assert captured.out.startswith('images: 2,')
 
 
-def test_files_that_are_missing_damaged_or_of_wrong_size_are_problems(panoptic_folder, capsys):
+def test_files_that_are_missing_corrupt_or_of_wrong_size_are_problems(panoptic_folder, capsys):
   folder = panoptic_folder
   for number in range(2, 5):
     name = f'photo{number}'
@@ -179,7 +179,7 @@ def test_records_that_a_config_names_are_looked_at_too(panoptic_folder, tmp_path
       f'coco_format {{ annotation_file: "{folder.json_file}" }} }}')
   assert run(f'--config_file={config}', '--split=val') == 0
   assert capsys.readouterr().out == expected[expected.index('images: '):]
-  # The second record is damaged, and the first is counted all the same.
+  # The second record is corrupt, and the first is counted all the same.
   (path,) = records.glob('val-*')
   data = bytearray(path.read_bytes())
   data[-100] ^= 1

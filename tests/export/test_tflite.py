@@ -42,7 +42,7 @@ def test_the_interpreter_gives_the_same_maps_without_extra_operations(tmp_path):
 def test_without_a_crop_size_there_is_no_fixed_input(tmp_path):
   config, info, module = _module(tmp_path)
   config.eval_dataset_options.ClearField('crop_size')
-  module.recipe = module.recipe._replace(crop_size=())
+  module.augmentation = module.augmentation._replace(crop_size=())
   with pytest.raises(ValueError, match='crop_size is not set: a tflite file has one input size'):
     tflite.export_tflite(module, config, info, tmp_path / 'lite')
   assert not (tmp_path / 'lite').exists()

@@ -59,13 +59,13 @@ def test_parts_are_what_the_trainer_asks_for(config, model):
   assert architecture.last_layers(model) == {'semantic': [model.classifier]}
 
 
-def test_the_read_out_lists_the_most_probable_classes(config):
+def test_the_postprocessing_lists_the_most_probable_classes(config):
   architecture = models.architecture(config)
   logits = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
   info = ImageClasses('x', tuple('abcdefghi'))
   for static in (False, True):
-    read_out = architecture.build_postprocessor(config, info, static)
-    prediction = read_out({'class_logits': tf.constant(logits)}, (33, 33))
+    postprocess = architecture.build_postprocessor(config, info, static)
+    prediction = postprocess({'class_logits': tf.constant(logits)}, (33, 33))
     np.testing.assert_array_equal(prediction.class_index, np.argsort(-logits)[:, :5])
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(prediction.score, -np.sort(-probabilities)[:, :5], rtol=1e-5)

@@ -75,7 +75,7 @@ def test_features_and_outputs_equal_deeplab2(recorded, model_and_images):
     check(outputs[ours], f'decoder|{name}')
 
 
-def test_read_out_equals_deeplab2(recorded, model_and_images):
+def test_postprocessing_equals_deeplab2(recorded, model_and_images):
   _, noise, expected = recorded
   config, model, images = model_and_images
   postprocessor = max_deeplab.build_postprocessor(config, catalog.from_config(config))

@@ -63,8 +63,8 @@ def test_a_semantic_model_has_no_instance_branch(tmp_path):
   assert set(criterion(outputs, targets).losses) == {'semantic_loss'}
   assert panoptic_deeplab.last_layers(model) == {
       'semantic': [model.semantic_head.last], 'instance': []}
-  read_out = panoptic_deeplab.build_postprocessor(config, info)
-  assert read_out(outputs, tiny_centers.CROP).segment_ids.shape == [2, len(info.class_ids)]
+  postprocess = panoptic_deeplab.build_postprocessor(config, info)
+  assert postprocess(outputs, tiny_centers.CROP).segment_ids.shape == [2, len(info.class_ids)]
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
@@ -121,8 +121,8 @@ def test_published_configs_build_unchanged(name):
   with tf.Graph().as_default():  # Variables without values.
     model = models.build_model(config)
   assert panoptic_deeplab.build_criterion(config, info) is not None
-  read_out = panoptic_deeplab.build_postprocessor(config, info)
-  assert read_out.options.stuff_area_limit == (0 if 'semseg' in name else
+  postprocess = panoptic_deeplab.build_postprocessor(config, info)
+  assert postprocess.options.stuff_area_limit == (0 if 'semseg' in name else
                                                4096 if 'coco' in name else 2048)
   assert (model.instance_decoder is None) == ('semseg' in name)
   assert model.semantic_head.last.kernel.shape[-1] == info.num_classes

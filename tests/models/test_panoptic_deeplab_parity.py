@@ -50,10 +50,10 @@ def test_outputs_at_the_input_size_equal_deeplab2(case):
                                    f'model|{theirs}')
 
 
-def test_read_out_equals_deeplab2(case):
+def test_postprocessing_equals_deeplab2(case):
   config, outputs, noise, recorded, size = case
-  read_out = models.architecture(config).build_postprocessor(config, catalog.from_config(config))
-  prediction, maps = read_out.with_centers(outputs, size)
+  postprocess = models.architecture(config).build_postprocessor(config, catalog.from_config(config))
+  prediction, maps = postprocess.with_centers(outputs, size)
 
   def share_different(values, name):
     values = np.asarray(values).reshape(-1)[recorded[f'model|{name}|idx']]

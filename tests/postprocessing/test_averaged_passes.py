@@ -101,8 +101,8 @@ def test_a_config_asks_for_passes(tmp_path):
   expected = model(images)
   np.testing.assert_array_equal(plain(images)['semantic_logits'], expected['semantic_logits'])
   config, _, averaged = _network(tmp_path, 'add_flipped_images: true eval_scales: [0.75, 1]')
-  read_out = models.architecture(config).build_postprocessor(config, catalog.from_config(config))
-  run = tf.function(lambda x: (averaged(x), read_out(averaged(x), tiny_centers.CROP)),
+  postprocess = models.architecture(config).build_postprocessor(config, catalog.from_config(config))
+  run = tf.function(lambda x: (averaged(x), postprocess(averaged(x), tiny_centers.CROP)),
                     autograph=False)
   outputs, prediction = run(images)
   assert outputs['center_offsets'].shape == [2, *tiny_centers.CROP, 2]

@@ -19,17 +19,17 @@ A_FEW = 16
 INPUT = BATCH * LOGITS_SIZE**2 * QUERIES
 
 
-def _read_out(static_shapes, **fields):
+def _postprocessor(static_shapes, **fields):
   info = catalog.from_options(data_pb2.DatasetOptions(dataset='coco_panoptic'))
   assert len(info.class_ids) == CLASSES
   return mask_transformer.build(evaluator_pb2.EvaluatorOptions(**fields), info, static_shapes)
 
 
 def _traced(static_shapes, **fields):
-  read_out = _read_out(static_shapes, **fields)
+  postprocess = _postprocessor(static_shapes, **fields)
   outputs = {'mask_logits': tf.TensorSpec([BATCH, LOGITS_SIZE, LOGITS_SIZE, QUERIES]),
              'class_logits': tf.TensorSpec([BATCH, QUERIES, CLASSES + 1])}
-  tensors = list(graphs.tensors(lambda x: read_out(x, (SIZE, SIZE)), outputs))
+  tensors = list(graphs.tensors(lambda x: postprocess(x, (SIZE, SIZE)), outputs))
   assert len(tensors) > 200
   return tensors
 
@@ -78,7 +78,7 @@ def _brought_up(monkeypatch):
 
 @pytest.mark.parametrize('kept', [[5, 3], [0, 40]])
 def test_only_kept_queries_are_brought_to_full_resolution(kept, brought_up):
-  prediction = _read_out(False)(_outputs(kept, -9.0), (129, 129))
+  prediction = _postprocessor(False)(_outputs(kept, -9.0), (129, 129))
   assert prediction.panoptic_map.shape == (2, 129, 129)
   # Of each image the kept ones, at least one, and the bound of the others.
   assert brought_up == [n for number in kept for n in (max(number, 1), 1)]
@@ -86,7 +86,7 @@ def test_only_kept_queries_are_brought_to_full_resolution(kept, brought_up):
 
 @pytest.mark.parametrize('kept', [[5, 3], [0, 40]])
 def test_with_static_shapes_kept_queries_are_brought_up_a_few_at_a_time(kept, brought_up):
-  _read_out(True)(_outputs(kept, -9.0), (129, 129))
+  _postprocessor(True)(_outputs(kept, -9.0), (129, 129))
   assert brought_up == [n for number in kept
                         for n in [A_FEW] * _parts(max(number, 1)) + [1]]
 
@@ -94,7 +94,7 @@ def test_with_static_shapes_kept_queries_are_brought_up_a_few_at_a_time(kept, br
 @pytest.mark.parametrize('static_shapes', [False, True])
 def test_where_dropped_queries_may_win_they_follow_a_few_at_a_time(static_shapes, brought_up):
   kept = 5
-  _read_out(static_shapes)(_outputs([kept], 3.5), (129, 129))
+  _postprocessor(static_shapes)(_outputs([kept], 3.5), (129, 129))
   assert brought_up == [A_FEW if static_shapes else kept, 1] + [A_FEW] * _parts(QUERIES - kept)
 
 
@@ -102,7 +102,7 @@ def test_where_dropped_queries_may_win_they_follow_a_few_at_a_time(static_shapes
 @pytest.mark.parametrize('kept', [[5, 3], [0, 40], [QUERIES, 1]])
 def test_pasting_brings_up_a_few_for_the_softmax_and_then_each_kept_query(static_shapes, kept,
                                                                           brought_up):
-  _read_out(static_shapes, transformer_post_processing='maskwise')(_outputs(kept, -9.0),
+  _postprocessor(static_shapes, transformer_post_processing='maskwise')(_outputs(kept, -9.0),
                                                                    (129, 129))
   assert brought_up == [n for number in kept
                         for n in [A_FEW] * _parts(QUERIES) + [1] * number]

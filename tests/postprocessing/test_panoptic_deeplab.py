@@ -42,9 +42,9 @@ def _center_scores(maps):
 @pytest.mark.parametrize('name', CASES)
 def test_maps_equal_deeplab2(name, jit_compile):
   info, options, outputs, arrays = _load(name)
-  read_out = panoptic_deeplab.build(options, info)
+  postprocess = panoptic_deeplab.build(options, info)
   size = arrays['semantic_probs'].shape[1:3]
-  run = tf.function(lambda x: read_out.with_centers(x, size), jit_compile=jit_compile,
+  run = tf.function(lambda x: postprocess.with_centers(x, size), jit_compile=jit_compile,
                     autograph=False)
   prediction, maps = run(outputs)
   np.testing.assert_array_equal(prediction.panoptic_map, arrays['out|panoptic_pred'])
@@ -85,13 +85,13 @@ def _build(dataset='shapes', **fields):
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_the_read_out_in_plain_numpy(seed):
+def test_the_postprocessing_in_plain_numpy(seed):
   """Centers, groups, majority and numbers, by loops over pixels and segments."""
   info = _info('shapes')
-  read_out = _build(nms_kernel=5, center_score_threshold=0.6, keep_k_centers=4,
+  postprocess = _build(nms_kernel=5, center_score_threshold=0.6, keep_k_centers=4,
                     stuff_area_limit=30, thing_area_limit=6)
   outputs = _random_outputs(seed, 1, shape=SIZE)
-  prediction, maps = read_out.with_centers(outputs, SIZE)
+  prediction, maps = postprocess.with_centers(outputs, SIZE)
   semantic = outputs['semantic_logits'][0].numpy().argmax(-1)
   heat = outputs['center_heatmap'][0, ..., 0].numpy()
   padded = np.pad(heat, 2)
@@ -194,38 +194,38 @@ def test_instance_numbers_never_reach_the_next_class():
 
 
 def test_sizes_unknown_while_tracing_give_the_same_maps():
-  read_out = _build(keep_k_centers=20)
+  postprocess = _build(keep_k_centers=20)
 
   @tf.function(input_signature=[
       {'semantic_logits': tf.TensorSpec([None, None, None, 10]),
        'center_heatmap': tf.TensorSpec([None, None, None, 1]),
        'center_offsets': tf.TensorSpec([None, None, None, 2])}, tf.TensorSpec([2], tf.int32)])
   def run(outputs, size):
-    return read_out(outputs, (size[0], size[1])).panoptic_map
+    return postprocess(outputs, (size[0], size[1])).panoptic_map
 
   outputs = _random_outputs(3)
-  assert np.mean(run(outputs, SIZE).numpy() != read_out(outputs, SIZE).panoptic_map) < 2e-3
+  assert np.mean(run(outputs, SIZE).numpy() != postprocess(outputs, SIZE).panoptic_map) < 2e-3
 
 
 def test_no_tensor_has_all_pixels_and_all_centres():
   size, keep = (65, 81), 400
-  read_out = _build('coco_panoptic', keep_k_centers=keep)
+  postprocess = _build('coco_panoptic', keep_k_centers=keep)
   specs = {'semantic_logits': tf.TensorSpec([1, 17, 21, 134]),
            'center_heatmap': tf.TensorSpec([1, 17, 21, 1]),
            'center_offsets': tf.TensorSpec([1, 17, 21, 2])}
   pixels = size[0] * size[1]
-  largest = max(graphs.tensors(lambda x: read_out(x, size), specs), key=lambda t: t.elements)
+  largest = max(graphs.tensors(lambda x: postprocess(x, size), specs), key=lambda t: t.elements)
   # The class logits are the largest; 32 to 400 centers at once would be larger.
   assert largest.elements <= pixels * 134, largest
 
 
 @pytest.mark.parametrize('keep', [3, 20])
 def test_xla_gives_the_same_maps(keep):
-  read_out = _build(keep_k_centers=keep, nms_kernel=4, thing_area_limit=5)
-  compiled = tf.function(lambda x: read_out(x, SIZE), jit_compile=True, autograph=False)
+  postprocess = _build(keep_k_centers=keep, nms_kernel=4, thing_area_limit=5)
+  compiled = tf.function(lambda x: postprocess(x, SIZE), jit_compile=True, autograph=False)
   for seed in range(3):
     outputs = _random_outputs(seed)
-    expected, actual = read_out(outputs, SIZE), compiled(outputs)
+    expected, actual = postprocess(outputs, SIZE), compiled(outputs)
     for name in ('panoptic_map', 'semantic_map'):
       different = getattr(actual, name).numpy() != getattr(expected, name).numpy()
       assert np.mean(different) < 2e-3, name

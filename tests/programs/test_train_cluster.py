@@ -96,7 +96,7 @@ def test_all_workers_end_when_one_dies_and_go_on_when_started_again(config_file,
   finish_all(workers, expect=128 + signal.SIGTERM)
   found = training_runs.losses(tmp_path)
   assert f'and saved {tmp_path}/ckpt-{max(found)}' in workers[0].out
-  assert 'going on from' in workers[0].out
+  assert 'resuming from' in workers[0].out
   # Steps that were done twice had the same losses.
   for step, values in found.items():
     np.testing.assert_allclose(values, values[0], rtol=1e-4, err_msg=str(step))

@@ -65,7 +65,7 @@ def assert_tidy(model_dir):
   expected = {f'{name}.{end}' for name in kept for end in ('index', 'data-00000-of-00001')}
   assert {name for name in names if 'ckpt' in name or 'temp' in name} == expected
   for name in kept:
-    assert files.damage(str(pathlib.Path(model_dir) / name)) is None
+    assert files.corruption(str(pathlib.Path(model_dir) / name)) is None
 
 
 @pytest.mark.slow
@@ -88,12 +88,12 @@ def test_a_run_that_is_killed_ten_times_at_random_ends_like_one_that_is_not(
     assert saved >= goal - 2
     done = saved
   finished = training_runs.run(config_file, tmp_path, LONG)
-  assert f'going on from {tmp_path}/ckpt-{done}, step {done}' in finished.out
+  assert f'resuming from {tmp_path}/ckpt-{done}, step {done}' in finished.out
   assert_like_uninterrupted(tmp_path, uninterrupted)
   assert_tidy(tmp_path)
 
 
-def test_sigterm_saves_and_damaged_checkpoints_are_passed_over(config_file, uninterrupted,
+def test_sigterm_saves_and_corrupt_checkpoints_are_passed_over(config_file, uninterrupted,
                                                                tmp_path):
   process = training_runs.start(config_file, tmp_path, LONG)
   wait_for_step(process, tmp_path, 6)
@@ -109,9 +109,9 @@ def test_sigterm_saves_and_damaged_checkpoints_are_passed_over(config_file, unin
   before = max(s for s in range(2, step, 2))
   finished = training_runs.run(config_file, tmp_path, LONG)
   assert f'ckpt-{step} is not whole' in finished.err
-  assert f'going on from {tmp_path}/ckpt-{before}, step {before}' in finished.out
+  assert f'resuming from {tmp_path}/ckpt-{before}, step {before}' in finished.out
   assert_like_uninterrupted(tmp_path, uninterrupted)
-  # The damaged one is left to whoever may want to look at it, if no other took its place.
+  # The corrupt one is left to whoever may want to look at it, if no other took its place.
   for path in tmp_path.glob(f'ckpt-{step}.*'):
     path.unlink()
   assert_tidy(tmp_path)
@@ -140,7 +140,7 @@ def test_a_full_disk_stops_with_one_line_and_a_whole_checkpoint(config_file, sma
   assert 'no space left on the disk; the last checkpoint, ' in line
   newest = files.newest_whole(str(small_disk / 'model'))
   assert newest is not None and newest in line
-  assert files.damage(newest) is None
+  assert files.corruption(newest) is None
 
 
 def test_numbers_that_are_not_finite_stop_naming_step_and_loss(config_file, tmp_path):

@@ -32,7 +32,7 @@ def test_a_better_score_replaces_the_copy_and_a_worse_one_does_not(tmp_path):
   for path in tmp_path.glob('ckpt-2*'):
     path.unlink()
   copy = tf.train.latest_checkpoint(str(tmp_path / 'best_checkpoint'))
-  assert files.damage(copy) is None
+  assert files.corruption(copy) is None
   assert tf.train.load_variable(copy, 'value/.ATTRIBUTES/VARIABLE_VALUE') == 2.0
 
 

@@ -22,7 +22,7 @@ _ATTEMPTS = 10
 _EVALUATION_SHARE = 0.875
 
 
-class Recipe(NamedTuple):
+class Augmentation(NamedTuple):
   """Augmentation options.
 
   Attributes:
@@ -39,7 +39,8 @@ class Recipe(NamedTuple):
   normalization: Normalization = SYMMETRIC
 
 
-def build_recipe(options, field: str, normalization: Normalization = SYMMETRIC) -> Recipe:
+def build_augmentation(options, field: str,
+                       normalization: Normalization = SYMMETRIC) -> Augmentation:
   """Translates DatasetOptions.
 
   Args:
@@ -54,7 +55,7 @@ def build_recipe(options, field: str, normalization: Normalization = SYMMETRIC) 
     raise config_lib.ConfigError(f'{field}.crop_size is not set: it takes two values, height and '
                                  'width')
   augmentations = options.augmentations
-  return Recipe(tuple(options.crop_size), augmentations.min_crop_area,
+  return Augmentation(tuple(options.crop_size), augmentations.min_crop_area,
                 autoaugment.policy(augmentations.autoaugment_policy_name, field),
                 augmentations.random_flip, normalization)
 
@@ -62,27 +63,27 @@ def build_recipe(options, field: str, normalization: Normalization = SYMMETRIC) 
 # --- Training ---------------------------------------------------------------------------------
 
 
-def training_sample(example: structures.LabeledImage, recipe: Recipe,
+def training_sample(example: structures.LabeledImage, augmentation: Augmentation,
                     seed: tf.Tensor) -> tuple[tf.Tensor, structures.ClassTargets]:
   """Makes a training sample, a function of the image and the seed.
 
   Args:
     example: A decoded image.
-    recipe: Augmentation options.
+    augmentation: Augmentation options.
     seed: int64 [2].
 
   Returns:
     float32 [*crop_size, 3] in [0, 255], and ClassTargets without a batch dimension.
   """
   seeds = [tf.random.experimental.stateless_fold_in(seed, i) for i in range(3)]
-  window = random_window(tf.shape(example.image)[:2], recipe.min_area, seeds[0])
-  image = _resized(_cut(example.image, window), recipe.crop_size)
-  if recipe.flip:
+  window = random_window(tf.shape(example.image)[:2], augmentation.min_area, seeds[0])
+  image = _resized(_cut(example.image, window), augmentation.crop_size)
+  if augmentation.flip:
     image = tf.cond(tf.random.stateless_uniform([], seeds[1]) < 0.5,
                     lambda: tf.reverse(image, [1]), lambda: image)
-  if recipe.policy:
-    image = autoaugment.distort(tf.cast(image, tf.uint8), recipe.policy, seeds[2])
-  image = tf.ensure_shape(tf.cast(image, tf.float32), [*recipe.crop_size, 3])
+  if augmentation.policy:
+    image = autoaugment.distort(tf.cast(image, tf.uint8), augmentation.policy, seeds[2])
+  image = tf.ensure_shape(tf.cast(image, tf.float32), [*augmentation.crop_size, 3])
   return image, structures.ClassTargets(example.label)
 
 
@@ -127,30 +128,30 @@ def _largest_in_range(sides):
 # --- Evaluation -------------------------------------------------------------------------------
 
 
-def prepare_for_evaluation(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+def prepare_for_evaluation(image: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
   """Resizes an image so that the crop is 7/8 of its shorter side, and returns the center crop.
 
   Args:
     image: uint8 [height, width, 3].
-    recipe: Augmentation options, of which only the crop size is used.
+    augmentation: Augmentation options, of which only the crop size is used.
 
   Returns:
     float32 [*crop_size, 3] in [0, 255].
   """
   size = tf.cast(tf.shape(image)[:2], tf.float32)
-  crop = tf.constant(recipe.crop_size, tf.float32)
+  crop = tf.constant(augmentation.crop_size, tf.float32)
   scale = tf.reduce_max(tf.round(crop / _EVALUATION_SHARE) / size)
-  resized = tf.maximum(tf.cast(tf.round(size * scale), tf.int32), list(recipe.crop_size))
+  resized = tf.maximum(tf.cast(tf.round(size * scale), tf.int32), list(augmentation.crop_size))
   image = _resized(image, resized)
-  start = (resized - list(recipe.crop_size)) // 2
-  image = _cut(image, tf.concat([start, list(recipe.crop_size)], 0))
-  return tf.ensure_shape(image, [*recipe.crop_size, 3])
+  start = (resized - list(augmentation.crop_size)) // 2
+  image = _cut(image, tf.concat([start, list(augmentation.crop_size)], 0))
+  return tf.ensure_shape(image, [*augmentation.crop_size, 3])
 
 
 def evaluation_sample(example: structures.LabeledImage,
-                      recipe: Recipe) -> structures.ClassEvaluationBatch:
+                      augmentation: Augmentation) -> structures.ClassEvaluationBatch:
   """Returns a normalized evaluation image with its class, without a batch dimension."""
-  image = recipe.normalization.apply(prepare_for_evaluation(example.image, recipe))
+  image = augmentation.normalization.apply(prepare_for_evaluation(example.image, augmentation))
   return structures.ClassEvaluationBatch(image, example.label, example.name)
 
 

@@ -7,7 +7,7 @@ from deeplab_tf.data.augmentation import autoaugment, color_jitter, copy_paste
 from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 
 
-class Recipe(NamedTuple):
+class Augmentation(NamedTuple):
   """Augmentation options; sizes are (height, width), and empty where unused.
 
   Attributes:
@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
     """
     return bool(self.policy) and not self.is_mask2former
 
-  def scaled(self, factor: float) -> 'Recipe':
+  def scaled(self, factor: float) -> 'Augmentation':
     """Returns the options with all random sizes multiplied by a factor."""
     # DeepLab2 does not say that the step of the scales is multiplied too, so it is kept.
     low, high, step = self.scale
@@ -66,7 +66,7 @@ class Recipe(NamedTuple):
 # --- From the config --------------------------------------------------------------------------
 
 
-def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Recipe:
+def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Augmentation:
   """Translates DatasetOptions.
 
   Args:
@@ -82,7 +82,7 @@ def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Reci
                                  'width')
   augmentations = options.augmentations
   field = f'{field}.augmentations'
-  recipe = Recipe(
+  augmentation = Augmentation(
       crop_size=tuple(options.crop_size),
       normalization=normalization,
       min_size=_pair(options.min_resize_value),
@@ -98,11 +98,11 @@ def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Reci
       max_category_share=augmentations.max_category_share,
       colors=_colors(augmentations, field),
       paste=_paste(augmentations.panoptic_copy_paste, f'{field}.panoptic_copy_paste'))
-  _check_sizes(recipe, field)
-  return recipe
+  _check_sizes(augmentation, field)
+  return augmentation
 
 
-def build_for_evaluation(options, normalization: Normalization) -> Recipe:
+def build_for_evaluation(options, normalization: Normalization) -> Augmentation:
   """Translates DatasetOptions of evaluation, which also determine the sizes of exported models.
 
   Args:
@@ -112,10 +112,11 @@ def build_for_evaluation(options, normalization: Normalization) -> Recipe:
   common = {'crop_size': tuple(options.crop_size), 'normalization': normalization,
             'size_divisor': max(options.size_divisor, 1)}
   if options.resize_rule == options.SHORTER_SIDE:
-    return Recipe(shorter_sides=tuple(options.min_resize_value),
-                  max_longer_side=max(options.max_resize_value, default=0), **common)
-  return Recipe(min_size=_pair(options.min_resize_value), max_size=_pair(options.max_resize_value),
-                resize_factor=options.resize_factor, **common)
+    return Augmentation(shorter_sides=tuple(options.min_resize_value),
+                        max_longer_side=max(options.max_resize_value, default=0), **common)
+  return Augmentation(min_size=_pair(options.min_resize_value),
+                      max_size=_pair(options.max_resize_value),
+                      resize_factor=options.resize_factor, **common)
 
 
 def require_masks(options, field: str) -> None:
@@ -193,21 +194,22 @@ def _paste(options, field):
   return copy_paste.Choice(scale, *chosen)
 
 
-def _check_sizes(recipe, field):
-  share = recipe.max_category_share
+def _check_sizes(augmentation, field):
+  share = augmentation.max_category_share
   _require(0 < share <= 1, f'{field}.max_category_share is {share:g}: a share in (0, 1] is '
            'expected')
-  _require(share == 1 or not recipe.jitter,
+  _require(share == 1 or not augmentation.jitter,
            f'{field}.max_category_share and large_scale_jitter are both set, but the latter has '
            'one crop per image; remove one of them')
-  if not recipe.is_mask2former:
+  if not augmentation.is_mask2former:
     return
-  name = 'large_scale_jitter' if recipe.jitter else 'random_shorter_side'
-  _require(not (recipe.jitter and recipe.shorter_sides), f'{field}.large_scale_jitter and '
-           'random_shorter_side are both set; remove one of them')
-  _require(recipe.scale[:2] == (1, 1), f'{field}.{name} and min_scale_factor or max_scale_factor '
-           'are both set; leave the latter at 1')
-  _require(not any(recipe.min_size) and not any(recipe.max_size),
+  name = 'large_scale_jitter' if augmentation.jitter else 'random_shorter_side'
+  _require(not (augmentation.jitter and augmentation.shorter_sides),
+           f'{field}.large_scale_jitter and random_shorter_side are both set; remove one of them')
+  _require(augmentation.scale[:2] == (1, 1),
+           f'{field}.{name} and min_scale_factor or max_scale_factor are both set; leave the '
+           'latter at 1')
+  _require(not any(augmentation.min_size) and not any(augmentation.max_size),
            f'{field}.{name} and min_resize_value or max_resize_value are both set; set the latter '
            'to 0')
 

@@ -11,7 +11,7 @@ from deeplab_tf.data.augmentation import (
   placement,
   transforms,
 )
-from deeplab_tf.data.augmentation import options as recipe_lib
+from deeplab_tf.data.augmentation import options as options_lib
 
 # The gray that Mask2Former pads images with, before normalization.
 _MASK2FORMER_GREY = (128.0, 128.0, 128.0)
@@ -19,66 +19,68 @@ _MASK2FORMER_GREY = (128.0, 128.0, 128.0)
 _WHOLE = 3
 
 
-def augment(example: structures.LabeledImage, recipe: recipe_lib.Recipe,
+def augment(example: structures.LabeledImage, augmentation: options_lib.Augmentation,
             info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
   """Makes a training crop, a function of the image and the seed, without copy-paste.
 
   Args:
     example: A decoded image.
-    recipe: Augmentation options.
+    augmentation: Augmentation options.
     info: The data set.
     seed: int64 [2].
 
   Returns:
     float32 [*crop_size, 3] in [0, 255] and int32 [*crop_size].
   """
-  return _augment(example, recipe, info, seed, info.void_label)
+  return _augment(example, augmentation, info, seed, info.void_label)
 
 
 def augment_and_paste(example: structures.LabeledImage, other: structures.LabeledImage,
-                      recipe: recipe_lib.Recipe, info: DatasetInfo, max_things: int,
+                      augmentation: options_lib.Augmentation, info: DatasetInfo, max_things: int,
                       seed: tf.Tensor) -> transforms.Pair:
   """Makes a training crop as `augment` does, and pastes segments of another image.
 
   Args:
     example: A decoded image.
     other: A decoded image that the segments come from.
-    recipe: Augmentation options, in which `paste` is set.
+    augmentation: Augmentation options, in which `paste` is set.
     info: The data set.
     max_things: Largest number of instances in one image.
     seed: int64 [2].
   """
-  onto = augment(example, recipe, info, seed)
-  pasted = pasted_crop(other, recipe, info, seed)
-  image, label = copy_paste.paste(onto, pasted, recipe.paste, info, max_things, _fold(seed, 5))
-  return tf.ensure_shape(image, [*recipe.crop_size, 3]), tf.ensure_shape(label, recipe.crop_size)
+  onto = augment(example, augmentation, info, seed)
+  pasted = pasted_crop(other, augmentation, info, seed)
+  image, label = copy_paste.paste(onto, pasted, augmentation.paste, info, max_things,
+                                  _fold(seed, 5))
+  size = augmentation.crop_size
+  return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
 
 
-def pasted_crop(other: structures.LabeledImage, recipe: recipe_lib.Recipe,
+def pasted_crop(other: structures.LabeledImage, augmentation: options_lib.Augmentation,
                 info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
   """Returns the crop that segments are taken from; `seed` is that of the crop they go to."""
-  return _augment(other, recipe.scaled(recipe.paste.scale), info, _fold(seed, 4),
+  return _augment(other, augmentation.scaled(augmentation.paste.scale), info, _fold(seed, 4),
                   copy_paste.padding_label(info))
 
 
-def _augment(example, recipe, info, seed, padding_label):
-  place = draw_placement(example.label, recipe, info, seed)
-  image = resize(example.image, place, recipe)
-  image = change_colors(image, recipe, seed)
-  return crop(image, example.label, place, recipe, padding_label)
+def _augment(example, augmentation, info, seed, padding_label):
+  place = draw_placement(example.label, augmentation, info, seed)
+  image = resize(example.image, place, augmentation)
+  image = change_colors(image, augmentation, seed)
+  return crop(image, example.label, place, augmentation, padding_label)
 
 
 # --- The steps --------------------------------------------------------------------------------
 
 
-def draw_placement(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
+def draw_placement(label: tf.Tensor, augmentation: options_lib.Augmentation, info: DatasetInfo,
                    seed: tf.Tensor) -> placement.Placement:
   """Draws the placement of the crop, a function of the seed and of the label map."""
-  return placement.draw(label, recipe, info, [_fold(seed, i) for i in (0, 2, 3)])
+  return placement.draw(label, augmentation, info, [_fold(seed, i) for i in (0, 2, 3)])
 
 
 def resize(image: tf.Tensor, place: placement.Placement,
-           recipe: recipe_lib.Recipe) -> tf.Tensor:
+           augmentation: options_lib.Augmentation) -> tf.Tensor:
   """Resizes an image.
 
   With DeepLab2's resizing the whole image is resized: TensorFlow's kernel for that is faster than
@@ -87,19 +89,19 @@ def resize(image: tf.Tensor, place: placement.Placement,
   Args:
     image: uint8 [height, width, 3].
     place: Placement of the crop.
-    recipe: Augmentation options.
+    augmentation: Augmentation options.
 
   Returns:
-    float32 [*kept, 3], the window; the whole image if `recipe.colors_before_crop`.
+    float32 [*kept, 3], the window; the whole image if `augmentation.colors_before_crop`.
   """
   values = tf.cast(image, tf.float32)
-  if recipe.is_mask2former:
+  if augmentation.is_mask2former:
     return _resize_like_pillow(values, place)
-  if any(recipe.min_size) or any(recipe.max_size):
+  if any(augmentation.min_size) or any(augmentation.max_size):
     values, _ = transforms.resize(values, None, place.resized)
-  if recipe.scale[:2] != (1.0, 1.0):
+  if augmentation.scale[:2] != (1.0, 1.0):
     values, _ = transforms.resize(values, None, place.scaled)
-  return values if recipe.colors_before_crop else _window(values, place)
+  return values if augmentation.colors_before_crop else _window(values, place)
 
 
 def _resize_like_pillow(values, place):
@@ -118,39 +120,43 @@ def _resize_like_pillow(values, place):
   return tf.round(resized)
 
 
-def change_colors(image: tf.Tensor, recipe: recipe_lib.Recipe, seed: tf.Tensor) -> tf.Tensor:
+def change_colors(image: tf.Tensor, augmentation: options_lib.Augmentation,
+                  seed: tf.Tensor) -> tf.Tensor:
   """Changes the colors of a float32 image [height, width, 3] in [0, 255]."""
   seed = _fold(seed, 1)
-  if recipe.policy:
-    image = autoaugment.distort(image, recipe.policy, seed)
-  if recipe.colors:
-    change = color_jitter.draw(recipe.colors, _fold(seed, 1))
+  if augmentation.policy:
+    image = autoaugment.distort(image, augmentation.policy, seed)
+  if augmentation.colors:
+    change = color_jitter.draw(augmentation.colors, _fold(seed, 1))
     image = color_jitter.apply(tf.floor(image), change)
   return image
 
 
 def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
-         recipe: recipe_lib.Recipe, padding_label: int) -> transforms.Pair:
+         augmentation: options_lib.Augmentation, padding_label: int) -> transforms.Pair:
   """Cuts out the windows of image and label and pads them to the crop size.
 
   Args:
     image: Result of `resize`, possibly with changed colors.
     label: int32 [height, width], of the image's original size.
     place: Placement of the crop.
-    recipe: Augmentation options.
+    augmentation: Augmentation options.
     padding_label: Value that pads the label.
 
   Returns:
     float32 [*crop_size, 3] and int32 [*crop_size].
   """
-  if recipe.colors_before_crop:
+  if augmentation.colors_before_crop:
     image = _window(image, place)
-  label = placement.take_label(label, place, recipe.is_mask2former)
-  if recipe.flip:
+  label = placement.take_label(label, place, augmentation.is_mask2former)
+  if augmentation.flip:
     image = tf.cond(place.flip, lambda: tf.reverse(image, [1]), lambda: image)
-  color = _MASK2FORMER_GREY if recipe.is_mask2former else recipe.normalization.mean_color
-  image, label = transforms.pad(image, label, recipe.crop_size, padding_label, place.offset, color)
-  return tf.ensure_shape(image, [*recipe.crop_size, 3]), tf.ensure_shape(label, recipe.crop_size)
+  color = augmentation.normalization.mean_color
+  if augmentation.is_mask2former:
+    color = _MASK2FORMER_GREY
+  size = augmentation.crop_size
+  image, label = transforms.pad(image, label, size, padding_label, place.offset, color)
+  return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
 
 
 def _window(image, place):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import segments as segments_lib
-from deeplab_tf.data.augmentation import options as recipe_lib
+from deeplab_tf.data.augmentation import options as options_lib
 from deeplab_tf.data.augmentation import transforms
 
 # Number of draws in the search for a crop in which no class covers too much.
@@ -38,58 +38,58 @@ class Placement(NamedTuple):
   flip: tf.Tensor
 
 
-def draw(label: tf.Tensor, recipe: recipe_lib.Recipe, info: DatasetInfo,
+def draw(label: tf.Tensor, augmentation: options_lib.Augmentation, info: DatasetInfo,
          seeds: Sequence[tf.Tensor]) -> Placement:
   """Draws a placement.
 
   Args:
     label: int32 [height, width], panoptic map of the image.
-    recipe: Augmentation options.
+    augmentation: Augmentation options.
     info: The data set.
     seeds: Seeds of the size, of the crop and of the flip, int [2] each.
   """
   source = tf.shape(label)
   flip = tf.constant(False)
-  if recipe.flip:
+  if augmentation.flip:
     flip = tf.random.stateless_uniform([], seeds[2]) < 0.5
-  if recipe.jitter:
-    return _large_scale_jitter(source, recipe, flip, seeds)
-  placement = _shorter_side if recipe.shorter_sides else _deeplab2
-  return placement(source, recipe, flip, seeds, _is_diverse(label, recipe, info))
+  if augmentation.jitter:
+    return _large_scale_jitter(source, augmentation, flip, seeds)
+  placement = _shorter_side if augmentation.shorter_sides else _deeplab2
+  return placement(source, augmentation, flip, seeds, _is_diverse(label, augmentation, info))
 
 
-def _deeplab2(source, recipe, flip, seeds, is_diverse):
+def _deeplab2(source, augmentation, flip, seeds, is_diverse):
   """Resizes to a range, then by a random scale; a smaller image lies anywhere in the crop."""
   resized = source
-  if any(recipe.min_size) or any(recipe.max_size):
-    resized = transforms.size_in_range(source, recipe.min_size, recipe.max_size,
-                                       recipe.resize_factor)
+  if any(augmentation.min_size) or any(augmentation.max_size):
+    resized = transforms.size_in_range(source, augmentation.min_size, augmentation.max_size,
+                                       augmentation.resize_factor)
   scaled = resized
-  if recipe.scale[:2] != (1.0, 1.0):
-    scaled = transforms.scaled_size(resized, transforms.draw_scale(*recipe.scale, seeds[0]))
-  made = _window(Placement(source, resized, scaled, *[tf.zeros([2], tf.int32)] * 3, flip), recipe,
-                 seeds[1], is_diverse)
-  offset = _random_below(tf.maximum(recipe.crop_size - scaled, 1),
+  if augmentation.scale[:2] != (1.0, 1.0):
+    scaled = transforms.scaled_size(resized, transforms.draw_scale(*augmentation.scale, seeds[0]))
+  made = _window(Placement(source, resized, scaled, *[tf.zeros([2], tf.int32)] * 3, flip),
+                 augmentation, seeds[1], is_diverse)
+  offset = _random_below(tf.maximum(augmentation.crop_size - scaled, 1),
                          tf.random.experimental.stateless_fold_in(seeds[1], 1))
   # The whole crop is mirrored, including its padding.
-  mirrored = tf.stack([offset[0], recipe.crop_size[1] - offset[1] - made.kept[1]])
+  mirrored = tf.stack([offset[0], augmentation.crop_size[1] - offset[1] - made.kept[1]])
   return made._replace(offset=tf.where(flip, mirrored, offset))
 
 
-def _shorter_side(source, recipe, flip, seeds, is_diverse):
-  sides = tf.constant(recipe.shorter_sides)
+def _shorter_side(source, augmentation, flip, seeds, is_diverse):
+  sides = tf.constant(augmentation.shorter_sides)
   number = tf.random.stateless_uniform([], seeds[0], 0, tf.size(sides), tf.int32)
-  scaled = shorter_side_size(source, sides[number], recipe.max_longer_side)
-  return _window(Placement(source, source, scaled, *[tf.zeros([2], tf.int32)] * 3, flip), recipe,
-                 seeds[1], is_diverse)
+  scaled = shorter_side_size(source, sides[number], augmentation.max_longer_side)
+  return _window(Placement(source, source, scaled, *[tf.zeros([2], tf.int32)] * 3, flip),
+                 augmentation, seeds[1], is_diverse)
 
 
-def _large_scale_jitter(source, recipe, flip, seeds):
-  scale = tf.random.stateless_uniform([], seeds[0], *recipe.jitter, dtype=tf.float64)
-  scaled = jittered_size(source, scale, recipe.crop_size)
-  start = jittered_start(scaled, recipe.crop_size,
+def _large_scale_jitter(source, augmentation, flip, seeds):
+  scale = tf.random.stateless_uniform([], seeds[0], *augmentation.jitter, dtype=tf.float64)
+  scaled = jittered_size(source, scale, augmentation.crop_size)
+  start = jittered_start(scaled, augmentation.crop_size,
                          tf.random.stateless_uniform([], seeds[1], dtype=tf.float64))
-  kept = tf.minimum(scaled, recipe.crop_size)
+  kept = tf.minimum(scaled, augmentation.crop_size)
   # Mask2Former flips first, so the window lies in the mirrored image.
   mirrored = tf.stack([start[0], scaled[1] - kept[1] - start[1]])
   return Placement(source, source, scaled, tf.where(flip, mirrored, start), kept,
@@ -155,14 +155,14 @@ def shorter_side_size(size: tf.Tensor, shorter: tf.Tensor, max_longer: int,
   return tf.maximum(tf.cast(tf.floor(new + 0.5), tf.int32), 1)
 
 
-def _window(placement, recipe, seed, is_diverse):
+def _window(placement, augmentation, seed, is_diverse):
   """Adds a random window, which is drawn again while one class covers too much of it."""
   scaled = placement.scaled
-  kept = tf.minimum(scaled, recipe.crop_size)
+  kept = tf.minimum(scaled, augmentation.crop_size)
   limits = scaled - kept + 1
   placement = placement._replace(kept=kept)
   start = _random_below(limits, seed)
-  if recipe.max_category_share < 1:
+  if augmentation.max_category_share < 1:
     _, start = tf.while_loop(
         lambda attempt, start: (attempt < _ATTEMPTS) & ~is_diverse(placement._replace(start=start)),
         lambda attempt, start: (attempt + 1, _random_below(
@@ -177,17 +177,17 @@ def _random_below(limits, seed):
   return uniform % limits
 
 
-def _is_diverse(label, recipe, info):
+def _is_diverse(label, augmentation, info):
   """Returns whether a window has several classes and none covers too much of the labeled area."""
 
   def check(placement):
-    window = take_label(label, placement, recipe.is_mask2former)
+    window = take_label(label, placement, augmentation.is_mask2former)
     classes = tf.reshape(segments_lib.class_map(window, info), [-1])
     size = info.table_size
     counts = tf.math.bincount(classes, minlength=size, maxlength=size)
     counts *= tf.constant([int(i != info.ignore_label) for i in range(size)])
     most, all_of_it = tf.reduce_max(counts), tf.reduce_sum(counts)
-    share = tf.cast(all_of_it, tf.float32) * recipe.max_category_share
+    share = tf.cast(all_of_it, tf.float32) * augmentation.max_category_share
     return (most < all_of_it) & (tf.cast(most, tf.float32) < share)
 
   return check

@@ -232,13 +232,13 @@ def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Te
 # --- Files ------------------------------------------------------------------------------------
 
 
-def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list[str]:
+def matching_files(patterns: Sequence[str], allow_corrupt: bool = False) -> list[str]:
   """Returns the sorted record files that match patterns; each pattern must match a file.
 
   Args:
     patterns: Paths, in which * and ? stand for any characters. An existing file or folder whose
       name equals the pattern is matched literally.
-    allow_damaged: Whether a TFRecord file may be truncated or corrupt.
+    allow_corrupt: Whether a TFRecord file may be truncated or corrupt.
 
   Raises:
     FileNotFoundError: A pattern matches no file.
@@ -257,7 +257,7 @@ def matching_files(patterns: Sequence[str], allow_damaged: bool = False) -> list
     raise DataError(f'file_pattern {_listed(patterns)}: all {len(files)} matching files are '
                     'empty; there is no record to read')
   for file in files:
-    _check_start(file, allow_damaged)
+    _check_start(file, allow_corrupt)
   return files
 
 
@@ -293,14 +293,14 @@ def check_classes(files: Sequence[str], info: AnyInfo) -> bool:
   return stated_by_all
 
 
-def _check_start(file, allow_damaged):
+def _check_start(file, allow_corrupt):
   """Reads the first record of a file and checks that it has the features of an image."""
   if not files_lib.size(file):
     return
   raw = files_lib.read_record(file, 0, 0)
   problem = _record_problem(raw.data)
   if not raw.is_whole or (problem and not raw.has_right_checksum()):
-    if not allow_damaged:
+    if not allow_corrupt:
       raise DataError(files_lib.truncated(file, 0))
   elif problem:
     raise DataError(f'{file}: {problem}')

@@ -2,6 +2,8 @@
 
 import functools
 import io
+import os
+from typing import Iterable
 
 import tensorflow as tf
 from PIL import Image
@@ -11,7 +13,10 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog, sources
 from deeplab_tf.data.records import tfrecord
 from deeplab_tf.data.sources import _shape_scenes
+from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.user_errors import DataError
+
+generate = _shape_scenes.generate
 
 
 def classes(options: sources.BuildOptions) -> DatasetInfo:
@@ -56,3 +61,33 @@ def direct(options, info: DatasetInfo) -> sources.DirectSource:
     return structures.LabeledImage(image, label, name)
 
   return sources.DirectSource(options.shapes.num_images, load)
+
+
+def write_coco_format(folder: str, split: str, indices: Iterable[int]) -> None:
+  """Writes images and their ground truth as a data set in the COCO panoptic format.
+
+  Args:
+    folder: A folder that does not exist. It gets images/*.png, panoptic/*.png and panoptic.json.
+    split: "train" or "val".
+    indices: Numbers of the images.
+
+  Raises:
+    OSError: The folder exists, or cannot be written to.
+  """
+  info = catalog.built_in('shapes')
+  for part in ('images', 'panoptic'):
+    os.makedirs(os.path.join(folder, part))
+  images, annotations = [], []
+  for index in indices:
+    image, label = generate(split, index)
+    name = f'{split}_{index:06d}'
+    file = {'file_name': f'{name}.png'}
+    Image.fromarray(image).save(os.path.join(folder, 'images', file['file_name']))
+    ids, segments = coco_panoptic.from_label_map(label, info)
+    coco_panoptic.write_panoptic_png(os.path.join(folder, 'panoptic', file['file_name']), ids)
+    images.append({'id': name, **file, 'height': label.shape[0], 'width': label.shape[1]})
+    annotations.append({'image_id': name, **file, 'segments_info': segments})
+  categories = [{'id': c.category_id, 'name': c.name, 'isthing': int(c.isthing),
+                 'color': list(c.color)} for c in info.categories]
+  coco_panoptic.write_json(os.path.join(folder, 'panoptic.json'), {
+      'images': images, 'annotations': annotations, 'categories': categories})

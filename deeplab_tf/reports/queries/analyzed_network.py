@@ -109,7 +109,7 @@ class AnalyzedNetwork:
     found = {name: value[0].numpy() for name, value in self._run_image(inputs).items()}
     panoptic_map, query_map = (
         found.pop(name)[:rows, :columns] for name in ('panoptic_map', 'query_map'))
-    image = self._serving.recipe.normalization.invert(inputs[0, :rows, :columns]).numpy()
+    image = self._serving.augmentation.normalization.invert(inputs[0, :rows, :columns]).numpy()
     return AnalyzedImage(np.clip(np.round(image), 0, 255).astype(np.uint8), panoptic_map, query_map,
                          found.pop('query_class'), found, tuple(inputs.shape[1:3]))
 

@@ -215,7 +215,7 @@ class ScaleStress:
     """Returns a function from a prepared image and its sizes to the panoptic map in raw size."""
     model = self._loaded_model()
     network = models.inference_network(self._config, model)
-    config = scaled_read_out(self._config, ratio)
+    config = scaled_postprocessing(self._config, ratio)
     postprocess = models.architecture(config).build_postprocessor(config, self._info)
 
     def predict(images, resized_size, raw_size):
@@ -238,7 +238,7 @@ class ScaleStress:
     return self._model
 
 
-def scaled_read_out(config, ratio: float):
+def scaled_postprocessing(config, ratio: float):
   """Returns the config with post-processing options for scaled inputs.
 
   The area limits are in pixels of the network's input, where a segment has ratio**2 times as many

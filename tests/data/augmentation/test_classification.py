@@ -89,10 +89,10 @@ def test_random_windows_lie_in_the_image_with_their_area_and_aspect(size):
 
 def test_training_crops_are_functions_of_the_seed():
   example = structures.LabeledImage(tf.constant(PIXELS), tf.constant(1), tf.constant(''))
-  recipe = classification.Recipe((8, 8), policy=autoaugment.policy(
+  augmentation = classification.Augmentation((8, 8), policy=autoaugment.policy(
       'simple_classification_policy', 'train_dataset_options'))
   make = lambda i: classification.training_sample(  # noqa: E731
-      example, recipe, tf.constant([3, i], tf.int64))[0].numpy()
+      example, augmentation, tf.constant([3, i], tf.int64))[0].numpy()
   np.testing.assert_array_equal(make(0), make(0))
   assert len({make(i).tobytes() for i in range(12)}) == 12
 
@@ -101,8 +101,9 @@ def test_the_whole_image_can_be_the_crop_and_half_of_them_are_mirrored():
   square = tf.constant(PIXELS[:20, :20])
   example = structures.LabeledImage(square, tf.constant(1), tf.constant(''))
   # An area of 1 fits a square only if it is one itself; else it is the center: all of it.
-  recipe = classification.Recipe((20, 20), min_area=1.0)
-  made = [classification.training_sample(example, recipe, tf.constant([0, i], tf.int64))[0].numpy()
+  augmentation = classification.Augmentation((20, 20), min_area=1.0)
+  make = classification.training_sample
+  made = [make(example, augmentation, tf.constant([0, i], tf.int64))[0].numpy()
           for i in range(40)]
   mirrored = [np.array_equal(image, PIXELS[:20, :20][:, ::-1]) for image in made]
   same = [np.array_equal(image, PIXELS[:20, :20]) for image in made]
@@ -115,7 +116,7 @@ def test_evaluation_crops_are_the_centre_of_the_image(size):
                               indexing='ij')
   image = np.stack([rows, columns, rows], -1).astype(np.uint8)
   crop = classification.prepare_for_evaluation(tf.constant(image),
-                                               classification.Recipe((224, 224)))
+                                               classification.Augmentation((224, 224)))
   assert crop.shape == (224, 224, 3)
   shorter = min(size)
   # 7/8 of the shorter side, and as many pixels of the longer one, about the middle.
@@ -209,7 +210,7 @@ def test_a_file_that_cannot_be_read_is_named(content, message, folder, experimen
   assert line == f'{path}: {message}'
 
 
-def test_damaged_files_are_left_out_where_that_is_allowed(folder, experiment, capfd):
+def test_corrupt_files_are_left_out_where_that_is_allowed(folder, experiment, capfd):
   path = folder / 'blue' / 'blue1.png'
   path.write_bytes(encode('PNG')[:-700])
   config = experiment(*[folders(folder, 'max_damaged_images: 1')] * 2)
@@ -218,7 +219,7 @@ def test_damaged_files_are_left_out_where_that_is_allowed(folder, experiment, ca
   assert f'{path}: the image is truncated or corrupt' in capfd.readouterr().err
 
 
-def test_a_damaged_image_in_records_is_named(tmp_path, experiment):
+def test_a_corrupt_image_in_records_is_named(tmp_path, experiment):
   path = write_records(tmp_path / 'a', [1], [encode('JPEG')[:300]])
   line = data_error(lambda: evaluated(experiment('', records(path))))
   assert line == f'{path}: image0: the image is truncated or corrupt'

@@ -21,18 +21,20 @@ CROP = (64, 80)
 
 seeds = strategies.integers(0, 2**31 - 1)
 sizes = strategies.tuples(strategies.integers(90, 130), strategies.integers(90, 130))
-recipes = strategies.one_of(
+augmentations = strategies.one_of(
     strategies.builds(
-        lambda low, width, step, resize: options.Recipe(
+        lambda low, width, step, resize: options.Augmentation(
             CROP, min_size=(resize,) * 2 if resize else (), scale=(low, low + width, step),
             flip=True),
         strategies.floats(0.5, 1.0), strategies.floats(0.1, 1.0), strategies.sampled_from(
             [0.0, 0.25]), strategies.sampled_from([0, 100])),
-    strategies.builds(lambda low, width: options.Recipe(CROP, flip=True, jitter=(low, low + width)),
-                      strategies.floats(0.6, 1.0), strategies.floats(0.0, 1.0)),
     strategies.builds(
-        lambda sides, share: options.Recipe(CROP, flip=True, shorter_sides=tuple(sides),
-                                            max_longer_side=200, max_category_share=share),
+        lambda low, width: options.Augmentation(CROP, flip=True, jitter=(low, low + width)),
+        strategies.floats(0.6, 1.0), strategies.floats(0.0, 1.0)),
+    strategies.builds(
+        lambda sides, share: options.Augmentation(
+            CROP, flip=True, shorter_sides=tuple(sides), max_longer_side=200,
+            max_category_share=share),
         strategies.lists(strategies.integers(50, 150), min_size=1, max_size=4),
         strategies.sampled_from([0.6, 1.0])))
 
@@ -73,7 +75,7 @@ def gray(made):
 
 
 @hypothesis.settings(max_examples=40, deadline=None)
-@hypothesis.given(recipes, sizes, seeds)
+@hypothesis.given(augmentations, sizes, seeds)
 def test_image_and_label_move_together(made, size, seed):
   drawn, key = example(size, seed), tf.constant([seed, 7], tf.int64)
   image, label = panoptic.augment(drawn, made, INFO, key)
@@ -93,7 +95,7 @@ def test_image_and_label_move_together(made, size, seed):
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
-@hypothesis.given(recipes, sizes, seeds, *[strategies.sampled_from(copy_paste.OPTIONS)] * 3)
+@hypothesis.given(augmentations, sizes, seeds, *[strategies.sampled_from(copy_paste.OPTIONS)] * 3)
 def test_pasted_segments_bring_their_pixels(made, size, seed, thing, stuff, void):
   made = made._replace(paste=copy_paste.Choice(0.8, thing, stuff, void))
   # Of stuff, crowd and void each is in one of them: where the same met, no border would be seen
@@ -116,7 +118,7 @@ def test_pasted_segments_bring_their_pixels(made, size, seed, thing, stuff, void
 @hypothesis.settings(max_examples=10, deadline=None)
 @hypothesis.given(sizes, seeds)
 def test_a_crowd_never_becomes_an_instance(size, seed):
-  made = options.Recipe(CROP, jitter=(0.6, 1.4), flip=True,
+  made = options.Augmentation(CROP, jitter=(0.6, 1.4), flip=True,
                         paste=copy_paste.Choice(1.0, 'all', 'random', 'all'))
   _, label = panoptic.augment_and_paste(
       example(size, seed), example(size, seed + 1), made, INFO, 128,
@@ -133,7 +135,7 @@ def test_a_crowd_never_becomes_an_instance(size, seed):
 
 def test_colors_do_not_depend_on_what_else_is_done():
   drawn, key = example((100, 100), 0), tf.constant([1, 2], tf.int64)
-  plain = options.Recipe((100, 100))
+  plain = options.Augmentation((100, 100))
   jittered = plain._replace(colors=color_jitter.Strength(1.0))
   before, label = panoptic.augment(drawn, plain, INFO, key)
   after, same_label = panoptic.augment(drawn, jittered, INFO, key)

@@ -25,7 +25,7 @@ def numbered(height, width):
 
 def crop(size, crop_size, seed, flip=False):
   """The crop of a numbered image, void being 0."""
-  made = options.Recipe(crop_size, flip=flip)
+  made = options.Augmentation(crop_size, flip=flip)
   image, label = numbered(*size)
   place = panoptic.draw_placement(label, made, INFO, tf.constant([seed, 1], tf.int64))
   resized = panoptic.resize(image, place, made)
@@ -76,7 +76,7 @@ def test_a_window_equals_that_of_the_whole_resized_twice(size, first, second, ke
   place = placement.Placement(
       *(tf.constant(x, tf.int32) for x in (size, first, second, start, kept, (0, 0))),
       tf.constant(flip))
-  made = options.Recipe(tuple(kept), min_size=(1, 1), scale=(0.5, 2.0, 0.0), flip=True)
+  made = options.Augmentation(tuple(kept), min_size=(1, 1), scale=(0.5, 2.0, 0.0), flip=True)
   image, label = numbered(*size)
   whole = transforms.resize(*transforms.resize(image, label, first), second)
   expected = [x.numpy()[start[0]:, start[1]:][:kept[0], :kept[1]] for x in whole]
@@ -133,7 +133,7 @@ def whole_placement(before, after, start=(0, 0), kept=None):
 @pytest.mark.parametrize('size', [(24, 34), (60, 86), (37, 80)])
 def test_pixels_equal_pillow(size):
   arrays = np.load(shared.path('parity', 'mask2former', 'preprocess.npz'))
-  made = options.Recipe(size, jitter=(1.0, 1.0))
+  made = options.Augmentation(size, jitter=(1.0, 1.0))
   place = whole_placement(arrays['labels'].shape, size)
   image = panoptic.resize(tf.constant(arrays['image']), place, made).numpy()
   name = f'{size[0]}x{size[1]}'
@@ -147,7 +147,7 @@ def test_pixels_equal_pillow(size):
 @pytest.mark.parametrize('after', [(95, 130), (40, 31), (14, 22)])
 def test_a_window_equals_that_of_the_whole_with_antialiasing(after):
   image = tf.constant(np.random.default_rng(0).integers(0, 256, (29, 44, 3)), tf.uint8)
-  made = options.Recipe((6, 8), jitter=(1.0, 1.0))
+  made = options.Augmentation((6, 8), jitter=(1.0, 1.0))
   expected = tf.round(tf.image.resize(image, after, antialias=True)).numpy()
   for start in ((0, 0), (3, 11), (after[0] - 6, after[1] - 8)):
     place = whole_placement((29, 44), after, start, (6, 8))
@@ -158,7 +158,7 @@ def test_a_window_equals_that_of_the_whole_with_antialiasing(after):
 
 
 def test_large_scale_jitter_fits_the_image_and_fills_up_at_the_end():
-  made = options.Recipe((30, 30), jitter=(0.1, 2.0), flip=True)
+  made = options.Augmentation((30, 30), jitter=(0.1, 2.0), flip=True)
   label = tf.ones([20, 40], tf.int32)
   found = set()
   for number in range(60):
@@ -173,7 +173,7 @@ def test_large_scale_jitter_fits_the_image_and_fills_up_at_the_end():
 
 
 def test_shorter_sides_are_drawn_from_the_list_and_limited():
-  made = options.Recipe((30, 30), shorter_sides=(10, 20, 40), max_longer_side=50)
+  made = options.Augmentation((30, 30), shorter_sides=(10, 20, 40), max_longer_side=50)
   found = {tuple(panoptic.draw_placement(
       tf.ones([12, 24], tf.int32), made, INFO, tf.constant([3, i], tf.int64)).scaled.numpy())
            for i in range(40)}
@@ -185,7 +185,7 @@ def test_shorter_sides_are_drawn_from_the_list_and_limited():
 
 def shares(label, limit, number):
   """The classes and their pixels in a 4x4 crop."""
-  made = options.Recipe((4, 4), max_category_share=limit)
+  made = options.Augmentation((4, 4), max_category_share=limit)
   place = panoptic.draw_placement(
       tf.constant(label), made, INFO, tf.constant([5, number], tf.int64))
   window = placement.take_label(tf.constant(label), place, False).numpy() // 256

@@ -143,7 +143,7 @@ def test_compressed_records_are_named_with_a_remedy(records, kind, pack):
 @pytest.mark.parametrize('error, reason', [
     (tf.errors.PermissionDeniedError, 'Permission denied'),
     (tf.errors.ResourceExhaustedError, 'Too many open files')])
-def test_what_cannot_be_opened_is_not_called_damaged(records, monkeypatch, error, reason):
+def test_what_cannot_be_opened_is_not_called_corrupt(records, monkeypatch, error, reason):
 
   def refuse(*args, **kwargs):
     raise error(None, None, f'{records}; {reason}')

@@ -179,7 +179,7 @@ def test_what_it_prepares_by_default_gives_the_labels_of_the_download(prepared, 
     np.testing.assert_array_equal(loaded.image, expected[name].image)
 
 
-def test_a_damaged_record_is_one_line_with_its_file(tmp_path):
+def test_a_corrupt_record_is_one_line_with_its_file(tmp_path):
   path = str(tmp_path / 'a')
   with tf.io.TFRecordWriter(path) as writer:
     writer.write(b'no example at all')

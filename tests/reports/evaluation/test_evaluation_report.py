@@ -43,14 +43,14 @@ def _write_set(folder, pairs, categories=None):
   return folder / 'gt.json', folder / 'pred.json'
 
 
-def _maps(damage):
-  """A ground truth of four quarters and a prediction that lacks the first `damage` segments."""
+def _maps(missing):
+  """A ground truth of four quarters and a prediction that lacks the first `missing` segments."""
   truth = np.kron([[1, 2], [3, 4]], np.ones((12, 15), np.int64)).astype(np.int64)
-  return truth, np.where(truth <= damage, 0, truth)
+  return truth, np.where(truth <= missing, 0, truth)
 
 
 def test_page_table_and_score_are_written(tmp_path):
-  pairs = [_maps(damage) for damage in (0, 1, 3)]
+  pairs = [_maps(missing) for missing in (0, 1, 3)]
   steps = []
   report = evaluation_report.write(tmp_path / 'new' / 'report', *_write_set(tmp_path, pairs),
                                    progress=steps.append)
@@ -95,7 +95,7 @@ def test_photographs_are_found_and_shown(tmp_path):
   assert '1 of the 2 images are not in' in page
 
 
-def test_a_damaged_photograph_is_left_out_and_one_of_another_size_fitted(tmp_path):
+def test_a_corrupt_photograph_is_left_out_and_one_of_another_size_fitted(tmp_path):
   files = _write_set(tmp_path, [_maps(0), _maps(1)])
   (tmp_path / 'photos').mkdir()
   (tmp_path / 'photos' / 'i0.jpg').write_bytes(b'no image')

@@ -24,7 +24,7 @@ def _outputs(info, queries=12):
                                       tf.float32)}
 
 
-def test_likely_queries_are_those_of_the_read_out():
+def test_likely_queries_are_those_of_the_postprocessing():
   info = catalog.built_in('shapes')
   outputs = _outputs(info)
   postprocess = MaskTransformerPostprocessor(info, PixelwiseOptions(0.3, 0.3))

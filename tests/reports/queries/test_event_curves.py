@@ -27,7 +27,7 @@ def test_written_scalars_are_read_and_a_restart_wins(tmp_path):
   assert list(found[dice]) == [10, 20]
 
 
-def test_what_stands_before_a_damaged_end_is_read(tmp_path):
+def test_what_stands_before_a_corrupt_end_is_read(tmp_path):
   _write(tmp_path, summaries.EVAL, {'All/pq': 0.5}, 20)
   path = next((tmp_path / summaries.EVAL).iterdir())
   path.write_bytes(path.read_bytes() + b'half a record')

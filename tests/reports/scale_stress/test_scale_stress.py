@@ -85,12 +85,12 @@ def _evaluate(config):
   """PQ and so on as the evaluation of a training counts them."""
   info = catalog.from_config(config)
   network = models.inference_network(config, None)
-  read_out = evaluators.build_read_out(config, info, False)
+  postprocess = evaluators.build_postprocessor(config, info, False)
   progress = lambda steps: contextlib.nullcontext(  # noqa: E731
       type('Progress', (), {'update': staticmethod(lambda step: None)}))
   of_batches = evaluator.Evaluator(
       dataset_info=info, normalization=SYMMETRIC, strategy=tf.distribute.get_strategy(),
-      predict=lambda images: read_out(network(images), tuple(images.shape[1:3])),
+      predict=lambda images: postprocess(network(images), tuple(images.shape[1:3])),
       batches=lambda: pipeline.eval_dataset(config, info), progress=progress)
   of_batches.evaluate(-1)
   return {group: of_batches.result[group] for group in scale_results.GROUPS}
@@ -145,11 +145,11 @@ def test_no_image_becomes_larger_than_its_crop():
   for _ in range(60):
     height, width, crop_height, crop_width = (int(n) for n in random.integers(1, 40, 4))
     ratio = float(np.round(random.uniform(0.1, 4), 2))
-    recipe = pipeline.Recipe((crop_height, crop_width))
+    augmentation = pipeline.Augmentation((crop_height, crop_width))
     image = tf.zeros([height, width, 3], tf.uint8)
-    _, own = pipeline.prepare_for_evaluation(image, recipe)
-    padded, inside = pipeline.prepare_for_evaluation(image, recipe, ratio)
-    crop = [scaled_size(n, ratio) for n in recipe.crop_size]
+    _, own = pipeline.prepare_for_evaluation(image, augmentation)
+    padded, inside = pipeline.prepare_for_evaluation(image, augmentation, ratio)
+    crop = [scaled_size(n, ratio) for n in augmentation.crop_size]
     assert padded.shape == (*crop, 3)
     assert inside.numpy().tolist() == [scaled_size(int(n), ratio) for n in own]
 
@@ -159,7 +159,7 @@ def test_area_limits_are_those_of_the_same_object(folder):
                                   [_LIMITS, 'evaluator_options { nms_kernel: 7 }'])
   before = config.SerializeToString(deterministic=True)
   for ratio, things, stuff in ((0.25, 4, 12), (1, 60, 200), (2, 240, 800), (4, 960, 3200)):
-    scaled = scale_stress.scaled_read_out(config, ratio)
+    scaled = scale_stress.scaled_postprocessing(config, ratio)
     options = scaled.evaluator_options
     assert (options.thing_area_limit, options.stuff_area_limit) == (things, stuff)
     options.thing_area_limit, options.stuff_area_limit = 60, 200

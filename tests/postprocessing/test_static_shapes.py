@@ -35,7 +35,7 @@ def _outputs(seed, shape=(17, 21), queries=37, batch=2):
           'class_logits': tf.constant(class_logits, tf.float32)}
 
 
-def _read_out(static_shapes, **fields):
+def _postprocessor(static_shapes, **fields):
   fields = {'pixel_confidence_threshold': 0.4, **fields}
   return mask_transformer.build(evaluator_pb2.EvaluatorOptions(**fields), _info(),
                                 static_shapes=static_shapes)
@@ -67,16 +67,16 @@ def _assert_same(actual, expected):
 def test_static_shapes_give_the_same_maps(shape, size, queries, threshold, seed):
   outputs = _outputs(seed, shape, queries)
   fields = {'transformer_class_confidence_threshold': threshold}
-  expected = _maps_and_prediction(_read_out(False, **fields), size, outputs)
-  actual = _maps_and_prediction(_read_out(True, **fields), size, outputs)
+  expected = _maps_and_prediction(_postprocessor(False, **fields), size, outputs)
+  actual = _maps_and_prediction(_postprocessor(True, **fields), size, outputs)
   _assert_same(actual, expected)
 
 
 def test_the_thresholds_keep_none_some_and_all():
   shares = []
   for threshold in CLASS_THRESHOLDS:
-    read_out = _read_out(True, transformer_class_confidence_threshold=threshold)
-    shares.append(read_out.query_maps(_outputs(0), (65, 83)).kept.numpy().mean())
+    postprocess = _postprocessor(True, transformer_class_confidence_threshold=threshold)
+    shares.append(postprocess.query_maps(_outputs(0), (65, 83)).kept.numpy().mean())
   assert shares[0] == 0 and shares[-1] == 1
   assert 0.2 < shares[1] < shares[2] < 1
 
@@ -106,7 +106,7 @@ def test_of_equal_logits_the_lowest_query_wins(jit_compile):
   # Without query 0 the order of reading is not that of the queries.
   outputs['class_logits'] *= np.arange(37)[None, :, None] > 0
   outputs['mask_logits'] = tf.constant(masks)
-  read = tf.function(functools.partial(_maps_and_prediction, _read_out(True), (65, 83)),
+  read = tf.function(functools.partial(_maps_and_prediction, _postprocessor(True), (65, 83)),
                      jit_compile=jit_compile, autograph=False)
   maps, _ = read(outputs)
   assert (maps.query_map.numpy() == 3).all()
@@ -135,10 +135,10 @@ def test_a_dropped_query_beats_a_kept_one_wherever_it_is_in_the_order(static_sha
 @pytest.mark.parametrize('shape,size,queries', SHAPES[1:3])
 def test_compiled_it_gives_the_same_maps(shape, size, queries, threshold):
   fields = {'transformer_class_confidence_threshold': threshold}
-  run = _compiled(_read_out(True, **fields), size)
+  run = _compiled(_postprocessor(True, **fields), size)
   for seed in range(2):
     outputs = _outputs(seed, shape, queries)
-    expected = _maps_and_prediction(_read_out(False, **fields), size, outputs)
+    expected = _maps_and_prediction(_postprocessor(False, **fields), size, outputs)
     _assert_same(run(outputs), expected)
 
 
@@ -156,14 +156,14 @@ def _maskwise_fields(mask_exponent):
 @pytest.mark.parametrize('shape,size,queries', SHAPES[1:3])
 def test_pasting_compiles_and_gives_the_same_maps(shape, size, queries, mask_exponent):
   fields = _maskwise_fields(mask_exponent)
-  run = _compiled(_read_out(True, **fields), size)
+  run = _compiled(_postprocessor(True, **fields), size)
   for seed in range(2):
     outputs = _outputs(seed, shape, queries)
     # Queries of equal confidence: their order must not depend on who sorts.
     outputs['class_logits'] = tf.concat(
         [outputs['class_logits'][:, :queries // 2],
          tf.one_hot([[1] * (queries - queries // 2)] * 2, CLASSES + 1, on_value=30.0)], axis=1)
-    expected = _maps_and_prediction(_read_out(False, **fields), size, outputs)
+    expected = _maps_and_prediction(_postprocessor(False, **fields), size, outputs)
     _assert_same(run(outputs), expected)
 
 
@@ -182,7 +182,7 @@ def _is_static(node):
 
 @pytest.mark.parametrize('fields', [{}, _maskwise_fields(1.0)], ids=['pixelwise', 'maskwise'])
 def test_no_shape_depends_on_values_and_nothing_calls_the_host(fields):
-  run = _compiled(_read_out(True, **fields), (65, 83))
+  run = _compiled(_postprocessor(True, **fields), (65, 83))
   nodes = list(_nodes(run, _outputs(0)))
   assert len(nodes) > 100 and any('While' in n.op for n in nodes)
   assert not {n.op for n in nodes} & FORBIDDEN
@@ -192,13 +192,13 @@ def test_no_shape_depends_on_values_and_nothing_calls_the_host(fields):
 
 def test_the_other_form_has_shapes_that_depend_on_values():
   # What the test above looks for is there to be found.
-  run = tf.function(functools.partial(_maps_and_prediction, _read_out(False), (65, 83)),
+  run = tf.function(functools.partial(_maps_and_prediction, _postprocessor(False), (65, 83)),
                     autograph=False)
   assert not all(_is_static(n) for n in _nodes(run, _outputs(0)))
 
 
 def test_no_tensor_holds_all_queries_at_full_resolution():
-  run = _compiled(_read_out(True), (65, 83))
+  run = _compiled(_postprocessor(True), (65, 83))
   largest = max(np.prod([d.size for d in shape.dim], dtype=np.int64)
                 for node in _nodes(run, _outputs(0))
                 for shape in node.attr['_output_shapes'].list.shape)
@@ -206,18 +206,18 @@ def test_no_tensor_holds_all_queries_at_full_resolution():
 
 
 def test_unknown_sizes_are_allowed_without_compilation():
-  read_out = _read_out(True)
+  postprocess = _postprocessor(True)
 
   @tf.function(input_signature=[tf.TensorSpec([None, None, None, None]),
                                 tf.TensorSpec([None, None, CLASSES + 1]),
                                 tf.TensorSpec([2], tf.int32)], autograph=False)
   def run(masks, classes, size):
     outputs = {'mask_logits': masks, 'class_logits': classes}
-    return read_out(outputs, (size[0], size[1])).panoptic_map
+    return postprocess(outputs, (size[0], size[1])).panoptic_map
 
   outputs = _outputs(0)
   actual = run(outputs['mask_logits'], outputs['class_logits'], [65, 83])
-  expected = read_out(outputs, (65, 83)).panoptic_map
+  expected = postprocess(outputs, (65, 83)).panoptic_map
   # Weights of the resizing that are computed in the graph round differently.
   assert np.mean(actual.numpy() != expected.numpy()) < 2e-3
 
@@ -225,5 +225,5 @@ def test_unknown_sizes_are_allowed_without_compilation():
 @pytest.mark.parametrize('static_shapes', [False, True])
 def test_the_model_passes_the_choice_on(static_shapes):
   config = config_pb2.ExperimentOptions()
-  read_out = max_deeplab.build_postprocessor(config, _info(), static_shapes=static_shapes)
-  assert read_out.static_shapes == static_shapes
+  postprocess = max_deeplab.build_postprocessor(config, _info(), static_shapes=static_shapes)
+  assert postprocess.static_shapes == static_shapes
