@@ -142,8 +142,8 @@ class Segmenter:
                                              for name in ('ids', 'classes', 'scores'))):
       if segment_id >= 0:
         category = categories[class_id]
-        segments.append(Segment(segment_id, class_id, category.category_id, category.isthing,
-                                score, areas[segment_id]))
+        segments.append(Segment(id=segment_id, class_id=class_id, category_id=category.category_id,
+                                isthing=category.isthing, score=score, area=areas[segment_id]))
     return sorted(segments, key=lambda segment: -segment.area)
 
 

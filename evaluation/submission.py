@@ -28,8 +28,9 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
     raise MissingFileError(f'--output={args.output}: its folder does not exist; create it first')
   with tqdm.tqdm(unit=' images', disable=None, leave=False) as bar:
-    written = submission.write(args.output, args.benchmark, predictions, args.images, args.method,
-                               bar.update, args.predictions_dir)
+    written = submission.write(args.output, args.benchmark, predictions, images=args.images,
+                               method=args.method, progress=bar.update,
+                               predictions_dir=args.predictions_dir)
   for warning in written.warnings:
     print(f'warning: {warning}', file=sys.stderr)
   left_out = f' ({written.left_out} others are left out)' if written.left_out else ''

@@ -104,21 +104,23 @@ def _write_report(output: pathlib.Path, seconds: float) -> None:
     quality = panoptic_quality.PanopticQuality(info.categories)
     quality.update_from_label_maps(label, prediction, info)
     score = quality.result()['All']['pq']
-    gallery.append(page.gallery_item(f'image {index}', image, label, prediction, info, score))
+    gallery.append(page.gallery_item(f'image {index}', image, ground_truth=label,
+                                     prediction=prediction, dataset_info=info, score=score))
   scores = json.loads((output / 'metrics.json').read_text())
   # JSON keys are strings.
   scores['per_class'] = {int(k): v for k, v in scores['per_class'].items()}
   unseen = json.loads((output / 'unseen_metrics.json').read_text())
   training_report.write(
       str(output / 'report.html'), 'MaX-DeepLab on shapes',
-      {
+      summary={
           'training steps': scores.pop('step'),
           'time of the whole demo': f'{seconds / 60:.1f} minutes',
           f'PQ of the exported model on the {len(UNSEEN)} images below':
               f'{100 * unseen["All"]["pq"]:.1f}',
           'config': CONFIG,
-      }, training_report.read_curves(str(output / 'model')), scores,
-      {c.category_id: c.name for c in info.categories}, gallery)
+      },
+      curves=training_report.read_curves(str(output / 'model')), scores=scores,
+      class_names={c.category_id: c.name for c in info.categories}, gallery=gallery)
 
 
 def _say_where(output: pathlib.Path, seconds: float) -> None:

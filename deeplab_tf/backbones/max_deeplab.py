@@ -45,8 +45,12 @@ VARIANTS = {
 # The variants that models.max_deeplab takes. The others of this module are the same networks, for
 # pre-training or for use without a memory.
 MASK_TRANSFORMERS = {
-    'max_deeplab_s': MaskTransformerOptions(256, 128, 256, 32, 0, 1),
-    'max_deeplab_l': MaskTransformerOptions(512, 256, 512, 16, 2, 3),
+    'max_deeplab_s': MaskTransformerOptions(memory_channels=256, transformer_channels=128,
+                                            feature_channels=256, transformer_beyond_stride=32,
+                                            decoder_stacks=0, decoder_blocks=1),
+    'max_deeplab_l': MaskTransformerOptions(memory_channels=512, transformer_channels=256,
+                                            feature_channels=512, transformer_beyond_stride=16,
+                                            decoder_stacks=2, decoder_blocks=3),
 }
 
 

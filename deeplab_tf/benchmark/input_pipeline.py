@@ -128,7 +128,8 @@ def _resize(example, augmentation, info, seed):
 
 def _paste(onto, other, augmentation, info, max_things, seed):
   pasted = panoptic.pasted_crop(other, augmentation, info, seed)
-  return copy_paste.paste(onto, pasted, augmentation.paste, info, max_things, seed)
+  return copy_paste.paste(onto, pasted, choice=augmentation.paste, info=info, max_things=max_things,
+                          seed=seed)
 
 
 def _timed(step: Callable, inputs: Sequence) -> tuple[list, float]:

@@ -72,8 +72,8 @@ def train_step(config, options: MeasureOptions) -> Results:
   model, global_step = state.build_model(config, dataset_info, architecture, strategy)
   built = time.perf_counter()
   training_state = state.build(config, architecture, model, global_step, strategy)
-  trained = trainer.build(config, architecture, dataset_info, strategy, training_state,
-                          lambda step: itertools.repeat(batch))
+  trained = trainer.build(config, architecture, dataset_info, strategy=strategy,
+                          state=training_state, batches=lambda step: itertools.repeat(batch))
   result = measuring.calls(start, lambda: trained.train(1), options.repeats, options.batch_size)
   return {'train_step': {'build_s': built - start, **result}}
 

@@ -124,8 +124,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     return
   examples = _examples(module, options)
   _warn_of_count(args, len(examples))
-  paths = build(examples, args.output_dir, args.split, args.num_shards, args.num_workers, notes,
-                module.classes(options))
+  paths = build(examples, args.output_dir, args.split, num_shards=args.num_shards,
+                num_workers=args.num_workers, notes=notes, info=module.classes(options))
   for line in notes.lines():
     _say(f'WARNING: {line}')
   pattern = os.path.join(args.output_dir, f'{args.split}-*-of-{len(paths):05d}.tfrecord')

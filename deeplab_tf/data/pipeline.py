@@ -217,7 +217,7 @@ def prepare_for_evaluation(image: tf.Tensor, augmentation: Augmentation,
     image, _ = transforms.resize(tf.cast(image, tf.float32), None, size)
   image = augmentation.normalization.apply(image)
   padded = crop_size or size + -size % augmentation.size_divisor
-  image, _ = transforms.pad(image, None, padded, 0, color=(0.0, 0.0, 0.0))
+  image, _ = transforms.pad(image, None, padded, void_label=0, color=(0.0, 0.0, 0.0))
   return tf.ensure_shape(image, [*(crop_size or (None, None)), 3]), size
 
 
@@ -249,8 +249,8 @@ def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool
   def sample(example, *other_and_seed):
     if augmentation.paste:
       other, seed = other_and_seed
-      image, label = panoptic.augment_and_paste(
-          example, other, augmentation, info, options.max_thing_id, seed)
+      image, label = panoptic.augment_and_paste(example, other, augmentation, info=info,
+                                                max_things=options.max_thing_id, seed=seed)
     else:
       image, label = panoptic.augment(example, augmentation, info, *other_and_seed)
     return image, make_targets(label, example.name)

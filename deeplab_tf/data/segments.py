@@ -62,9 +62,10 @@ def find(label: tf.Tensor, info: DatasetInfo) -> Segments:
     # The order is the same as that of `values`, by first appearance.
     place = tf.reshape(tf.unique(tf.reshape(label, [-1])).idx, tf.shape(label))
     entries, table_size = tf.range(count), count
-  return Segments(values, class_id, is_instance, is_instance | is_stuff, pixels,
-                  tf.ensure_shape(tf.cast(tf.round(means), tf.int32), [None, 2]), place, entries,
-                  tf.convert_to_tensor(table_size))
+  return Segments(label=values, class_id=class_id, is_instance=is_instance,
+                  is_labeled=is_instance | is_stuff, pixels=pixels,
+                  centers=tf.ensure_shape(tf.cast(tf.round(means), tf.int32), [None, 2]),
+                  place=place, entries=entries, table_size=tf.convert_to_tensor(table_size))
 
 
 def spread(values: tf.Tensor, segments: Segments) -> tf.Tensor:

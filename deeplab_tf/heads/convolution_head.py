@@ -10,7 +10,7 @@ from deeplab_tf.layers.normalization import NormFactory
 class ConvolutionHead(keras.layers.Layer):
   """Predicts `channels` values per pixel, without activation."""
 
-  def __init__(self, in_channels: int, middle_channels: int, channels: int, norm: NormFactory,
+  def __init__(self, in_channels: int, middle_channels: int, channels: int, *, norm: NormFactory,
                convolution: str = 'depthwise_separable_conv', activation: str = 'relu'):
     """Initializes the layer.
 
@@ -23,7 +23,7 @@ class ConvolutionHead(keras.layers.Layer):
       activation: Name of the activation of the first convolution.
     """
     super().__init__()
-    self.block = convolution_block(convolution, in_channels, middle_channels, 5, norm,
+    self.block = convolution_block(convolution, in_channels, middle_channels, 5, norm=norm,
                                    activation=activation)
     self.last = Convolution(middle_channels, channels,
                             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01))
@@ -37,4 +37,4 @@ def build(options, in_channels: int, norm: NormFactory, channels: int = 0,
           activation: str = 'relu') -> ConvolutionHead:
   """Builds a head from its HeadOptions; `channels` replaces their output_channels."""
   return ConvolutionHead(in_channels, options.head_channels, channels or options.output_channels,
-                         norm, options.head_conv_type, activation)
+                         norm=norm, convolution=options.head_conv_type, activation=activation)

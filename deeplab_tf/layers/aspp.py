@@ -42,7 +42,8 @@ class ASPP(keras.layers.Layer):
       self.projection = Convolution(in_channels, channels, norm=norm, activation=activation)
       return
     self.branches = [Convolution(in_channels, channels, norm=norm, activation=activation)] + [
-        convolution_block(convolution, in_channels, channels, 3, norm, rate, activation)
+        convolution_block(convolution, in_channels, channels, 3, norm=norm, rate=rate,
+                          activation=activation)
         for rate in rates
     ]
     self.pool = Convolution(in_channels, channels, norm=norm, activation=activation)

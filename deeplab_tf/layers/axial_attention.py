@@ -131,14 +131,14 @@ class AxialAttention2D(keras.layers.Layer):
   """Axial attention along the height, then along the width, of a feature map."""
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
-               norm: NormFactory, stride: int = 1, options: AttentionOptions = AXIAL):
+               *, norm: NormFactory, stride: int = 1, options: AttentionOptions = AXIAL):
     """Initializes the two layers; see PositionSensitiveAttention for the arguments."""
     super().__init__()
     self.stride, self.stride_by = stride, options.stride_by
     self.height_axis = AxialAttention1D(in_channels, key_channels, value_channels, num_heads,
-                                        norm, options)
+                                        norm=norm, options=options)
     self.width_axis = AxialAttention1D(value_channels, key_channels, value_channels, num_heads,
-                                       norm, options)
+                                       norm=norm, options=options)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, height, width, in_channels] to [batch, h, w, value_channels]."""

@@ -101,7 +101,7 @@ class Convolution(_LinearLayer):
                in_channels: int,
                channels: int,
                kernel_size: int = 1,
-               stride: int = 1,
+               *, stride: int = 1,
                rate: int = 1,
                norm: Optional[NormFactory] = None,
                activation: str = 'none',
@@ -140,7 +140,7 @@ class DepthwiseConvolution(_LinearLayer):
     bias: float32 [in_channels] once the norm is folded, else None.
   """
 
-  def __init__(self, in_channels: int, kernel_size: int, norm: NormFactory,
+  def __init__(self, in_channels: int, kernel_size: int, *, norm: NormFactory,
                activation: str = 'none', rate: int = 1):
     super().__init__()
     self.rate = rate
@@ -162,10 +162,11 @@ class DepthwiseConvolution(_LinearLayer):
 class SeparableConvolution(keras.layers.Layer):
   """Depthwise convolution, then a 1x1 convolution, each with batch norm and activation."""
 
-  def __init__(self, in_channels: int, channels: int, kernel_size: int, norm: NormFactory,
+  def __init__(self, in_channels: int, channels: int, kernel_size: int, *, norm: NormFactory,
                activation: str = 'relu', rate: int = 1):
     super().__init__()
-    self.depthwise = DepthwiseConvolution(in_channels, kernel_size, norm, activation, rate)
+    self.depthwise = DepthwiseConvolution(in_channels, kernel_size, norm=norm,
+                                          activation=activation, rate=rate)
     self.pointwise = Convolution(in_channels, channels, norm=norm, activation=activation)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -174,7 +175,7 @@ class SeparableConvolution(keras.layers.Layer):
 
 
 def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: int,
-                      norm: NormFactory, rate: int = 1,
+                      *, norm: NormFactory, rate: int = 1,
                       activation: str = 'relu') -> keras.layers.Layer:
   """Returns a convolution with norm and activation.
 
@@ -191,7 +192,8 @@ def convolution_block(kind: str, in_channels: int, channels: int, kernel_size: i
     ValueError: The kind is unknown.
   """
   if kind == 'depthwise_separable_conv':
-    return SeparableConvolution(in_channels, channels, kernel_size, norm, activation, rate)
+    return SeparableConvolution(in_channels, channels, kernel_size, norm=norm,
+                                activation=activation, rate=rate)
   if kind == 'standard_conv':
     return Convolution(in_channels, channels, kernel_size, rate=rate, norm=norm,
                        activation=activation)

@@ -71,7 +71,8 @@ class Hourglass(keras.layers.Layer):
       # Blocks at the lowest resolution are those of stride 32, whatever the output stride.
       channels = round((32 if is_lowest else stride) * 64 * width) // 4 * 4
       self.fuses.append(ResizedFuse([f.channels for f in fused], [f.stride for f in fused],
-                                    channels, stride, norm, options.block.activation))
+                                    channels, stride, norm=norm,
+                                    activation=options.block.activation))
       self.stages.append(BlockGroup(
           in_channels=channels, filters=channels // 4, num_blocks=num_blocks, stride=1,
           input_stride=32 if is_lowest else stride, options=options, norm=norm,

@@ -59,9 +59,10 @@ class LocalAttention2D(PositionSensitiveAttention):
   ROWS_SHARE_POSITIONS = False
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
-               norm: NormFactory, stride: int = 1, options: AttentionOptions = LOCAL):
+               *, norm: NormFactory, stride: int = 1, options: AttentionOptions = LOCAL):
     """Initializes the layer; see PositionSensitiveAttention."""
-    super().__init__(in_channels, key_channels, value_channels, num_heads, norm, options)
+    super().__init__(in_channels, key_channels, value_channels, num_heads, norm=norm,
+                     options=options)
     self.stride = stride
 
   def _table(self, channels):

@@ -164,7 +164,7 @@ class PositionSensitiveAttention(keras.layers.Layer):
   ROWS_SHARE_POSITIONS = True
 
   def __init__(self, in_channels: int, key_channels: int, value_channels: int, num_heads: int,
-               norm: NormFactory, options: AttentionOptions = AXIAL):
+               *, norm: NormFactory, options: AttentionOptions = AXIAL):
     """Initializes the layer.
 
     Args:

@@ -99,8 +99,8 @@ class BasicBlock(_ResidualBlock):
       options: Strides, dilations and so on; the second convolution has stride 1.
     """
     super().__init__(in_channels, channels[-1], norm, options)
-    self.conv1 = Convolution(in_channels, channels[0], 3, options.stride, options.rate, norm,
-                             options.activation)
+    self.conv1 = Convolution(in_channels, channels[0], 3, stride=options.stride, rate=options.rate,
+                             norm=norm, activation=options.activation)
     self.conv2 = Convolution(channels[0], channels[1], 3, rate=options.last_rate, norm=norm,
                              zero_gamma=True)
 
@@ -130,13 +130,13 @@ class BottleneckBlock(_ResidualBlock):
     self.is_axial = options.has_attention
     if not options.has_attention:
       kind = SwitchableAtrousConvolution if options.switchable_atrous else Convolution
-      self.conv2 = kind(first, middle, 3, options.stride, options.rate, norm,
-                        options.activation)
+      self.conv2 = kind(first, middle, 3, stride=options.stride, rate=options.rate, norm=norm,
+                        activation=options.activation)
     else:
       keys, values = (round(middle * factor) for factor in options.attention_expansion)
       kind = LocalAttention2D if options.attention.kind == 'local' else AxialAttention2D
-      self.attention = kind(first, keys, values, options.num_heads, norm, options.stride,
-                            options.attention)
+      self.attention = kind(first, keys, values, options.num_heads, norm=norm,
+                            stride=options.stride, options=options.attention)
       middle = values
     self.conv3 = Convolution(middle, last, norm=norm, zero_gamma=True)
 

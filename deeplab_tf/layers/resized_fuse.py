@@ -20,7 +20,7 @@ class ResizedFuse(keras.layers.Layer):
   """
 
   def __init__(self, in_channels: Sequence[int], strides: Sequence[int], channels: int,
-               stride: int, norm: NormFactory, activation: str = 'relu'):
+               stride: int, *, norm: NormFactory, activation: str = 'relu'):
     """Initializes the layer.
 
     Args:

@@ -27,7 +27,7 @@ class SwitchableAtrousConvolution(keras.layers.Layer):
     norm: BatchNorm.
   """
 
-  def __init__(self, in_channels: int, channels: int, kernel_size: int, stride: int, rate: int,
+  def __init__(self, in_channels: int, channels: int, kernel_size: int, *, stride: int, rate: int,
                norm: NormFactory, activation: str = 'none'):
     """Initializes the layer; see Convolution for the arguments."""
     super().__init__()

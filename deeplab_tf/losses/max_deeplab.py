@@ -135,7 +135,8 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
                 class_logits: tf.Tensor, scaled: '_ScaledTargets') -> dict[str, tf.Tensor]:
     dice_term = pq_style.dice_term(found, match, self._similarity)
     class_term = pq_style.class_term(
-        found, match, class_logits, scaled.mask_classes, self._similarity, self._negatives)
+        found, match, class_logits, scaled.mask_classes,
+        similarity=self._similarity, negatives=self._negatives)
     return {'pq_style_loss_mask_dice_term': self._pq_style_weight * dice_term,
             'pq_style_loss_class_term': self._pq_style_weight * class_term}
 

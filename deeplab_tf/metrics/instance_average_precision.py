@@ -274,10 +274,11 @@ def _pack(image_id: Union[int, str], records: Sequence[Tuple[int, Any]]) -> _Ima
   matchings = [matching for _, matching in records]
   empty = instance_matching.match([], [], np.zeros((0, 0)))
   return _Image(
-      image_id, np.array([category for category, _ in records], np.int32),
-      np.array([each.positives for each in matchings], np.int32).reshape(
+      image_id=image_id,
+      categories=np.array([category for category, _ in records], np.int32),
+      positives=np.array([each.positives for each in matchings], np.int32).reshape(
           -1, len(empty.positives)),
-      np.array([len(each.scores) for each in matchings], np.int32),
-      np.concatenate([each.scores for each in (*matchings, empty)]),
-      np.concatenate([each.matched * np.uint8(_MATCHED) + each.ignored * np.uint8(_IGNORED)
-                      for each in (*matchings, empty)], axis=2))
+      lengths=np.array([len(each.scores) for each in matchings], np.int32),
+      scores=np.concatenate([each.scores for each in (*matchings, empty)]),
+      flags=np.concatenate([each.matched * np.uint8(_MATCHED) + each.ignored * np.uint8(_IGNORED)
+                            for each in (*matchings, empty)], axis=2))

@@ -137,12 +137,14 @@ def match_overlaps(overlaps: overlap.Overlaps, truths: Mapping[int, Segment],
   used = {each.prediction.id for each in matches}
   spare = [prediction for prediction in predictions.values() if prediction.id not in used]
   return Matching(
-      tuple(matches),
-      tuple(truth for truth in truths.values() if not truth.iscrowd and truth.id not in found),
-      tuple(prediction for prediction in spare if not is_excused(prediction)),
-      tuple(truth for truth in truths.values() if truth.iscrowd),
-      tuple(prediction for prediction in spare if is_excused(prediction)), truth_pixels,
-      prediction_pixels, overlaps.pixels)
+      matches=tuple(matches),
+      unmatched_ground_truth=tuple(truth for truth in truths.values()
+                                   if not truth.iscrowd and truth.id not in found),
+      unmatched_predictions=tuple(prediction for prediction in spare if not is_excused(prediction)),
+      ignored_ground_truth=tuple(truth for truth in truths.values() if truth.iscrowd),
+      ignored_predictions=tuple(prediction for prediction in spare if is_excused(prediction)),
+      ground_truth_pixels=truth_pixels, prediction_pixels=prediction_pixels,
+      overlaps=overlaps.pixels)
 
 
 def wrong_areas(segments: Iterable[Segment], pixels: Mapping[int, int]) -> Tuple[int, ...]:

@@ -82,7 +82,7 @@ class ASPPDecoder(keras.layers.Layer):
       self.low_level.append(Convolution(feature_channels[name], projected, norm=norm,
                                         activation=options.activation))
       self.fusion.append(convolution_block(options.convolution, channels + projected,
-                                           options.channels, 5, norm,
+                                           options.channels, 5, norm=norm,
                                            activation=options.activation))
       channels = options.channels
     self.channels = channels

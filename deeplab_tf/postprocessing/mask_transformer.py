@@ -73,8 +73,9 @@ class MaskTransformerPostprocessor(QueryPostprocessor):
                        options.class_threshold, options.pixel_threshold,
                        static_shapes=self.static_shapes, rule=self.rule)
     return maskwise.maskwise(outputs['mask_logits'], outputs['class_logits'], output_size,
-                             tf.constant(self.classes.is_thing), options.pixel_threshold,
-                             self.maskwise_options, self.rule)
+                             is_thing=tf.constant(self.classes.is_thing),
+                             pixel_threshold=options.pixel_threshold, options=self.maskwise_options,
+                             rule=self.rule)
 
   def semantic_map(self, maps: QueryMaps) -> tf.Tensor:
     """Returns the class id of each pixel's query, int32 [batch, h, w], without filters."""

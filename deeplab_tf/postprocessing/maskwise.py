@@ -27,7 +27,7 @@ class MaskwiseOptions(NamedTuple):
 
 
 def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Sequence[Dimension],
-             is_thing: tf.Tensor, pixel_threshold: float,
+             *, is_thing: tf.Tensor, pixel_threshold: float,
              options: MaskwiseOptions, rule: ResizeRule = 'aligned') -> QueryMaps:
   """Assigns pixels to queries by pasting binary masks.
 
@@ -66,7 +66,9 @@ def maskwise(mask_logits: tf.Tensor, class_logits: tf.Tensor, output_size: Seque
   query_map, pixel_score, confident = tf.map_fn(
       one_image, (mask_logits, order, kept), fn_output_signature=signature, parallel_iterations=1)
   ranks = tf.argsort(order, axis=1) + 1
-  return QueryMaps(query_map, pixel_score, confident, query_class, query_score, ranks, kept)
+  return QueryMaps(query_map=query_map, pixel_score=pixel_score, confident=confident,
+                   query_class=query_class, query_score=query_score, query_instance=ranks,
+                   kept=kept)
 
 
 def _confidence(mask_logits, query_score, pixel_threshold, options):

@@ -77,7 +77,9 @@ def pixelwise(mask_logits: tf.Tensor, class_logits: tf.Tensor,
       parallel_iterations=1)
   batch, queries = dimensions(query_class)
   numbers = tf.tile(tf.range(1, queries + 1)[None], [batch, 1])
-  return QueryMaps(query_map, pixel_score, confident, query_class, query_score, numbers, kept)
+  return QueryMaps(query_map=query_map, pixel_score=pixel_score, confident=confident,
+                   query_class=query_class, query_score=query_score, query_instance=numbers,
+                   kept=kept)
 
 
 def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],

@@ -44,7 +44,7 @@ def write_page(path: str, title: str, parts: Sequence[str], style: str = '') -> 
     file.write(page)
 
 
-def gallery_item(name: str, image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray,
+def gallery_item(name: str, image: np.ndarray, *, ground_truth: np.ndarray, prediction: np.ndarray,
                  dataset_info: DatasetInfo, score: Optional[float] = None) -> Dict[str, Any]:
   """Visualizes one image for a gallery; small images are enlarged so that names are legible.
 

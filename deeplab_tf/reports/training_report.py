@@ -13,7 +13,7 @@ Series = Sequence[Tuple[int, float]]
 _MOST_POINTS = 400
 
 
-def write(path: str, title: str, summary: Mapping[str, Any],
+def write(path: str, title: str, *, summary: Mapping[str, Any],
           curves: Mapping[str, Series], scores: Mapping[str, Any],
           class_names: Mapping[int, str], gallery: Sequence[Mapping[str, Any]]) -> None:
   """Writes the page, atomically; every part may be empty.

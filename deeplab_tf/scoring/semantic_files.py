@@ -44,7 +44,7 @@ class _Predictions(NamedTuple):
 
 def label_png_score(ground_truth: coco_panoptic.PathLike,
                     predictions: coco_panoptic.PathLike, num_classes: int,
-                    ignore_label: int = 255, progress: Optional[workers.Progress] = None,
+                    *, ignore_label: int = 255, progress: Optional[workers.Progress] = None,
                     num_workers: int = 1) -> FileScore:
   """Computes mean IoU and accuracy of semantic maps.
 

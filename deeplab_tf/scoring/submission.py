@@ -76,7 +76,7 @@ class Written(NamedTuple):
 
 
 def write(path: panoptic_io.PathLike, benchmark: str, predictions: panoptic_io.PathLike,
-          images: Optional[panoptic_io.PathLike] = None, method: str = 'deeplab_tf',
+          *, images: Optional[panoptic_io.PathLike] = None, method: str = 'deeplab_tf',
           progress: Callable[[int], None] = lambda count: None,
           predictions_dir: Optional[panoptic_io.PathLike] = None) -> Written:
   """Writes a submission, atomically.

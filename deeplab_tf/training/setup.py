@@ -147,8 +147,10 @@ def _prepare(config, folder, mode, strategy, stop_request):
   model, global_step = state.build_model(config, dataset_info, architecture, strategy)
   _print(cluster, first_lines.describe_model(config, model))
   log = run_log.RunLog(pathlib.Path(folder.path) / LOG_FILE if writes else None)
-  return Setup(config, mode, folder.path, strategy, cluster, stop_request, folder, writes,
-               dataset_info, architecture, counts.get('evaluation'), model, global_step, log)
+  return Setup(config=config, mode=mode, model_dir=folder.path, strategy=strategy, cluster=cluster,
+               stop_request=stop_request, folder=folder, writes=writes, dataset_info=dataset_info,
+               architecture=architecture, num_eval_images=counts.get('evaluation'), model=model,
+               global_step=global_step, log=log)
 
 
 def _trains(mode):

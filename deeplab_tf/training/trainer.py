@@ -264,8 +264,10 @@ class Trainer(orbit.AbstractTrainer):
     # With a loss scale above 1, occasional overflows are expected.
     checks[_GRADIENTS] = finite | (scale > 1.0)
     applied = finite & tf.reduce_all(tf.stack(list(checks.values())))
-    output = StepOutput(losses, unweighted, statistics, {}, norm,
-                        tf.linalg.global_norm(self._trained), scale, checks, applied, stop)
+    output = StepOutput(losses=losses, unweighted_losses=unweighted, statistics=statistics,
+                        learning_rates={}, gradient_norm=norm,
+                        weight_norm=tf.linalg.global_norm(self._trained), loss_scale=scale,
+                        checks=checks, applied=applied, stop=stop)
     return dict(zip(gradients, clipped)), before, output
 
   def _update(self, gradients: dict) -> None:
@@ -310,7 +312,7 @@ def _reduce_scalars(values, operation: str):
   return tf.nest.pack_sequence_as(values, tf.unstack(reduced, len(flat)))
 
 
-def build(config, architecture, dataset_info, strategy: tf.distribute.Strategy,
+def build(config, architecture, dataset_info, *, strategy: tf.distribute.Strategy,
           state: TrainingState, batches: Callable, **listeners: Callable) -> Trainer:
   """Builds the trainer that a config describes.
 

@@ -54,9 +54,10 @@ class TrainingLoop:
         quiet=not setup.cluster.is_chief)
     self._pictures = _batch_pictures(setup, writer)
     self._trainer = trainer.build(
-        config, setup.architecture, setup.dataset_info, setup.strategy, training_state,
-        lambda step: batches.training(config, setup.dataset_info, setup.architecture.target_form,
-                                      setup.strategy, step),
+        config, setup.architecture, setup.dataset_info, strategy=setup.strategy,
+        state=training_state,
+        batches=lambda step: batches.training(config, setup.dataset_info,
+                                              setup.architecture.target_form, setup.strategy, step),
         on_step=self._on_step, stop_requested=setup.stop_request)
     self._controller = orbit.Controller(
         global_step=setup.global_step, trainer=self._trainer, strategy=setup.strategy,

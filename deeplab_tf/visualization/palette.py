@@ -115,8 +115,8 @@ def label_colors(panoptic_map: np.ndarray, classes: DatasetInfo) -> LabelColors:
     isthing[row] = bool(by_class_id[class_id].isthing)
     iscrowd[row] = isthing[row] and instance == 0
     colors[row] = instance_color(of_class[class_id], instance if isthing[row] else 0)
-  return LabelColors(labels, positions.reshape(panoptic_map.shape), colors, isvoid, isthing,
-                     iscrowd)
+  return LabelColors(labels=labels, positions=positions.reshape(panoptic_map.shape), colors=colors,
+                     isvoid=isvoid, isthing=isthing, iscrowd=iscrowd)
 
 
 def _own_color(category: Any) -> Optional[Color]:

@@ -91,7 +91,7 @@ class Patches(keras.layers.Layer):
 
   def __init__(self, norm):
     super().__init__()
-    self.cuts = [Convolution(before, feature.channels, 3, step, norm=norm)
+    self.cuts = [Convolution(before, feature.channels, 3, stride=step, norm=norm)
                  for before, feature, step in zip((3, 6, 10), self.features, (4, 2, 4))]
 
   def call(self, images, training=False):

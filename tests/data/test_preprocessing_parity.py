@@ -37,7 +37,7 @@ def fixture_case(request):
       pair([v for v in options['max_resize_value'] if v]) or options['crop_size'],
       options['resize_factor'] or 0)
   image, label = transforms.resize(image, label, size)
-  padded = transforms.pad(image, label, options['crop_size'], info.void_label)
+  padded = transforms.pad(image, label, options['crop_size'], void_label=info.void_label)
   return arrays, options, info, image, padded
 
 
@@ -98,8 +98,8 @@ def test_pieces_of_the_augmentation_equal_deeplab2():
         size, pair(limits['min']), pair(limits['max']), limits['factor'] or 0)
     results[f'resize_{name}'] = transforms.resize(image, label, new_size)
   for name, (top, left, height, width) in options['pad'].items():
-    results[f'pad_{name}'] = transforms.pad(
-        image, label, [height, width], options['pad_label'], [top, left])
+    results[f'pad_{name}'] = transforms.pad(image, label, [height, width],
+                                            void_label=options['pad_label'], offset=[top, left])
   assert 3 * len(results) == (len(arrays) - 2) * 3 / 2
   for name, (new_image, new_label) in results.items():
     np.testing.assert_allclose(new_image, arrays[f'{name}|image'], atol=1e-4, err_msg=name)

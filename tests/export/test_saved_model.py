@@ -159,7 +159,8 @@ def _prediction(panoptic, ids):
   from deeplab_tf.structures import PanopticPrediction
   panoptic, ids = tf.constant(panoptic), tf.constant([ids])
   scores = tf.where(ids < 0, -1.0, tf.cast(ids, tf.float32) / 10)
-  return PanopticPrediction(panoptic, panoptic, panoptic, ids, ids, scores)
+  return PanopticPrediction(panoptic_map=panoptic, semantic_map=panoptic, instance_map=panoptic,
+                            segment_ids=ids, segment_classes=ids, segment_scores=scores)
 
 
 def test_weights_that_only_training_uses_are_not_exported(exported):

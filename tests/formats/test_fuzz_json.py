@@ -176,7 +176,7 @@ def test_submissions(folder, content, as_list):
     predictions, images = path, folder / 'sound_submission.json'
     if as_list:
       predictions, images = images, predictions
-    submission.write(folder / 'x.zip', 'coco_panoptic', predictions, images,
+    submission.write(folder / 'x.zip', 'coco_panoptic', predictions, images=images,
                      predictions_dir=folder)
 
   _assert_read_or_refused(folder, content, write)

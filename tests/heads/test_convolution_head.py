@@ -11,7 +11,7 @@ from deeplab_tf.protos import model_pb2
 
 @pytest.mark.parametrize('kind', ['depthwise_separable_conv', 'standard_conv'])
 def test_a_5x5_block_then_a_linear_map_with_bias(kind):
-  head = convolution_head.ConvolutionHead(4, 6, 3, BatchNorm, kind)
+  head = convolution_head.ConvolutionHead(4, 6, 3, norm=BatchNorm, convolution=kind)
   head.last.bias.assign([1.0, 2.0, 3.0])
   image = tf.constant(np.random.default_rng(0).normal(size=(1, 11, 11, 4)), tf.float32)
   found = head(image)

@@ -12,7 +12,7 @@ QUERIES, MEMORY, FEATURES, PIXELS, CLASSES = 5, 12, 8, 6, 7
 
 
 def _head():
-  pixel_head = ConvolutionHead(10, 9, PIXELS, BatchNorm)
+  pixel_head = ConvolutionHead(10, 9, PIXELS, norm=BatchNorm)
   return MaskHead(
       memory_channels=MEMORY, feature_channels=FEATURES, pixel_head=pixel_head,
       pixel_channels=PIXELS, num_classes=CLASSES, norm=BatchNorm)

@@ -29,10 +29,11 @@ PIXELS = tf.random.stateless_normal([2, 5, 7, 16], [0, 1])
 QUERIES = tf.random.stateless_normal([2, 3, 12], [0, 2])
 # Layers of 16 channels, from the name of their activation.
 LAYERS = {
-    'standard': lambda name: convolution_block('standard_conv', 16, 8, 3, NORM, activation=name),
-    'separable': lambda name: convolution_block('depthwise_separable_conv', 16, 8, 3, NORM,
+    'standard': lambda name: convolution_block('standard_conv', 16, 8, 3, norm=NORM,
+                                               activation=name),
+    'separable': lambda name: convolution_block('depthwise_separable_conv', 16, 8, 3, norm=NORM,
                                                 activation=name),
-    'head': lambda name: ConvolutionHead(16, 8, 4, NORM, activation=name),
+    'head': lambda name: ConvolutionHead(16, 8, 4, norm=NORM, activation=name),
     'aspp': lambda name: ASPP(
         in_channels=16, channels=8, rates=(1, 2, 3), norm=NORM, activation=name),
     'aspp projection': lambda name: ASPP(
@@ -59,7 +60,7 @@ def _features():
 
 
 def _fuse(name):
-  layer = ResizedFuse((16, 8), (16, 4), 12, 8, NORM, name)
+  layer = ResizedFuse((16, 8), (16, 4), 12, 8, norm=NORM, activation=name)
   return layer, lambda: layer([_features()['low'], _features()['high']], (9, 9))
 
 
@@ -87,7 +88,8 @@ def _dual_path(name):
 def _mask_head(name):
   layer = MaskHead(
       memory_channels=12, feature_channels=10,
-      pixel_head=ConvolutionHead(16, 8, 4, NORM, activation=name), pixel_channels=4, num_classes=3,
+      pixel_head=ConvolutionHead(16, 8, 4, norm=NORM,
+                                 activation=name), pixel_channels=4, num_classes=3,
       norm=NORM, activation=name)
   return layer, lambda: layer(QUERIES, PIXELS)
 

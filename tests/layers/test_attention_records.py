@@ -18,7 +18,7 @@ RECORD = AttentionRecord(None, ())
 
 
 def test_axial_layers_report_height_then_width_with_their_inputs():
-  layer = AxialAttention2D(4, 8, 8, 2, NORM)
+  layer = AxialAttention2D(4, 8, 8, 2, norm=NORM)
   with recording() as records:
     layer(tf.zeros([2, 5, 6, 4]))
   assert [record.layer for record in records] == [layer.height_axis, layer.width_axis]
@@ -27,7 +27,7 @@ def test_axial_layers_report_height_then_width_with_their_inputs():
 
 
 def test_a_local_layer_reports_once():
-  layer, x = LocalAttention2D(4, 8, 8, 2, NORM), tf.zeros([2, 5, 6, 4])
+  layer, x = LocalAttention2D(4, 8, 8, 2, norm=NORM), tf.zeros([2, 5, 6, 4])
   with recording() as records:
     layer(x)
   (record,) = records

@@ -37,7 +37,7 @@ def _convolve(image, kernel, stride, rate):
 @pytest.mark.parametrize('size, stride, rate', [(1, 1, 1), (3, 1, 1), (3, 2, 1), (7, 2, 1),
                                                 (3, 1, 2), (3, 1, 3), (1, 2, 1)])
 def test_a_convolution_pads_with_zeros_on_all_sides_alike(size, stride, rate):
-  layer = Convolution(3, 4, size, stride, rate)
+  layer = Convolution(3, 4, size, stride=stride, rate=rate)
   layer.bias.assign([0.0, 1.0, 2.0, 3.0])
   expected = _convolve(IMAGE, layer.kernel.numpy(), stride, rate) + np.arange(4)
   np.testing.assert_allclose(layer(IMAGE), expected, rtol=1e-4, atol=1e-5)
@@ -56,7 +56,7 @@ def test_batch_norm_and_activation_follow():
 
 @pytest.mark.parametrize('rate', [1, 2])
 def test_a_depthwise_convolution_keeps_channels_apart(rate):
-  layer = DepthwiseConvolution(3, 3, BatchNorm, rate=rate)
+  layer = DepthwiseConvolution(3, 3, norm=BatchNorm, rate=rate)
   found = layer(IMAGE).numpy()
   for channel in range(3):
     kernel = layer.depthwise_kernel.numpy()[:, :, channel:channel + 1]
@@ -66,18 +66,18 @@ def test_a_depthwise_convolution_keeps_channels_apart(rate):
 
 
 def test_a_separable_convolution_is_depthwise_and_then_pointwise():
-  layer = SeparableConvolution(3, 5, 3, BatchNorm)
+  layer = SeparableConvolution(3, 5, 3, norm=BatchNorm)
   expected = layer.pointwise(layer.depthwise(IMAGE))
   np.testing.assert_array_equal(layer(IMAGE), expected)
   assert layer.depthwise(IMAGE).numpy().min() == 0 == expected.numpy().min()
 
 
 def test_kinds_of_blocks():
-  assert isinstance(convolution_block('standard_conv', 3, 4, 3, BatchNorm), Convolution)
-  assert isinstance(convolution_block('depthwise_separable_conv', 3, 4, 3, BatchNorm),
+  assert isinstance(convolution_block('standard_conv', 3, 4, 3, norm=BatchNorm), Convolution)
+  assert isinstance(convolution_block('depthwise_separable_conv', 3, 4, 3, norm=BatchNorm),
                     SeparableConvolution)
   with pytest.raises(ConfigError, match='"x": allowed are depthwise_separable_conv, standard'):
-    convolution_block('x', 3, 4, 3, BatchNorm)
+    convolution_block('x', 3, 4, 3, norm=BatchNorm)
 
 
 def test_a_projection_is_a_matrix_product_along_the_last_axis():

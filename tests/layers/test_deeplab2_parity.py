@@ -37,8 +37,8 @@ def _decoder_stage(norm):
 CASES = {
     'aspp_tiled_pool': lambda norm: ASPP(
         in_channels=24, channels=16, rates=(3, 6, 9), norm=norm, pool_size=(4, 5)),
-    'axial_attention_1d': lambda norm: AxialAttention1D(24, 32, 64, 8, norm),
-    'axial_attention_2d_stride2': lambda norm: AxialAttention2D(16, 32, 64, 8, norm, stride=2),
+    'axial_attention_1d': lambda norm: AxialAttention1D(24, 32, 64, 8, norm=norm),
+    'axial_attention_2d_stride2': lambda norm: AxialAttention2D(16, 32, 64, 8, norm=norm, stride=2),
     'axial_block_identity': lambda norm: _axial_block(norm, 128),
     'axial_block_shortcut': lambda norm: _axial_block(norm, 96),
     'basic_block_stride2': lambda norm: BasicBlock(
@@ -56,7 +56,7 @@ CASES = {
         lambda norm: DualPathLayer(48, 40, _DUAL._replace(pixel_to_memory=False), norm),
     'inception_stem': lambda norm: make_stem('inception', 0.25, norm),
     'resized_fuse': lambda norm: ResizedFuse((64, 32, 16, 32, 24), (16, 8, 4, 16, 8), 32, 8,
-                                             norm),
+                                             norm=norm),
 }
 
 

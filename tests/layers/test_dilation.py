@@ -207,7 +207,8 @@ def test_switchable_convolutions_train(gradients, stride, policy):
   keras.mixed_precision.set_global_policy(policy)
   try:
     layer = SwitchableAtrousConvolution(
-        3, 4, 3, stride, 2, lambda *args, **kwargs: BatchNorm(*args, synchronized=False, **kwargs))
+        3, 4, 3, stride=stride, rate=2,
+        norm=lambda *args, **kwargs: BatchNorm(*args, synchronized=False, **kwargs))
     found = _gradients_of(layer, tf.random.normal([2, 9, 14, 3]))
   finally:
     keras.mixed_precision.set_global_policy('float32')
@@ -218,7 +219,8 @@ def test_switchable_convolutions_train(gradients, stride, policy):
 @pytest.mark.parametrize('rate', [2, 6])
 @pytest.mark.parametrize('height, width', [(9, 14), (4, 3)])
 def test_depthwise_convolutions_train(height, width, rate, jit_compile):
-  layer = DepthwiseConvolution(5, 3, lambda channels, **kwargs: keras.layers.Layer(), rate=rate)
+  layer = DepthwiseConvolution(5, 3, norm=lambda channels, **kwargs: keras.layers.Layer(),
+                               rate=rate)
   layer.norm = None
   x, _, weight = _tensors(height, width, 1, channels=5)
   kernel = layer.depthwise_kernel

@@ -103,7 +103,7 @@ def test_what_is_no_linear_map_keeps_its_norm(tmp_path, kind, kept):
   places = {name for layer in model.submodules for name, value in vars(layer).items()
             if id(value) in left}
   assert places == kept - {''}
-  layer = SwitchableAtrousConvolution(3, 4, 3, 1, 1, NORM)
+  layer = SwitchableAtrousConvolution(3, 4, 3, stride=1, rate=1, norm=NORM)
   fold_norms(layer)
   assert layer.norm is not None and not hasattr(layer, 'fold_norms')
 
@@ -119,21 +119,25 @@ def _set(layer, variance, seed=0):
 
 
 LAYERS = {
-    'convolution': (lambda: Convolution(5, 6, 3, 2, norm=NORM, activation='relu'), [2, 7, 8, 5]),
-    'depthwise': (lambda: DepthwiseConvolution(5, 3, NORM, 'relu'), [2, 7, 8, 5]),
+    'convolution': (lambda: Convolution(5, 6, 3, stride=2, norm=NORM,
+                                        activation='relu'), [2, 7, 8, 5]),
+    'depthwise': (lambda: DepthwiseConvolution(5, 3, norm=NORM, activation='relu'), [2, 7, 8, 5]),
     'frozen': (lambda: Convolution(5, 6, 3, norm=FrozenBatchNorm, activation='gelu'), [2, 7, 8, 5]),
-    'frozen axial': (lambda: AxialAttention1D(5, 8, 12, 2, FrozenBatchNorm), [2, 9, 5]),
+    'frozen axial': (lambda: AxialAttention1D(5, 8, 12, 2, norm=FrozenBatchNorm), [2, 9, 5]),
     'projection': (lambda: Projection(5, 6, NORM, 'gelu'), [2, 9, 5]),
-    'axial': (lambda: AxialAttention1D(5, 8, 12, 2, NORM), [2, 9, 5]),
-    'axial in blocks': (lambda: AxialAttention1D(5, 8, 12, 2, NORM, AXIAL._replace(span=3)),
+    'axial': (lambda: AxialAttention1D(5, 8, 12, 2, norm=NORM), [2, 9, 5]),
+    'axial in blocks': (lambda: AxialAttention1D(5, 8, 12, 2, norm=NORM,
+                                                 options=AXIAL._replace(span=3)),
                         [2, 29, 5]),
     'no value positions': (lambda: AxialAttention1D(
-        5, 8, 12, 2, NORM, AXIAL._replace(value_positions=False)), [2, 9, 5]),
-    'no positions': (lambda: AxialAttention1D(5, 8, 12, 2, NORM, AXIAL._replace(
-        value_positions=False, key_positions=False, query_positions=False)), [2, 9, 5]),
-    'not normalized': (lambda: AxialAttention1D(5, 8, 12, 2, NORM,
-                                                AXIAL._replace(normalized=False)), [2, 9, 5]),
-    'local': (lambda: LocalAttention2D(5, 8, 12, 2, NORM, options=LOCAL._replace(span=3)),
+        5, 8, 12, 2, norm=NORM, options=AXIAL._replace(value_positions=False)), [2, 9, 5]),
+    'no positions': (lambda: AxialAttention1D(
+        5, 8, 12, 2, norm=NORM,
+        options=AXIAL._replace(value_positions=False, key_positions=False, query_positions=False)),
+                     [2, 9, 5]),
+    'not normalized': (lambda: AxialAttention1D(
+        5, 8, 12, 2, norm=NORM, options=AXIAL._replace(normalized=False)), [2, 9, 5]),
+    'local': (lambda: LocalAttention2D(5, 8, 12, 2, norm=NORM, options=LOCAL._replace(span=3)),
               [2, 5, 6, 5]),
 }
 
@@ -154,7 +158,7 @@ def test_any_variance_can_be_folded(name, variance):
 
 @pytest.mark.parametrize('norm', [LayerNorm, functools.partial(GroupNorm, groups=2)])
 @pytest.mark.parametrize('make', [lambda norm: Convolution(5, 6, 3, norm=norm),
-                                  lambda norm: DepthwiseConvolution(6, 3, norm),
+                                  lambda norm: DepthwiseConvolution(6, 3, norm=norm),
                                   lambda norm: Projection(5, 6, norm)])
 def test_norms_that_depend_on_their_input_stay(make, norm):
   layer = make(norm)
@@ -187,10 +191,10 @@ def test_a_fold_is_computed_in_float64():
 
 @pytest.mark.parametrize('make, shape', [
     (lambda: Convolution(32, 32, 3, norm=NORM), [4, 16, 16, 32]),
-    (lambda: DepthwiseConvolution(32, 3, NORM), [4, 16, 16, 32]),
+    (lambda: DepthwiseConvolution(32, 3, norm=NORM), [4, 16, 16, 32]),
     (lambda: Projection(32, 64, NORM), [4, 256, 32]),
-    (lambda: AxialAttention1D(32, 32, 64, 4, NORM), [64, 16, 32]),
-    (lambda: LocalAttention2D(32, 32, 64, 4, NORM, options=LOCAL._replace(span=3)),
+    (lambda: AxialAttention1D(32, 32, 64, 4, norm=NORM), [64, 16, 32]),
+    (lambda: LocalAttention2D(32, 32, 64, 4, norm=NORM, options=LOCAL._replace(span=3)),
      [4, 16, 16, 32])], ids=['convolution', 'depthwise', 'projection', 'axial', 'local'])
 def test_half_precision_loses_no_more_than_unfolded(make, shape):
   keras.utils.set_random_seed(0)

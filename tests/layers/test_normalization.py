@@ -179,8 +179,8 @@ def test_a_frozen_batch_norm_trains_nothing_and_reads_the_checkpoint_of_a_batch_
 def test_a_norm_is_an_argument_of_layers(name):
   keras.utils.set_random_seed(0)
   norm = NORMS[name]
-  layers = (Convolution(6, 12, 3, 2, norm=norm, activation='relu'),
-            SeparableConvolution(12, 24, 3, norm),
+  layers = (Convolution(6, 12, 3, stride=2, norm=norm, activation='relu'),
+            SeparableConvolution(12, 24, 3, norm=norm),
             BottleneckBlock(24, (12, 12, 48), norm, BlockOptions(activation='gelu')))
   assert set(variables_by_path(layers[0])) >= {'kernel', 'norm/gamma', 'norm/beta'}
   assert layers[0].bias is None

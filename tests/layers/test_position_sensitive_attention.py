@@ -113,8 +113,8 @@ SWITCHES = [
 
 
 def _axial(switches, span, heads=2):
-  layer = AxialAttention1D(5, 4 * heads, 6 * heads, heads, NORM,
-                           AXIAL._replace(span=span, **switches))
+  layer = AxialAttention1D(5, 4 * heads, 6 * heads, heads, norm=NORM,
+                           options=AXIAL._replace(span=span, **switches))
   _randomize(layer)
   return layer
 
@@ -137,7 +137,7 @@ def test_axial_attention_is_equation_4(switches, span, length):
 @pytest.mark.parametrize('span,height,width', [(3, 5, 4), (5, 3, 7), (7, 2, 2), (1, 2, 3),
                                                (3, 9, 6)])
 def test_local_attention_is_equation_3(switches, span, height, width):
-  layer = LocalAttention2D(5, 8, 12, 2, NORM, options=LOCAL._replace(span=span, **switches))
+  layer = LocalAttention2D(5, 8, 12, 2, norm=NORM, options=LOCAL._replace(span=span, **switches))
   _randomize(layer)
   x = _input(2, height, width, 5)
   np.testing.assert_allclose(layer(x), _local_reference(layer, x), rtol=1e-4, atol=2e-5)
@@ -171,7 +171,7 @@ def test_axial_attention_of_dynamic_and_static_shapes_is_the_same(span, jit):
 
 @pytest.mark.parametrize('jit', [False, True])
 def test_local_attention_of_dynamic_and_static_shapes_is_the_same(jit):
-  layer = LocalAttention2D(5, 8, 12, 2, NORM, 2, LOCAL._replace(span=3))
+  layer = LocalAttention2D(5, 8, 12, 2, norm=NORM, stride=2, options=LOCAL._replace(span=3))
   _randomize(layer)
   dynamic = tf.function(layer, jit_compile=jit, input_signature=[
       tf.TensorSpec([None, None, None, 5])])
@@ -239,7 +239,7 @@ def test_rows_in_turns_are_rows_at_once(span, monkeypatch):
 
 
 def _largest_tensor(span, length):
-  layer = AxialAttention1D(8, 8, 8, 2, NORM, AXIAL._replace(span=span))
+  layer = AxialAttention1D(8, 8, 8, 2, norm=NORM, options=AXIAL._replace(span=span))
   graph = tf.function(layer).get_concrete_function(tf.TensorSpec([1, length, 8])).graph
   return max(np.prod(t.shape) for op in graph.get_operations() for t in op.outputs
              if t.shape.is_fully_defined())
@@ -253,8 +253,8 @@ def test_memory_of_a_span_grows_with_the_length_and_not_its_square():
 @pytest.mark.parametrize('stride_by', ['subsampling', 'average'])
 def test_a_stride_leaves_out_or_averages(stride_by):
   options = AXIAL._replace(stride_by=stride_by)
-  strided = AxialAttention2D(5, 8, 12, 2, NORM, 2, options)
-  plain = AxialAttention2D(5, 8, 12, 2, NORM, 1, options)
+  strided = AxialAttention2D(5, 8, 12, 2, norm=NORM, stride=2, options=options)
+  plain = AxialAttention2D(5, 8, 12, 2, norm=NORM, stride=1, options=options)
   for layer in (strided, plain):
     _randomize(layer)
   x = _input(1, 6, 8, 5)
@@ -271,9 +271,9 @@ def test_a_span_must_have_a_middle():
   with pytest.raises(ValueError, match='span of attention is 4: axial .* or 0 for all'):
     _axial({}, 4)
   with pytest.raises(ValueError, match='span of attention is 0: local'):
-    LocalAttention2D(5, 8, 8, 2, NORM, options=LOCAL._replace(span=0))
+    LocalAttention2D(5, 8, 8, 2, norm=NORM, options=LOCAL._replace(span=0))
   with pytest.raises(ValueError, match='do not divide into 3 heads'):
-    AxialAttention1D(5, 8, 8, 3, NORM)
+    AxialAttention1D(5, 8, 8, 3, norm=NORM)
 
 
 def test_half_precision_stays_half():
@@ -287,8 +287,9 @@ def test_half_precision_stays_half():
 
 
 @pytest.mark.parametrize('layer,places', [
-    (AxialAttention1D(5, 8, 8, 2, NORM), (9,)), (AxialAttention1D(5, 8, 8, 2, NORM), (8, 4)),
-    (LocalAttention2D(5, 8, 8, 2, NORM), (4,))])
+    (AxialAttention1D(5, 8, 8, 2,
+                      norm=NORM), (9,)), (AxialAttention1D(5, 8, 8, 2, norm=NORM), (8, 4)),
+    (LocalAttention2D(5, 8, 8, 2, norm=NORM), (4,))])
 def test_tables_have_dense_gradients(layer, places):
   table = layer.query_positions
   with tf.GradientTape() as tape:
@@ -297,7 +298,7 @@ def test_tables_have_dense_gradients(layer, places):
 
 
 def test_statistics_of_local_attention_are_those_of_regions():
-  layer = LocalAttention2D(5, 8, 12, 2, NORM, options=LOCAL._replace(span=3))
+  layer = LocalAttention2D(5, 8, 12, 2, norm=NORM, options=LOCAL._replace(span=3))
   _randomize(layer)
   layer.norm_similarity.momentum = 0.0
   x = _input(2, 6, 9, 5)
@@ -324,9 +325,9 @@ def _frozen(shape, **options):
 
 
 @pytest.mark.parametrize('layer, shape', [
-    (AxialAttention1D(5, 8, 12, 2, _frozen), (3, 17, 5)),
-    (AxialAttention1D(5, 8, 12, 2, _frozen, AXIAL._replace(span=3)), (3, 17, 5)),
-    (LocalAttention2D(5, 8, 12, 2, _frozen, options=LOCAL._replace(span=3)), (2, 6, 9, 5)),
+    (AxialAttention1D(5, 8, 12, 2, norm=_frozen), (3, 17, 5)),
+    (AxialAttention1D(5, 8, 12, 2, norm=_frozen, options=AXIAL._replace(span=3)), (3, 17, 5)),
+    (LocalAttention2D(5, 8, 12, 2, norm=_frozen, options=LOCAL._replace(span=3)), (2, 6, 9, 5)),
 ], ids=['axis', 'span', 'region'])
 def test_frozen_norms_train_as_at_inference(layer, shape):
   _randomize(layer)
@@ -346,7 +347,7 @@ def test_scales_of_half_precision_logits_have_whole_gradients():
   x, gradients, saved = _input(260, 65, 16), [], None
   for name in ('FLOAT32', 'FLOAT16'):
     with precision.scope(name):
-      layer = AxialAttention1D(16, 16, 16, 2, NORM)
+      layer = AxialAttention1D(16, 16, 16, 2, norm=NORM)
     if saved is None:
       _randomize(layer)
       saved = layer.get_weights()
@@ -359,7 +360,7 @@ def test_scales_of_half_precision_logits_have_whole_gradients():
 
 
 def test_training_local_attention_holds_little_more_than_its_logits():
-  layer = LocalAttention2D(16, 16, 16, 2, NORM)
+  layer = LocalAttention2D(16, 16, 16, 2, norm=NORM)
 
   @tf.function
   def gradients(x):

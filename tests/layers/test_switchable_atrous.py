@@ -16,14 +16,15 @@ _NORM = functools.partial(BatchNorm, synchronized=True)
 
 def _layer_and_input(stride, rate):
   keras.utils.set_random_seed(1)
-  layer = SwitchableAtrousConvolution(3, 4, 3, stride, rate, _NORM, 'relu')
+  layer = SwitchableAtrousConvolution(3, 4, 3, stride=stride, rate=rate, norm=_NORM,
+                                      activation='relu')
   return layer, tf.random.normal([2, 11, 14, 3])
 
 
 @pytest.mark.parametrize('stride, rate', [(1, 1), (1, 2), (2, 1)])
 def test_a_new_layer_is_the_convolution_of_the_smaller_dilation(stride, rate):
   layer, x = _layer_and_input(stride, rate)
-  plain = Convolution(3, 4, 3, stride, rate, _NORM, 'relu')
+  plain = Convolution(3, 4, 3, stride=stride, rate=rate, norm=_NORM, activation='relu')
   plain.kernel.assign(layer.kernel)
   np.testing.assert_allclose(layer(x), plain(x), atol=1e-6)
 

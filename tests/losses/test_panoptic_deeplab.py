@@ -36,10 +36,12 @@ def _run(criterion, outputs, targets):
 def test_losses_and_gradients_equal_deeplab2(name):
   recorded = np.load(shared.path('parity', 'deeplab2', 'losses', f'{name}.npz'))
   info = json.loads(shared.path('parity', 'deeplab2', 'losses', f'{name}.json').read_text())
-  targets = CenterTargets(
-      recorded['gt|semantic_gt'], recorded['gt|semantic_loss_weight'],
-      recorded['gt|instance_center_gt'][..., None], recorded['gt|center_loss_weight'],
-      recorded['gt|instance_regression_gt'], recorded['gt|regression_loss_weight'])
+  targets = CenterTargets(semantic_map=recorded['gt|semantic_gt'],
+                          semantic_weights=recorded['gt|semantic_loss_weight'],
+                          center_heatmap=recorded['gt|instance_center_gt'][..., None],
+                          center_weights=recorded['gt|center_loss_weight'],
+                          center_offsets=recorded['gt|instance_regression_gt'],
+                          offset_weights=recorded['gt|regression_loss_weight'])
   targets = tf.nest.map_structure(tf.constant, targets)
   outputs = {ours: recorded[f'pred|{theirs}'] for ours, theirs in _OUTPUTS.items()}
   outputs['center_heatmap'] = outputs['center_heatmap'][..., None]
@@ -61,9 +63,11 @@ def _perfect(size=(17, 25), stride=4):
   semantic = np.ones((1, *size), np.int32)
   semantic[:, :2] = 0
   grid = np.indices(size).transpose(1, 2, 0)[None].astype(np.float32)
-  targets = CenterTargets(
-      tf.constant(semantic), tf.ones([1, *size]), tf.fill([1, *size, 1], 0.5),
-      tf.ones([1, *size]), tf.constant([5., 9.]) - grid, tf.ones([1, *size]))
+  targets = CenterTargets(semantic_map=tf.constant(semantic), semantic_weights=tf.ones([1, *size]),
+                          center_heatmap=tf.fill([1, *size, 1], 0.5),
+                          center_weights=tf.ones([1, *size]),
+                          center_offsets=tf.constant([5., 9.]) - grid,
+                          offset_weights=tf.ones([1, *size]))
   coarse = np.indices(low).transpose(1, 2, 0)[None].astype(np.float32)
   outputs = {'semantic_logits': tf.tile(tf.constant([[[[0., 40.]]]]), [1, *low, 1]),
              'center_heatmap': tf.fill([1, *low, 1], 0.5),

@@ -28,7 +28,7 @@ def _features():
 
 @pytest.mark.parametrize('rate', [1, 2, 6])
 def test_a_separable_convolution_dilates_its_depthwise_part(rate):
-  layer = SeparableConvolution(5, 7, 3, BatchNorm, rate=rate)
+  layer = SeparableConvolution(5, 7, 3, norm=BatchNorm, rate=rate)
   x = tf.random.stateless_normal([2, 11, 8, 5], [0, rate])
   kernel = layer.depthwise.depthwise_kernel[..., 0, None] * np.eye(5, dtype=np.float32)
   y = tf.nn.relu(layer.depthwise.norm(tf.nn.conv2d(x, kernel, 1, 'SAME', dilations=rate)))

@@ -60,7 +60,8 @@ def _write(tmp_path, **changes):
       },
       'scores': SCORES,
       'class_names': {1: 'disc'},
-      'gallery': [page.gallery_item('val <1>', image, label, label, INFO, 0.75)],
+      'gallery': [page.gallery_item('val <1>', image, ground_truth=label, prediction=label,
+                                    dataset_info=INFO, score=0.75)],
       **changes,
   }
   path = tmp_path / 'report.html'

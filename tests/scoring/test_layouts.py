@@ -86,7 +86,7 @@ def test_predictions_are_paired_with_their_images(tmp_path, layout, with_ground_
     assert score.warnings == ()
   if benchmark:
     for listed in (truth, tmp_path / folder, None):
-      written = submission.write(tmp_path / 'a.zip', benchmark, predictions, listed)
+      written = submission.write(tmp_path / 'a.zip', benchmark, predictions, images=listed)
       assert (written.images, written.left_out) == (len(names), 0)
       with zipfile.ZipFile(tmp_path / 'a.zip') as archive:
         written_names = ' '.join(archive.namelist())

@@ -170,7 +170,8 @@ def test_names_tell_the_images_where_ids_do_not(tmp_path):
   images = [{'id': index, 'file_name': f'aland_0_{3 - index}_leftImg8bit.png'}
             for index in (1, 2)]
   path = _predictions(tmp_path, 'cityscapes_panoptic', [1, 2], images=images)
-  written = submission.write(tmp_path / 'out.zip', 'cityscapes_panoptic', path, tmp_path / 'test')
+  written = submission.write(tmp_path / 'out.zip', 'cityscapes_panoptic', path,
+                             images=tmp_path / 'test')
   assert written.images == 2 and any('paired by file name' in line for line in written.warnings)
   with zipfile.ZipFile(tmp_path / 'out.zip') as archive:
     content = json.loads(archive.read('cityscapes_panoptic_test.json'))

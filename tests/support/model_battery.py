@@ -167,9 +167,9 @@ class ModelBattery:
     info, architecture = catalog.from_config(config), models.architecture(config)
     model, step = state.build_model(config, info, architecture, strategy)
     made = trainer.build(
-        config, architecture, info, strategy,
-        state.build(config, architecture, model, step, strategy),
-        lambda start: itertools.repeat(batch),
+        config, architecture, info, strategy=strategy,
+        state=state.build(config, architecture, model, step, strategy),
+        batches=lambda start: itertools.repeat(batch),
         on_step=lambda step, output, seconds: losses.append(float(output.losses['total'])))
     made.train(_STEPS)
     assert np.isfinite(losses).all() and min(losses[-3:]) < 0.9 * losses[0], losses

@@ -57,7 +57,9 @@ class Recorded:
                              tf.constant(masks.transpose(1, 2, 0))[None])
       maps = tf.constant(guess)[None]
       yield ScoredImage(f'{image_id:012d}', truth,
-                        PanopticPrediction(maps, maps, maps, maps, maps, maps), queries)
+                        PanopticPrediction(panoptic_map=maps, semantic_map=maps, instance_map=maps,
+                                           segment_ids=maps, segment_classes=maps,
+                                           segment_scores=maps), queries)
 
   def _label_map(self, ids, segments):
     label = np.full(ids.shape, self.info.void_label, np.int32)
@@ -127,8 +129,9 @@ def _shapes_image(prediction=None, scores=(0.9, 0.8)):
   label[2:6, 2:6], label[9:15, 9:15] = ids
   maps = tf.constant(label if prediction is None else prediction(label, ids))[None]
   return info, ScoredImage('a', label, PanopticPrediction(
-      maps, maps // info.label_divisor, maps % info.label_divisor, tf.constant([ids + [-1]]),
-      maps, tf.constant([[*scores, -1.0]])))
+      panoptic_map=maps, semantic_map=maps // info.label_divisor,
+      instance_map=maps % info.label_divisor, segment_ids=tf.constant([ids + [-1]]),
+      segment_classes=maps, segment_scores=tf.constant([[*scores, -1.0]])))
 
 
 def test_a_perfect_panoptic_map_has_full_average_precision_without_an_annotation_file():

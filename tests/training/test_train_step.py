@@ -39,7 +39,8 @@ def _step(config):
   losses = []
   learnt = state.build(config, architecture, model, step, strategy)
   trained = trainer.build(
-      config, architecture, info, strategy, learnt, lambda start: itertools.repeat(batch),
+      config, architecture, info, strategy=strategy, state=learnt,
+      batches=lambda start: itertools.repeat(batch),
       on_step=lambda step, output, seconds: losses.append(float(output.losses['total'])))
   trained.train(1)
   changed = [np.any(v.numpy() != old) for v, old in zip(model.trainable_variables, before)]

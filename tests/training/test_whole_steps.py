@@ -26,8 +26,8 @@ def build(config, **listeners):
   model, step = state.build_model(config, info, architecture, strategy)
   learnt = state.build(config, architecture, model, step, strategy)
   return model, trainer.build(
-      config, architecture, info, strategy, learnt,
-      lambda start: batches.training(config, info, 'mask', strategy, start), **listeners)
+      config, architecture, info, strategy=strategy, state=learnt,
+      batches=lambda start: batches.training(config, info, 'mask', strategy, start), **listeners)
 
 
 def operations(function) -> list:

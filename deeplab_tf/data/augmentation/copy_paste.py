@@ -30,7 +30,7 @@ def padding_label(info: DatasetInfo) -> int:
   return info.void_label + 1
 
 
-def paste(onto: transforms.Pair, other: transforms.Pair, choice: Choice,
+def paste(onto: transforms.Pair, other: transforms.Pair, *, choice: Choice,
           info: DatasetInfo, max_things: int, seed: tf.Tensor) -> transforms.Pair:
   """Pastes random segments; instance i of a class becomes instance label_divisor - 1 - i.
 

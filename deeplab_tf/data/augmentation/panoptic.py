@@ -36,7 +36,7 @@ def augment(example: structures.LabeledImage, augmentation: options_lib.Augmenta
 
 
 def augment_and_paste(example: structures.LabeledImage, other: structures.LabeledImage,
-                      augmentation: options_lib.Augmentation, info: DatasetInfo, max_things: int,
+                      augmentation: options_lib.Augmentation, *, info: DatasetInfo, max_things: int,
                       seed: tf.Tensor) -> transforms.Pair:
   """Makes a training crop as `augment` does, and pastes segments of another image.
 
@@ -50,8 +50,8 @@ def augment_and_paste(example: structures.LabeledImage, other: structures.Labele
   """
   onto = augment(example, augmentation, info, seed)
   pasted = pasted_crop(other, augmentation, info, seed)
-  image, label = copy_paste.paste(onto, pasted, augmentation.paste, info, max_things,
-                                  _fold(seed, 5))
+  image, label = copy_paste.paste(onto, pasted, choice=augmentation.paste, info=info,
+                                  max_things=max_things, seed=_fold(seed, 5))
   size = augmentation.crop_size
   return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
 
@@ -155,7 +155,8 @@ def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
   if augmentation.is_mask2former:
     color = _MASK2FORMER_GREY
   size = augmentation.crop_size
-  image, label = transforms.pad(image, label, size, padding_label, place.offset, color)
+  image, label = transforms.pad(image, label, size, void_label=padding_label, offset=place.offset,
+                                color=color)
   return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
 
 

@@ -92,8 +92,9 @@ def _large_scale_jitter(source, augmentation, flip, seeds):
   kept = tf.minimum(scaled, augmentation.crop_size)
   # Mask2Former flips first, so the window lies in the mirrored image.
   mirrored = tf.stack([start[0], scaled[1] - kept[1] - start[1]])
-  return Placement(source, source, scaled, tf.where(flip, mirrored, start), kept,
-                   tf.zeros([2], tf.int32), flip)
+  return Placement(source=source, resized=source, scaled=scaled,
+                   start=tf.where(flip, mirrored, start), kept=kept, offset=tf.zeros([2], tf.int32),
+                   flip=flip)
 
 
 # --- Sizes and windows ------------------------------------------------------------------------

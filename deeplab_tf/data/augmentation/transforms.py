@@ -95,7 +95,7 @@ def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 # --- Padding ----------------------------------------------------------------------------------
 
 
-def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], void_label: int,
+def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], *, void_label: int,
         offset: Sequence[int] = (0, 0),
         color: Sequence[float] = image_normalization.SYMMETRIC.mean_color) -> Pair:
   """Pads an image with a color (red, green, blue) and its label with void.

@@ -55,7 +55,8 @@ def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfreco
     reason = orientation.explanation((height, width), label.shape, turned)
     raise DataError(f'{path}: is {height}x{width}, but its panoptic PNG is '
                     f'{label.shape[0]}x{label.shape[1]}{reason}')
-  return tfrecord.SourceExample(file_names.stem(path), encoded, kind, height, width, label, turned)
+  return tfrecord.SourceExample(name=file_names.stem(path), encoded=encoded, format=kind,
+                                height=height, width=width, label=label, turned=turned)
 
 
 def _as_png(pixels):

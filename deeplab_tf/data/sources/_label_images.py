@@ -40,7 +40,7 @@ def count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label_map(values: np.ndarray, meaning: Callable[[int], Meaning], info: DatasetInfo,
-              where: Callable[[int], str], treat_crowd_as_ignore: bool = False,
+              *, where: Callable[[int], str], treat_crowd_as_ignore: bool = False,
               report: Callable[[str], None] = sources.stop) -> np.ndarray:
   """Translates a label image into a panoptic map.
 

@@ -82,9 +82,10 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str, label_d
   label_files = _existing(label_dir, [annotation['file_name'] for _, annotation in pairs],
                           'the panoptic PNG', options)
   result = [AnnotatedImage(
-      file_names.stem(image['file_name']), image_files[image['file_name']],
-      label_files[annotation['file_name']], image.get('height', 0), image.get('width', 0),
-      tuple(annotation['segments_info'])) for image, annotation in pairs]
+      name=file_names.stem(image['file_name']), image_file=image_files[image['file_name']],
+      label_file=label_files[annotation['file_name']], height=image.get('height', 0),
+      width=image.get('width', 0),
+      segments=tuple(annotation['segments_info'])) for image, annotation in pairs]
   return sorted(result, key=lambda r: os.path.basename(r.image_file))
 
 
@@ -178,11 +179,12 @@ def read_label(image: AnnotatedImage, info: DatasetInfo, treat_crowd_as_ignore: 
     ValueError: The PNG is invalid, or `report` raised the error.
   """
   ids = read_segment_ids(image.label_file)
-  return label_from_ids(ids, image, info, treat_crowd_as_ignore, check_area, options)
+  return label_from_ids(ids, image, info, treat_crowd_as_ignore=treat_crowd_as_ignore,
+                        check_area=check_area, options=options)
 
 
 def label_from_ids(ids: np.ndarray, image: AnnotatedImage, info: DatasetInfo,
-                   treat_crowd_as_ignore: bool, check_area: bool = True,
+                   *, treat_crowd_as_ignore: bool, check_area: bool = True,
                    options: sources.BuildOptions = sources.STRICT) -> np.ndarray:
   """Returns the same label map as `read_label`, from the segment ids of the PNG.
 

@@ -79,4 +79,4 @@ def _read_pair(semantic_file, instance_file, info, report):
       return f'{semantic_file}: value {value}'
     return f'{instance_file}: (R, G) = ({value // _FIRST_INSTANCE}, {value % _FIRST_INSTANCE})'
 
-  return _label_images.label_map(values, meaning, info, where, report=report)
+  return _label_images.label_map(values, meaning, info, where=where, report=report)

@@ -76,9 +76,10 @@ def _read_instance_ids(path, info, options):
     is_thing = label_id in known and info.by_category_id[label_id].isthing
     return _label_images.Meaning(label_id, is_thing and value < _FIRST_INSTANCE)
 
-  return _label_images.label_map(
-      label_png.read(path), meaning, info, lambda value: f'{path}: value {value}',
-      options.treat_crowd_as_ignore, options.report)
+  return _label_images.label_map(label_png.read(path), meaning, info,
+                                 where=lambda value: f'{path}: value {value}',
+                                 treat_crowd_as_ignore=options.treat_crowd_as_ignore,
+                                 report=options.report)
 
 
 def _images(folder):

@@ -87,8 +87,9 @@ def _read(path, fields, info, options):
     category_id, number = divmod(value, scale)
     return f'{path}: (category, instance) = ({category_id}, {number})'
 
-  return _label_images.label_map(values, meaning, info, where,
-                                 bool(options.treat_crowd_as_ignore), options.report)
+  return _label_images.label_map(values, meaning, info, where=where,
+                                 treat_crowd_as_ignore=bool(options.treat_crowd_as_ignore),
+                                 report=options.report)
 
 
 def _values(path, encoding):

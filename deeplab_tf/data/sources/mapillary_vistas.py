@@ -60,4 +60,5 @@ def _read_instances(path, options):
     return _label_images.Meaning(None if label == info.ignore_label else label + 1)
 
   return _label_images.label_map(label_png.read(path), meaning, info,
-                                 lambda value: f'{path}: value {value}', report=options.report)
+                                 where=lambda value: f'{path}: value {value}',
+                                 report=options.report)

@@ -117,7 +117,8 @@ def _label(features, prepared, info, treat_crowd_as_ignore, options=sources.STRI
   image = image_limits.load(io.BytesIO(_encoded(features['panoptic_image'])), where, ('PNG',))
   ids = coco_panoptic.rgb_to_id(np.asarray(image.convert('RGB')))
   annotated = _panoptic_format.AnnotatedImage(name, where, where, *ids.shape, tuple(segments))
-  return _panoptic_format.label_from_ids(ids, annotated, info, treat_crowd_as_ignore,
+  return _panoptic_format.label_from_ids(ids, annotated, info,
+                                         treat_crowd_as_ignore=treat_crowd_as_ignore,
                                          options=options)
 
 

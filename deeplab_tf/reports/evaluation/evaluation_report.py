@@ -257,11 +257,12 @@ class _Pictures:
     comparison = segment_survey.compare(truth, image.ground_truth.segments, prediction,
                                         image.prediction.segments, self._dilation_ratio)
     step = math.ceil(max(truth.shape) / _LARGEST_SIDE)
-    maps = [self._label_map(ids[::step, ::step], segments) for ids, segments in (
-        (truth, image.ground_truth.segments), (prediction, image.prediction.segments))]
-    photograph, problem = self._photograph(image, maps[0].shape)
-    ground = np.full((*maps[0].shape, 3), _GRAY, np.uint8) if photograph is None else photograph
-    entry = page.gallery_item(_file_name(image), ground, *maps, self._info, pq)
+    label, predicted = (self._label_map(ids[::step, ::step], segments) for ids, segments in (
+        (truth, image.ground_truth.segments), (prediction, image.prediction.segments)))
+    photograph, problem = self._photograph(image, label.shape)
+    ground = np.full((*label.shape, 3), _GRAY, np.uint8) if photograph is None else photograph
+    entry = page.gallery_item(_file_name(image), ground, ground_truth=label, prediction=predicted,
+                              dataset_info=self._info, score=pq)
     if photograph is None:
       entry['image'] = None
     return {**entry, 'note': describe(comparison, self.names) + problem}

@@ -95,7 +95,8 @@ def _semantic(options, progress):
   else:
     scored = semantic_files.label_png_score(
         options.ground_truth, options.predictions, options.num_classes,
-        255 if options.ignore_label is None else options.ignore_label, progress, options.workers)
+        ignore_label=255 if options.ignore_label is None else options.ignore_label,
+        progress=progress, num_workers=options.workers)
   result = scored.metric.result()
   table = mean_iou.format_result(result, scored.class_names if options.per_class else None)
   return _scores(result, table, scored, scored.warnings)

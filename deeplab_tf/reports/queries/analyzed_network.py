@@ -110,8 +110,10 @@ class AnalyzedNetwork:
     panoptic_map, query_map = (
         found.pop(name)[:rows, :columns] for name in ('panoptic_map', 'query_map'))
     image = self._serving.augmentation.normalization.invert(inputs[0, :rows, :columns]).numpy()
-    return AnalyzedImage(np.clip(np.round(image), 0, 255).astype(np.uint8), panoptic_map, query_map,
-                         found.pop('query_class'), found, tuple(inputs.shape[1:3]))
+    return AnalyzedImage(image=np.clip(np.round(image), 0, 255).astype(np.uint8),
+                         panoptic_map=panoptic_map, query_map=query_map,
+                         query_class=found.pop('query_class'), raw=found,
+                         padded_size=tuple(inputs.shape[1:3]))
 
   def _run(self, images):
     with recording() as records:

@@ -36,8 +36,9 @@ def write_records(path, labels, encoded=()):
   with tf.io.TFRecordWriter(str(path)) as writer:
     for number, label in enumerate(labels):
       image = encoded[number] if encoded else encode('PNG')
-      writer.write(tfrecord.serialize(tfrecord.SourceExample(
-          f'image{number}', image, 'png', 20, 30, label)))
+      writer.write(tfrecord.serialize(tfrecord.SourceExample(name=f'image{number}', encoded=image,
+                                                             format='png', height=20, width=30,
+                                                             label=label)))
   return path
 
 

@@ -21,9 +21,9 @@ RENAMED = np.array([[18, 17, 38, 10], [20, 0, PADDING, 18]], np.int32)
 
 def paste(choice, seed=0, max_things=100, other=OTHER):
   image = tf.zeros([2, 4, 3])
-  pasted, label = copy_paste.paste(
-      (image, tf.constant(ONTO)), (image + 1.0, tf.constant(other)), choice, INFO, max_things,
-      tf.constant([seed, 3]))
+  pasted, label = copy_paste.paste((image, tf.constant(ONTO)), (image + 1.0, tf.constant(other)),
+                                   choice=choice, info=INFO, max_things=max_things,
+                                   seed=tf.constant([seed, 3]))
   return pasted.numpy(), label.numpy()
 
 

@@ -101,8 +101,8 @@ def test_pasted_segments_bring_their_pixels(made, size, seed, thing, stuff, void
   # Of stuff, crowd and void each is in one of them: where the same met, no border would be seen
   # between blended pixels.
   onto, other = example(size, seed, LABELS[:5]), example(size[::-1], seed + 1, LABELS[5:])
-  image, label = panoptic.augment_and_paste(
-      onto, other, made, INFO, 128, tf.constant([seed, 8], tf.int64))
+  image, label = panoptic.augment_and_paste(onto, other, made, info=INFO, max_things=128,
+                                            seed=tf.constant([seed, 8], tf.int64))
   assert image.shape == (*CROP, 3) and label.shape == CROP
   image, label = image.numpy(), label.numpy()
   # No instance number of the drawings is above 5, so those that are have been pasted.
@@ -120,9 +120,9 @@ def test_pasted_segments_bring_their_pixels(made, size, seed, thing, stuff, void
 def test_a_crowd_never_becomes_an_instance(size, seed):
   made = options.Augmentation(CROP, jitter=(0.6, 1.4), flip=True,
                         paste=copy_paste.Choice(1.0, 'all', 'random', 'all'))
-  _, label = panoptic.augment_and_paste(
-      example(size, seed), example(size, seed + 1), made, INFO, 128,
-      tf.constant([seed, 9], tf.int64))
+  _, label = panoptic.augment_and_paste(example(size, seed), example(size, seed + 1), made,
+                                        info=INFO, max_things=128,
+                                        seed=tf.constant([seed, 9], tf.int64))
   masks = targets.mask_targets(label, INFO, 128)
   centers = targets.center_targets(label, INFO, 2.0)
   is_crowd = label.numpy() == CROWD

@@ -149,7 +149,7 @@ def test_two_channel_examples_of_coco_are_its_panoptic_labels(tmp_path):
 def test_label_map_numbers_instances_in_ascending_order(values, picks):
   image = np.array([[values[i % len(values)] for i in picks]], np.int32)
   info = catalog.from_categories({'categories': [{'id': 1, 'name': 'x', 'isthing': 1}]}, 'here')
-  label = _label_images.label_map(image, lambda value: _label_images.Meaning(1), info, str)
+  label = _label_images.label_map(image, lambda value: _label_images.Meaning(1), info, where=str)
   ordered = sorted(set(image[0].tolist()))
   assert (label[0] - 256).tolist() == [1 + ordered.index(value) for value in image[0]]
 

@@ -38,7 +38,9 @@ def test_likely_queries_are_those_of_the_postprocessing():
 
 def test_maps_are_cut_to_the_image_and_resized_with_aligned_corners():
   image = np.zeros((13, 17, 3), np.uint8)
-  found = analyzed_network.AnalyzedImage(image, image[..., 0], image[..., 0], np.zeros(1), {}, SIZE)
+  found = analyzed_network.AnalyzedImage(image=image, panoptic_map=image[..., 0],
+                                         query_map=image[..., 0], query_class=np.zeros(1), raw={},
+                                         padded_size=SIZE)
   rows, columns = np.indices((5, 6), dtype=np.float32)
   maps = np.stack([rows, columns], axis=-1)
   full = found.resized(maps)
