@@ -23,17 +23,19 @@ HE_NORMAL = keras.initializers.HeNormal
 class _LinearLayer(keras.layers.Layer):
   """Base class of layers with a kernel, then a norm or a bias, then an activation."""
 
-  def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
+  def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma, use_bias=True):
     """Creates the variables; the last axis of the kernel is the output's channels."""
     self.kernel = self.add_weight('kernel', kernel_shape,
                                   initializer=kernel_initializer or HE_NORMAL())
-    self._make_end(kernel_shape[-1], norm, activation, zero_gamma)
+    self._make_end(kernel_shape[-1], norm, activation, zero_gamma, use_bias)
 
-  def _make_end(self, channels, norm, activation, zero_gamma=False):
+  def _make_end(self, channels, norm, activation, zero_gamma=False, use_bias=True):
     """Creates what follows the kernel."""
     self.activation = activation_lib.by_name(activation)
     self.bias = None
     self.norm = None
+    if norm is None and not use_bias:
+      return
     if norm is None:
       self.bias = self.add_weight('bias', (channels,), initializer='zeros')
     else:
@@ -216,10 +218,14 @@ class Projection(_LinearLayer):
                norm: Optional[NormFactory] = None,
                activation: str = 'none',
                kernel_initializer: Optional[keras.initializers.Initializer] = None,
-               zero_gamma: bool = False):
-    """Initializes the layer; see Convolution for the arguments."""
+               zero_gamma: bool = False,
+               use_bias: bool = True):
+    """Initializes the layer; see Convolution for the arguments.
+
+    Without `use_bias` the layer has no bias, also if it has no norm.
+    """
     super().__init__()
-    self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma)
+    self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma, use_bias)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, length, in_channels] to [batch, length, channels]."""
