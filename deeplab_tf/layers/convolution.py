@@ -31,10 +31,12 @@ class _LinearLayer(keras.layers.Layer):
     self._make_end(kernel_shape[-1], norm, activation, zero_gamma, bias_initializer)
 
   def _make_end(self, channels, norm, activation, zero_gamma=False, bias_initializer='zeros'):
-    """Creates what follows the kernel."""
+    """Creates what follows the kernel; without a norm and an initializer there is no bias."""
     self.activation = activation_lib.by_name(activation)
     self.bias = None
     self.norm = None
+    if norm is None and bias_initializer is None:
+      return
     if norm is None:
       self.bias = self.add_weight('bias', (channels,), initializer=bias_initializer)
     else:
@@ -218,14 +220,16 @@ class Projection(_LinearLayer):
                activation: str = 'none',
                kernel_initializer: Optional[keras.initializers.Initializer] = None,
                zero_gamma: bool = False,
+               use_bias: bool = True,
                bias_initializer: Union[str, keras.initializers.Initializer] = 'zeros'):
     """Initializes the layer; see Convolution for the arguments.
 
-    `bias_initializer` is the initializer of the bias, which exists without a norm.
+    Without `use_bias` the layer has no bias, also if it has no norm. `bias_initializer` is the
+    initializer of a bias.
     """
     super().__init__()
     self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma,
-               bias_initializer)
+               bias_initializer if use_bias else None)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, length, in_channels] to [batch, length, channels]."""
