@@ -2,6 +2,7 @@
 
 import json
 
+import graphs
 import numpy as np
 import pytest
 import shared
@@ -407,6 +408,29 @@ def test_all_predictions_are_matched_by_one_call_of_the_host():
   criterion = Mask2FormerCriterion(QUERIES, num_points=16)
   graph = tf.function(criterion, autograph=False).get_concrete_function(outputs, targets).graph
   assert [op.type for op in graph.get_operations()].count('EagerPyFunc') == 1
+
+
+def test_only_one_image_at_a_time_has_all_points_that_are_drawn():
+  queries, images, size, masks = 100, 4, 256, 181
+  outputs = {'mask_logits': tf.TensorSpec([images, size, size, queries]),
+             'class_logits': tf.TensorSpec([images, queries, 134])}
+  ids = tf.TensorSpec([images, 4 * size, 4 * size], tf.int32)
+  targets = MaskTargets(ids, tf.TensorSpec(ids.shape), ids,
+                        tf.TensorSpec([images, masks], tf.int32),
+                        tf.TensorSpec([images, masks], tf.bool))
+
+  def step(outputs, targets):
+    with tf.GradientTape() as tape, randomness.seeded(tf.constant([1, 2]), 16, 0):
+      tape.watch(outputs)
+      total = Mask2FormerCriterion(queries)(outputs, targets).total
+    return tape.gradient(total, outputs)
+
+  tensors = list(graphs.tensors(step, outputs, targets))
+  assert len(tensors) > 200
+  # The mask logits themselves; a tensor of all drawn points would be larger.
+  largest = images * size**2 * queries
+  assert largest < images * queries * 3 * 12544 * 2
+  assert not [t for t in tensors if t.elements > largest]
 
 
 @pytest.mark.slow
