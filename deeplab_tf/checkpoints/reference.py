@@ -56,9 +56,9 @@ class Account(NamedTuple):
     weights = len({name for names in self.used.values() for name in names})
     lines = [f'  {len(self.used)} variables from {weights} weights']
     if self.skipped:
-      kinds = collections.Counter(name.split('/')[0] for name in self.skipped)
-      lines.append('  skipped, no weights of this model: ' + ', '.join(
-          name + (f' ({count})' if count > 1 else '') for name, count in kinds.items()))
+      kinds = collections.Counter(_kind(name) for name in self.skipped)
+      lines.append('  skipped, no weights of this model: ' + _shortened([
+          name + (f' ({count})' if count > 1 else '') for name, count in kinds.items()]))
     if self.initialized:
       lines.append(f'  not in the checkpoint, as initialized: {self._initialized_parts()}')
     return lines
@@ -154,6 +154,11 @@ def _make(origin: Origin, tensors: Mapping[str, np.ndarray],
   if _squeezed(value.shape) != _squeezed(shape):
     return None, str(list(value.shape))
   return np.reshape(value, shape), ''
+
+
+def _kind(name: str) -> str:
+  """Returns the part of a name that weights of the same kind have in common."""
+  return '.'.join(step for step in name.split('/')[0].split('.') if not step.isdigit())
 
 
 def _names(origins: Mapping[str, Origin]) -> set[str]:
