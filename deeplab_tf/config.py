@@ -34,9 +34,27 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> config_pb2.Experime
       line with file, line if known, field, and what is allowed.
   """
   config, files = config_text.read(os.fspath(path))
+  return overridden(config, overrides, files)
+
+
+def overridden(config: config_pb2.ExperimentOptions, overrides: Sequence[str],
+               path: str) -> config_pb2.ExperimentOptions:
+  """Merges overrides into an experiment, which is modified, and checks it.
+
+  Args:
+    config: The experiment.
+    overrides: See `load_config`.
+    path: Path of the experiment, for messages.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ConfigError: An override cannot be parsed, or a value is invalid.
+  """
   for override in overrides:
     config_text.override(config, override)
-  validate(config, files)
+  validate(config, path)
   return config
 
 
