@@ -35,12 +35,10 @@ class _LinearLayer(keras.layers.Layer):
     self.activation = activation_lib.by_name(activation)
     self.bias = None
     self.norm = None
-    if norm is None and bias_initializer is None:
-      return
-    if norm is None:
-      self.bias = self.add_weight('bias', (channels,), initializer=bias_initializer)
-    else:
+    if norm is not None:
       self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
+    elif bias_initializer is not None:
+      self.bias = self.add_weight('bias', (channels,), initializer=bias_initializer)
 
   def fold_norms(self) -> None:
     """Folds a batch norm into the kernel and a bias; see folding.fold_norms."""

@@ -20,11 +20,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
   Attributes:
     query, key, value: Projections of the inputs; head i has the i-th block of their channels.
-    output: Projection of the heads' outputs.
+    output_projection: Projection of the heads' outputs.
   """
-  # Replaces the property of Keras' functional models; the layer is called with tensors alone.
-  output: Projection = None
-
   def __init__(self, channels: int, num_heads: int):
     """Initializes the layer.
 
@@ -43,7 +40,7 @@ class MultiHeadAttention(keras.layers.Layer):
     self.query, self.key, self.value = (
         Projection(channels, channels, kernel_initializer=initializers.joint_xavier(3))
         for _ in range(3))
-    self.output = Projection(channels, channels, kernel_initializer='glorot_uniform')
+    self.output_projection = Projection(channels, channels, kernel_initializer='glorot_uniform')
 
   def call(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor,
            blocked: Optional[tf.Tensor] = None,
@@ -69,4 +66,4 @@ class MultiHeadAttention(keras.layers.Layer):
       logits = tf.where(blocked[:, None], tf.float32.min, logits)
     weights = tf.nn.softmax(logits)
     report(AttentionRecord(self, (query, key, value), weights, key_size))
-    return self.output(merge_heads(tf.matmul(tf.cast(weights, value.dtype), value)))
+    return self.output_projection(merge_heads(tf.matmul(tf.cast(weights, value.dtype), value)))

@@ -102,7 +102,8 @@ def _set_attention(attention, weights, name):
                np.split(weights[f'{name}.in_proj_bias'], 3))
   for projection, third in zip((attention.query, attention.key, attention.value), thirds):
     _set(projection, *third)
-  _set(attention.output, weights[f'{name}.out_proj.weight'], weights[f'{name}.out_proj.bias'])
+  _set(attention.output_projection, weights[f'{name}.out_proj.weight'],
+       weights[f'{name}.out_proj.bias'])
 
 
 def _recorded_layer(arrays, pre_norm):

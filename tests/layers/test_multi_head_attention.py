@@ -39,7 +39,7 @@ def _attention(layer, queries, keys, values, blocked=None):
       logits[blocked] = -np.inf
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     heads.append(weights / weights.sum(-1, keepdims=True) @ v[..., part])
-  return project(layer.output, np.concatenate(heads, -1))
+  return project(layer.output_projection, np.concatenate(heads, -1))
 
 
 def _blocked():
@@ -71,7 +71,7 @@ def test_a_query_without_keys_reads_all_of_them_equally():
   blocked = np.zeros((2, 4, 7), bool)
   blocked[1, 2] = True
   output = layer(queries, keys, values, blocked)
-  mean = layer.output(layer.value(tf.reduce_mean(values[1:], axis=1, keepdims=True)))
+  mean = layer.output_projection(layer.value(tf.reduce_mean(values[1:], axis=1, keepdims=True)))
   np.testing.assert_allclose(output[1, 2], mean[0, 0], rtol=1e-4, atol=1e-5)
 
 
@@ -103,12 +103,14 @@ def test_initial_weights_are_pytorchs():
   layer = MultiHeadAttention(64, 8)
   # Xavier of a matrix [3 * 64, 64] and of [64, 64].
   bounds = [(6 / (4 * 64))**0.5] * 3 + [(6 / (2 * 64))**0.5]
-  kernels = [p.kernel.numpy() for p in (layer.query, layer.key, layer.value, layer.output)]
+  projections = (layer.query, layer.key, layer.value, layer.output_projection)
+  kernels = [projection.kernel.numpy() for projection in projections]
   for kernel, bound in zip(kernels, bounds):
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.03)
   assert not np.array_equal(kernels[0], kernels[1])
-  assert not any(np.any(p.bias) for p in (layer.query, layer.key, layer.value, layer.output))
+  assert not any(np.any(projection.bias) for projection in projections)
+  assert len(layer.trainable_variables) == 8
 
 
 def test_channels_that_do_not_divide_into_heads_are_one_line():
