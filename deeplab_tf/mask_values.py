@@ -55,15 +55,19 @@ def unpack(bits: tf.Tensor, masks: int) -> tf.Tensor:
   return tf.equal(tf.bitwise.bitwise_and(flat, 1), 1)[..., :masks]
 
 
-def are_masks(targets: AnyMaskTargets) -> tf.Tensor:
+def are_masks(targets: AnyMaskTargets, keep_empty: bool = False) -> tf.Tensor:
   """Returns which rows of `mask_classes` are masks: those with a class and at least one pixel.
 
   Args:
     targets: Targets with a static size.
+    keep_empty: Whether rows with a class but without pixels are masks too, for targets that were
+      made with DatasetOptions.keep_empty_masks.
 
   Returns:
     bool [batch, masks].
   """
+  if keep_empty:
+    return targets.mask_classes >= 0
   masks = targets.mask_classes.shape[1]
   if isinstance(targets, MaskTargets):
     ids = targets.mask_ids

@@ -155,6 +155,8 @@ def test_a_mask_has_a_class_and_a_pixel():
   assert not expected.all() and expected.any()
   np.testing.assert_array_equal(mask_values.are_masks(whole), expected)
   np.testing.assert_array_equal(mask_values.are_masks(bits), expected)
+  for targets in (whole, bits):
+    np.testing.assert_array_equal(mask_values.are_masks(targets, keep_empty=True), classes >= 0)
 
 
 def test_all_functions_compile():

@@ -6,8 +6,8 @@ mask is the most uncertain.
 
 The losses equal those of the released code, except that the number of masks and the sum of class
 weights are those of the whole batch, where the released code has the mean number of masks per
-process, and each process the sum of its own weights. A ground-truth mask without pixels is left
-out, where the released code matches it.
+process, and each process the sum of its own weights. Ground-truth masks without pixels, of segments
+that a crop loses, are matched and counted on request only; the released code always does so.
 """
 
 from typing import NamedTuple, Optional, Sequence
@@ -73,6 +73,7 @@ class Mask2FormerCriterion(criterion.Criterion):
                num_points: int = 12544,
                oversample_ratio: float = 3.0,
                importance_sample_ratio: float = 0.75,
+               keep_empty_masks: bool = False,
                solver: str = 'scipy'):
     """Initializes the criterion.
 
@@ -86,6 +87,8 @@ class Mask2FormerCriterion(criterion.Criterion):
       oversample_ratio: Number of points that are drawn for a mask of the loss to select from, as a
         multiple of num_points, at least 1.
       importance_sample_ratio: Share of the points of the loss that are selected, in [0, 1].
+      keep_empty_masks: Whether rows with a class but without pixels are masks, as in the released
+        code; see `data.targets.mask_targets`.
       solver: Matching solver, 'scipy' or 'native' (needed under XLA).
 
     Raises:
@@ -99,6 +102,7 @@ class Mask2FormerCriterion(criterion.Criterion):
     self._num_points = num_points
     self._drawn = int(num_points * oversample_ratio)
     self._others = num_points - int(importance_sample_ratio * num_points)
+    self._keep_empty_masks = keep_empty_masks
     self._solver = solver
 
   def normalizers(self, targets: AnyMaskTargets) -> dict[str, tf.Tensor]:
@@ -111,7 +115,8 @@ class Mask2FormerCriterion(criterion.Criterion):
       `masks` and `class_weights`, float32 []. The number of matched queries of an image is that of
       its masks, or all queries if there are more masks. Every prediction has the same sums.
     """
-    masks = tf.math.count_nonzero(mask_values.are_masks(targets), axis=1, dtype=tf.float32)
+    are_masks = mask_values.are_masks(targets, self._keep_empty_masks)
+    masks = tf.math.count_nonzero(are_masks, axis=1, dtype=tf.float32)
     matched = tf.minimum(masks, self._num_queries)
     weights = matched + self._no_object_weight * (self._num_queries - matched)
     return {'masks': tf.reduce_sum(masks), 'class_weights': tf.reduce_sum(weights)}
@@ -251,7 +256,7 @@ class Mask2FormerCriterion(criterion.Criterion):
     """
     # `checks` reports costs that are not finite; here they must not stop either solver.
     finite = tf.where(tf.math.is_finite(costs), costs, 0.0)
-    valid = tf.tile(mask_values.are_masks(targets), [count, 1])
+    valid = tf.tile(mask_values.are_masks(targets, self._keep_empty_masks), [count, 1])
     return tf.split(matchers.match(finite, valid, self._solver), count)
 
   def _pairs(self, matching: tf.Tensor) -> Layer:

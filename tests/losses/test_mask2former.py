@@ -187,7 +187,8 @@ def _mask_terms(logits, labels):
   return cross_entropy, 1 - (2 * (p * labels).sum() + 1) / (p.sum() + labels.sum() + 1)
 
 
-def _numpy_losses(layer, targets, sampled_in_matching, sampled_in_loss, no_object=0.1):
+def _numpy_losses(layer, targets, sampled_in_matching, sampled_in_loss, no_object=0.1,
+                  keep_empty_masks=False):
   """The three terms of one prediction, unweighted, by loops over images and pairs.
 
   Args:
@@ -196,11 +197,13 @@ def _numpy_losses(layer, targets, sampled_in_matching, sampled_in_loss, no_objec
     sampled_in_matching: (image, logits, mask) -> both at the points of the matching.
     sampled_in_loss: (image, pair, logits, mask) -> both at the points of the loss.
     no_object: Class weight.
+    keep_empty_masks: Whether rows with a class but without pixels are masks.
   """
   class_sum = weight_sum = mask_sum = dice_sum = masks_in_batch = 0
   for image, classes in enumerate(targets.mask_classes.numpy()):
     ids = targets.mask_ids.numpy()[image]
-    masks = [m for m in range(len(classes)) if classes[m] >= 0 and (ids == m).any()]
+    masks = [m for m in range(len(classes))
+             if classes[m] >= 0 and (keep_empty_masks or (ids == m).any())]
     logits = layer['class_logits'].numpy()[image].astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     maps = layer['mask_logits'].numpy()[image]
@@ -276,6 +279,26 @@ def test_without_points_all_pixels_of_the_mask_logits_are_compared(solver):
   result = Mask2FormerCriterion(QUERIES, num_points=0, solver=solver)(outputs, targets)
   _assert_terms(result, structures.split_layers(outputs),
                 lambda i, layer: _numpy_losses(layer, targets, whole, whole))
+
+
+@pytest.mark.parametrize('solver', SOLVERS)
+def test_empty_masks_are_matched_and_counted_on_request(solver):
+  targets, outputs = _targets(), _outputs(size=(12, 10))
+  # Masks 3 to 5 lose their pixels, as outside of a crop.
+  targets = targets._replace(mask_ids=tf.where(targets.mask_ids >= 3, -1, targets.mask_ids))
+
+  def whole(image, *arguments):
+    logits, mask = arguments[-2:]
+    return logits.ravel(), mask.reshape(12, 2, 10, 2).mean((1, 3)).ravel()
+
+  totals = []
+  for keep in (True, False):
+    criterion = Mask2FormerCriterion(QUERIES, num_points=0, keep_empty_masks=keep, solver=solver)
+    result = criterion(outputs, targets)
+    _assert_terms(result, structures.split_layers(outputs), lambda i, layer, keep=keep:
+                  _numpy_losses(layer, targets, whole, whole, keep_empty_masks=keep))
+    totals.append(float(criterion.normalizers(targets)['masks']))
+  assert totals[0] == np.count_nonzero(targets.mask_classes >= 0) > totals[1]
 
 
 def test_drawn_points_estimate_the_mean_over_the_image():
