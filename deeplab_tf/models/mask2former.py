@@ -186,6 +186,7 @@ def build_criterion(config, dataset_info) -> Mask2FormerCriterion:
       no_object_weight=losses.no_object_weight, num_points=losses.num_points,
       oversample_ratio=losses.oversample_ratio,
       importance_sample_ratio=losses.importance_sample_ratio,
+      keep_empty_masks=config.train_dataset_options.keep_empty_masks,
       solver=models.matching_solver(config))
 
 
