@@ -37,7 +37,7 @@ _PARTS: tuple[_Rule, ...] = (
     (r'^pixel_decoder/level_embedding$', f'{_PIXELS}.transformer.level_embed'),
     (r'^pixel_decoder/encoder_layers/(\d+)/attention/offsets/',
      rf'{_ENCODER}.\1.self_attn.sampling_offsets.'),
-    (r'^pixel_decoder/encoder_layers/(\d+)/attention/(value|output)s?/',
+    (r'^pixel_decoder/encoder_layers/(\d+)/attention/(value|output)s/',
      rf'{_ENCODER}.\1.self_attn.\2_proj.'),
     (r'^pixel_decoder/encoder_layers/(\d+)/attention/', rf'{_ENCODER}.\1.self_attn.'),
     (r'^pixel_decoder/encoder_layers/(\d+)/fc', rf'{_ENCODER}.\1.linear'),
@@ -141,7 +141,7 @@ def origins(path: str, model=None) -> list[origins_lib.Origin]:
     name = _name(f'{projection[1]}/in_proj_{projection[3]}')
     return [origins_lib.part(name, _PROJECTIONS.index(projection[2]), 3, _transform(path))]
   # The last projection of an attention.
-  path_there = re.sub(r'^(transformer_decoder/.*_attention)/output/', r'\1/out_proj/', path)
+  path_there = re.sub(r'^(transformer_decoder/.*)/output_projection/', r'\1/out_proj/', path)
   return [origins_lib.whole(_name(path_there), _transform(path))]
 
 
