@@ -141,7 +141,8 @@ def origins(path: str, model=None) -> list[origins_lib.Origin]:
     name = _name(f'{projection[1]}/in_proj_{projection[3]}')
     return [origins_lib.part(name, _PROJECTIONS.index(projection[2]), 3, _transform(path))]
   # The last projection of an attention.
-  path_there = re.sub(r'^(transformer_decoder/.*)/output_projection/', r'\1/out_proj/', path)
+  path_there = re.sub(r'^(transformer_decoder/.*_attention)/output_projection/', r'\1/out_proj/',
+                      path)
   return [origins_lib.whole(_name(path_there), _transform(path))]
 
 

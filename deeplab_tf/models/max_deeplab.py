@@ -281,14 +281,7 @@ def build_criterion(config, dataset_info):
       sample_temperature=options.instance_discrimination_sample_temperature,
       similarity=losses.Similarity.Name(losses.pq_style_similarity).lower(),
       negatives=losses.Negatives.Name(losses.pq_style_negatives).lower(),
-      solver=_solver(config))
-
-
-def _solver(config) -> str:
-  losses = config.trainer_options.loss_options
-  if losses.matching_solver == losses.AUTO:
-    return 'native' if config.trainer_options.jit_compile else 'scipy'
-  return losses.MatchingSolver.Name(losses.matching_solver).lower()
+      solver=models.matching_solver(config))
 
 
 def build_postprocessor(config, dataset_info, static_shapes: bool = False):
