@@ -116,6 +116,7 @@ class _Unpickler(pickle.Unpickler):
         ('numpy.core.multiarray', 'scalar'): self._scalar,
         ('numpy.core.numeric', '_frombuffer'): self._from_buffer,
         ('_codecs', 'encode'): self._encode,
+        ('__builtin__', 'bytes'): lambda *_: b'',  # Empty ones, in protocols 0 to 2.
         ('torch.storage', '_load_from_bytes'): self._storage,
         ('torch._utils', '_rebuild_tensor'): self._tensor,
         ('torch._utils', '_rebuild_tensor_v2'): self._tensor,

@@ -37,7 +37,7 @@ _PARTS: tuple[_Rule, ...] = (
     (r'^pixel_decoder/level_embedding$', f'{_PIXELS}.transformer.level_embed'),
     (r'^pixel_decoder/encoder_layers/(\d+)/attention/offsets/',
      rf'{_ENCODER}.\1.self_attn.sampling_offsets.'),
-    (r'^pixel_decoder/encoder_layers/(\d+)/attention/(value|output)s?/',
+    (r'^pixel_decoder/encoder_layers/(\d+)/attention/(value|output)s/',
      rf'{_ENCODER}.\1.self_attn.\2_proj.'),
     (r'^pixel_decoder/encoder_layers/(\d+)/attention/', rf'{_ENCODER}.\1.self_attn.'),
     (r'^pixel_decoder/encoder_layers/(\d+)/fc', rf'{_ENCODER}.\1.linear'),
