@@ -27,8 +27,8 @@ class TestMask2Former(model_battery.ModelBattery):
       'projections, recomputed': 'mask2former { hidden_channels: 64 force_input_projection: true '
                                  'recompute_layers: true }',
   }
-  # A bias of keys adds the same to all logits of a query. The embedding only enters sampling offsets
-  # and attention weights, whose kernels are zero in a new model.
+  # A bias of keys adds the same to all logits of a query. The embedding only enters sampling
+  # offsets and attention weights, whose kernels are zero in a new model.
   INVARIANT = ('attention/key/bias', 'pixel_decoder/level_embedding')
   STOCHASTIC = tiny_mask2former.SWIN
 
