@@ -94,7 +94,9 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name in ('torchvision_resnet50', 'swin_tiny')
+                 else pytest.mark.slow) for name in SIZES])
 def test_counts_are_those_of_the_released_code(tmp_path, name):
   path = tmp_path / 'full.textproto'
   resnet = 'resnet { frozen_batch_norm: true }' if 'resnet' in name else ''
