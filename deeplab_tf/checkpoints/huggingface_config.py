@@ -69,10 +69,12 @@ class Made(NamedTuple):
     path = os.path.join(folder, OUTPUT)
     if not os.path.lexists(path):
       return
-    with open(path, 'rb') as file:
-      if file.read() != self.text.encode():
-        raise UsageError(f'{path} exists already, and is another config: remove it, give another '
-                         '--output, or take it with --config_file')
+    if os.path.isfile(path):
+      with open(path, 'rb') as file:
+        if file.read() == self.text.encode():
+          return
+    raise UsageError(f'{path} exists already, and is another config: remove it, give another '
+                     '--output, or take it with --config_file')
 
 
 def make(path: str, overrides: Sequence[str] = ()) -> Made:
@@ -134,8 +136,7 @@ class _Settings:
     """Reads a file."""
     if not os.path.isfile(path):
       raise MissingFileError(f'{path}: no such file; --source=huggingface takes the folder of a '
-                             f'model, with {FILE} and its weights, or --config_file in place of '
-                             f'{FILE}')
+                             f'model, which has {FILE} and the weights, or else --config_file too')
     if os.path.getsize(path) > _LARGEST:
       raise ConfigError(f'{path}: is larger than {_LARGEST} bytes, and so no config of a model')
     try:

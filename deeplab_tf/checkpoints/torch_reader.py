@@ -12,7 +12,7 @@ import math
 import pickle
 import struct
 import zipfile
-from typing import BinaryIO, Iterable, NamedTuple, Sequence, Union
+from typing import Any, BinaryIO, Iterable, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -91,7 +91,7 @@ def is_torch_file(path: str) -> bool:
     return file.read(len(_MAGIC)) == _MAGIC or zipfile.is_zipfile(file)
 
 
-def state_dict(content, under: Sequence[str]):
+def state_dict(content: Any, under: Sequence[str]) -> Any:
   """Returns the entry of an unpickled object that `read_torch_weights` reads, or the object."""
   if isinstance(content, dict):
     # A pickle can replace the methods of its own dictionaries.
@@ -101,7 +101,7 @@ def state_dict(content, under: Sequence[str]):
   return content
 
 
-def check_state_dict(path: str, weights: dict, found, under: Sequence[str]) -> None:
+def check_state_dict(path: str, weights: dict, found: Any, under: Sequence[str]) -> None:
   """Raises CheckpointError unless there are weights, all of them arrays with names.
 
   Args:
@@ -181,7 +181,7 @@ def storage_values(data: bytes) -> np.ndarray:
   return _values(source.read(source.content), source.content)
 
 
-def tensor(values: np.ndarray, offset, size, stride) -> np.ndarray:
+def tensor(values: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
   """Returns a tensor as a read-only view of its storage's values.
 
   Args:

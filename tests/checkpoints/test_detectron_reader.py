@@ -184,6 +184,7 @@ HOSTILE = {
     'number_as_name': pickle.dumps({'model': {5: np.zeros(2)}}),
     'no_weights': pickle.dumps({'model': {}}),
     'no_dictionary': pickle.dumps(5),
+    'endless_bytes': b'}X\x01\x00\x00\x00xc__builtin__\nbytes\n(I1099511627776\ntRs.',
     'empty': b'',
     'text_file': b'version https://git-lfs.github.com/spec/v1\n',
     'unfinished': pickle.dumps({'x': np.zeros(2)})[:-9],

@@ -8,7 +8,13 @@ import pytest
 import torch_files
 
 import deeplab_tf
-from deeplab_tf.checkpoints import convert, from_mask2former, load_reference_weights, restore
+from deeplab_tf.checkpoints import (
+    convert,
+    from_huggingface,
+    from_mask2former,
+    load_reference_weights,
+    restore,
+)
 from deeplab_tf.checkpoints.detectron_reader import read_detectron_weights
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.user_errors import CheckpointError
@@ -17,9 +23,14 @@ from deeplab_tf.user_errors import CheckpointError
 @pytest.mark.parity
 @pytest.mark.parametrize('variant', recorded.RELEASED)
 def test_every_weight_of_a_released_model_has_one_variable(variant, tmp_path):
-  shapes = {w['name']: w['shape'] for w in recorded.released_weights(variant)}
-  model = recorded.released_model(variant, tmp_path)
-  recorded.assert_every_weight_is_used(from_mask2former, model, shapes)
+  weights, model = recorded.released_weights(variant), recorded.released_model(variant, tmp_path)
+  recorded.assert_every_weight_is_used(from_mask2former, model,
+                                       {w['name']: w['shape'] for w in weights})
+  # Those of Hugging Face, of which some are thirds: in files, and in the memory of version 5.
+  for key in ('name', 'name_v5'):
+    recorded.assert_every_weight_is_used(from_huggingface, model, {
+        own.get(key, own['name']): [w['shape'][0] // own.get('part', [0, 1])[1], *w['shape'][1:]]
+        for w in weights for own in w['hf']})
 
 
 @pytest.mark.parity

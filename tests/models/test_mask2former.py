@@ -40,8 +40,8 @@ class TestMask2Former(model_battery.ModelBattery):
     images = tf.random.stateless_normal([1, 40, 50, 3], [0, 1])
     last = network.model(images)
     found = network.model(images, all_predictions=True)
-    assert len(split_layers(network.model(images, training=True))) == 4
-    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(3)}
+    assert len(split_layers(network.model(images, training=True))) == 3
+    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(2)}
     for name, value in last.items():
       np.testing.assert_allclose(found[name], value, atol=1e-5)
 
@@ -94,7 +94,9 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name in ('torchvision_resnet50', 'swin_tiny')
+                 else pytest.mark.slow) for name in SIZES])
 def test_counts_are_those_of_the_released_code(tmp_path, name):
   path = tmp_path / 'full.textproto'
   resnet = 'resnet { frozen_batch_norm: true }' if 'resnet' in name else ''

@@ -99,10 +99,9 @@ def test_rate_and_weight_decay_of_every_parameter_are_recorded_ones(tiny):
     np.testing.assert_allclose(found[name], values, err_msg=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('variant,backbone', [
     ('r50', 'name: "torchvision_resnet50" resnet { frozen_batch_norm: true }'),
-    ('swin_tiny', 'name: "swin_tiny"')])
+    ('swin_tiny', 'name: "swin_tiny"')], ids=['r50', 'swin_tiny'])
 def test_the_whole_network_gives_all_recorded_outputs(variant, backbone, tmp_path):
   path = tmp_path / 'config.textproto'
   path.write_text(f'model_options {{ backbone {{ {backbone} }} mask2former {{}} }} '
@@ -140,7 +139,8 @@ def _points(arrays, layers, targets):
   """Returns the recorded points: theirs are ordered by query, ours by mask."""
   found, is_mask = [], mask_values.are_masks(targets)
   for number, layer in enumerate(layers):
-    matching_points = np.stack([arrays[f'train/match_points_{number}_{i}'] for i in range(2)])
+    matching_points = tf.constant(np.stack(
+        [arrays[f'train/match_points_{number}_{i}'] for i in range(2)]))
     compared = losses.compare(layer['class_logits'], targets.mask_classes,
                               point_sampling.sample(layer['mask_logits'], matching_points),
                               mask_values.at_points(targets, matching_points))
@@ -154,7 +154,7 @@ def _points(arrays, layers, targets):
       own = np.full((*query_of.shape, *recorded_points.shape[1:]), 0.5, np.float32)
       own[tuple(np.transpose(order))] = recorded_points
       kinds.append(tf.constant(own))
-    found.append(losses.Points(tf.constant(matching_points), *kinds))
+    found.append(losses.Points(matching_points, *kinds))
   return found
 
 
