@@ -56,6 +56,17 @@ def loss_term(config, name: str) -> LossTerm:
   return LossTerm(fields.weight if losses.HasField(name) else 0.0, fields.top_k_percent)
 
 
+def matching_solver(config) -> str:
+  """Returns the solver of the matching, 'scipy' or 'native'.
+
+  SciPy's runs on the host, which compiled code cannot call.
+  """
+  losses = config.trainer_options.loss_options
+  if losses.matching_solver == losses.AUTO:
+    return 'native' if config.trainer_options.jit_compile else 'scipy'
+  return losses.MatchingSolver.Name(losses.matching_solver).lower()
+
+
 def inference_network(config, model) -> Callable:
   """Returns the function from normalized images to raw outputs at inference.
 
