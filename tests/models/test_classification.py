@@ -77,7 +77,7 @@ _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 
 @pytest.mark.parametrize('name', [
-    'max_deeplab_s_res641', 'max_deeplab_l_res1025',
+    'max_deeplab_s_res641', pytest.param('max_deeplab_l_res1025', marks=pytest.mark.slow),
     pytest.param('ablation_baseline_res641', marks=pytest.mark.slow),
     pytest.param('ablation_axial_res641', marks=pytest.mark.slow),
     pytest.param('ablation_decoder_l2_res641', marks=pytest.mark.slow)])
