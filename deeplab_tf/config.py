@@ -34,9 +34,27 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> config_pb2.Experime
       line with file, line if known, field, and what is allowed.
   """
   config, files = config_text.read(os.fspath(path))
+  return overridden(config, overrides, files)
+
+
+def overridden(config: config_pb2.ExperimentOptions, overrides: Sequence[str],
+               path: str) -> config_pb2.ExperimentOptions:
+  """Merges overrides into an experiment, which is modified, and checks it.
+
+  Args:
+    config: The experiment.
+    overrides: See `load_config`.
+    path: Path of the experiment, for messages.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ConfigError: An override cannot be parsed, or a value is invalid.
+  """
   for override in overrides:
     config_text.override(config, override)
-  validate(config, files)
+  validate(config, path)
   return config
 
 
@@ -85,7 +103,7 @@ def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
       allowed.
   """
   for check in (_check_architecture, config_fields.problem, _check_backbone, _check_decoders,
-                config_sizes.check, _check_task, _check_solver, _check_evaluation):
+                config_sizes.check, _check_task, _check_targets, _check_solver, _check_evaluation):
     message = check(config)
     if message:
       raise ConfigError(f'{path}: {message}')
@@ -173,6 +191,21 @@ def _check_task(config):
   for path, field in _FOR_SEGMENTATION:
     if config_fields.is_set(_get(config, path), field):
       return f'{path}.{field} is for segmentation, and {model} classifies whole images; remove it'
+  return None
+
+
+def _check_targets(config):
+  """Checks that empty masks are kept only where they can be made and are used."""
+  path, options = 'train_dataset_options', config.train_dataset_options
+  name = config.model_options.WhichOneof('meta_architecture')
+  if options.keep_empty_masks and name != 'mask2former':
+    return f'{path}.keep_empty_masks is for mask2former; model_options has {name}: remove it'
+  paste = options.augmentations.panoptic_copy_paste
+  if options.keep_empty_masks and paste.panoptic_copy_paste_scale:
+    return (f'{path} has keep_empty_masks and augmentations.panoptic_copy_paste, which adds '
+            'segments that the image does not have: remove one of them')
+  if config.eval_dataset_options.keep_empty_masks:
+    return 'eval_dataset_options.keep_empty_masks is for training: remove it'
   return None
 
 

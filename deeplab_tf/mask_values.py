@@ -6,7 +6,7 @@ costs that read masks through these functions work with both forms, and with tar
 size in relation to the outputs of the network.
 """
 
-from typing import Union
+from typing import Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -55,15 +55,19 @@ def unpack(bits: tf.Tensor, masks: int) -> tf.Tensor:
   return tf.equal(tf.bitwise.bitwise_and(flat, 1), 1)[..., :masks]
 
 
-def are_masks(targets: AnyMaskTargets) -> tf.Tensor:
+def are_masks(targets: AnyMaskTargets, keep_empty: bool = False) -> tf.Tensor:
   """Returns which rows of `mask_classes` are masks: those with a class and at least one pixel.
 
   Args:
     targets: Targets with a static size.
+    keep_empty: Whether rows with a class but without pixels are masks too, for targets that were
+      made with DatasetOptions.keep_empty_masks.
 
   Returns:
     bool [batch, masks].
   """
+  if keep_empty:
+    return targets.mask_classes >= 0
   masks = targets.mask_classes.shape[1]
   if isinstance(targets, MaskTargets):
     ids = targets.mask_ids
@@ -82,7 +86,8 @@ def are_masks(targets: AnyMaskTargets) -> tf.Tensor:
   return has_pixels & (targets.mask_classes >= 0)
 
 
-def at_points(targets: AnyMaskTargets, points: tf.Tensor) -> tf.Tensor:
+def at_points(targets: AnyMaskTargets, points: tf.Tensor,
+              rows: Optional[tf.Tensor] = None) -> tf.Tensor:
   """Samples masks at points, bilinearly.
 
   This equals PyTorch's `grid_sample(align_corners=False)`, the point sampling of Mask2Former: pixel
@@ -94,10 +99,14 @@ def at_points(targets: AnyMaskTargets, points: tf.Tensor) -> tf.Tensor:
     points: float32 [batch, points, 2], the same points for all masks, or [batch, masks, points, 2]:
       (x, y), from (0, 0) at the upper left corner to (1, 1) at the lower right one. They receive no
       gradient.
+    rows: int32 [batch, n], the masks to sample, one for each row of `points` [batch, n, points, 2];
+      None: all masks.
 
   Returns:
-    float32 [batch, masks, points] in [0, 1].
+    float32 [batch, masks, points] in [0, 1], or [batch, n, points] with `rows`.
   """
+  if rows is None:
+    rows = tf.range(targets.mask_classes.shape[1])
   height, width = _size(targets)
   position = tf.stop_gradient(points) * tf.constant([width, height], tf.float32) - 0.5
   before = tf.floor(position)
@@ -112,7 +121,7 @@ def at_points(targets: AnyMaskTargets, points: tf.Tensor) -> tf.Tensor:
       pixel = (tf.clip_by_value(y, 0, height - 1) * width + tf.clip_by_value(x, 0, width - 1))
       if points.shape.rank == 3:
         weight = weight[:, tf.newaxis]
-      values += weight * tf.cast(_covers(targets, pixel), tf.float32)
+      values += weight * tf.cast(_covers(targets, pixel, rows), tf.float32)
   return values
 
 
@@ -147,19 +156,20 @@ def _size(targets: AnyMaskTargets) -> tuple[int, int]:
   return tuple(maps.shape[1:3])
 
 
-def _covers(targets: AnyMaskTargets, pixels: tf.Tensor) -> tf.Tensor:
+def _covers(targets: AnyMaskTargets, pixels: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
   """Returns which masks cover the given pixels.
 
   Args:
     targets: Targets with a static size.
-    pixels: int32 [batch, points] or [batch, masks, points], row x width + column.
+    pixels: int32 [batch, points] or [batch, n, points], row x width + column.
+    rows: int32 [masks], all masks, or [batch, n], the masks of `pixels` [batch, n, points].
 
   Returns:
-    bool [batch, masks, points].
+    bool [batch, n, points].
   """
   masks, is_shared = targets.mask_classes.shape[1], pixels.shape.rank == 2
   height, width = _size(targets)
-  mask = tf.range(masks)[:, tf.newaxis]
+  mask = rows[..., tf.newaxis]
   if isinstance(targets, MaskTargets):
     ids = tf.gather(tf.reshape(targets.mask_ids, [-1, height * width]), pixels, batch_dims=1)
     return tf.equal(ids[:, tf.newaxis] if is_shared else ids, mask)

@@ -39,7 +39,8 @@ class MaskTargets(NamedTuple):
     mask_ids: int32 [batch, height, width], the row of `mask_classes` that a pixel belongs to;
       -1 on unlabeled and crowd pixels.
     mask_classes: int32 [batch, masks], class index of each ground-truth mask, -1 in unused rows.
-      A row with a class but without pixels is not a mask.
+      A row with a class but without pixels is not a mask, unless the data keep empty masks
+      (DatasetOptions.keep_empty_masks).
     mask_isthing: bool [batch, masks], whether the row is a thing instance.
   """
   semantic_map: tf.Tensor

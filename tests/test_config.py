@@ -159,6 +159,17 @@ FAULTS = {
         CLASSIFIER + 'trainer_options { loss_options { classification_loss { '
         'label_smoothing: 1.5 } } }',
         r'classification_loss.label_smoothing is 1\.5: it must be from 0 to'),
+    'empty masks for another model': (
+        MINIMAL + 'train_dataset_options { keep_empty_masks: true }',
+        r'train_dataset_options\.keep_empty_masks is for mask2former; model_options has '
+        'max_deeplab: remove it'),
+    'empty masks in an evaluation': (
+        'model_options { mask2former { } } eval_dataset_options { keep_empty_masks: true }',
+        r'eval_dataset_options\.keep_empty_masks is for training: remove it'),
+    'empty masks of pasted segments': (
+        'model_options { mask2former { } } train_dataset_options { keep_empty_masks: true '
+        'augmentations { panoptic_copy_paste { panoptic_copy_paste_scale: 0.5 } } }',
+        'train_dataset_options has keep_empty_masks and augmentations.panoptic_copy_paste'),
     'output stride': ('model_options { max_deeplab { } backbone { output_stride: 7 } }',
                       'output_stride is 7: allowed are 8, 16, 32'),
 }

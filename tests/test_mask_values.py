@@ -90,6 +90,17 @@ def test_values_at_points_of_masks_that_overlap(own_points):
       np.testing.assert_allclose(found[image, mask], sampled(masks[image, mask], own), atol=2e-6)
 
 
+def test_values_at_points_of_some_masks():
+  rows = RNG.integers(0, MASKS, (BATCH, 4))
+  points = tf.constant(points_of(BATCH, 4, 20))
+  for targets in as_partition_and_bits()[:2]:
+    found = mask_values.at_points(targets, points, tf.constant(rows, tf.int32))
+    assert found.shape == (BATCH, 4, 20)
+    for i in range(4):
+      of_all = mask_values.at_points(targets, points[:, i])
+      np.testing.assert_array_equal(found[:, i], of_all.numpy()[range(BATCH), rows[:, i]])
+
+
 def test_a_mask_that_reaches_the_border_fades_out_there():
   points = tf.constant([[[0.0, 0.0], [0.5, 0.0], [0.5 / WIDTH, 0.5 / HEIGHT], [0.5, 0.5]]])
   full = overlapping(np.ones((1, 1, HEIGHT, WIDTH), bool))
@@ -144,6 +155,8 @@ def test_a_mask_has_a_class_and_a_pixel():
   assert not expected.all() and expected.any()
   np.testing.assert_array_equal(mask_values.are_masks(whole), expected)
   np.testing.assert_array_equal(mask_values.are_masks(bits), expected)
+  for targets in (whole, bits):
+    np.testing.assert_array_equal(mask_values.are_masks(targets, keep_empty=True), classes >= 0)
 
 
 def test_all_functions_compile():

@@ -25,6 +25,8 @@ _VARIANTS = {
     'max_deeplab': ('max_deeplab_s', 'max_deeplab_s_backbone', 'max_deeplab_l',
                     'max_deeplab_l_backbone'),
     'resnet': ('resnet50', 'resnet50_beta', 'wide_resnet41', 'swidernet'),
+    'swin': ('swin_tiny', 'swin_small', 'swin_base', 'swin_large'),
+    'torchvision_resnet': ('torchvision_resnet50', 'torchvision_resnet101'),
 }
 
 # Variant -> its module in this package.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf.backbones import used_fields
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers import hourglass
@@ -21,6 +22,11 @@ from deeplab_tf.user_errors import ConfigError
 
 # Number of blocks of the stage at stride 2, in the networks that have one.
 _FIRST_STAGE_BLOCKS = 3
+# Fields of BackboneOptions.
+_USED_FIELDS = (
+    'output_stride', 'use_squeeze_and_excite', 'drop_path_keep_prob', 'drop_path_schedule',
+    'stem_width_multiplier', 'backbone_width_multiplier', 'backbone_layer_multiplier',
+    'use_sac_beyond_stride', 'recomputed', 'attention')
 
 
 class NetworkOptions(NamedTuple):
@@ -198,8 +204,10 @@ def configured(variant: NetworkOptions, options) -> NetworkOptions:
   """Returns a variant with the changes of BackboneOptions.
 
   Raises:
-    ConfigError: The options set attention that the network does not have, or an invalid span.
+    ConfigError: The options set attention that the network does not have, an invalid span, or
+      what only other backbones have.
   """
+  used_fields.check(options, _USED_FIELDS)
   block = variant.groups.block
   changes = {'squeeze_and_excite': options.use_squeeze_and_excite}
   if options.HasField('attention'):

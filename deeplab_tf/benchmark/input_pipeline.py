@@ -115,8 +115,7 @@ def stage_seconds(options, info: DatasetInfo, kind: str, images: int,
         onto, other, augmentation, info, options.max_thing_id, seed),
                 list(zip(crops, examples[1:] + examples[:1], seeds)))
   make = pipeline.target_function(options, info, kind)
-  run('targets', make, [(label, example.name)
-                        for (_, label), example in zip(crops, examples)])
+  run('targets', make, [(label, example) for (_, label), example in zip(crops, examples)])
   run('normalize', normalization.apply, [(image,) for image, _ in crops])
   return seconds
 

@@ -44,7 +44,8 @@ def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[i
   def make(label):
     if kind == 'mask':
       return targets.mask_targets(label, dataset_info, options.max_thing_id,
-                                  targets.SmallInstances(), tf.constant('synthetic'))
+                                  targets.SmallInstances(), tf.constant('synthetic'),
+                                  label if options.keep_empty_masks else None)
     return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
 
   made = [make(tf.constant(label)) for label in labels]

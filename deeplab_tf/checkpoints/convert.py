@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.checkpoints import files, literal_paths
+from deeplab_tf.checkpoints.detectron_reader import read_detectron_weights
 from deeplab_tf.checkpoints.reference import Account, load_reference_weights
 from deeplab_tf.checkpoints.restore import find_checkpoint
+from deeplab_tf.checkpoints.safetensors_reader import read_safetensors_weights
 from deeplab_tf.checkpoints.torch_reader import read_torch_weights
 from deeplab_tf.compat import keras
 from deeplab_tf.user_errors import CheckpointError
@@ -42,7 +44,8 @@ def read_tensorflow_weights(path: str) -> dict[str, np.ndarray]:
 
 
 # Source -> function that reads arrays from a path, by the source's own names.
-READERS = {'deeplab2': read_tensorflow_weights, 'axial_deeplab': read_torch_weights}
+READERS = {'deeplab2': read_tensorflow_weights, 'axial_deeplab': read_torch_weights,
+           'mask2former': read_detectron_weights, 'huggingface': read_safetensors_weights}
 
 
 class Converted(NamedTuple):

@@ -5,7 +5,7 @@ The backbones are `axial26` and `axial50` (backbones/axial_resnet_imagenet.py), 
 
 import functools
 import re
-from typing import Iterable
+from typing import Collection, Iterable
 
 import numpy as np
 
@@ -40,9 +40,9 @@ _RULES = (
 _PREFIX = 'module.'
 
 
-def may_lack(path: str) -> bool:
+def may_lack(path: str, names: Collection[str]) -> bool:
   """Returns whether a checkpoint may lack a variable: never."""
-  del path
+  del path, names
   return False
 
 

@@ -6,7 +6,7 @@ DeepLab2 names a weight by the path of private attributes that lead to it, and s
 
 import functools
 import re
-from typing import Iterable
+from typing import Collection, Iterable
 
 import numpy as np
 
@@ -126,8 +126,9 @@ def _decoder_parts(model):
   )
 
 
-def may_lack(path: str) -> bool:
+def may_lack(path: str, names: Collection[str]) -> bool:
   """Returns whether a checkpoint may lack a variable: a classifier's linear layer."""
+  del names
   return path.startswith('classifier/')
 
 

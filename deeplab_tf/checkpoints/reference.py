@@ -1,7 +1,7 @@
 """Sets a model's variables from the weights of the program that it reproduces."""
 
 import collections
-from typing import Iterable, Mapping, NamedTuple, Optional, Protocol, Sequence
+from typing import Collection, Iterable, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 import numpy as np
 
@@ -30,8 +30,13 @@ class Reference(Protocol):
   def origins(self, path: str, model) -> Sequence[Origin]:
     """Returns the possible origins of the variable at a path: at least one, likeliest first."""
 
-  def may_lack(self, path: str) -> bool:
-    """Returns whether a checkpoint need not have the variable at a path."""
+  def may_lack(self, path: str, names: Collection[str]) -> bool:
+    """Returns whether a checkpoint with these weights need not have the variable at a path.
+
+    Args:
+      path: Path of the variable.
+      names: Names of the weights, as `origins` uses them.
+    """
 
 
 class Account(NamedTuple):
@@ -51,12 +56,19 @@ class Account(NamedTuple):
     weights = len({name for names in self.used.values() for name in names})
     lines = [f'  {len(self.used)} variables from {weights} weights']
     if self.skipped:
-      kinds = collections.Counter(name.split('/')[0] for name in self.skipped)
-      lines.append('  skipped, no weights of this model: ' + ', '.join(
-          name + (f' ({count})' if count > 1 else '') for name, count in kinds.items()))
+      kinds = collections.Counter(_kind(name) for name in self.skipped)
+      lines.append('  skipped, no weights of this model: ' + _shortened([
+          name + (f' ({count})' if count > 1 else '') for name, count in kinds.items()]))
     if self.initialized:
-      lines.append(f'  not in the checkpoint, as initialized: {_shortened(self.initialized)}')
+      lines.append(f'  not in the checkpoint, as initialized: {self._initialized_parts()}')
     return lines
+
+  def _initialized_parts(self) -> str:
+    """Returns the variables that the reference lacks, by parts of the model if they are many."""
+    if len(self.initialized) <= _MOST_NAMES:
+      return _shortened(self.initialized)
+    parts = collections.Counter(path.split('/')[0] for path in self.initialized)
+    return ', '.join(f'{part} ({count} variables)' for part, count in parts.items())
 
 
 def load_reference_weights(model: keras.Model, source: str,
@@ -112,7 +124,7 @@ def set_variables(model: keras.Model, reference: Reference, weights: Mapping[str
     absent = [n for n in origin.names if n not in tensors]
     if not absent:
       origins[path] = origin
-    elif reference.may_lack(path):
+    elif reference.may_lack(path, tensors.keys()):
       initialized.append(path)
     else:
       missing += [f'{n} (for {path})' for n in absent]
@@ -142,6 +154,11 @@ def _make(origin: Origin, tensors: Mapping[str, np.ndarray],
   if _squeezed(value.shape) != _squeezed(shape):
     return None, str(list(value.shape))
   return np.reshape(value, shape), ''
+
+
+def _kind(name: str) -> str:
+  """Returns the part of a name that weights of the same kind have in common."""
+  return '.'.join(step for step in name.split('/')[0].split('.') if not step.isdigit())
 
 
 def _names(origins: Mapping[str, Origin]) -> set[str]:

@@ -10,16 +10,14 @@ import collections
 import io
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
-import zlib
-from typing import BinaryIO, Callable, Iterable, NamedTuple, Union
+from typing import Any, BinaryIO, Iterable, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.checkpoints import files
+from deeplab_tf.checkpoints import files, pickle_code
 from deeplab_tf.user_errors import CheckpointError, MissingFileError
 
 _DTYPES = {
@@ -32,32 +30,12 @@ _DTYPES = {
 _LARGEST_PICKLE = 1 << 26
 # Pickle protocol of torch.save.
 _PROTOCOL = 2
-# Largest number of values in a tuple, nested tuples included; a tensor has about 20. A dictionary
-# hashes its keys, and the hash of a tuple visits all values: tuples that are nested some thousand
-# deep crash the process, and pairs of pairs of pairs and so on take forever.
-_LARGEST_TUPLE = 4096
-_PUTS, _GETS = ('PUT', 'BINPUT', 'LONG_BINPUT'), ('GET', 'BINGET', 'LONG_BINGET')
-# Opcodes that create unhashable objects, and those that change the first object that they take.
-_MAKING, _FILLING = ('LIST', 'DICT'), ('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'BUILD')
 # Largest size in bytes of an archive's member byteorder: 'little' or 'big'.
 _LARGEST_BYTEORDER = 8
 # Start of a file of the older form: a pickle of 0x1950a86a20f9469cfc6c. The next pickle is the
 # version.
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _OLDER_VERSION = 1001
-# Errors that reading a corrupt or malicious pickle raises.
-_ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, ArithmeticError, AttributeError, EOFError,
-           ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
-           struct.error, zlib.error)
-
-
-class _Function(NamedTuple):
-  """Wraps a function for pickles, which could change attributes of a plain one, e.g. defaults."""
-  function: Callable
-
-  def __call__(self, *args):
-    return self.function(*args)
-
 
 class _StorageType(NamedTuple):
   """Stands for a storage class of torch."""
@@ -79,11 +57,12 @@ class _View(NamedTuple):
   stride: tuple[int, ...]
 
 
-def read_torch_weights(path: str) -> dict[str, np.ndarray]:
-  """Reads a state dict: the object in the file, or its entry 'state_dict'.
+def read_torch_weights(path: str, under: Sequence[str] = ('state_dict',)) -> dict[str, np.ndarray]:
+  """Reads a state dict: the object in the file, or an entry of it.
 
   Args:
     path: File that torch.save wrote, before or since version 1.6.
+    under: Names of the entry; of those that are there, the first is read.
 
   Returns:
     Read-only arrays by their names in the file.
@@ -97,20 +76,47 @@ def read_torch_weights(path: str) -> dict[str, np.ndarray]:
   try:
     with open(path, 'rb') as file:
       source = _open(file)
-      found = source.content
-      if isinstance(found, dict) and isinstance(dict.get(found, 'state_dict'), dict):
-        found = dict.get(found, 'state_dict')
+      found = state_dict(source.content, under)
       weights = _with_arrays(dict.items(found) if isinstance(found, dict) else (), source)
-  except _ERRORS as error:
+  except pickle_code.ERRORS as error:
     raise CheckpointError(f'{path}: cannot be read as a PyTorch file '
                           f'({files.first_line(error)})') from None
+  check_state_dict(path, weights, found, under)
+  return weights
+
+
+def is_torch_file(path: str) -> bool:
+  """Returns whether a file begins as one of torch.save does; not whether it is corrupt."""
+  with open(path, 'rb') as file:
+    return file.read(len(_MAGIC)) == _MAGIC or zipfile.is_zipfile(file)
+
+
+def state_dict(content: Any, under: Sequence[str]) -> Any:
+  """Returns the entry of an unpickled object that `read_torch_weights` reads, or the object."""
+  if isinstance(content, dict):
+    # A pickle can replace the methods of its own dictionaries.
+    for name in under:
+      if isinstance(dict.get(content, name), dict):
+        return dict.get(content, name)
+  return content
+
+
+def check_state_dict(path: str, weights: dict, found: Any, under: Sequence[str]) -> None:
+  """Raises CheckpointError unless there are weights, all of them arrays with names.
+
+  Args:
+    path: Path of the file.
+    weights: Content of the state dict, with arrays in place of tensors.
+    found: Object that was taken as the state dict.
+    under: Names of its entry in the file.
+  """
   wrong = [name for name, value in weights.items()
            if not isinstance(name, str) or not isinstance(value, np.ndarray)]
   if not weights or wrong:
     shown = list(map(_shown, wrong[:3])) or type(found).__name__
+    names = ' or '.join(f'"{name}"' for name in under)
     raise CheckpointError(f'{path}: holds no state dict (names with tensors), nor has it one under '
-                          f'"state_dict"; found {shown}')
-  return weights
+                          f'{names}; found {shown}')
 
 
 def _shown(value) -> Union[str, int]:
@@ -159,6 +165,38 @@ def _array(view: _View, storage: np.ndarray) -> np.ndarray:
       writeable=False)
 
 
+def storage_values(data: bytes) -> np.ndarray:
+  """Returns the values of a storage that torch.save wrote by itself, in the older form.
+
+  Pickles of tensors outside of torch.save contain their storages like this.
+
+  Raises:
+    pickle.UnpicklingError: It is something else; corrupt data raise any of pickle_code.ERRORS.
+  """
+  if not data.startswith(_MAGIC):
+    raise pickle.UnpicklingError('a storage of unknown form')
+  source = _PickleSequence(io.BytesIO(data))
+  if not isinstance(source.content, _Storage):
+    raise pickle.UnpicklingError('a storage of unknown form')
+  return _values(source.read(source.content), source.content)
+
+
+def tensor(values: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
+  """Returns a tensor as a read-only view of its storage's values.
+
+  Args:
+    values: Values of the storage, of rank 1.
+    offset: Index of the tensor's first value.
+    size: Shape of the tensor.
+    stride: Number of values between neighbors along each axis.
+
+  Raises:
+    pickle.UnpicklingError: The arguments, which may be anything, do not describe such a view.
+  """
+  view = _rebuild_tensor(_Storage(values.dtype, '', values.size), offset, size, stride)
+  return _array(view, values)
+
+
 # === The two forms of a file ===
 
 
@@ -178,7 +216,7 @@ class _Archive:
     if (f'{self._folder}byteorder' in archive.namelist()
         and self._member('byteorder', _LARGEST_BYTEORDER) != b'little'):
       raise pickle.UnpicklingError('its byte order is not little')
-    self.content = _Unpickler(_code(io.BytesIO(self._member('data.pkl', _LARGEST_PICKLE)))).load()
+    self.content = _Unpickler(io.BytesIO(self._member('data.pkl', _LARGEST_PICKLE))).load()
 
   def read(self, storage: _Storage) -> bytes:
     """Returns the bytes of a storage."""
@@ -214,16 +252,16 @@ class _PickleSequence:
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     pickles = io.BytesIO(file.read(min(end, _LARGEST_PICKLE)))
-    _code(pickles)
-    version, machine = (_Unpickler(_code(pickles)).load() for _ in range(2))
+    pickle_code.take(pickles, _PROTOCOL)
+    version, machine = (_Unpickler(pickles).load() for _ in range(2))
     if type(version) is not int or version != _OLDER_VERSION:
       raise pickle.UnpicklingError(f'its version is {_shown(version)}; only {_OLDER_VERSION} is '
                                    'known')
     if not isinstance(machine, dict) or machine.get('little_endian') is not True:
       raise pickle.UnpicklingError('its byte order is not little')
-    unpickler = _Unpickler(_code(pickles))
+    unpickler = _Unpickler(pickles)
     self.content = unpickler.load()
-    keys = _Unpickler(_code(pickles)).load()
+    keys = _Unpickler(pickles).load()
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)
             and sorted(keys) == sorted(unpickler.storages)):
       raise pickle.UnpicklingError('its list of storages does not fit its tensors')
@@ -261,9 +299,10 @@ class _Unpickler(pickle.Unpickler):
     storages: Storages that have occurred, by their keys.
   """
 
-  def __init__(self, code: bytes):
+  def __init__(self, stream: io.BytesIO):
+    """Initializes the unpickler with the next pickle of a stream, which is taken out of it."""
     # PyTorch under Python 2 wrote names as bytes.
-    super().__init__(io.BytesIO(code), encoding='utf-8')
+    super().__init__(io.BytesIO(pickle_code.take(stream, _PROTOCOL)), encoding='utf-8')
     self.storages = {}
 
   def find_class(self, module: str, name: str):
@@ -271,7 +310,7 @@ class _Unpickler(pickle.Unpickler):
     if (module, name) == ('collections', 'OrderedDict'):
       return collections.OrderedDict
     if module == 'torch._utils' and name in _FUNCTIONS:
-      return _Function(_FUNCTIONS[name])
+      return pickle_code.Function(_FUNCTIONS[name])
     if module == 'torch' and name in _DTYPES:
       return _StorageType(name)
     raise pickle.UnpicklingError(f'its pickle asks for {module}.{name}, and only tensors and '
@@ -291,82 +330,6 @@ class _Unpickler(pickle.Unpickler):
     if self.storages.setdefault(key, storage) != storage:
       raise pickle.UnpicklingError(f'storage {key} has two forms')
     return storage
-
-
-def _code(stream: io.BytesIO) -> bytes:
-  """Takes the next pickle out of a stream without running it.
-
-  Raises:
-    pickle.UnpicklingError: It would take more memory or time than its length warrants.
-  """
-  start, sizes = stream.tell(), _Sizes()
-  for opcode, argument, _ in pickletools.genops(stream):
-    if opcode.proto > _PROTOCOL or opcode.name == 'PROTO' and argument > _PROTOCOL:
-      raise pickle.UnpicklingError(f'its pickle is not of protocol {_PROTOCOL}')
-    try:
-      sizes.follow(opcode, argument)
-    except LookupError:
-      raise pickle.UnpicklingError('its pickle takes objects that it has not made') from None
-  code = stream.getbuffer()[start:stream.tell()].tobytes()
-  if max(sizes.places, default=0) > len(code):
-    raise pickle.UnpicklingError('its pickle has a place far beyond its objects')
-  return code
-
-
-class _Sizes:
-  """Simulates a pickle with the sizes of its objects in place of the objects.
-
-  The size is the number of values that a hash would visit: 1, and for a tuple 1 plus the sizes of
-  its values. The result of a function counts as a tuple of all its arguments.
-
-  Attributes:
-    places: Place where the pickle keeps an object -> size of the object.
-  """
-
-  def __init__(self):
-    self.places = {}
-    # The objects since the last mark, and the lists of those before it.
-    self._stack, self._below = [], []
-
-  def follow(self, opcode: pickletools.OpcodeInfo, argument) -> None:
-    """Simulates an opcode.
-
-    Raises:
-      LookupError: It takes an object that does not exist.
-      pickle.UnpicklingError: It creates too large a tuple.
-    """
-    name = opcode.name
-    if name == 'MARK':
-      self._below.append(self._stack)
-      self._stack = []
-    elif name in _PUTS:
-      self.places[argument] = self._stack[-1]
-    elif name in _GETS:
-      self._stack.append(self.places[argument])
-    elif name == 'DUP':
-      self._stack.append(self._stack[-1])
-    elif name == 'POP' and not self._stack:
-      self._stack = self._below.pop()
-    else:
-      self._replace(opcode)
-
-  def _replace(self, opcode):
-    """Takes an opcode's objects from the stack, and pushes its result."""
-    before, taken = opcode.stack_before, []
-    if pickletools.markobject in before:
-      taken, self._stack = self._stack, self._below.pop()
-      before = before[:before.index(pickletools.markobject)]
-    taken = [self._stack.pop() for _ in before][::-1] + taken
-    if not opcode.stack_after:
-      return
-    if opcode.name in _FILLING:
-      size = taken[0]
-    else:
-      size = 1 if opcode.name in _MAKING else 1 + sum(taken)
-    if size > _LARGEST_TUPLE:
-      raise pickle.UnpicklingError(f'its pickle has a tuple of more than {_LARGEST_TUPLE} values, '
-                                   'with those of the tuples within it')
-    self._stack.append(size)
 
 
 def _rebuild_tensor(storage, offset, size, stride, *unused):

@@ -28,8 +28,12 @@ TFDS = {'tfds/coco/2017_panoptic': 'coco_panoptic'}
 
 def names() -> list[str]:
   """Returns the names of all data sets with masks that a config can use."""
-  return sorted([*(path.stem for path in _FOLDER.glob('*.json')), 'coco_format', 'label_folders',
-                 *TFDS])
+  return sorted([*built_in_names(), 'coco_format', 'label_folders', *TFDS])
+
+
+def built_in_names() -> list[str]:
+  """Returns the names of the data sets whose categories are included in the library."""
+  return sorted(path.stem for path in _FOLDER.glob('*.json'))
 
 
 @functools.cache

@@ -253,7 +253,7 @@ def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool
                                                 max_things=options.max_thing_id, seed=seed)
     else:
       image, label = panoptic.augment(example, augmentation, info, *other_and_seed)
-    return image, make_targets(label, example.name)
+    return image, make_targets(label, example)
 
   return sample, augmentation.paste is not None
 
@@ -289,7 +289,7 @@ def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, Nam
 
 
 def target_function(options, info: DatasetInfo, kind: str) -> Callable:
-  """Returns a function from a label map and the name of its image to the targets of a model.
+  """Returns a function from a cropped label map and its LabeledImage to the targets of a model.
 
   Args:
     options: DatasetOptions.
@@ -300,7 +300,9 @@ def target_function(options, info: DatasetInfo, kind: str) -> Callable:
   if options.increase_small_instance_weights:
     small = targets.SmallInstances(options.small_instance_threshold, options.small_instance_weight)
   if kind == 'mask':
-    return lambda label, name: targets.mask_targets(label, info, options.max_thing_id, small, name)
+    return lambda label, example: targets.mask_targets(
+        label, info, options.max_thing_id, small, example.name,
+        example.label if options.keep_empty_masks else None)
   if kind == 'center':
-    return lambda label, name: targets.center_targets(label, info, options.sigma, small)
+    return lambda label, example: targets.center_targets(label, info, options.sigma, small)
   raise ValueError(f'targets is "{kind}": allowed are mask, center, class')

@@ -4,7 +4,7 @@ Functions take one label map, int32 [height, width], and return the containers o
 with static shapes and without a batch dimension.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -27,13 +27,17 @@ _NOWHERE = -1e9
 
 
 def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
-                 small: SmallInstances = _NO_WEIGHTS,
-                 name: tf.Tensor = None) -> structures.MaskTargets:
+                 small: SmallInstances = _NO_WEIGHTS, name: tf.Tensor = None,
+                 whole: Optional[tf.Tensor] = None) -> structures.MaskTargets:
   """Makes the targets of mask models.
 
   Rows 0..max_things-1 of the masks are thing instances in order of first appearance; unused rows
   have class -1. They are followed by one row per stuff class in ascending order of class ids,
   whether or not the class occurs.
+
+  With `whole`, the rows are those of the uncropped image, and stuff rows that do not occur in it
+  have class -1. A segment outside of the crop is then a mask without pixels, as in Mask2Former's
+  training, where it is matched and counted like any other.
 
   Args:
     label: int32 [height, width], panoptic map.
@@ -41,22 +45,31 @@ def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
     max_things: Number of rows for things. More instances in an image are an error.
     small: Weights of small instances.
     name: string [], name of the image, for the error.
+    whole: int32 [whole height, whole width], panoptic map of the image that `label` was cropped
+      from, with all of its segments; None to leave out segments without pixels.
   """
   segments = segments_lib.find(label, info)
-  count = tf.reduce_sum(tf.cast(segments.is_instance, tf.int32))
+  named = segments if whole is None else segments_lib.find(whole, info)
+  count = tf.reduce_sum(tf.cast(named.is_instance, tf.int32))
   fits = errors.check(count <= max_things, lambda: [
       name if name is not None else 'an image', ': ', count,
       f' thing instances in one image, more than max_thing_id {max_things}; raise max_thing_id'])
   with tf.control_dependencies([fits]):
-    order = tf.cumsum(tf.cast(segments.is_instance, tf.int32), exclusive=True)
+    order = tf.cumsum(tf.cast(named.is_instance, tf.int32), exclusive=True)
   index, stuff_row = _class_tables(info, max_things)
-  rows = tf.where(segments.is_instance, order, tf.gather(stuff_row, segments.class_id))
-  rows = tf.where(segments.is_labeled, rows, -1)
-  thing_classes = tf.boolean_mask(tf.gather(index, segments.class_id), segments.is_instance)
+  rows = tf.where(named.is_instance, order, tf.gather(stuff_row, named.class_id))
+  rows = tf.where(named.is_labeled, rows, -1)
+  thing_classes = tf.boolean_mask(tf.gather(index, named.class_id), named.is_instance)
   thing_classes = tf.pad(thing_classes, [[0, max_things - count]], constant_values=-1)
-  stuff_classes = [info.class_index[c] for c in info.stuff_class_ids]
-  classes = tf.concat([thing_classes, tf.constant(stuff_classes, tf.int32)], 0)
-  isthing = np.arange(max_things + len(stuff_classes)) < max_things
+  stuff_classes = tf.constant([info.class_index[c] for c in info.stuff_class_ids], tf.int32)
+  classes = tf.concat([thing_classes, stuff_classes], 0)
+  isthing = np.arange(max_things + len(info.stuff_class_ids)) < max_things
+  if whole is not None:
+    occurs = tf.reduce_any(tf.equal(rows[:, None], tf.range(len(isthing))), 0)
+    classes = tf.where(occurs, classes, -1)
+    # Padding is not in the uncropped image, and has no row.
+    is_same = tf.equal(segments.label[:, None], named.label)
+    rows = tf.reduce_max(tf.where(is_same, rows, -1), 1)
   return structures.MaskTargets(
       semantic_map=segments_lib.class_map(label, info),
       semantic_weights=_semantic_weights(segments, small),

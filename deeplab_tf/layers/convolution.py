@@ -5,7 +5,7 @@ Strided convolutions pad explicitly and symmetrically (as in DeepLab2): for a 3x
 stride 2, one row of zeros above and one below, whatever the input size.
 """
 
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -23,21 +23,22 @@ HE_NORMAL = keras.initializers.HeNormal
 class _LinearLayer(keras.layers.Layer):
   """Base class of layers with a kernel, then a norm or a bias, then an activation."""
 
-  def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma):
+  def _make(self, kernel_shape, norm, activation, kernel_initializer, zero_gamma,
+            bias_initializer='zeros'):
     """Creates the variables; the last axis of the kernel is the output's channels."""
     self.kernel = self.add_weight('kernel', kernel_shape,
                                   initializer=kernel_initializer or HE_NORMAL())
-    self._make_end(kernel_shape[-1], norm, activation, zero_gamma)
+    self._make_end(kernel_shape[-1], norm, activation, zero_gamma, bias_initializer)
 
-  def _make_end(self, channels, norm, activation, zero_gamma=False):
-    """Creates what follows the kernel."""
+  def _make_end(self, channels, norm, activation, zero_gamma=False, bias_initializer='zeros'):
+    """Creates what follows the kernel; without a norm and an initializer there is no bias."""
     self.activation = activation_lib.by_name(activation)
     self.bias = None
     self.norm = None
-    if norm is None:
-      self.bias = self.add_weight('bias', (channels,), initializer='zeros')
-    else:
+    if norm is not None:
       self.norm = norm(channels, gamma_initializer='zeros' if zero_gamma else 'ones')
+    elif bias_initializer is not None:
+      self.bias = self.add_weight('bias', (channels,), initializer=bias_initializer)
 
   def fold_norms(self) -> None:
     """Folds a batch norm into the kernel and a bias; see folding.fold_norms."""
@@ -216,10 +217,17 @@ class Projection(_LinearLayer):
                norm: Optional[NormFactory] = None,
                activation: str = 'none',
                kernel_initializer: Optional[keras.initializers.Initializer] = None,
-               zero_gamma: bool = False):
-    """Initializes the layer; see Convolution for the arguments."""
+               zero_gamma: bool = False,
+               use_bias: bool = True,
+               bias_initializer: Union[str, keras.initializers.Initializer] = 'zeros'):
+    """Initializes the layer; see Convolution for the arguments.
+
+    Without `use_bias` the layer has no bias, also if it has no norm. `bias_initializer` is the
+    initializer of a bias.
+    """
     super().__init__()
-    self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma)
+    self._make((in_channels, channels), norm, activation, kernel_initializer, zero_gamma,
+               bias_initializer if use_bias else None)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Maps [batch, length, in_channels] to [batch, length, channels]."""

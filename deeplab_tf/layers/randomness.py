@@ -84,12 +84,55 @@ def uniform(shape: Sequence[Dimension]) -> tf.Tensor:
   stream = _open.stream
   if stream is None:
     return tf.random.uniform(shape)
+  return _of_part(stream, _floats(_bits(stream, shape)), shape)
+
+
+def image_seeds(images: Dimension) -> tf.Tensor:
+  """Returns a seed for each image, int32 [images, 2].
+
+  With `uniform_of` a loop over images draws many numbers for one image at a time. `uniform` would
+  draw those of the whole batch at once.
+  """
+  stream = _open.stream
+  if stream is None:
+    return tf.random.uniform([images, 2], 0, 2**30, tf.int32)
+  shape = [images, 2]
+  # XLA and TensorFlow's kernels read negative seeds differently, also those of an overflow.
+  positive = tf.bitwise.right_shift(_bits(stream, shape), tf.constant(2, tf.uint32))
+  return _of_part(stream, tf.cast(positive, tf.int32), shape)
+
+
+def uniform_of(seed: tf.Tensor, number: Union[int, tf.Tensor],
+               shape: Sequence[Dimension]) -> tf.Tensor:
+  """Returns float32 numbers in [0, 1) of any shape.
+
+  Args:
+    seed: int32 [2], seed of the image; see `image_seeds`.
+    number: Number of the draw, an int or int32 []; draws of other numbers are independent.
+    shape: Shape of the result.
+  """
+  return _floats(_philox(tf.stack([seed[0], seed[1] + number]), shape))
+
+
+def _bits(stream: _Stream, shape: Sequence[Dimension]) -> tf.Tensor:
+  """Returns uint32 of the next draw for all images of the batch."""
   stream.count += 1
   images = shape[0] if stream.images is None else stream.images
   seed = tf.stack([stream.seed[0], stream.seed[1] * 1009 + stream.count])
-  # The bits of this generator are the same under XLA; the floats that TensorFlow makes are not.
-  bits = tf.random.stateless_uniform([images, *shape[1:]], seed, None, None, tf.uint32, 'philox')
-  drawn = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+  return _philox(seed, [images, *shape[1:]])
+
+
+def _of_part(stream: _Stream, drawn: tf.Tensor, shape: Sequence[Dimension]) -> tf.Tensor:
+  """Returns the numbers of the images of this part of the batch."""
   if stream.images is None:
     return drawn
   return tf.slice(drawn, [stream.first] + [0] * (len(shape) - 1), shape)
+
+
+def _philox(seed: tf.Tensor, shape: Sequence[Dimension]) -> tf.Tensor:
+  # The bits of this generator are the same under XLA; the floats that TensorFlow makes are not.
+  return tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, 'philox')
+
+
+def _floats(bits: tf.Tensor) -> tf.Tensor:
+  return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24

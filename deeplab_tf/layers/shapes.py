@@ -16,6 +16,20 @@ def dimensions(x: tf.Tensor) -> list[Dimension]:
   return [dynamic[i] if n is None else n for i, n in enumerate(static)]
 
 
+def pad_to_multiple(x: tf.Tensor, multiple: int) -> tf.Tensor:
+  """Pads [batch, height, width, channels] with zeros, at the bottom and on the right.
+
+  Args:
+    x: The map.
+    multiple: Number that divides height and width of the result.
+  """
+  _, height, width, _ = dimensions(x)
+  bottom, right = -height % multiple, -width % multiple
+  if isinstance(bottom, int) and isinstance(right, int) and not bottom + right:
+    return x
+  return tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
+
+
 def scaled_size(size: Dimension, scale: float) -> Dimension:
   """Returns the height or width of a map that is scaled with aligned corners, as in DeepLab2."""
   if isinstance(size, int):

@@ -21,13 +21,29 @@ def keep_probability(keep_prob: float, schedule: str, stride: int, beyond_stride
   Raises:
     ValueError: The schedule is unknown.
   """
-  if schedule not in ('constant', 'linear'):
-    raise ConfigError(f'unknown drop path schedule "{schedule}": allowed are constant, linear')
+  _check_schedule(schedule)
   if stride < beyond_stride:
     return 1.0
   if schedule == 'constant':
     return keep_prob
   return 1.0 - (1.0 - keep_prob) * (math.log2(stride) - 1.0) / 4.0
+
+
+def keep_probabilities(keep_prob: float, schedule: str, num_blocks: int) -> list[float]:
+  """Returns the keep probability of each block of a network, by its place (Swin's rule).
+
+  Args:
+    keep_prob: Probability of the last block, or of all if constant; in (0, 1].
+    schedule: 'constant', or 'linear' from 1 at the first block.
+    num_blocks: Number of blocks.
+
+  Raises:
+    ConfigError: The schedule is unknown.
+  """
+  _check_schedule(schedule)
+  if schedule == 'constant':
+    return [keep_prob] * num_blocks
+  return [1.0 - (1.0 - keep_prob) * index / max(1, num_blocks - 1) for index in range(num_blocks)]
 
 
 def drop_path(branch: tf.Tensor, keep_prob: float, training: bool) -> tf.Tensor:
@@ -37,3 +53,8 @@ def drop_path(branch: tf.Tensor, keep_prob: float, training: bool) -> tf.Tensor:
   shape = [dimensions(branch)[0]] + [1] * (branch.shape.rank - 1)
   mask = tf.floor(keep_prob + randomness.uniform(shape)) / keep_prob
   return branch * tf.cast(mask, branch.dtype)
+
+
+def _check_schedule(schedule):
+  if schedule not in ('constant', 'linear'):
+    raise ConfigError(f'unknown drop path schedule "{schedule}": allowed are constant, linear')

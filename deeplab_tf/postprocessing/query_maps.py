@@ -9,7 +9,7 @@ from deeplab_tf.layers.shapes import Dimension, dimensions
 
 _DROPPED = -99999.0
 # Number of queries resized to full resolution at once: fewer are slow, more need memory.
-_AT_A_TIME = 16
+AT_A_TIME = 16
 
 
 class QueryMaps(NamedTuple):
@@ -99,11 +99,11 @@ def _read_image(logits: tf.Tensor, kept: tf.Tensor, size: Sequence[Dimension],
 def kept_first(kept: tf.Tensor) -> tf.Tensor:
   """Returns the kept queries, then the dropped ones, each ascending, int32 [queries + a few].
 
-  The last one is repeated, so that a slice of _AT_A_TIME can start at any query.
+  The last one is repeated, so that a slice of AT_A_TIME can start at any query.
   """
   queries = dimensions(kept)[0]
   order = tf.sort(tf.range(queries) + tf.where(kept, 0, queries)) % queries
-  return tf.concat([order, tf.fill([_AT_A_TIME], order[-1])], axis=0)
+  return tf.concat([order, tf.fill([AT_A_TIME], order[-1])], axis=0)
 
 
 def _best_at_once(logits: tf.Tensor, order: tf.Tensor, count: tf.Tensor,
@@ -137,14 +137,14 @@ def best_in_parts(logits: tf.Tensor, order: tf.Tensor, count: Dimension,
 
   def step(i, query_map, best, total):
     numbers, full = _some_at_full_resolution(logits, order, i, size, rule)
-    full = tf.where(i + tf.range(_AT_A_TIME) < count, full, tf.float32.min)
+    full = tf.where(i + tf.range(AT_A_TIME) < count, full, tf.float32.min)
     new_best = tf.maximum(best, tf.reduce_max(full, axis=-1))
     # The earlier of queries with equal logits is kept, as by argmax over all of them.
     query = tf.gather(numbers, tf.argmax(full, axis=-1, output_type=tf.int32))
     query_map = tf.where(new_best > best, query, query_map)
     total *= tf.exp(best - new_best)
     total += tf.reduce_sum(tf.exp(full - new_best[..., None]), axis=-1)
-    return i + _AT_A_TIME, query_map, new_best, total
+    return i + AT_A_TIME, query_map, new_best, total
 
   start = (tf.constant(0), tf.zeros(size, tf.int32), tf.fill(size, tf.float32.min),
            tf.zeros(size, tf.float32))
@@ -172,7 +172,7 @@ def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, bes
   def check(i, beaten):
     # Beyond the end, a slice repeats the last dropped query.
     _, full = _some_at_full_resolution(logits, order, i, size, rule)
-    return i + _AT_A_TIME, beaten | (tf.reduce_max(full, axis=-1) > best)
+    return i + AT_A_TIME, beaten | (tf.reduce_max(full, axis=-1) > best)
 
   _, beaten = tf.while_loop(lambda i, _: i < end, check, (first, tf.zeros(size, tf.bool)),
                             parallel_iterations=1)
@@ -182,6 +182,6 @@ def _beaten_by_dropped(logits: tf.Tensor, kept: tf.Tensor, order: tf.Tensor, bes
 def _some_at_full_resolution(logits: tf.Tensor, order: tf.Tensor, start: tf.Tensor,
                              size: Sequence[Dimension],
                              rule: ResizeRule) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the queries of a slice of the order, and their logits [*size, _AT_A_TIME]."""
-  numbers = tf.slice(order, [start], [_AT_A_TIME])
+  """Returns the queries of a slice of the order, and their logits [*size, AT_A_TIME]."""
+  numbers = tf.slice(order, [start], [AT_A_TIME])
   return numbers, resize_bilinear(tf.gather(logits, numbers, axis=2)[None], size, rule)[0]

@@ -18,6 +18,7 @@ from deeplab_tf.user_errors import ConfigError
 
 OPTIMIZERS = ('adam', 'adamw', 'sgd', 'radam_lookahead')
 SGD_MOMENTUM = 0.9
+_KERAS_EPSILON = 1e-7
 
 
 class Group(NamedTuple):
@@ -140,7 +141,17 @@ def _whole(variable: tf.Variable) -> tf.Variable:
 
 
 class AdamW(_DecoupledDecay, keras.optimizers.legacy.Adam):
-  """Adam with decoupled weight decay, as in DeepLab2."""
+  """Adam with decoupled weight decay, as in DeepLab2, or with PyTorch's epsilon."""
+
+  # Whether epsilon is added after the bias correction of the second moment, as in PyTorch, and not
+  # before it. In the first steps Keras' epsilon weighs up to 30 times as much.
+  corrects_epsilon = False
+
+  def _prepare_local(self, var_device, var_dtype, apply_state):
+    super()._prepare_local(var_device, var_dtype, apply_state)
+    if self.corrects_epsilon:
+      state = apply_state[(var_device, var_dtype)]
+      state['epsilon'] *= tf.sqrt(1 - state['beta_2_power'])
 
 
 def _radam_lookahead(schedule, solver, decayed):
@@ -160,7 +171,8 @@ def _build_one(solver, schedule, decayed):
   if solver.optimizer == 'adam':
     return keras.optimizers.legacy.Adam(schedule)
   if solver.optimizer == 'adamw':
-    optimizer = AdamW(schedule)
+    optimizer = AdamW(schedule, epsilon=solver.adamw_epsilon or _KERAS_EPSILON)
+    optimizer.corrects_epsilon = bool(solver.adamw_epsilon)
     optimizer.decay_weights(decayed, solver.adamw_weight_decay)
     return optimizer
   if solver.optimizer == 'sgd':

@@ -5,7 +5,7 @@ from typing import Iterator
 
 import tensorflow as tf
 
-from deeplab_tf.compat import keras
+from deeplab_tf.layers.precision import policy
 
 _POLICIES = {'FLOAT32': 'float32', 'BFLOAT16': 'mixed_bfloat16', 'FLOAT16': 'mixed_float16'}
 
@@ -17,12 +17,8 @@ def scope(precision: str) -> Iterator[None]:
   Args:
     precision: 'FLOAT32', 'BFLOAT16' or 'FLOAT16'.
   """
-  before = keras.mixed_precision.global_policy()
-  keras.mixed_precision.set_global_policy(_POLICIES[precision])
-  try:
+  with policy(_POLICIES[precision]):
     yield
-  finally:
-    keras.mixed_precision.set_global_policy(before)
 
 
 class LossScale(tf.Module):

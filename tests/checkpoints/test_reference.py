@@ -34,7 +34,8 @@ class _Reference:
     del model
     return self._known[path]
 
-  def may_lack(self, path):
+  def may_lack(self, path, names):
+    del names
     return path in self._lacks
 
 

@@ -159,3 +159,22 @@ def without_padding(image):
   gray = np.all(np.isclose(image, 0) | np.isclose(image, 128 / 127.5 - 1), -1)
   rows, columns = (np.flatnonzero(~gray.all(axis)) for axis in (1, 0))
   return image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+
+
+def test_masks_that_a_crop_loses_are_kept_without_pixels_on_request(experiment):
+  jittered = experiment(SHAPES + 'batch_size: 4 shapes { num_images: 7 } augmentations { '
+                        'large_scale_jitter { min_scale: 1.5 max_scale: 2 } }')
+  jittered.train_dataset_options.keep_empty_masks = True
+  # The same images, as they are.
+  plain = experiment(SHAPES.replace('[97, 129]', '[128, 160]') + 'batch_size: 4 '
+                     'shapes { num_images: 7 } augmentations { random_flip: false }')
+  lost = 0
+  for (_, found), (_, whole) in zip(batches(jittered, 3), batches(plain, 3)):
+    things = whole.mask_isthing
+    np.testing.assert_array_equal(found.mask_classes[things], whole.mask_classes[things])
+    for classes, ids, whole_ids in zip(found.mask_classes, found.mask_ids, whole.mask_ids):
+      in_image = set(whole_ids[whole_ids >= 0])
+      assert set(np.flatnonzero(classes >= 0)) == in_image
+      assert set(ids[ids >= 0]) <= in_image
+      lost += len(in_image - set(ids.flat))
+  assert lost > 5

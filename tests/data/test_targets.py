@@ -32,6 +32,34 @@ def test_things_take_rows_in_order_of_appearance_and_stuff_has_fixed_rows():
   assert result.semantic_map.dtype == result.mask_ids.dtype == result.mask_classes.dtype == tf.int32
 
 
+def test_segments_outside_of_the_crop_are_masks_without_pixels():
+  # Void below is padding, as of a crop that the image does not fill.
+  cropped = np.concatenate([LABEL[:2, :2], np.zeros((1, 2), np.int32)])
+  made = tf.function(lambda label, whole: targets.mask_targets(
+      label, INFO, 5, targets.SmallInstances(3, 7.0), whole=whole), autograph=False)
+  result = made(tf.constant(cropped), tf.constant(LABEL))
+  # The rows of the whole image: a dog and a cat are outside. Grass is not in the image.
+  np.testing.assert_array_equal(result.mask_ids, [[6, 6], [1, 1], [-1, -1]])
+  np.testing.assert_array_equal(result.mask_classes, [2, 0, 0, -1, -1, -1, 3])
+  # Everything else is that of the crop.
+  alone = targets.mask_targets(tf.constant(cropped), INFO, 5, targets.SmallInstances(3, 7.0))
+  np.testing.assert_array_equal(alone.mask_classes, [0, -1, -1, -1, -1, 1, 3])
+  for name in ('semantic_map', 'semantic_weights', 'mask_isthing'):
+    np.testing.assert_array_equal(getattr(result, name), getattr(alone, name))
+  with pytest.raises(tf.errors.InvalidArgumentError, match='3 thing instances in one image'):
+    targets.mask_targets(tf.constant(cropped), INFO, 2, whole=tf.constant(LABEL))
+
+
+def test_without_a_crop_empty_masks_change_only_the_classes_of_absent_stuff():
+  whole = targets.mask_targets(tf.constant(LABEL), INFO, 5, whole=tf.constant(LABEL))
+  plain = targets.mask_targets(tf.constant(LABEL), INFO, 5)
+  np.testing.assert_array_equal(whole.mask_ids, plain.mask_ids)
+  np.testing.assert_array_equal(whole.mask_classes, [2, 0, 0, -1, -1, -1, 3])
+  nothing = targets.mask_targets(tf.zeros([2, 2], tf.int32), INFO, 5, whole=tf.constant(LABEL))
+  np.testing.assert_array_equal(nothing.mask_classes, whole.mask_classes)
+  assert np.all(nothing.mask_ids == -1)
+
+
 def test_small_instances_weigh_more_and_crowd_and_stuff_do_not():
   small = targets.SmallInstances(3, 7.0)
   weights = targets.mask_targets(tf.constant(LABEL), INFO, 5, small).semantic_weights

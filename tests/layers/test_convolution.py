@@ -88,6 +88,13 @@ def test_a_projection_is_a_matrix_product_along_the_last_axis():
                              rtol=1e-4, atol=1e-5)
 
 
+def test_a_projection_may_have_neither_norm_nor_bias():
+  layer = Projection(3, 4, use_bias=False)
+  assert [v.name for v in layer.variables] == ['kernel:0']
+  sequence = IMAGE.reshape(1, 42, 3)
+  np.testing.assert_allclose(layer(sequence), sequence @ layer.kernel.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_heads_are_split_and_merged():
   x = RNG.normal(size=(2, 5, 12)).astype(np.float32)
   heads = split_heads(tf.constant(x), 3)

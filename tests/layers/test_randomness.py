@@ -46,3 +46,35 @@ def test_numbers_are_uniform_and_independent_over_steps_and_calls():
   assert np.abs(correlations).max() < 0.1
   following = [np.corrcoef(column[:-1], column[1:])[0, 1] for column in numbers.T]
   assert np.abs(following).max() < 0.1
+
+
+def _draw_by_image(first, images, batch=8, seed=(3, 5)):
+  """Returns numbers drawn image by image, with two draws of each."""
+  with randomness.seeded(tf.convert_to_tensor(seed), batch, first):
+    seeds = randomness.image_seeds(images)
+  return tf.map_fn(lambda own: tf.stack([randomness.uniform_of(own, i, [3, 2]) for i in (0, 1)]),
+                   seeds, fn_output_signature=tf.TensorSpec([2, 3, 2]))
+
+
+@pytest.mark.parametrize('jit_compile', [False, True])
+def test_each_image_can_draw_on_its_own(jit_compile):
+  whole = _draw_by_image(0, 8)
+  draw = tf.function(lambda first, seed: _draw_by_image(first, 2, seed=seed), autograph=False,
+                     jit_compile=jit_compile)
+  parts = [draw(tf.constant(first), tf.constant((3, 5))) for first in (0, 2, 4, 6)]
+  np.testing.assert_array_equal(tf.concat(parts, 0), whole)
+
+
+def test_numbers_drawn_image_by_image_are_uniform_and_independent():
+  numbers = np.stack([np.ravel(_draw_by_image(0, 2, batch=2, seed=(0, step)))
+                      for step in range(1000)])
+  assert numbers.min() >= 0 and numbers.max() < 1
+  np.testing.assert_allclose(numbers.mean(0), 0.5, atol=0.04)
+  np.testing.assert_allclose(numbers.var(0), 1 / 12, atol=0.015)
+  correlations = np.corrcoef(numbers.T)[np.triu_indices(numbers.shape[1], 1)]
+  assert np.abs(correlations).max() < 0.15
+
+
+def test_outside_of_a_stream_images_have_seeds_too():
+  first, second = randomness.image_seeds(3), randomness.image_seeds(3)
+  assert first.shape == (3, 2) and len(np.unique([first, second])) > 6

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.layers import randomness
-from deeplab_tf.layers.stochastic_depth import drop_path, keep_probability
+from deeplab_tf.layers.stochastic_depth import drop_path, keep_probabilities, keep_probability
 from deeplab_tf.user_errors import ConfigError
 
 
@@ -15,6 +15,14 @@ def test_the_linear_schedule_falls_with_the_logarithm_of_the_stride():
   assert keep_probability(0.8, 'constant', 4, 4) == 0.8
   with pytest.raises(ConfigError, match='"cosine": allowed are constant, linear'):
     keep_probability(0.8, 'cosine', 4, 4)
+
+
+def test_the_linear_schedule_by_blocks_is_that_of_swin():
+  np.testing.assert_allclose(keep_probabilities(0.7, 'linear', 7), 1 - np.linspace(0, 0.3, 7))
+  assert keep_probabilities(0.7, 'linear', 1) == [1.0]
+  assert keep_probabilities(0.7, 'constant', 3) == [0.7, 0.7, 0.7]
+  with pytest.raises(ConfigError, match='"cosine": allowed are constant, linear'):
+    keep_probabilities(0.7, 'cosine', 3)
 
 
 def test_samples_are_dropped_whole_and_the_others_rescaled():

@@ -4,6 +4,7 @@ import model_battery
 import pytest
 import shared
 import tensorflow as tf
+import tiny_backbones
 import tiny_centers
 
 from deeplab_tf import models
@@ -35,7 +36,11 @@ class TestPanopticDeepLab(model_battery.ModelBattery):
       'wide residual network': 'backbone { name: "wide_resnet41" use_squeeze_and_excite: true }',
       'standard convolutions': 'decoder { decoder_conv_type: "standard_conv" } panoptic_deeplab { '
                                'instance { center_head { head_conv_type: "standard_conv" } } }',
+      **tiny_backbones.OPTIONS,
   }
+  # The decoders take the features of the other stages.
+  INVARIANT = (*model_battery.ModelBattery.INVARIANT,
+               'output_norms/2/gamma', 'output_norms/2/beta')
 
   def shapes(self, network, size):
     quarter = [-(-n // 4) for n in size]

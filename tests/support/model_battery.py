@@ -66,12 +66,14 @@ class ModelBattery:
     INVARIANT: Ends of the paths of variables that change no loss.
     SIZES: Input sizes, height and width.
     HALF_PRECISION: Largest difference of bfloat16 outputs, relative to float32's largest value.
+    STOCHASTIC: An override for a network with layers that draw random numbers in training.
   """
   CONFIG: str
   OPTIONS: dict[str, str] = {'as it is': ''}
   INVARIANT: tuple[str, ...] = ('norm_similarity/beta',)
   SIZES = ((65, 65), (64, 97), (33, 130), (50, 41))
   HALF_PRECISION = 0.3
+  STOCHASTIC = 'model_options { backbone { drop_path_keep_prob: 0.5 } }'
 
   def shapes(self, network: Network, size: Sequence[int]) -> dict[str, list]:
     """Returns output -> shape without the batch, for an input size."""
@@ -175,7 +177,7 @@ class ModelBattery:
     assert np.isfinite(losses).all() and min(losses[-3:]) < 0.9 * losses[0], losses
 
   def test_drop_path_and_dropout_follow_the_seed_and_stop_at_inference(self, load):
-    network = build(load('model_options { backbone { drop_path_keep_prob: 0.5 } }'))
+    network = build(load(self.STOCHASTIC))
     open_residual_branches(network.model)
     images = tf.random.stateless_normal([2, 33, 33, 3], [0, 1])
 

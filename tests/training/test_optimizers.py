@@ -63,6 +63,38 @@ def test_decoupled_decay_shrinks_kernels_and_weights_alone(name):
   np.testing.assert_array_equal(decayed[1], plain[1])
 
 
+def _pytorch_adamw(start, gradients, rate, decay, epsilon):
+  """Returns the values after each step, by PyTorch's definition of AdamW in float64."""
+  value, first, second, values = np.array(start, np.float64), 0.0, 0.0, []
+  for step, gradient in enumerate(np.asarray(gradients, np.float64), 1):
+    value = value - rate * decay * value
+    first = 0.9 * first + 0.1 * gradient
+    second = 0.999 * second + 0.001 * gradient**2
+    mean, root = first / (1 - 0.9**step), np.sqrt(second / (1 - 0.999**step))
+    value = value - rate * mean / (root + epsilon)
+    values.append(value)
+  return values
+
+
+def test_adamw_with_an_epsilon_is_pytorchs():
+  # Gradients near epsilon, as those of a large network that are clipped to a norm of 0.01.
+  gradients = np.random.default_rng(0).normal(size=(4, 2)) * [1e-8, 1e-6]
+  values = {}
+  for epsilon in (1e-8, 0.0):
+    variable = tf.Variable([1.0, -2.0], name='conv/kernel')
+    optimizer = _build(_solver(optimizer='adamw', adamw_weight_decay=0.2, adamw_epsilon=epsilon,
+                               poly_learning_power=0.0), [variable])
+    optimizer.build()
+    values[epsilon] = []
+    for gradient in gradients:
+      optimizer.apply([tf.constant(gradient, tf.float32)])
+      values[epsilon].append(variable.numpy())
+  expected = _pytorch_adamw([1.0, -2.0], gradients, 0.1, 0.2, 1e-8)
+  np.testing.assert_allclose(values[1e-8], expected, rtol=1e-5)
+  # Keras' own form and epsilon give small gradients much smaller steps.
+  assert np.abs(np.array(values[0.0]) - expected).max() > 0.05
+
+
 def test_backbone_has_its_own_rate_and_the_rest_the_base_rate():
   fresh = _variables()
   optimizer = _build(_solver(backbone_learning_rate_multiplier=0.1), fresh, fresh[:1])

@@ -1,7 +1,10 @@
 """Learning rates against numpy."""
 
+import json
+
 import numpy as np
 import pytest
+import shared
 import tensorflow as tf
 
 from deeplab_tf.protos import trainer_pb2
@@ -63,3 +66,26 @@ def test_steps_multiply_the_rate_from_each_of_them_on():
   for steps in ([], [30, 10], [10, 10]):
     with pytest.raises(ValueError, match='decay_steps is .*ascending'):
       schedules.build(_solver(learning_policy='step', decay_steps=steps))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['multistep_lr', 'poly_lr'])
+def test_rates_of_each_step_are_mask2formers(name):
+  recorded = json.loads(shared.path('parity', 'mask2former', 'preprocess.json').read_text())[name]
+  fields = {'base_learning_rate': recorded['base_lr'],
+            'training_number_of_steps': recorded['max_iter']}
+  if name == 'multistep_lr':
+    # The released schedule has a warm-up with factor 1, which changes nothing.
+    assert recorded['warmup_factor'] == 1
+    fields.update(learning_policy='step', decay_steps=recorded['steps'],
+                  step_decay_rate=recorded['gamma'])
+  else:
+    fields.update(learning_policy='poly', poly_learning_power=recorded['power'],
+                  poly_end_learning_rate=recorded['constant_ending'])
+  schedule = schedules.build(_solver(**fields))
+  steps = [int(step) for step in recorded['lr_at']]
+  np.testing.assert_allclose(_rates(schedule, steps), list(recorded['lr_at'].values()), rtol=2e-4)
+  # 1 - step / steps is rounded to float32, which shows only in the last steps.
+  early = [step for step in steps if step < 0.9 * recorded['max_iter']]
+  np.testing.assert_allclose(_rates(schedule, early),
+                             [recorded['lr_at'][str(step)] for step in early], rtol=1e-6)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tiny
 import tiny_centers
 import tiny_classification
+import tiny_mask2former
 
 from deeplab_tf import config as config_lib
 from deeplab_tf import models, modules
@@ -20,10 +21,13 @@ _CONFIGS = {
     'max_deeplab': lambda folder: tiny.config_text(),
     'panoptic_deeplab': lambda folder: tiny_centers.CONFIG,
     'classification': lambda folder: tiny_classification.CONFIG % {'folder': folder},
+    'mask2former': lambda folder: tiny_mask2former.CONFIG,
 }
 # Dilated, depthwise and switchable convolutions in the backbone as well.
-_DILATED = 'model_options { backbone { output_stride: 8 } }'
-_SWITCHABLE = 'model_options { backbone { use_sac_beyond_stride: 8 } }'
+_BACKBONES = {'stride 8': 'model_options { backbone { output_stride: 8 } }',
+              'switchable': 'model_options { backbone { use_sac_beyond_stride: 8 } }'}
+# Architectures whose backbones have neither.
+_OTHER_BACKBONES = {'mask2former': {'ResNet': '', 'Swin': tiny_mask2former.SWIN}}
 
 
 def _step(config):
@@ -47,14 +51,15 @@ def _step(config):
   return losses, changed
 
 
-@pytest.mark.parametrize('overrides', [[_DILATED], [_SWITCHABLE]], ids=['stride 8', 'switchable'])
-@pytest.mark.parametrize('name', modules.available('models'))
-def test_an_architecture_trains(tmp_path, name, overrides):
+@pytest.mark.parametrize('name,override', [
+    pytest.param(name, override, id=f'{name}, {backbone}') for name in modules.available('models')
+    for backbone, override in _OTHER_BACKBONES.get(name, _BACKBONES).items()])
+def test_an_architecture_trains(tmp_path, name, override):
   for part in ('train', 'val'):
     tiny_classification.write_images(tmp_path / part)
   path = tmp_path / 'config.textproto'
   path.write_text(_CONFIGS[name](tmp_path), encoding='utf-8')
-  losses, changed = _step(config_lib.load_config(str(path), overrides))
+  losses, changed = _step(config_lib.load_config(str(path), [override]))
   assert len(losses) == 1 and np.isfinite(losses[0])
   # Residual branches start at zero, and what is before them then has no gradient.
   assert np.any(changed)

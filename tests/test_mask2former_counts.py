@@ -1,0 +1,95 @@
+"""Configs of Mask2Former have the parameters of the released networks, and the paper's FLOPs."""
+
+import json
+import math
+import pathlib
+import re
+
+import pytest
+import shared
+
+import deeplab_tf
+from deeplab_tf import profiling
+from deeplab_tf.data import catalog
+
+pytestmark = pytest.mark.parity
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+# Height and width of the multiply-adds in the headers; the other data sets have no common size.
+SIZES = {'coco': (800, 1136), 'cityscapes': (1024, 2048), 'ade20k': (640, 640),
+         'mapillary_vistas': (640, 640)}
+PATHS = sorted(path for path in CONFIGS.glob('*/mask2former/*.textproto')
+               if not path.stem.endswith('_small'))
+# A few seconds each: frozen and trained batch norms, Swin, other classes.
+QUICK = ('coco/mask2former_r50', 'coco/mask2former_swin_tiny', 'cityscapes/mask2former_r50',
+         'mapillary_vistas/mask2former_r50')
+# The paper counts over images of this mean size, in pixels (ResNet-101 minus ResNet-50).
+MEAN_PIXELS = 905_600
+
+
+def _name(path):
+  return f'{path.parts[-3]}/{path.stem}'
+
+
+def _released(variant):
+  """Returns the trainable parameters of a released network for COCO, and those of batch norms."""
+  path = shared.path('parity', 'mask2former', f'weights_{variant}.json')
+  recorded = json.loads(path.read_text())
+  weights, norms = 0, 0
+  for weight in recorded['weights']:
+    name, size = weight['name'], math.prod(weight['shape'])
+    if weight.get('role') == 'computed' or name.endswith(('position_index', 'empty_weight')):
+      continue
+    if variant.startswith('r') and name.startswith('backbone') and '.norm.' in name:
+      norms += size * name.endswith(('.weight', '.bias'))  # The others are moving statistics.
+    else:
+      weights += size
+  assert weights == recorded['num_parameters']
+  return recorded, weights, norms
+
+
+def _expected_parameters(config, variant):
+  """Returns the released number, with the classes, queries and batch norms of a config."""
+  recorded, weights, norms = _released(variant)
+  classes = len(catalog.from_config(config).class_ids)
+  # A class has a column of 256 weights and a bias; a query has a feature and a position.
+  weights += 257 * (classes - recorded['num_classes'])
+  weights += 512 * (config.model_options.mask2former.num_queries - recorded['num_queries'])
+  is_frozen = config.model_options.backbone.resnet.frozen_batch_norm
+  return weights + (0 if is_frozen else norms)
+
+
+def test_all_released_panoptic_configs_are_there():
+  tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
+  released = [row for row in tables['mask2former_model_zoo']['rows'] if 'panoptic' in row['task']]
+  assert len(PATHS) == len(released) == 17
+  # Each header names the released weights.
+  names = {re.search(r'# Weights:  (\S+)', path.read_text())[1] for path in PATHS}
+  assert names == {row['checkpoint'].rpartition('/')[2] for row in released}
+
+
+@pytest.mark.parametrize('path', [
+    pytest.param(path, id=_name(path), marks=() if _name(path) in QUICK else pytest.mark.slow)
+    for path in PATHS])
+def test_parameters_are_those_of_the_released_network(path):
+  config, dataset = deeplab_tf.load_config(path), path.parts[-3]
+  total = profiling.summarize(config, SIZES[dataset]).total
+  variant = path.stem.removeprefix('mask2former_').removesuffix('_in21k')
+  expected = _expected_parameters(config, variant)
+  assert total.trainable_parameters == total.inference_parameters == expected
+  counts = re.search(r'# Counts: +([\d.]+) M parameters(?:, ([\d.]+) G)?', path.read_text())
+  assert float(counts[1]) == pytest.approx(expected / 1e6, abs=0.051)
+  if dataset in ('coco', 'cityscapes'):
+    assert float(counts[2]) == pytest.approx(total.madds / 1e9, rel=0.001)
+  paper = _paper_row(path)
+  if dataset == 'coco' and paper:
+    assert expected / 1e6 == pytest.approx(paper['params_m'], abs=0.55)
+    # The paper averages over images of slightly other sizes.
+    assert 1 <= total.madds / 1e9 / paper['flops_g'] <= 1.03
+
+
+def _paper_row(path):
+  row = {'r50': 'R50', 'r101': 'R101', 'swin_large_in21k': 'Swin-L'}.get(
+      path.stem.removeprefix('mask2former_'))
+  tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
+  return next((found for found in tables['mask2former']['rows']
+               if found['name'] == f'Mask2Former {row}' and found['task'] == 'coco panoptic'), None)
