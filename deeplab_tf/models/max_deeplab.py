@@ -164,9 +164,8 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
       memory_channels, norm, variant.transformer_beyond_stride)
   backbone = TwoPathNetwork(network, norm, dual_path_layers)
 
-  # As in DeepLab2 the extra stage has the width of stage 5 and the dual-path channels of stage 5,
-  # whose input has stride 16. Its blocks are those for an input of stride 32, whatever the output
-  # stride is.
+  # As in DeepLab2 it has the width and the dual-path channels of stage 5, whose input has stride 16,
+  # and the blocks for an input of stride 32, whatever the output stride is.
   extra_stage = BlockGroup(
       in_channels=backbone.decoder_inputs[-1].channels, filters=round(16 * 32 * network.width),
       num_blocks=variant.decoder_blocks, stride=1, input_stride=32, options=groups, norm=norm,
@@ -178,7 +177,6 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
       strides=hourglass.walk(groups.output_stride, stacks),
       features=[*backbone.decoder_inputs[:-1], extra], num_blocks=variant.decoder_blocks,
       width=network.width, options=groups, norm=norm, query_layers=dual_path_layers,
-      # Names of steps continue those of the backbone's decoder.
       first_step=1 + (len(backbone.decoder.outputs) if backbone.decoder else 0))
 
   # The paper's 2Conv, which predicts g.
