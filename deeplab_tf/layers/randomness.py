@@ -95,9 +95,11 @@ def image_seeds(images: Dimension) -> tf.Tensor:
   """
   stream = _open.stream
   if stream is None:
-    return tf.random.uniform([images, 2], 0, 2**31 - 1, tf.int32)
+    return tf.random.uniform([images, 2], 0, 2**30, tf.int32)
   shape = [images, 2]
-  return _of_part(stream, tf.bitcast(_bits(stream, shape), tf.int32), shape)
+  # XLA and TensorFlow's kernels read negative seeds differently, also those of an overflow.
+  positive = tf.bitwise.right_shift(_bits(stream, shape), tf.constant(2, tf.uint32))
+  return _of_part(stream, tf.cast(positive, tf.int32), shape)
 
 
 def uniform_of(seed: tf.Tensor, number: Union[int, tf.Tensor],

@@ -50,7 +50,8 @@ def shift_mask(height: Dimension, width: Dimension, window_size: int, shift: int
   rows, columns = (_regions(size, window_size, shift) for size in (height, width))
   regions = (3 * rows[:, None] + columns[None, :])[None, :, :, None]
   regions = _to_windows(regions, window_size)[..., 0]
-  return tf.where(regions[:, :, None] == regions[:, None, :], 0.0, _BLOCKED)
+  # In a tf.Graph that is not a function's, == compares the tensors' identities.
+  return tf.where(tf.equal(regions[:, :, None], regions[:, None, :]), 0.0, _BLOCKED)
 
 
 def _regions(size, window_size, shift):

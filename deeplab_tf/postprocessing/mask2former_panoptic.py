@@ -51,6 +51,7 @@ class Mask2FormerPostprocessor(QueryPostprocessor):
   probability times the mean mask probability inside the segment; of a stuff class it is that of
   its best query. (The released code has no scores.)
   """
+  rule = 'half_pixel'
 
   def __init__(self, classes: DatasetInfo, options: PanopticOptions,
                static_shapes: bool = False):

@@ -5,6 +5,7 @@ from typing import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.layers.shapes import Dimension
 from deeplab_tf.postprocessing.query_maps import QueryMaps
 from deeplab_tf.structures import PanopticPrediction
@@ -15,7 +16,11 @@ class QueryPostprocessor(abc.ABC):
 
   The analyses of queries (`reports.queries`) use `with_queries`. If the post-processing is not of
   this class, they use the most probable query of each pixel instead.
+
+  Attributes:
+    rule: Rule by which mask logits are resized.
   """
+  rule: ResizeRule = 'aligned'
 
   def __call__(self, outputs: dict[str, tf.Tensor],
                output_size: Sequence[Dimension]) -> PanopticPrediction:

@@ -33,6 +33,9 @@ def fixture_model(config):
 class TestClassifier(model_battery.ModelBattery):
   CONFIG = tiny_classification.CONFIG
   OPTIONS = {'as it is': '', **tiny_backbones.OPTIONS}
+  # The classifier takes the last feature; those of the other stages are for decoders.
+  INVARIANT = (*model_battery.ModelBattery.INVARIANT,
+               *(f'output_norms/{stage}/{name}' for stage in range(3) for name in ('gamma', 'beta')))
   SIZES = ((33, 33), (32, 49), (33, 65), (50, 41))
 
   def prepare(self, folder):

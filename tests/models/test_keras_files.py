@@ -11,6 +11,7 @@ import tensorflow as tf
 import tiny
 import tiny_centers
 import tiny_classification
+import tiny_mask2former
 
 import deeplab_tf
 from deeplab_tf import architecture
@@ -20,7 +21,7 @@ from deeplab_tf.export import serving_module
 from deeplab_tf.layers import folding, variable_paths
 from deeplab_tf.user_errors import UsageError
 
-KINDS = ('mask', 'center', 'class', 'inference')
+KINDS = ('mask', 'center', 'class', 'inference', 'mask2former')
 IMAGES = tf.random.stateless_normal([1, 65, 81, 3], [0, 1])
 
 
@@ -30,6 +31,7 @@ def configs(tmp_path_factory):
   mask = deeplab_tf.load_config(tiny.write_config(folder))
   (folder / 'center.textproto').write_text(tiny_centers.CONFIG)
   return {'mask': mask, 'inference': mask,
+          'mask2former': deeplab_tf.load_config(tiny_mask2former.write_config(folder)),
           'center': deeplab_tf.load_config(folder / 'center.textproto'),
           'class': deeplab_tf.load_config(tiny_classification.write_experiment(folder))}
 

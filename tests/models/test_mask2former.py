@@ -27,8 +27,9 @@ class TestMask2Former(model_battery.ModelBattery):
       'projections, recomputed': 'mask2former { hidden_channels: 64 force_input_projection: true '
                                  'recompute_layers: true }',
   }
-  # A bias of keys adds the same to all logits of a query.
-  INVARIANT = ('attention/key/bias',)
+  # A bias of keys adds the same to all logits of a query. The embedding only enters sampling
+  # offsets and attention weights, whose kernels are zero in a new model.
+  INVARIANT = ('attention/key/bias', 'pixel_decoder/level_embedding')
   STOCHASTIC = tiny_mask2former.SWIN
 
   def shapes(self, network, size):
@@ -39,8 +40,8 @@ class TestMask2Former(model_battery.ModelBattery):
     images = tf.random.stateless_normal([1, 40, 50, 3], [0, 1])
     last = network.model(images)
     found = network.model(images, all_predictions=True)
-    assert len(split_layers(network.model(images, training=True))) == 4
-    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(3)}
+    assert len(split_layers(network.model(images, training=True))) == 3
+    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(2)}
     for name, value in last.items():
       np.testing.assert_allclose(found[name], value, atol=1e-5)
 
@@ -54,12 +55,12 @@ class TestMask2Former(model_battery.ModelBattery):
 def test_norms_and_embeddings_do_not_decay(tmp_path, overrides):
   model = deeplab_tf.build_model(_config(tmp_path, *overrides))
   paths = {id(v): path for path, v in variables_by_path(model).items()}
-  solver = trainer_pb2.SolverOptions(backbone_learning_rate_multiplier=0.1)
+  solver = trainer_pb2.SolverOptions(backbone_learning_rate_multiplier=0.5)
   groups = mask2former.parameter_groups(model, solver)
   rates = {paths[id(v)]: group.rate for group in groups for v in group.variables}
   decays = {paths[id(v)]: group.decays for group in groups for v in group.variables}
   assert {path.startswith('backbone/'): rate for path, rate in rates.items()} == {
-      True: 0.1, False: 1.0}
+      True: 0.5, False: 1.0}
   for path, decay in decays.items():
     is_free = (path.endswith(('gamma', 'beta', 'position_bias'))
                or path.split('/')[-1].startswith('query_')
@@ -93,7 +94,9 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name in ('torchvision_resnet50', 'swin_tiny')
+                 else pytest.mark.slow) for name in SIZES])
 def test_counts_are_those_of_the_released_code(tmp_path, name):
   path = tmp_path / 'full.textproto'
   resnet = 'resnet { frozen_batch_norm: true }' if 'resnet' in name else ''

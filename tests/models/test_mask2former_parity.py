@@ -1,19 +1,24 @@
-"""Mask2Former equals the released code: features, all predictions, groups of the optimizer."""
+"""Mask2Former equals the released code: features, all predictions, a training step."""
 
+import collections
 import json
 
 import mask2former_checkpoints as recorded
 import numpy as np
 import pytest
 import shared
+import tensorflow as tf
 
 import deeplab_tf
+from deeplab_tf import mask_values, matching
 from deeplab_tf.checkpoints import from_mask2former, load_reference_weights
 from deeplab_tf.config import load_config
 from deeplab_tf.layers.variable_paths import variables_by_path
+from deeplab_tf.losses import mask2former as losses
+from deeplab_tf.losses import point_sampling
 from deeplab_tf.models import mask2former
 from deeplab_tf.protos import trainer_pb2
-from deeplab_tf.structures import split_layers
+from deeplab_tf.structures import OverlappingMaskTargets, split_layers
 
 pytestmark = pytest.mark.parity
 
@@ -63,22 +68,23 @@ def _check(model, images, expected, step=1):
 
 @pytest.fixture(name='tiny', scope='module', params=recorded.TINY)
 def fixture_tiny(request):
-  """Returns a folder with a small checkpoint of the released code, and its network."""
+  """Returns a folder with a small checkpoint of the released code, its network and config."""
   folder = recorded.folder(request.param)
-  model = deeplab_tf.build_model(recorded.tiny_config(request.param))
+  config = recorded.tiny_config(request.param)
+  model = deeplab_tf.build_model(config)
   descriptions = json.loads((folder / 'weights.json').read_text())['weights']
   load_reference_weights(model, 'mask2former', _recipe_weights(descriptions))
-  return folder, model
+  return folder, model, config
 
 
 def test_a_small_network_gives_all_recorded_outputs(tiny):
-  folder, model = tiny
+  folder, model, _ = tiny
   expected = dict(np.load(folder / 'expected.npz'))
   _check(model, _nhwc(expected['network_input_nchw']), expected)
 
 
 def test_rate_and_weight_decay_of_every_parameter_are_recorded_ones(tiny):
-  folder, model = tiny
+  folder, model, _ = tiny
   expected = json.loads((folder / 'expected.json').read_text())['train_step']
   expected = expected['lr_and_weight_decay_by_parameter']
   paths = {id(v): path for path, v in variables_by_path(model).items()}
@@ -93,10 +99,9 @@ def test_rate_and_weight_decay_of_every_parameter_are_recorded_ones(tiny):
     np.testing.assert_allclose(found[name], values, err_msg=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('variant,backbone', [
     ('r50', 'name: "torchvision_resnet50" resnet { frozen_batch_norm: true }'),
-    ('swin_tiny', 'name: "swin_tiny"')])
+    ('swin_tiny', 'name: "swin_tiny"')], ids=['r50', 'swin_tiny'])
 def test_the_whole_network_gives_all_recorded_outputs(variant, backbone, tmp_path):
   path = tmp_path / 'config.textproto'
   path.write_text(f'model_options {{ backbone {{ {backbone} }} mask2former {{}} }} '
@@ -114,3 +119,76 @@ def test_the_whole_network_gives_all_recorded_outputs(variant, backbone, tmp_pat
     layers = _check(model, images, expected, description['channel_step_of_features'])
     np.testing.assert_allclose(layers[-1]['mask_logits'], _nhwc(expected['mask_logits_last']),
                                atol=_MASKS)
+
+
+# === A training step ===
+
+
+def _targets(arrays):
+  """Returns the recorded targets; rows beyond the masks of an image are not used."""
+  classes = [arrays[f'train/target_labels_{i}'] for i in range(2)]
+  rows = max(map(len, classes))
+  masks = np.stack([np.pad(own := arrays[f'train/target_masks_{i}'],
+                           ((0, rows - len(own)), (0, 0), (0, 0))) for i in range(2)])
+  classes = np.stack([np.pad(own, (0, rows - len(own)), constant_values=-1) for own in classes])
+  return OverlappingMaskTargets(mask_values.pack(np.moveaxis(masks, 1, -1)),
+                                tf.constant(classes, tf.int32))
+
+
+def _points(arrays, layers, targets):
+  """Returns the recorded points: theirs are ordered by query, ours by mask."""
+  found, is_mask = [], mask_values.are_masks(targets)
+  for number, layer in enumerate(layers):
+    matching_points = tf.constant(np.stack(
+        [arrays[f'train/match_points_{number}_{i}'] for i in range(2)]))
+    compared = losses.compare(layer['class_logits'], targets.mask_classes,
+                              point_sampling.sample(layer['mask_logits'], matching_points),
+                              mask_values.at_points(targets, matching_points))
+    costs = 2 * compared.classes + 5 * compared.masks + 5 * compared.dice
+    query_of = matching.match(costs, is_mask, 'scipy').numpy()
+    order = [(image, mask) for image, queries in enumerate(query_of)
+             for mask in np.argsort(queries) if queries[mask] >= 0]
+    kinds = []
+    for kind in ('oversampled', 'rest'):
+      recorded_points = arrays[f'train/loss_points_{kind}_{number}']
+      own = np.full((*query_of.shape, *recorded_points.shape[1:]), 0.5, np.float32)
+      own[tuple(np.transpose(order))] = recorded_points
+      kinds.append(tf.constant(own))
+    found.append(losses.Points(matching_points, *kinds))
+  return found
+
+
+def test_losses_and_the_gradient_of_every_parameter_are_recorded_ones(tiny):
+  folder, model, config = tiny
+  arrays = np.load(folder / 'expected.npz')
+  expected = json.loads((folder / 'expected.json').read_text())['train_step']
+  images = np.stack([shared.recipe().image(name, *expected['hw'])
+                     for name in expected['image_names']])
+  targets = _targets(arrays)
+  config.trainer_options.loss_options.mask2former_loss.num_points = expected['num_points']
+  criterion = mask2former.build_criterion(config, model.dataset_info)
+  with tf.GradientTape() as tape:
+    outputs = model(images, training=True)
+    points = _points(arrays, split_layers(outputs), targets)
+    result = criterion.losses_at(points, outputs, targets, criterion.normalizers(targets))
+  last = len(points) - 1
+  for name, value in expected['losses_unweighted_by_layer'].items():
+    _, term, number = name.split('_')
+    term = {'ce': 'class_loss'}.get(term, f'{term}_loss') + (
+        '' if int(number) == last else f'_{number}')
+    np.testing.assert_allclose(result.losses[term] / result.weights[term], value, rtol=1e-4)
+  np.testing.assert_allclose(result.total, expected['total_weighted'], rtol=2e-5)
+
+  squares = collections.Counter()
+  variables = {path: v for path, v in variables_by_path(model).items() if v.trainable}
+  for path, gradient in zip(variables, tape.gradient(result.total, list(variables.values()))):
+    (origin,) = from_mask2former.origins(path, model)
+    squares[origin.names[0]] += np.sum(np.square(gradient, dtype=np.float64))
+  norms, total = expected['gradient_norms_before_clipping'], expected[
+      'total_gradient_norm_before_clipping']
+  assert set(squares) == set(norms)
+  np.testing.assert_allclose(sum(squares.values())**0.5, total, rtol=1e-4)
+  for name, norm in norms.items():
+    # The true gradient of biases before a norm, and of keys' biases, is zero.
+    np.testing.assert_allclose(squares[name]**0.5, norm, rtol=1e-3, atol=1e-6 * total,
+                               err_msg=name)

@@ -38,6 +38,9 @@ class TestPanopticDeepLab(model_battery.ModelBattery):
                                'instance { center_head { head_conv_type: "standard_conv" } } }',
       **tiny_backbones.OPTIONS,
   }
+  # The decoders take the features of the other stages.
+  INVARIANT = (*model_battery.ModelBattery.INVARIANT,
+               'output_norms/2/gamma', 'output_norms/2/beta')
 
   def shapes(self, network, size):
     quarter = [-(-n // 4) for n in size]

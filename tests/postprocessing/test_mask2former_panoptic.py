@@ -30,7 +30,7 @@ def _outputs(seed=0, queries=21, classes=6, size=(9, 11), images=2, scale=3.0):
   """Returns smooth masks, most of which are larger than one pixel, and classes of all scores."""
   rng = np.random.default_rng(seed)
   coarse = rng.normal(size=(images, 3, 4, queries)).astype(np.float32) * scale
-  masks = tf.image.resize(coarse, size, 'bicubic')
+  masks = tf.image.resize(coarse, size, 'bicubic') - scale
   logits = rng.normal(size=(images, queries, classes + 1)) * scale
   return {'mask_logits': masks, 'class_logits': tf.constant(logits, tf.float32)}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_classification
+import tiny_mask2former
 from PIL import Image
 
 import deeplab_tf
@@ -93,6 +94,22 @@ def test_own_images_and_chosen_queries_are_shown(untrained, tmp_path):
   page = (out / 'analysis.html').read_text()
   assert 'no query is left in any panoptic prediction' in page and '--model_dir' in page
   assert not (out / 'average_masks.png').exists()
+
+
+def test_the_queries_of_mask2former_are_analyzed(tmp_path):
+  path = tiny_mask2former.write_config(tmp_path)
+  config = deeplab_tf.load_config(path)
+  prefix = convert.save_checkpoint(deeplab_tf.build_model(config), str(tmp_path / 'ckpt-0'))
+  assert analyze.main(_flags((path, prefix), tmp_path / 'out', '--num_images=1')) == 0
+  with Image.open(tmp_path / 'out' / 'query_classes.png') as picture:
+    assert min(picture.size) > 200
+  numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
+  assert np.array(numbers['query_classes']['histogram']).shape == (12, 9)
+  # The last layer reads the features of stride 16, whose softmax has no memory.
+  with np.load(tmp_path / 'out' / 'attention.npz') as arrays:
+    weights = arrays['weights_1']
+  assert weights.shape[0] == 4 and weights.shape[2:] == (4, 6)
+  np.testing.assert_allclose(weights.sum(axis=(2, 3)), 1, atol=1e-5)
 
 
 def test_an_empty_data_set_is_refused():

@@ -11,7 +11,7 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
 from deeplab_tf.layers.attention_records import recording
-from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.resizing import ResizeRule, resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
 from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
@@ -29,9 +29,11 @@ class AnalyzedImage(NamedTuple):
     query_class: int32 [queries], class index of each query.
     raw: Outputs of the network in output resolution, including padding: mask_logits [h, w,
       queries] and, if the model has them, pixel_features [h, w, channels], attention [heads,
-      queries, h, w] (M2P of the last dual-path layer) and memory_share [heads, queries] (fraction
-      of the attention to the memory).
+      queries, h, w] (of queries to pixels, in the last layer that has it: M2P of the last dual-path
+      layer, or masked attention) and memory_share [heads, queries] (fraction of the attention to
+      the memory).
     padded_size: Height and width of the network's input.
+    rule: Rule by which maps are resized.
   """
   image: np.ndarray
   panoptic_map: np.ndarray
@@ -39,18 +41,23 @@ class AnalyzedImage(NamedTuple):
   query_class: np.ndarray
   raw: dict[str, np.ndarray]
   padded_size: tuple[int, int]
+  rule: ResizeRule = 'aligned'
 
   def resized(self, maps: np.ndarray) -> np.ndarray:
     """Resizes maps in output resolution, [h, w, n], to the image, [height, width, n]."""
-    full = resize_bilinear(tf.constant(maps[None], tf.float32), self.padded_size)[0].numpy()
+    full = resize_bilinear(tf.constant(maps[None], tf.float32), self.padded_size,
+                           self.rule)[0].numpy()
     return full[:self.image.shape[0], :self.image.shape[1]]
 
   def cut(self, maps: np.ndarray) -> np.ndarray:
     """Removes the padding from maps in output resolution, [h, w, n]."""
-    # Corners are aligned: row r of the map is row r * (padded - 1) / (own - 1) of the input.
-    rows, columns = ((inside - 1) * (own - 1) // max(padded - 1, 1) + 1
-                     for inside, own, padded in zip(
-                         self.image.shape, maps.shape, self.padded_size))
+    def inner(inside, own, padded):
+      if self.rule == 'half_pixel':  # Row r of the map covers padded / own rows of the input.
+        return -(-inside * own // padded)
+      # Row r of the map is row r * (padded - 1) / (own - 1) of the input.
+      return (inside - 1) * (own - 1) // max(padded - 1, 1) + 1
+
+    rows, columns = map(inner, self.image.shape[:2], maps.shape[:2], self.padded_size)
     return maps[:rows, :columns]
 
   def resized_inside(self, maps: np.ndarray) -> np.ndarray:
@@ -88,6 +95,7 @@ class AnalyzedNetwork:
     self._model = serving_module.build_network(config, self.dataset_info)
     load_checkpoint(self._model, checkpoint)
     self._postprocess = architecture.build_postprocessor(config, self.dataset_info)
+    self._rule = getattr(self._postprocess, 'rule', 'aligned')
     self._serving = serving_module.build(config, self.dataset_info, self._model)
     options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
     self.num_queries = options.num_queries
@@ -113,7 +121,7 @@ class AnalyzedNetwork:
     return AnalyzedImage(image=np.clip(np.round(image), 0, 255).astype(np.uint8),
                          panoptic_map=panoptic_map, query_map=query_map,
                          query_class=found.pop('query_class'), raw=found,
-                         padded_size=tuple(inputs.shape[1:3]))
+                         padded_size=tuple(inputs.shape[1:3]), rule=self._rule)
 
   def _run(self, images):
     with recording() as records:

@@ -1,4 +1,4 @@
-"""What the memory reads in the dual-path layers of a network (MaX-DeepLab, section A.5)."""
+"""What queries read in the attention layers of a network (MaX-DeepLab, section A.5)."""
 
 from typing import Iterable, NamedTuple
 
@@ -9,7 +9,10 @@ from deeplab_tf.layers.shapes import Dimension, dimensions
 
 
 class MemoryReading(NamedTuple):
-  """What the memory reads in one layer: M2P and, under the same softmax, M2M (equation 14).
+  """What the queries read in one layer.
+
+  In MaX-DeepLab these are pixels (M2P) and, under the same softmax, the memory (M2M, equation 14);
+  in Mask2Former pixels alone.
 
   Attributes:
     weights: float32 [batch, heads, queries, keys], sums of 1 over the keys: the pixels row by
@@ -35,8 +38,8 @@ def readings(records: Iterable[AttentionRecord]) -> list[MemoryReading]:
   """Returns the attention to pixels among the records of a network, in the order of execution.
 
   Args:
-    records: Records from layers.attention_records.recording. A network without dual-path layers
-      has no attention to pixels.
+    records: Records from layers.attention_records.recording. A network has attention to pixels if
+      it has dual-path layers or a transformer decoder.
   """
   return [MemoryReading(record.weights, *record.key_size) for record in records
           if record.key_size is not None]

@@ -115,7 +115,7 @@ def _favorite(counts: np.ndarray, info: DatasetInfo) -> str:
 def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndarray],
               wanted: Optional[Sequence[int]], info: DatasetInfo,
               numbers: dict[str, Any]) -> Section:
-  """Analyzes the M2P attention of chosen masks (figure A.6).
+  """Analyzes the attention of chosen masks to pixels (figure A.6).
 
   Args:
     folder: Output folder.
@@ -128,8 +128,7 @@ def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndar
   """
   title = 'Attention of the masks'
   if not pictures or 'attention' not in pictures[0].found.raw:
-    return Section(title, '', (), ['Left out: this model has no dual-path layer, so there is no '
-                                   'attention from the memory to the pixels.'])
+    return Section(title, '', (), ['Left out: in this model queries do not attend to pixels.'])
   sheets, arrays, entries = [], {}, []
   for number, picture in enumerate(pictures, 1):
     chosen = query_statistics.choose_masks(picture.found.query_map, _isthing(picture, info),
@@ -160,12 +159,14 @@ def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndar
   return Section(
       title,
       'Masks are outlined in the input; in the image of each head, *the same colors show to '
-      'which pixels these masks attend* in the last dual-path layer of the network. Heads whose '
-      'colors stay inside the outlines read the mask itself, others gather context. Pixels are '
-      'colored if their attention is above uniform attention, with one scale per mask over all '
-      'heads: dark heads attend to all pixels equally, or to the memory. Memory-to-pixel (M2P) and '
-      'memory-to-memory (M2M) attention share one softmax; the percentage is the fraction of '
-      'attention to the memory, mean over the masks shown. (Figure A.6)',
+      'which pixels these masks attend* in the last layer in which queries read pixels (the last '
+      'dual-path layer of MaX-DeepLab, the last layer of Mask2Former). Heads whose colors stay '
+      'inside the outlines read the mask itself, others gather context. Pixels are colored if '
+      'their attention is above uniform attention, with one scale per mask over all heads: dark '
+      'heads attend to all pixels equally, or to the memory. In MaX-DeepLab memory-to-pixel (M2P) '
+      'and memory-to-memory (M2M) attention share one softmax; the percentage is the fraction of '
+      'attention to the memory, mean over the masks shown. In Mask2Former a query reads only '
+      'inside the mask that it predicted before the layer. (Figure A.6)',
       sheets, notices)
 
 

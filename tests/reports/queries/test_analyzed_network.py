@@ -52,6 +52,21 @@ def test_maps_are_cut_to_the_image_and_resized_with_aligned_corners():
   assert found.resized_inside(maps)[..., 0].max() == 3
 
 
+def test_maps_are_cut_and_resized_with_half_pixel_centers():
+  image = np.zeros((16, 20, 3), np.uint8)
+  found = analyzed_network.AnalyzedImage(image=image, panoptic_map=image[..., 0],
+                                         query_map=image[..., 0], query_class=np.zeros(1), raw={},
+                                         padded_size=(24, 32), rule='half_pixel')
+  rows, columns = np.indices((3, 4), dtype=np.float32)
+  maps = np.stack([rows, columns], axis=-1)
+  full = found.resized(maps)
+  np.testing.assert_allclose(full[:, 0, 0], np.maximum((np.arange(16) + 0.5) / 8 - 0.5, 0),
+                             atol=1e-5)
+  np.testing.assert_allclose(full[0, :, 1], np.maximum((np.arange(20) + 0.5) / 8 - 0.5, 0),
+                             atol=1e-5)
+  assert found.cut(maps).shape == (2, 3, 2)
+
+
 def test_images_of_any_size_and_normalization_are_shown_as_they_are(tmp_path):
   config = deeplab_tf.load_config(tiny.write_config(tmp_path), [
       'clear: "eval_dataset_options.crop_size" eval_dataset_options { size_divisor: 16 }',
