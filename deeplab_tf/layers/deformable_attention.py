@@ -111,8 +111,8 @@ def sample(values: tf.Tensor, positions: tf.Tensor, weights: tf.Tensor,
            sizes: Sequence[Size]) -> tf.Tensor:
   """Returns weighted sums of bilinear samples of several maps.
 
-  Pixels outside a map count as zero. The largest tensors have queries * heads * levels * points * 4
-  * channels elements and exist in blocks only; none has all queries by all pixels.
+  Pixels outside a map count as zero. No tensor has all queries by all pixels: the largest ones,
+  processed in blocks, have queries * heads * levels * points * 4 * channels elements together.
 
   Args:
     values: float32 [batch, pixels, heads, channels], the levels one after another, each row by row.
@@ -201,8 +201,9 @@ def _lower_neighbor(position, length):
 def _weighted_sums(table, rows, shares):
   """Returns the sums over k of shares[n, k] * table[rows[n, k]].
 
-  The rows of the table are gathered for a block of sums at a time, and once more for the gradient,
-  so that not all of them are held at once, and none is kept.
+  The rows of the table are gathered for a block of sums at a time. The gradient gathers them again;
+  in a graph, where equal operations are merged, it reads those of the forward pass, which are then
+  kept until the backward pass.
 
   Args:
     table: float32 [rows, channels].
