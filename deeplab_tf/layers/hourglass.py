@@ -16,7 +16,7 @@ from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.resized_fuse import ResizedFuse
 from deeplab_tf.layers.shapes import dimensions
 
-HIGHEST_STRIDE = 4
+LOWEST_STRIDE = 4
 # Number of features that a step fuses: the latest ones of its stride.
 _SHORTCUTS = 2
 
@@ -30,7 +30,7 @@ def walk(output_stride: int, stacks: int, to_the_end: bool = True) -> list[int]:
     to_the_end: Whether it then goes to stride 4 once more.
   """
   up = [output_stride]
-  while up[-1] > HIGHEST_STRIDE:
+  while up[-1] > LOWEST_STRIDE:
     up.append(up[-1] // 2)
   return (up[1:] + up[-2::-1]) * stacks + (up[1:] if to_the_end else [])
 

@@ -57,7 +57,10 @@ def loss_term(config, name: str) -> LossTerm:
 
 
 def matching_solver(config) -> str:
-  """Returns the solver that matches queries to masks: the config's, or the fitting one for AUTO."""
+  """Returns the solver of the matching, 'scipy' or 'native'.
+
+  SciPy's runs on the host, which compiled code cannot call.
+  """
   losses = config.trainer_options.loss_options
   if losses.matching_solver == losses.AUTO:
     return 'native' if config.trainer_options.jit_compile else 'scipy'

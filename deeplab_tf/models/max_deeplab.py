@@ -1,16 +1,20 @@
 """MaX-DeepLab: panoptic segmentation with a dual-path mask transformer (CVPR 2021).
 
-The network of figures 3 and A.9. It has two paths, pixels and memory; the memory has one vector per
-query, N in the paper. Both run through
+The network of figures 3 and A.9. It has two paths, pixels and memory. The memory has N vectors, the
+queries, one for each mask that can be predicted. Both paths run through
 
   backbone -> extra_stage -> pixel_decoder -> mask_head
 
-where the blocks for pixels (the paper's P2P) from some stride on are each followed by a dual-path
-layer (M2P, M2M and P2M; layers.dual_path_attention), which updates both paths.
+where each block for pixels (the paper's P2P) from stage 5 on (MaX-DeepLab-S) or from stride 16 on
+(MaX-DeepLab-L) is followed by a dual-path layer (layers.dual_path_attention), which updates both
+paths: M2P and M2M under one softmax, a feed-forward network of the memory, and P2M.
 
-The paper's L decoder stacks are split: those that are pre-trained are in the backbone (1 of 2 in
-MaX-DeepLab-L, none in MaX-DeepLab-S), all others in the pixel decoder. Where the paper and its
-released code (DeepLab2) differ, the network follows the code, and comments say so.
+The decoder has L stacks (L = 0 in MaX-DeepLab-S, L = 2 in MaX-DeepLab-L). Those that are
+pre-trained belong to the backbone (1 in MaX-DeepLab-L), all others to the pixel decoder.
+
+Where the paper and its released code (DeepLab2) differ, the network follows the code: the extra
+stage is not in the paper, and section A.6 initializes all decoder stacks randomly. Comments name
+the other differences.
 """
 
 import functools
@@ -51,13 +55,12 @@ class MaXDeepLab(KerasModel):
     queries: float32 [1, num_queries, memory channels], the initial memory.
     backbone: Stages, and in MaX-DeepLab-L a decoder stack. Its blocks are pre-trained, the
       dual-path layers after some of them are not.
-    extra_stage: More blocks with dual-path layers at the output stride, not pre-trained; "extra"
-      in the names of the released code.
-    pixel_decoder: Decoder stacks that are not pre-trained, and the last walk to stride 4.
-    mask_head: Head for classes, masks and pixel features (equation 15).
+    extra_stage: Stage after the backbone at the output stride, with dual-path layers and not
+      pre-trained; DeepLab2 names it "extra".
+    pixel_decoder: Decoder stacks that are not pre-trained, then the last steps up to stride 4.
+    mask_head: Output heads for classes, masks and pixel features (equation 15).
     semantic_head: Auxiliary head, used by a loss only (section 3.4); None without the loss.
-    semantic_decoder: Decoder before `semantic_head` if the pixel decoder has no stack (as for
-      L = 0), else None.
+    semantic_decoder: Decoder before `semantic_head` if the pixel decoder has no stack, else None.
   """
 
   def __init__(self, *,
@@ -74,7 +77,6 @@ class MaXDeepLab(KerasModel):
 
     `num_queries` and `memory_channels` are the sizes of the initial memory.
     """
-    # === Layers ===
     super().__init__(dataset_info)
     self.queries = self.add_weight('queries', (1, num_queries, memory_channels),
                                    initializer=keras.initializers.TruncatedNormal(stddev=1.0))
@@ -100,14 +102,15 @@ class MaXDeepLab(KerasModel):
       `class_logits` [batch, queries, classes + 1] with "no object" last, `pixel_features`
       [batch, h, w, channels] of unit norm (the paper's g), and `semantic_logits` [batch, h, w,
       number of classes] if the model has that head. h and w are ceil(height / 4) and
-      ceil(width / 4), except that with a semantic decoder `semantic_logits` have the size of its
-      last low-level feature.
+      ceil(width / 4), except that with a semantic decoder `semantic_logits` have the size of the
+      last feature in `auxiliary_low_level`.
     """
     memory = tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
     features, memory = self.backbone(images, memory, training=training)
     features['extra'], memory = self.extra_stage(features[self.backbone.decoder_inputs[-1].name],
                                                  memory, training=training)
     features, memory = self.pixel_decoder(features, memory, training=training)
+    # Features are passed on before their activation.
     pixels = tf.nn.relu(features[self.pixel_decoder.outputs[-1].name])
     outputs = self.mask_head(memory, pixels, training=training)
     if self.semantic_head is not None:
@@ -117,16 +120,20 @@ class MaXDeepLab(KerasModel):
     return outputs
 
   def _semantic_feature(self, features, training):
-    """Returns the input of the semantic head (section 3.4)."""
+    """Returns the input of the semantic head (section 3.4).
+
+    The paper takes the first decoder output of stride 4. As in DeepLab2 it is the first one after
+    the pre-trained stacks, and for models whose stacks are all pre-trained (in the paper only for
+    L = 0) it comes from a decoder with ASPP.
+    """
     if self.semantic_decoder is not None:
       return self.semantic_decoder(features, training=training)
-    # Not the last output of stride 4, which is for the masks alone.
-    return tf.nn.relu(features[first_at_highest_stride(self.pixel_decoder).name])
+    return tf.nn.relu(features[first_at_lowest_stride(self.pixel_decoder).name])
 
 
-def first_at_highest_stride(decoder: Hourglass) -> Feature:
+def first_at_lowest_stride(decoder: Hourglass) -> Feature:
   """Returns the first output of stride 4 of a decoder."""
-  return next(f for f in decoder.outputs if f.stride == hourglass.HIGHEST_STRIDE)
+  return next(f for f in decoder.outputs if f.stride == hourglass.LOWEST_STRIDE)
 
 
 # === From a config ===
@@ -141,37 +148,38 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
     for_inference: Whether to leave out the auxiliary semantic head and its decoder.
 
   Raises:
-    ValueError: The backbone is not one of MaX-DeepLab's, or the decoder stacks contradict each
-      other; the message says what is allowed.
+    ConfigError: The backbone is not one of MaX-DeepLab's, or the numbers of decoder stacks
+      contradict each other; the message says what is allowed.
   """
   model_options, options = config.model_options, config.model_options.max_deeplab
   norm = models.norm_factory(config.trainer_options.solver_options)
   network, variant = _variant(model_options.backbone, options)
   memory_channels, groups = variant.memory_channels, network.groups
-  query_layers = DualPathLayers(
+  dual_path_layers = DualPathLayers(
       DualPathOptions(
-          channels=variant.transformer_channels,
+          channels=variant.transformer_channels,  # Of the keys, for an input of stride 16.
           feed_forward_channels=options.feed_forward_channels,
           pixel_to_memory=options.pixel_to_memory_attention,
           memory_to_memory=options.memory_to_memory_attention),
       memory_channels, norm, variant.transformer_beyond_stride)
-  backbone = TwoPathNetwork(network, norm, query_layers)
+  backbone = TwoPathNetwork(network, norm, dual_path_layers)
 
-  # It has stage 5's width and dual-path channels (those of stride 16), and the kind of blocks for
-  # an input of stride 32, whatever the output stride is.
+  # As in DeepLab2 it has the width and the dual-path channels of stage 5, whose input has stride 16,
+  # and the blocks for an input of stride 32, whatever the output stride is.
   extra_stage = BlockGroup(
       in_channels=backbone.decoder_inputs[-1].channels, filters=round(16 * 32 * network.width),
       num_blocks=variant.decoder_blocks, stride=1, input_stride=32, options=groups, norm=norm,
-      query_layer=functools.partial(query_layers, 16))
-  # The decoder reads it in place of the backbone's last feature, which it continues (as DeepLab2).
+      query_layer=functools.partial(dual_path_layers, 16))
+  # The decoder starts from this feature in place of the backbone's last one.
   extra = Feature('extra', groups.output_stride, extra_stage.channels)
   stacks = variant.decoder_stacks - network.decoder_stacks
   pixel_decoder = Hourglass(
       strides=hourglass.walk(groups.output_stride, stacks),
       features=[*backbone.decoder_inputs[:-1], extra], num_blocks=variant.decoder_blocks,
-      width=network.width, options=groups, norm=norm, query_layers=query_layers,
+      width=network.width, options=groups, norm=norm, query_layers=dual_path_layers,
       first_step=1 + (len(backbone.decoder.outputs) if backbone.decoder else 0))
 
+  # The paper's 2Conv, which predicts g.
   pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.outputs[-1].channels,
                                       norm)
   # num_classes may count the ignored class too, so the mask head takes the number of class ids.
@@ -181,7 +189,7 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
       num_classes=len(dataset_info.class_ids), norm=norm)
   semantic_decoder = semantic_head = None
   if options.HasField('auxiliary_semantic_head') and not for_inference:
-    semantic_channels = first_at_highest_stride(pixel_decoder).channels
+    semantic_channels = first_at_lowest_stride(pixel_decoder).channels
     if not stacks:
       semantic_decoder = aspp_decoder.build(
           model_options.decoder, options.auxiliary_low_level, backbone.features,
@@ -199,7 +207,11 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
 
 
 def _variant(backbone_options, options):
-  """Returns the backbone's NetworkOptions and MaskTransformerOptions, changed by the config."""
+  """Returns the backbone's NetworkOptions and MaskTransformerOptions, changed by the config.
+
+  Raises:
+    ConfigError: See `build`.
+  """
   name = backbone_options.name
   if name not in backbones.MASK_TRANSFORMERS:
     known = backbones.MASK_TRANSFORMERS
@@ -225,34 +237,41 @@ def _variant(backbone_options, options):
     network = network._replace(decoder_stacks=options.num_backbone_decoder_stacks)
   if not 0 <= network.decoder_stacks <= variant.decoder_stacks:
     raise ConfigError(
-        f'model_options.max_deeplab: num_backbone_decoder_stacks is {network.decoder_stacks} and '
-        f'num_decoder_stacks {variant.decoder_stacks}: the first counts the pre-trained ones among '
-        'the second; set it to at most that number')
+        f'model_options.max_deeplab.num_backbone_decoder_stacks is {network.decoder_stacks}: it '
+        f'must be from 0 to num_decoder_stacks, {variant.decoder_stacks}, which includes the '
+        'pre-trained stacks')
   return network, variant
 
 
 def parameter_groups(model: MaXDeepLab, solver) -> list[ParameterGroup]:
   """Returns the groups of pre-trained variables and of all others.
 
-  Pre-trained is the backbone without its dual-path layers; backbone_learning_rate_multiplier
-  applies to its variables (section 4 and A.6).
+  The pre-trained variables are those of the backbone except its dual-path layers;
+  backbone_learning_rate_multiplier applies to them (section 4 and A.6).
   """
-  later = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
-           for v in layer.trainable_variables}
-  backbone = [v for v in model.backbone.trainable_variables if id(v) not in later]
+  not_pretrained = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
+                    for v in layer.trainable_variables}
+  backbone = [v for v in model.backbone.trainable_variables if id(v) not in not_pretrained]
   return architecture.parameter_groups(model.trainable_variables, backbone,
                                        solver.backbone_learning_rate_multiplier)
 
 
 def inference_variables(model: MaXDeepLab) -> list[tf.Variable]:
-  """Returns the trainable variables that inference uses: all but the auxiliary semantic head."""
+  """Returns the trainable variables that inference uses.
+
+  They are all but those of the auxiliary semantic head and its decoder.
+  """
   training_only = {id(v) for part in (model.semantic_decoder, model.semantic_head)
                    if part is not None for v in part.trainable_variables}
   return [v for v in model.trainable_variables if id(v) not in training_only]
 
 
 def last_layers(model: MaXDeepLab) -> dict[str, list[keras.layers.Layer]]:
-  """Returns the layers whose weights belong to the classes of one data set."""
+  """Returns the last layer of the semantic head.
+
+  restore_semantic_last_layer_from_initial_checkpoint refers to it. The class layer of the mask head
+  also depends on the number of classes, but is restored wherever its shape fits, as in DeepLab2.
+  """
   return {'semantic': [] if model.semantic_head is None else [model.semantic_head.last]}
 
 

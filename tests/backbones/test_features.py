@@ -5,6 +5,7 @@ import pathlib
 import sys
 import types
 
+import backbone_battery
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,13 +24,12 @@ from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.protos import model_pb2
 from deeplab_tf.user_errors import ConfigError
 
-IMAGES = tf.random.stateless_normal([2, 65, 81, 3], [0, 1])
+IMAGES = backbone_battery.IMAGES
 
 
 def _options(**fields):
-  return model_pb2.ModelOptions.BackboneOptions(**{
-      'output_stride': 16, 'stem_width_multiplier': 0.25, 'backbone_width_multiplier': 0.125,
-      'backbone_layer_multiplier': 0.34, **fields})
+  return model_pb2.ModelOptions.BackboneOptions(
+      **{'output_stride': 16, **backbone_battery.NARROW, **fields})
 
 
 def test_each_variant_is_in_the_module_that_the_package_says():
@@ -47,18 +47,14 @@ def test_an_unknown_variant_lists_the_known_ones():
     backbones.build(_options(name='resnet5'), BatchNorm)
 
 
-@pytest.mark.parametrize('name, output_stride', [
-    ('resnet50', 32), ('resnet50_beta', 8), ('wide_resnet41', 16), ('axial_deeplab_s', 16),
-    ('conv_stem_axial_resnet', 16), ('full_axial_resnet', 32), ('max_deeplab_l', 16)])
-def test_features_are_described_as_they_are(name, output_stride):
-  backbone = backbones.build(_options(name=name, output_stride=output_stride), BatchNorm)
-  features = backbone(IMAGES)
-  assert sorted(features) == sorted(f.name for f in backbone.features)
-  for feature in backbone.features:
-    assert features[feature.name].shape == (
-        2, -(-65 // feature.stride), -(-81 // feature.stride), feature.channels), feature
-  assert backbone.features[-1].name == 'backbone_output'
-  assert backbone.features[-1].stride == output_stride
+class TestDeepLab2Networks(backbone_battery.BackboneBattery):
+  OPTIONS = {name: {'name': name, 'output_stride': stride, **backbone_battery.NARROW}
+             for name, stride in (('resnet50_beta', 8), ('conv_stem_axial_resnet', 16),
+                                  ('full_axial_resnet', 32), ('max_deeplab_l', 16))}
+
+  def test_the_last_feature_is_the_output(self, options, backbone):
+    assert backbone.features[-1].name == 'backbone_output'
+    assert backbone.features[-1].stride == options['output_stride']
 
 
 def test_a_network_of_two_paths_returns_its_queries_as_well():

@@ -1,5 +1,6 @@
 """The benchmark finds each form of attention in a network."""
 
+import pytest
 import tensorflow as tf
 import tiny_centers
 
@@ -19,6 +20,7 @@ def _forms(folder, backbone):
   return attention.find(config, (65, 81)), layers
 
 
+@pytest.mark.slow
 def test_every_layer_is_counted_once_with_the_size_of_its_input(tmp_path):
   forms, layers = _forms(tmp_path, 'axial_deeplab_s')
   assert sum(forms.values()) == len(layers) >= 8

@@ -37,7 +37,8 @@ def test_a_real_checkpoint_is_converted_and_read_back(tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize('name', ['max_deeplab_s', 'max_deeplab_l'])
+@pytest.mark.parametrize('name', [
+    'max_deeplab_s', pytest.param('max_deeplab_l', marks=pytest.mark.slow)])
 def test_every_weight_of_a_published_model_has_one_variable(name):
   folder = shared.path('parity', 'deeplab2')
   description = json.loads((folder / f'weights_{name}.json').read_text())

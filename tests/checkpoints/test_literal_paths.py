@@ -147,6 +147,7 @@ def test_files_that_may_not_be_read_are_not_called_corrupt(tmp_path):
   assert done.stderr.endswith(f'error: {tmp_path}/run cannot be opened: Permission denied\n')
 
 
+@pytest.mark.slow
 def test_a_saved_model_that_may_not_be_read_is_not_called_corrupt(tmp_path):
   folder = tmp_path / 'model'
   (folder / 'assets.extra').mkdir(parents=True)

@@ -282,7 +282,9 @@ def _as_in_a_terminal():
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.mark.parametrize('end', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('end', [
+    pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT,
+    pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stopped_build_leaves_no_shard(tmp_path, end):
   process = subprocess.Popen(
       [sys.executable, '-m', 'deeplab_tf.data.build', '--dataset=shapes', '--split=train',

@@ -222,6 +222,7 @@ def test_one_more_than_allowed_stops_the_run_with_their_names(
   assert len(warnings(capsys)) == 4
 
 
+@pytest.mark.slow
 def test_epochs_and_evaluations_do_not_count_an_image_again(records, experiment, capsys):
   records.flip(1)
   records.flip(10)

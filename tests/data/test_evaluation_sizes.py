@@ -117,7 +117,8 @@ def test_an_exported_model_sees_what_an_evaluation_sees(experiment, panoptic_fol
     np.testing.assert_array_equal(images, batch.images)
 
 
-@pytest.mark.parametrize('sizes', ['size_divisor: 16', SHORTER_SIDE + 'size_divisor: 16'])
+@pytest.mark.parametrize('sizes', [pytest.param('size_divisor: 16', marks=pytest.mark.slow),
+                                   SHORTER_SIDE + 'size_divisor: 16'])
 def test_an_exported_model_predicts_what_an_evaluation_predicts(tmp_path, panoptic_folder, sizes):
   data = panoptic_folder.options().replace('crop_size: [21, 33] batch_size: 2',
                                            f'{sizes} batch_size: 1')

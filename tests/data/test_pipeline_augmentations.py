@@ -73,6 +73,7 @@ def test_segments_come_from_the_next_image_of_the_stream(experiment, kind):
     assert_equal([targets], [next_targets])
 
 
+@pytest.mark.slow
 def test_corrupt_images_are_replaced_in_both_roles(tmp_path, experiment, capsys):
   examples = shapes_source.examples(sources.BuildOptions(num_images=6))
   build.build(examples, str(tmp_path), 'train', 1)

@@ -17,7 +17,7 @@ def _images(batch, height, width):
 
 
 @pytest.mark.parametrize('overrides', [
-    (), ('clear: "eval_dataset_options.crop_size"',),
+    (), pytest.param(('clear: "eval_dataset_options.crop_size"',), marks=pytest.mark.slow),
     (tiny_centers.SEMANTIC, 'evaluator_options { add_flipped_images: true }')],
     ids=['cropped', 'own size', 'semantic, mirrored'])
 def test_maps_and_segments_of_any_image(tmp_path, overrides):

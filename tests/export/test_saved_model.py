@@ -69,6 +69,7 @@ def _assert_equal(actual, expected):
       np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_process_without_the_package_gets_the_same_maps(exported, tmp_path):
   *_, module, directory = exported
   images = _images(2, 90, 70)

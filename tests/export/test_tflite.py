@@ -21,6 +21,7 @@ def _module(folder, overrides=()):
   return config, info, serving_module.build(config, info, model)
 
 
+@pytest.mark.slow
 def test_the_interpreter_gives_the_same_maps_without_extra_operations(tmp_path):
   # Not the default normalization, so that one that is left out or another's shows.
   config, info, module = _module(tmp_path, ['model_options { image_normalization: IMAGENET }'])

@@ -35,7 +35,8 @@ class TestClassifier(model_battery.ModelBattery):
   OPTIONS = {'as it is': '', **tiny_backbones.OPTIONS}
   # The classifier takes the last feature; those of the other stages are for decoders.
   INVARIANT = (*model_battery.ModelBattery.INVARIANT,
-               *(f'output_norms/{i}/{name}' for i in range(3) for name in ('gamma', 'beta')))
+               *(f'output_norms/{stage}/{name}'
+                 for stage in range(3) for name in ('gamma', 'beta')))
   SIZES = ((33, 33), (32, 49), (33, 65), (50, 41))
 
   def prepare(self, folder):
@@ -82,12 +83,14 @@ _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 
 @pytest.mark.parametrize('name', [
-    'max_deeplab_s_res641', 'max_deeplab_l_res1025',
-    pytest.param('ablation_baseline_res641', marks=pytest.mark.slow),
-    pytest.param('ablation_axial_res641', marks=pytest.mark.slow),
-    pytest.param('ablation_decoder_l2_res641', marks=pytest.mark.slow)])
+    'max_deeplab/max_deeplab_s_res641', 'mask2former/mask2former_r50',
+    'mask2former/mask2former_swin_tiny', *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        'max_deeplab/max_deeplab_l_res1025', 'max_deeplab/ablation_baseline_res641',
+        'max_deeplab/ablation_axial_res641', 'max_deeplab/ablation_decoder_l2_res641',
+        'mask2former/mask2former_r101', 'mask2former/mask2former_swin_small',
+        'mask2former/mask2former_swin_base', 'mask2former/mask2former_swin_large_in21k'))])
 def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
-  path = _CONFIGS / 'coco' / 'max_deeplab' / f'{name}.textproto'
+  path = _CONFIGS / 'coco' / f'{name}.textproto'
   named = re.search(r'configs/imagenet/\w+\.textproto', path.read_text())[0]
   shapes = model_battery.backbone_shapes
   assert shapes(_CONFIGS.parent / named) == shapes(path)

@@ -174,6 +174,7 @@ print('same', len(model.variables))
 """
 
 
+@pytest.mark.slow
 def test_variables_of_a_strategy_and_of_mixed_precision_are_named_and_written(tmp_path):
   (tmp_path / 'weights').mkdir()
   done = subprocess.run(

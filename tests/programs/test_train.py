@@ -155,6 +155,7 @@ def test_eval_mode_scores_the_checkpoint_like_the_training_did(config_file, trai
   assert len(list((model_dir / 'vis' / 'raw_panoptic').glob('*.png'))) == 3
 
 
+@pytest.mark.slow
 def test_eval_mode_takes_images_of_any_size(config_file, trained, tmp_path):
   model_dir = tmp_path / 'model'
   shutil.copytree(trained[0], model_dir)

@@ -56,6 +56,7 @@ def finish_all(processes, expect=0):
       process.kill()
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_losses_and_the_scores_of_one_device(config_file, tmp_path):
   training_runs.run(config_file, tmp_path / 'one', '--mode=train_and_eval', SHORT)
   workers = start_workers(config_file, tmp_path / 'two', '--mode=train_and_eval', SHORT)

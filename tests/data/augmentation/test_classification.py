@@ -130,7 +130,8 @@ def test_evaluation_crops_are_the_centre_of_the_image(size):
 # --- Order ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('kind', ['folders', 'records'])
+@pytest.mark.parametrize('kind', [
+    pytest.param('folders', marks=pytest.mark.slow), 'records'])
 def test_batches_are_functions_of_the_seed_and_a_resumed_run_goes_on(kind, folder, tmp_path,
                                                                      experiment):
   text = folders(folder)
@@ -211,6 +212,7 @@ def test_a_file_that_cannot_be_read_is_named(content, message, folder, experimen
   assert line == f'{path}: {message}'
 
 
+@pytest.mark.slow
 def test_corrupt_files_are_left_out_where_that_is_allowed(folder, experiment, capfd):
   path = folder / 'blue' / 'blue1.png'
   path.write_bytes(encode('PNG')[:-700])
