@@ -164,7 +164,7 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
       memory_channels, norm, variant.transformer_beyond_stride)
   backbone = TwoPathNetwork(network, norm, dual_path_layers)
 
-  # As in DeepLab2 it has the width and the dual-path channels of stage 5, whose input has stride 16,
+  # As in DeepLab2 it has the width and dual-path channels of stage 5, whose input has stride 16,
   # and the blocks for an input of stride 32, whatever the output stride is.
   extra_stage = BlockGroup(
       in_channels=backbone.decoder_inputs[-1].channels, filters=round(16 * 32 * network.width),

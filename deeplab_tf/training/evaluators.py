@@ -90,8 +90,8 @@ def build_postprocessor(config, dataset_info: AnyInfo, static_shapes: bool) -> C
   if not extra_scores.need_queries(config, architecture):
     return postprocess
 
-  def postprocess(outputs, output_size):
+  def with_queries(outputs, output_size):
     queries = QueryOutputs(outputs['class_logits'], outputs['mask_logits'])
     return ScoredPrediction(postprocess(outputs, output_size), queries)
 
-  return postprocess
+  return with_queries
