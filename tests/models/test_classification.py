@@ -81,13 +81,18 @@ def test_the_postprocessing_lists_the_most_probable_classes(config):
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 
+# Cityscapes for ResNets, whose batch norms are trained there.
 @pytest.mark.parametrize('name', [
-    'max_deeplab_s_res641', pytest.param('max_deeplab_l_res1025', marks=pytest.mark.slow),
-    pytest.param('ablation_baseline_res641', marks=pytest.mark.slow),
-    pytest.param('ablation_axial_res641', marks=pytest.mark.slow),
-    pytest.param('ablation_decoder_l2_res641', marks=pytest.mark.slow)])
+    'coco/max_deeplab/max_deeplab_s_res641', 'cityscapes/mask2former/mask2former_r50',
+    'coco/mask2former/mask2former_swin_tiny',
+    *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        'coco/max_deeplab/max_deeplab_l_res1025', 'coco/max_deeplab/ablation_baseline_res641',
+        'coco/max_deeplab/ablation_axial_res641', 'coco/max_deeplab/ablation_decoder_l2_res641',
+        'cityscapes/mask2former/mask2former_r101', 'coco/mask2former/mask2former_swin_small',
+        'coco/mask2former/mask2former_swin_base',
+        'coco/mask2former/mask2former_swin_large_in21k'))])
 def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
-  path = _CONFIGS / 'coco' / 'max_deeplab' / f'{name}.textproto'
+  path = _CONFIGS / f'{name}.textproto'
   named = re.search(r'configs/imagenet/\w+\.textproto', path.read_text())[0]
   shapes = model_battery.backbone_shapes
   assert shapes(_CONFIGS.parent / named) == shapes(path)
