@@ -122,6 +122,11 @@ class TorchvisionResNet(keras.layers.Layer):
       features.append(Feature(f'res{index + 2}', 4 * 2**index, channels))
     self.features = tuple(features)
 
+  @property
+  def blocks(self) -> list[Bottleneck]:
+    """All blocks, from first to last. Keras' file formats find them here, not in lists of lists."""
+    return [block for blocks in self.stages for block in blocks]
+
   def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
     """Extracts features.
 

@@ -136,13 +136,12 @@ class _Unpickler(pickle.Unpickler):
 
   def values(self, data, dtype, shape, fortran_order) -> np.ndarray:
     """Returns the array of the given bytes; the arguments may be anything."""
-    if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or not all(
-        type(n) is int and n >= 0 for n in shape):
+    if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or len(shape) > 32 or not all(
+        type(n) is int and 0 <= n < 1 << 62 for n in shape):
       raise pickle.UnpicklingError('an array of unknown form')
     data = self._bytes(data)
-    size = math.prod(shape) * dtype.value.itemsize
-    if len(data) != size:
-      raise pickle.UnpicklingError(f'an array has {len(data)} bytes and not {size}')
+    if len(data) != math.prod(shape) * dtype.value.itemsize:
+      raise pickle.UnpicklingError(f'an array has {len(data)} bytes, which does not fit its shape')
     return np.frombuffer(data, dtype.value).reshape(shape, order='F' if fortran_order else 'C')
 
   def _bytes(self, data: Union[str, bytes]) -> bytes:

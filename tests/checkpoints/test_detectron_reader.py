@@ -170,6 +170,8 @@ HOSTILE = {
     'long_array': _with_state(1, (1 << 40,), _DTYPE, False, b'1234'),
     'short_array': _with_state(1, (1,), _DTYPE, False, b'12345678'),
     'negative_length': _with_state(1, (-1,), _DTYPE, False, b'1234'),
+    'huge_length': _with_state(1, (1 << 100000,), _DTYPE, False, b'1234'),
+    'many_axes': _with_state(1, (1,) * 1000, _DTYPE, False, b'1234'),
     'shape_of_texts': _with_state(1, ('a',), _DTYPE, False, b'1234'),
     'no_dtype': _with_state(1, (1,), 'f4', False, b'1234'),
     'no_state': b'\x80\x02}X\x01\x00\x00\x00xcnumpy.core.multiarray\n_reconstruct\n)Rs.',

@@ -173,3 +173,22 @@ def test_a_swin_alone_sets_the_backbone_without_the_norms_of_its_features(tmp_pa
   for path in norms:  # Not those of the classifier.
     assert (_values(model)[path] == path.endswith('gamma')).all()
   assert {'norm.weight', 'head.weight', 'layers.0.blocks.1.attn_mask'} <= set(account.skipped)
+
+
+@pytest.mark.parametrize('names,expected', [
+    (['conv1.weight', 'layer1.0.bn3.running_var', 'layer4.0.downsample.0.weight', 'fc.bias',
+      'bn1.num_batches_tracked'],
+     ['backbone.stem.conv1.weight', 'backbone.res2.0.conv3.norm.running_var',
+      'backbone.res5.0.shortcut.weight']),
+    (['stem.conv1.norm.bias', 'res2.0.shortcut.norm.weight', 'stem.fc.weight'],
+     ['backbone.stem.conv1.norm.bias', 'backbone.res2.0.shortcut.norm.weight']),
+    (['patch_embed.norm.weight', 'layers.0.blocks.1.norm1.weight', 'norm.weight', 'head.bias',
+      'layers.0.blocks.1.attn_mask', 'layers.0.blocks.1.attn.relative_position_index'],
+     ['backbone.patch_embed.norm.weight', 'backbone.layers.0.blocks.1.norm1.weight']),
+    (['backbone.norm0.weight', 'sem_seg_head.layer_1.norm.bias', 'criterion.empty_weight',
+      'sem_seg_head.predictor.static_query.weight', 'pixel_mean', 'pixel_std'],
+     ['backbone.norm0.weight', 'sem_seg_head.pixel_decoder.layer_1.norm.bias',
+      'sem_seg_head.predictor.query_feat.weight']),
+], ids=['torchvision', 'detectron2', 'swin', 'maskformer'])
+def test_weights_have_the_newest_names_and_what_is_none_is_left_out(names, expected):
+  assert list(from_mask2former.weight_names(names).values()) == expected

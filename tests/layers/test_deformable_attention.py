@@ -44,8 +44,10 @@ def _inputs(seed=0, batch=2, queries=9, heads=3, points=4, channels=5, sizes=SIZ
 
 
 def sample(values, locations, weights, sizes):
-  inputs = [tf.convert_to_tensor(x) for x in (values, locations, weights)]
-  return deformable_attention.sample(*inputs, sizes)
+  """Samples at locations from 0 to 1 instead of positions in pixels, as in the original."""
+  values, locations, weights = (tf.convert_to_tensor(x) for x in (values, locations, weights))
+  extents = tf.cast(tf.stack([tf.stack([w, h]) for h, w in sizes]), tf.float32)
+  return deformable_attention.sample(values, locations * extents[:, None] - 0.5, weights, sizes)
 
 
 def _gradients(inputs, sizes, upstream, run=sample):
@@ -95,6 +97,31 @@ def test_gradients_equal_finite_differences():
         ends.append((numpy_sample(*moved, SIZES) * upstream).sum())
       np.testing.assert_allclose((gradient * direction).numpy().sum(),
                                  (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('sparse', [True, False])
+@pytest.mark.parametrize('block_size', [500, 3000])
+def test_blocks_and_the_form_of_the_gradient_change_nothing(monkeypatch, block_size, sparse):
+  inputs = _inputs(queries=11)
+  upstream = np.random.default_rng(1).standard_normal([2, 11, 3, 5]).astype(np.float32)
+  monkeypatch.setattr(deformable_attention, '_has_sparse_products', lambda: not sparse)
+  expected, gradients = _gradients(inputs, SIZES, upstream)
+  np.testing.assert_allclose(expected, numpy_sample(*inputs, SIZES), atol=2e-5)
+  monkeypatch.setattr(deformable_attention, '_BLOCK_SIZE', block_size)
+  monkeypatch.setattr(deformable_attention, '_has_sparse_products', lambda: sparse)
+  found, found_gradients = _gradients(inputs, SIZES, upstream)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  for a, b in zip(found_gradients, gradients):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_tensor_has_all_queries_by_all_pixels():
+  inputs = [tf.convert_to_tensor(x) for x in _inputs(
+      batch=1, queries=700, heads=1, points=1, channels=4, sizes=((20, 30),))]
+  graph = tf.function(lambda *x: _gradients(x, ((20, 30),), tf.ones([1, 700, 1, 4])),
+                      autograph=False).get_concrete_function(*inputs).graph
+  sizes = [x.shape.num_elements() or 0 for op in graph.get_operations() for x in op.outputs]
+  assert 600 * 4 <= max(sizes) < 700 * 600 / 10
 
 
 def test_points_outside_have_no_gradient():

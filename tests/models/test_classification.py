@@ -35,8 +35,7 @@ class TestClassifier(model_battery.ModelBattery):
   OPTIONS = {'as it is': '', **tiny_backbones.OPTIONS}
   # The classifier takes the last feature; those of the other stages are for decoders.
   INVARIANT = (*model_battery.ModelBattery.INVARIANT,
-               *(f'output_norms/{stage}/{name}'
-                 for stage in range(3) for name in ('gamma', 'beta')))
+               *(f'output_norms/{i}/{name}' for i in range(3) for name in ('gamma', 'beta')))
   SIZES = ((33, 33), (32, 49), (33, 65), (50, 41))
 
   def prepare(self, folder):

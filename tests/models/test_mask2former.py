@@ -40,8 +40,8 @@ class TestMask2Former(model_battery.ModelBattery):
     images = tf.random.stateless_normal([1, 40, 50, 3], [0, 1])
     last = network.model(images)
     found = network.model(images, all_predictions=True)
-    assert len(split_layers(network.model(images, training=True))) == 3
-    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(2)}
+    assert len(split_layers(network.model(images, training=True))) == 4
+    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(3)}
     for name, value in last.items():
       np.testing.assert_allclose(found[name], value, atol=1e-5)
 

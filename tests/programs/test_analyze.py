@@ -105,10 +105,10 @@ def test_the_queries_of_mask2former_are_analyzed(tmp_path):
     assert min(picture.size) > 200
   numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
   assert np.array(numbers['query_classes']['histogram']).shape == (12, 9)
-  # The last layer reads the features of stride 16, whose softmax has no memory.
+  # The last layer reads the features of stride 8, whose softmax has no memory.
   with np.load(tmp_path / 'out' / 'attention.npz') as arrays:
     weights = arrays['weights_1']
-  assert weights.shape[0] == 4 and weights.shape[2:] == (4, 6)
+  assert weights.shape[0] == 4 and weights.shape[2:] == (8, 12)
   np.testing.assert_allclose(weights.sum(axis=(2, 3)), 1, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ model_options {
     resnet { stem_channels: 8 middle_channels: 8 stage_channels: 16 num_blocks: [1, 1, 1, 1] }
   }
   mask2former {
-    num_queries: 12 hidden_channels: 32 mask_channels: 16 num_layers: 2 num_heads: 4
+    num_queries: 12 hidden_channels: 32 mask_channels: 16 num_layers: 3 num_heads: 4
     feed_forward_channels: 48
     pixel_decoder { channels: 64 num_layers: 1 feed_forward_channels: 48 num_points: 2 }
   }
