@@ -43,8 +43,8 @@ class AttentionForm(NamedTuple):
   def make(self) -> PositionSensitiveAttention:
     """Returns a layer of this form."""
     kind = LocalAttention2D if self.options.kind == 'local' else AxialAttention1D
-    return kind(self.shape[-1], self.key_channels, self.value_channels, self.num_heads, BatchNorm,
-                options=self.options)
+    return kind(self.shape[-1], self.key_channels, self.value_channels, self.num_heads,
+                norm=BatchNorm, options=self.options)
 
   def __str__(self) -> str:
     size = 'x'.join(str(n) for n in self.shape[1:-1])
