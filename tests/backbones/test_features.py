@@ -49,8 +49,8 @@ def test_an_unknown_variant_lists_the_known_ones():
 
 class TestDeepLab2Networks(backbone_battery.BackboneBattery):
   OPTIONS = {name: {'name': name, 'output_stride': stride, **backbone_battery.NARROW}
-             for name, stride in (('resnet50_beta', 8), ('conv_stem_axial_resnet', 16),
-                                  ('full_axial_resnet', 32), ('max_deeplab_l', 16))}
+             for name, stride in (
+                 ('resnet50_beta', 8), ('full_axial_resnet', 32), ('max_deeplab_l', 16))}
 
   def test_the_last_feature_is_the_output(self, options, backbone):
     assert backbone.features[-1].name == 'backbone_output'

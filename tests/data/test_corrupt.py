@@ -292,6 +292,7 @@ def test_before_the_first_there_is_a_black_image_without_labels(records, experim
   assert np.any(third[0] != -1) and np.any(third[1].semantic_map)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_the_same_replacements(records, experiment):
   text = AUGMENTED + 'batch_size: 2 max_damaged_images: 5 ' + records.pattern
   for index in (0, 1, 2, 7, 8):

@@ -65,6 +65,7 @@ def test_each_image_can_draw_on_its_own(jit_compile):
   np.testing.assert_array_equal(tf.concat(parts, 0), whole)
 
 
+@pytest.mark.slow
 def test_numbers_drawn_image_by_image_are_uniform_and_independent():
   numbers = np.stack([np.ravel(_draw_by_image(0, 2, batch=2, seed=(0, step)))
                       for step in range(1000)])

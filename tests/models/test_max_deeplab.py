@@ -67,7 +67,8 @@ class TestMaXDeepLab(model_battery.ModelBattery):
 
 def test_networks_that_cannot_be_are_one_line(tmp_path):
   config = _config(tmp_path, 'model_options { max_deeplab { num_backbone_decoder_stacks: 1 } }')
-  with pytest.raises(ValueError, match='num_backbone_decoder_stacks is 1 and num_decoder_stacks 0'):
+  with pytest.raises(ValueError, match='num_backbone_decoder_stacks is 1: it must be from 0 '
+                     'to num_decoder_stacks, 0,'):
     models.build_model(config)
   config.model_options.max_deeplab.num_backbone_decoder_stacks = 0
   config.model_options.max_deeplab.transformer_channels = 12
