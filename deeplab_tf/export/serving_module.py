@@ -120,7 +120,8 @@ class ServingModule(tf.Module):
 
     def restore(of_image):
       restored = resize_back.to_raw_size(
-          PanopticPrediction(*(x[None] for x in of_image)), resized_size, raw_size)
+          PanopticPrediction(*(x[None] for x in of_image)), resized_size, raw_size,
+          self.augmentation.resize_rule)
       return tuple(x[0] for x in compact_segments(restored))
 
     maps = [tf.TensorSpec([None, None], tf.int32)] * 3

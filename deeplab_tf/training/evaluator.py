@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data.image_normalization import Normalization
+from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.metrics.accumulator import Accumulator, Group
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
 from deeplab_tf.postprocessing import mask2former, resize_back
@@ -136,7 +137,8 @@ class Evaluator(BatchEvaluator):
   def __init__(self, *, dataset_info: DatasetInfo, normalization: Normalization,
                extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
-               num_images: Optional[int] = None, **loop: Any):
+               num_images: Optional[int] = None, resize_rule: ResizeRule = 'aligned',
+               **loop: Any):
     """Initializes the evaluator.
 
     Args:
@@ -145,6 +147,7 @@ class Evaluator(BatchEvaluator):
       extra_scores: Scores besides panoptic quality.
       on_sample: Function that is called with (position, Sample) for each image of this worker.
       num_images: Number of first samples that have an `image`; None for all.
+      resize_rule: Rule by which the images were resized.
       **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions
         PanopticPrediction, or ScoredPrediction if an extra score needs the queries.
     """
@@ -156,6 +159,7 @@ class Evaluator(BatchEvaluator):
                                    for tag in score.tags))
     self._on_sample = on_sample
     self._num_images = num_images if on_sample is not None else 0
+    self._resize_rule = resize_rule
     self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
                                      reduce_retracing=True)
 
@@ -204,8 +208,9 @@ class Evaluator(BatchEvaluator):
     own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
     panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
     size = mask2former.FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
+    restored = self._restore_step(panoptic, resized_size, raw_size, self._resize_rule)
     return ScoredImage(batch.name[i].numpy().decode(), batch.label[i].numpy()[:height, :width],
-                       self._restore_step(panoptic, resized_size, raw_size), queries, size)
+                       restored, queries, size, self._resize_rule)
 
 
 def _pixels(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from deeplab_tf import models, tasks
 from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import AnyInfo
-from deeplab_tf.data import image_normalization
+from deeplab_tf.data import image_normalization, pipeline
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
 from deeplab_tf.tasks import Task
 from deeplab_tf.training import extra_scores
@@ -52,6 +52,7 @@ def _panoptic(config, architecture, dataset_info, surroundings, **loop):
                                     surroundings.model_dir, surroundings.global_step)
   return Evaluator(dataset_info=dataset_info,
                    normalization=image_normalization.build(config.model_options),
+                   resize_rule=pipeline.evaluation_augmentation(config).resize_rule,
                    extra_scores=scores,
                    on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)

@@ -11,6 +11,7 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import image_names, tasks
 from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.metrics import panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
@@ -38,13 +39,19 @@ class ScoredImage:
 
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
                queries: Optional[QueryOutputs] = None,
-               full_size: Optional[mask2former.FullSize] = None):
-    """Initializes the image; `full_size` has its sizes in the network's input and in its file."""
+               full_size: Optional[mask2former.FullSize] = None,
+               resize_rule: ResizeRule = 'aligned'):
+    """Initializes the image.
+
+    `full_size` has its sizes in the network's input and in its file, and `resize_rule` is the rule
+    by which it was resized.
+    """
     self.name = name
     self.ground_truth = ground_truth
     self.prediction = prediction
     self.queries = queries
     self._full_size = full_size
+    self._resize_rule = resize_rule
     self._masks: dict[bool, mask2former.QueryMasks] = {}
 
   def query_masks(self, masks_compete: bool) -> mask2former.QueryMasks:
@@ -52,7 +59,7 @@ class ScoredImage:
     if masks_compete not in self._masks:
       self._masks[masks_compete] = _semantic_inference(
           self.queries.class_logits[0], self.queries.mask_logits[0], masks_compete,
-          self._full_size)
+          self._full_size, self._resize_rule)
     return self._masks[masks_compete]
 
 

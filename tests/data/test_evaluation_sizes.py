@@ -1,8 +1,10 @@
 """Sizes of evaluation images: the shorter side, padding to multiples, batches of several sizes."""
 
+import contextlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -16,8 +18,12 @@ from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.data.image_normalization import IMAGENET, SYMMETRIC
 from deeplab_tf.export import saved_model, serving_module
+from deeplab_tf.metrics.panoptic_quality import PanopticQuality
+from deeplab_tf.models import max_deeplab
 from deeplab_tf.postprocessing.resize_back import to_raw_size
 from deeplab_tf.segmenter import Segmenter
+from deeplab_tf.structures import PanopticPrediction
+from deeplab_tf.training import evaluators
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
 
 # Images of 20x30 and 16x24.
@@ -135,13 +141,55 @@ def test_an_exported_model_predicts_what_an_evaluation_predicts(tmp_path, panopt
   predict = ReplicatedPrediction(
       tf.distribute.get_strategy(), models.inference_network(config, model),
       models.architecture(config).build_postprocessor(config, info), 1, any_size=True)
+  rule = 'half_pixel' if 'SHORTER_SIDE' in sizes else 'aligned'
   for number, batch in enumerate(_batches(config)):
     image = _file(panoptic_folder, number)
-    evaluated = to_raw_size(predict(batch.images), batch.resized_size[0], batch.raw_size[0])
+    evaluated = to_raw_size(predict(batch.images), batch.resized_size[0], batch.raw_size[0], rule)
     served = segmenter(image).panoptic_map
     assert served.shape == image.shape[:2] and len(np.unique(served)) > 1
     np.testing.assert_array_equal(served, evaluated.panoptic_map[0])
   assert predict._step.experimental_get_tracing_count() == 1
+
+
+def _positions(source, target, rule):
+  """The nearest position in the source of each position in the target."""
+  index = np.arange(target)
+  if rule == 'half_pixel':
+    return ((2 * index + 1) * source // (2 * target)).astype(int)
+  return np.floor(index * np.float32((source - 1) / (target - 1)) + np.float32(0.5)).astype(int)
+
+
+@pytest.mark.parametrize('sizes, rule', [
+    (SHORTER_SIDE + 'size_divisor: 16', 'half_pixel'),
+    ('min_resize_value: 25 max_resize_value: 37 size_divisor: 16', 'aligned')])
+def test_maps_are_resized_back_by_the_rule_of_the_images(experiment, panoptic_folder, sizes, rule):
+  config = _config(experiment, panoptic_folder, sizes)
+  info, batches = catalog.from_config(config), _batches(config)
+  rng = np.random.default_rng(0)
+  maps = [rng.choice(np.unique(batch.label), [1, *batch.images.shape[1:3]]).astype(np.int32)
+          for batch in batches]
+  unused = iter(maps)
+
+  def predict(images):
+    del images
+    value = tf.constant(next(unused))
+    none = tf.fill([1, 1], -1)
+    return PanopticPrediction(value, value, value, none, none, tf.fill([1, 1], -1.0))
+
+  progress = types.SimpleNamespace(update=lambda step: None)
+  evaluator = evaluators.build(
+      config, max_deeplab.ARCHITECTURE, info,
+      evaluators.Surroundings(None, '', tf.Variable(0), False),
+      strategy=tf.distribute.get_strategy(), predict=predict, batches=lambda: batches,
+      progress=lambda steps: contextlib.nullcontext(progress))
+  evaluator.evaluate(-1)
+  expected = PanopticQuality(info.categories)
+  for batch, value in zip(batches, maps):
+    (rows, columns), (height, width) = batch.resized_size[0].numpy(), batch.raw_size[0].numpy()
+    assert (rows, columns) != (height, width)
+    restored = value[0][_positions(rows, height, rule)][:, _positions(columns, width, rule)]
+    expected.update_from_label_maps(batch.label[0].numpy(), restored, info)
+  assert evaluator.result['per_class'] == expected.result()['per_class']
 
 
 def test_two_replicas_take_images_of_any_size():
@@ -154,7 +202,9 @@ def test_two_replicas_take_images_of_any_size():
 REPLICAS = textwrap.dedent("""
     import numpy as np
     import tensorflow as tf
-    from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
+    from deeplab_tf.structures import PanopticPrediction
+from deeplab_tf.training import evaluators
+from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(['/cpu:0', '/cpu:1'])
@@ -173,6 +223,7 @@ def test_deeplab2s_sizes_are_the_default(experiment, panoptic_folder):
   augmentation = pipeline.evaluation_augmentation(config)
   assert augmentation.normalization is SYMMETRIC and not augmentation.shorter_sides
   assert augmentation.size_divisor == 1 and augmentation.crop_size == (21, 33)
+  assert augmentation.resize_rule == 'aligned'
 
 
 # --- Configs ----------------------------------------------------------------------------------

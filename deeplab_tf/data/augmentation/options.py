@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 from deeplab_tf import config as config_lib
 from deeplab_tf.data.augmentation import autoaugment, color_jitter, copy_paste
 from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
+from deeplab_tf.layers.resizing import ResizeRule
 
 
 class Augmentation(NamedTuple):
@@ -45,6 +46,11 @@ class Augmentation(NamedTuple):
   def is_mask2former(self) -> bool:
     """Whether sizes and crops follow Mask2Former instead of DeepLab2."""
     return bool(self.jitter or self.shorter_sides)
+
+  @property
+  def resize_rule(self) -> ResizeRule:
+    """Rule by which images are resized, and predictions back to the size of the file."""
+    return 'half_pixel' if self.is_mask2former else 'aligned'
 
   @property
   def colors_before_crop(self) -> bool:
