@@ -202,9 +202,7 @@ def test_two_replicas_take_images_of_any_size():
 REPLICAS = textwrap.dedent("""
     import numpy as np
     import tensorflow as tf
-    from deeplab_tf.structures import PanopticPrediction
-from deeplab_tf.training import evaluators
-from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
+    from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(['/cpu:0', '/cpu:1'])
