@@ -4,7 +4,8 @@ from typing import Collection
 
 from deeplab_tf.user_errors import ConfigError
 
-# Of every backbone. `pretrained_weights` is never used; a training says so when it starts.
+# Fields that every backbone takes. `pretrained_weights` is never used; a training says so when it
+# starts.
 _COMMON = ('name', 'pretrained_weights')
 
 

@@ -49,7 +49,7 @@ class Made(NamedTuple):
 
   Attributes:
     config: The checked experiment.
-    text: Its textproto, with comments.
+    text: The textproto of `config`, with comments.
     lines: Lines for the user, about the classes.
   """
   config: config_pb2.ExperimentOptions

@@ -115,3 +115,13 @@ class BackboneBattery:
     tf.train.Checkpoint(backbone=other).read(prefix).assert_consumed()
     for name, value in backbone(IMAGES).items():
       np.testing.assert_array_equal(other(IMAGES)[name], value, err_msg=name)
+
+
+class FourStageBattery(BackboneBattery):
+  """The checks of backbones whose features are the outputs of four stages, of 8 to 64 channels."""
+  SIZES = ((65, 81), (64, 96), (1, 3), (33, 2))
+
+  def test_features_are_those_that_pixel_decoders_ask_for(self, backbone):
+    assert [f.name for f in backbone.features] == ['res2', 'res3', 'res4', 'res5']
+    assert [f.stride for f in backbone.features] == [4, 8, 16, 32]
+    assert [f.channels for f in backbone.features] == [8, 16, 32, 64]

@@ -67,14 +67,15 @@ def error_line(program: str, *args, **options) -> str:
 def _run(arguments, timeout):
   environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONPATH': str(ROOT)}
   if not _server:
-    _server.append(subprocess.Popen([sys.executable, '-c', _SERVER],
-                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    # Without a buffer, so that `select` sees all that was not read yet.
+    _server.append(subprocess.Popen([sys.executable, '-c', _SERVER], bufsize=0,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     env=environment))
     atexit.register(_server[0].kill)
   with tempfile.NamedTemporaryFile('r') as out, tempfile.NamedTemporaryFile('r') as err:
-    print(json.dumps({'arguments': arguments, 'folder': os.getcwd(), 'environment': environment,
-                      'stdout': out.name, 'stderr': err.name}),
-          file=_server[0].stdin, flush=True)
+    request = json.dumps({'arguments': arguments, 'folder': os.getcwd(),
+                          'environment': environment, 'stdout': out.name, 'stderr': err.name})
+    _server[0].stdin.write(f'{request}\n'.encode())
     child = int(_server[0].stdout.readline())
     if not select.select([_server[0].stdout], [], [], timeout)[0]:
       os.kill(child, signal.SIGKILL)
