@@ -54,12 +54,14 @@ def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
   fits = errors.check(count <= max_things, lambda: [
       name if name is not None else 'an image', ': ', count,
       f' thing instances in one image, more than max_thing_id {max_things}; raise max_thing_id'])
+  # All that follows reads these, so that no other op can fail before the check.
   with tf.control_dependencies([fits]):
-    order = tf.cumsum(tf.cast(named.is_instance, tf.int32), exclusive=True)
+    is_instance, count = tf.identity(named.is_instance), tf.identity(count)
+  order = tf.cumsum(tf.cast(is_instance, tf.int32), exclusive=True)
   index, stuff_row = _class_tables(info, max_things)
-  rows = tf.where(named.is_instance, order, tf.gather(stuff_row, named.class_id))
+  rows = tf.where(is_instance, order, tf.gather(stuff_row, named.class_id))
   rows = tf.where(named.is_labeled, rows, -1)
-  thing_classes = tf.boolean_mask(tf.gather(index, named.class_id), named.is_instance)
+  thing_classes = tf.boolean_mask(tf.gather(index, named.class_id), is_instance)
   thing_classes = tf.pad(thing_classes, [[0, max_things - count]], constant_values=-1)
   stuff_classes = tf.constant([info.class_index[c] for c in info.stuff_class_ids], tf.int32)
   classes = tf.concat([thing_classes, stuff_classes], 0)

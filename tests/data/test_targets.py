@@ -94,6 +94,22 @@ def test_more_instances_than_rows_is_an_error_with_the_name():
       'photo: 3 thing instances in one image, more than max_thing_id 2; raise max_thing_id')
 
 
+def test_no_other_error_can_come_before_that_of_too_many_instances():
+  """Ops of a graph run in any order that their inputs allow, and padding by -1 rows fails too."""
+  graph = tf.function(lambda label: targets.mask_targets(label, INFO, 2)).get_concrete_function(
+      tf.TensorSpec([None, None], tf.int32)).graph
+
+  def before(op):
+    found, new = set(), [op]
+    while new:
+      found.update(new)
+      new = {i for o in new for i in [*(t.op for t in o.inputs), *o.control_inputs]} - found
+    return {o.type for o in found}
+
+  pads = [op for op in graph.get_operations() if op.type == 'PadV2']
+  assert pads and all(before(op) & {'If', 'Assert'} for op in pads)
+
+
 def test_crowds_are_things_without_an_instance_number():
   np.testing.assert_array_equal(targets.is_crowd(tf.constant(LABEL), INFO), LABEL == 10)
 
