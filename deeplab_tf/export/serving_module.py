@@ -2,6 +2,9 @@
 
   resize, normalize and pad as in evaluation -> network -> post-processing -> cut off the
   padding -> resize to the size of the image -> list the remaining segments
+
+Post-processing that makes maps at the size of the image itself does the last three steps with
+logits instead of maps.
 """
 
 from typing import Callable, Optional, Sequence
@@ -15,7 +18,7 @@ from deeplab_tf.data import pipeline
 from deeplab_tf.data.records import encoded_images
 from deeplab_tf.layers import folding
 from deeplab_tf.layers.shapes import dimensions
-from deeplab_tf.postprocessing import resize_back
+from deeplab_tf.postprocessing import full_size, resize_back
 from deeplab_tf.structures import PanopticPrediction
 
 
@@ -96,8 +99,13 @@ class ServingModule(tf.Module):
 
   def _predict(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
     inputs, resized_size = self.prepare(images)
-    prediction = self.predict_prepared(inputs)
-    return self._restore(prediction, resized_size, tf.shape(images)[1:3])
+    raw_size = tf.shape(images)[1:3]
+    if isinstance(self._postprocess, full_size.FullSizePostprocessor):
+      prediction = self._postprocess.at_full_size(
+          self._network(inputs),
+          full_size.FullSize(dimensions(inputs)[1:3], resized_size, raw_size))
+      return compact_segments(prediction)._asdict()
+    return self._restore(self.predict_prepared(inputs), resized_size, raw_size)
 
   # === Steps ===
 
@@ -165,11 +173,15 @@ def compact_segments(prediction: PanopticPrediction) -> PanopticPrediction:
   """Removes the segments without pixels in the map and moves the others to the front.
 
   Args:
-    prediction: Prediction for one image, [1, ...].
+    prediction: Prediction for a batch.
   """
-  values, _ = tf.unique(tf.reshape(prediction.panoptic_map, [-1]))
   ids = prediction.segment_ids
-  listed = (ids >= 0) & tf.reduce_any(ids[..., None] == values, axis=-1)
+  # Values of different images are told apart by multiples of 2^32.
+  image = tf.range(dimensions(ids)[0], dtype=tf.int64) * 2**32
+  values, _ = tf.unique(tf.reshape(
+      tf.cast(prediction.panoptic_map, tf.int64) + image[:, None, None], [-1]))
+  of_image = tf.cast(ids, tf.int64) + image[:, None]
+  listed = (ids >= 0) & tf.reduce_any(of_image[..., None] == values, axis=-1)
   order = tf.argsort(tf.cast(~listed, tf.int32), axis=1, stable=True)
 
   def compact(x):

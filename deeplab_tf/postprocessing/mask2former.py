@@ -11,23 +11,11 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import ResizeRule, interpolation_matrix
+from deeplab_tf.layers.resizing import ResizeRule
+from deeplab_tf.postprocessing.full_size import FullSize, resizing_matrices
 
 # Number of image rows that are at full resolution at a time.
 _BAND = 64
-
-
-class FullSize(NamedTuple):
-  """Sizes of an image: the network's input, the image inside of it, and the file.
-
-  Attributes:
-    input_size: Height and width of the network's input.
-    resized_size: Height and width of the image inside the padding.
-    raw_size: Height and width of the image's file.
-  """
-  input_size: Sequence[int]
-  resized_size: Sequence[int]
-  raw_size: Sequence[int]
 
 
 class QueryMasks(NamedTuple):
@@ -137,15 +125,7 @@ def instance_inference(class_logits: tf.Tensor, quality: tf.Tensor, is_thing: Se
 
 def _matrices(mask_logits, full_size, rule):
   """Returns matrices that resize rows [height, h] and columns [width, w] of logits to the file."""
-  result = []
-  for axis in range(2):
-    source = tf.shape(mask_logits)[axis]
-    if full_size is None:
-      result.append(tf.eye(source))
-      continue
-    to_input = interpolation_matrix(source, full_size.input_size[axis], rule)
-    resized = tf.convert_to_tensor(full_size.resized_size)[axis]
-    to_raw = interpolation_matrix(resized, tf.convert_to_tensor(full_size.raw_size)[axis], rule)
-    # Both steps are linear, so one matrix does both without an intermediate map.
-    result.append(tf.matmul(to_raw, to_input[:resized]))
-  return result
+  size = tf.unstack(tf.shape(mask_logits)[:2])
+  if full_size is None:
+    return [tf.eye(n) for n in size]
+  return resizing_matrices(size, full_size, rule)

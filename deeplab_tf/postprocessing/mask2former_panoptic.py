@@ -4,14 +4,12 @@ Each pixel belongs to the kept query of the highest product of class probability
 probability. A query of which too little of its mask is left loses all its pixels, and every query
 those where its mask probability is below 1/2.
 
-The released code resizes mask logits to the size of the image file before the argmax.
-`Mask2FormerPostprocessor.at_full_size` does the same. Called with the network's input size, as the
-evaluator and the exported module do, the post-processing makes maps of that size, which
-`resize_back` then brings to the size of the file. Contours therefore differ by a pixel where the
-two sizes differ.
+The released code resizes mask logits to the size of the image file before the argmax. So does
+`Mask2FormerPostprocessor.at_full_size`, which evaluation and exported models use. Called with a
+size, the post-processing makes maps of that size, for example that of the network's input.
 """
 
-from typing import NamedTuple, Sequence, Union
+from typing import Callable, NamedTuple, Sequence, Union
 
 import tensorflow as tf
 
@@ -19,7 +17,7 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing import query_segments
-from deeplab_tf.postprocessing.mask2former import FullSize
+from deeplab_tf.postprocessing.full_size import FullSize, resizing_matrices
 from deeplab_tf.postprocessing.query_maps import AT_A_TIME, QueryMaps, classify, kept_first
 from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
 from deeplab_tf.structures import PanopticPrediction
@@ -80,7 +78,8 @@ class Mask2FormerPostprocessor(QueryPostprocessor):
         classes + 1] of images of the same sizes.
       full_size: Sizes of these images.
     """
-    return self._post_process(outputs, full_size)[0]
+    sizes = [tf.unstack(size) if tf.is_tensor(size) else size for size in full_size]
+    return self._post_process(outputs, FullSize(*sizes))[0]
 
   def _post_process(self, outputs: dict[str, tf.Tensor],
                     size: Size) -> tuple[PanopticPrediction, QueryMaps]:
@@ -154,13 +153,14 @@ def _best_query(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: Size
     area of each kept query's mask before the argmax in pixels, int32 [queries].
   """
   order, count = kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
+  resize = _resizing(logits, size)
 
   def step(start, owner, best, probability, mask_area):
     # With static shapes, what follows the kept queries in the order is left out below.
     end = start + AT_A_TIME if static_shapes else tf.minimum(start + AT_A_TIME, count)
     numbers = tf.slice(order, [start], [AT_A_TIME]) if static_shapes else order[start:end]
     is_kept = tf.range(dimensions(numbers)[0]) < count - start
-    masks = tf.sigmoid(_resize(tf.gather(logits, numbers, axis=2), size))
+    masks = tf.sigmoid(resize(tf.gather(logits, numbers, axis=2)))
     products = tf.where(is_kept, tf.gather(score, numbers) * masks, -1.0)
     index = tf.argmax(products, axis=2, output_type=tf.int32)
     product = tf.reduce_max(products, axis=2)
@@ -181,13 +181,18 @@ def _best_query(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: Size
   return owner, probability, mask_area
 
 
-def _resize(logits: tf.Tensor, size: Size) -> tf.Tensor:
-  """Resizes float32 [h, w, some queries] to the size of the maps."""
+def _resizing(logits: tf.Tensor, size: Size) -> Callable[[tf.Tensor], tf.Tensor]:
+  """Returns a function that resizes some of the logits, [h, w, some queries], to the maps' size."""
   if not isinstance(size, FullSize):
-    return resize_bilinear(logits[None], size, 'half_pixel')[0]
-  full = resize_bilinear(logits[None], size.input_size, 'half_pixel')
-  image = full[:, :size.resized_size[0], :size.resized_size[1]]
-  return resize_bilinear(image, size.raw_size, 'half_pixel')[0]
+    return lambda x: resize_bilinear(x[None], size, 'half_pixel')[0]
+  height, width, _ = dimensions(logits)
+  rows, columns = resizing_matrices((height, width), size, 'half_pixel')
+
+  def resize(x):
+    wide = tf.matmul(rows, tf.reshape(x, [height, -1]))
+    return tf.matmul(columns, tf.reshape(wide, [dimensions(rows)[0], width, dimensions(x)[2]]))
+
+  return resize
 
 
 def build(evaluator_options, dataset_info,

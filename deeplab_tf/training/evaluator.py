@@ -12,8 +12,9 @@ from deeplab_tf.data.image_normalization import Normalization
 from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.metrics.accumulator import Accumulator, Group
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
-from deeplab_tf.postprocessing import mask2former, resize_back
-from deeplab_tf.structures import EvaluationBatch, ScoredPrediction
+from deeplab_tf.postprocessing import resize_back
+from deeplab_tf.postprocessing.full_size import FullSize
+from deeplab_tf.structures import EvaluationBatch, QueryOutputs, ScoredPrediction
 from deeplab_tf.training import distribution, replicated_prediction
 from deeplab_tf.training.extra_scores import ExtraScore, ScoredImage
 from deeplab_tf.training.signals import Stopped
@@ -138,7 +139,7 @@ class Evaluator(BatchEvaluator):
                extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, resize_rule: ResizeRule = 'aligned',
-               **loop: Any):
+               at_full_size: Optional[Callable] = None, **loop: Any):
     """Initializes the evaluator.
 
     Args:
@@ -148,8 +149,11 @@ class Evaluator(BatchEvaluator):
       on_sample: Function that is called with (position, Sample) for each image of this worker.
       num_images: Number of first samples that have an `image`; None for all.
       resize_rule: Rule by which the images were resized.
-      **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions
-        PanopticPrediction, or ScoredPrediction if an extra score needs the queries.
+      at_full_size: Function of (outputs, FullSize) that post-processes images at the size of their
+        files; None if `predict` post-processes.
+      **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions QueryOutputs
+        with `at_full_size`, else PanopticPrediction, or ScoredPrediction if an extra score needs
+        the queries.
     """
     super().__init__(**loop)
     self._dataset_info = dataset_info
@@ -162,6 +166,8 @@ class Evaluator(BatchEvaluator):
     self._resize_rule = resize_rule
     self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
                                      reduce_retracing=True)
+    self._at_full_size = at_full_size and tf.function(at_full_size, autograph=False,
+                                                      reduce_retracing=True)
 
   def format_result(self) -> str:
     """Returns the result as a table, with a line for each value of the extra scores."""
@@ -206,9 +212,12 @@ class Evaluator(BatchEvaluator):
     raw_size, resized_size = batch.raw_size[i], batch.resized_size[i]
     height, width = raw_size.numpy()
     own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
-    panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
-    size = mask2former.FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
-    restored = self._restore_step(panoptic, resized_size, raw_size, self._resize_rule)
+    size = FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
+    if isinstance(own, QueryOutputs):
+      queries, restored = own, self._at_full_size(own._asdict(), size)
+    else:
+      panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
+      restored = self._restore_step(panoptic, resized_size, raw_size, self._resize_rule)
     return ScoredImage(batch.name[i].numpy().decode(), batch.label[i].numpy()[:height, :width],
                        restored, queries, size, self._resize_rule)
 

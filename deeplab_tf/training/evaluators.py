@@ -8,6 +8,7 @@ from deeplab_tf import models, tasks
 from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import AnyInfo
 from deeplab_tf.data import image_normalization, pipeline
+from deeplab_tf.postprocessing.full_size import FullSizePostprocessor
 from deeplab_tf.structures import QueryOutputs, ScoredPrediction
 from deeplab_tf.tasks import Task
 from deeplab_tf.training import extra_scores
@@ -47,13 +48,14 @@ def build(config, architecture: Architecture, dataset_info: AnyInfo, surrounding
 
 def _panoptic(config, architecture, dataset_info, surroundings, **loop):
   scores, samples = extra_scores.build(config, architecture, dataset_info), None
+  postprocess = architecture.build_postprocessor(config, dataset_info)
   if surroundings.shows_images:
     samples = monitor.SampleMonitor(surroundings.writer, dataset_info, config.evaluator_options,
                                     surroundings.model_dir, surroundings.global_step)
   return Evaluator(dataset_info=dataset_info,
                    normalization=image_normalization.build(config.model_options),
                    resize_rule=pipeline.evaluation_augmentation(config).resize_rule,
-                   extra_scores=scores,
+                   extra_scores=scores, at_full_size=getattr(postprocess, 'at_full_size', None),
                    on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)
 
@@ -75,7 +77,7 @@ _EVALUATORS = {Task.PANOPTIC: _panoptic, Task.CLASSIFICATION: _classification}
 
 
 def build_postprocessor(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:
-  """Returns the post-processing of an evaluation.
+  """Returns the part of an evaluation's post-processing that all replicas do with a batch.
 
   Args:
     config: ExperimentOptions.
@@ -83,16 +85,20 @@ def build_postprocessor(config, dataset_info: AnyInfo, static_shapes: bool) -> C
     static_shapes: Whether all shapes are static, as XLA and TPU require.
 
   Returns:
-    Function of (outputs, output_size) that returns the architecture's prediction, or a
-    ScoredPrediction if an extra score needs the queries.
+    Function of (outputs, output_size) that returns the architecture's prediction, a
+    ScoredPrediction if an extra score needs the queries, or QueryOutputs if maps are made at the
+    size of each file, which the evaluator does.
   """
   architecture = models.architecture(config)
   postprocess = architecture.build_postprocessor(config, dataset_info, static_shapes)
-  if not extra_scores.need_queries(config, architecture):
+  needs_queries = extra_scores.need_queries(config, architecture)
+
+  def queries_of(outputs):
+    return QueryOutputs(outputs['class_logits'], outputs['mask_logits'])
+
+  if isinstance(postprocess, FullSizePostprocessor):
+    return lambda outputs, output_size: queries_of(outputs)
+  if not needs_queries:
     return postprocess
-
-  def with_queries(outputs, output_size):
-    queries = QueryOutputs(outputs['class_logits'], outputs['mask_logits'])
-    return ScoredPrediction(postprocess(outputs, output_size), queries)
-
-  return with_queries
+  return lambda outputs, output_size: ScoredPrediction(
+      postprocess(outputs, output_size), queries_of(outputs))

@@ -18,6 +18,7 @@ from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecisi
 from deeplab_tf.metrics.mean_iou import MeanIoU
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
 from deeplab_tf.postprocessing import mask2former
+from deeplab_tf.postprocessing.full_size import FullSize
 from deeplab_tf.protos.evaluator_pb2 import EvaluatorOptions
 from deeplab_tf.scoring import instance_files
 from deeplab_tf.structures import PanopticPrediction, QueryOutputs
@@ -39,7 +40,7 @@ class ScoredImage:
 
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
                queries: Optional[QueryOutputs] = None,
-               full_size: Optional[mask2former.FullSize] = None,
+               full_size: Optional[FullSize] = None,
                resize_rule: ResizeRule = 'aligned'):
     """Initializes the image.
 

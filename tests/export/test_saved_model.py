@@ -156,6 +156,13 @@ def test_segments_that_vanish_in_resizing_are_not_listed():
   np.testing.assert_allclose(compacted.segment_scores, [[0.9, 0.7, -1, -1]])
 
 
+def test_segments_of_a_batch_are_those_of_each_image():
+  one, two = _prediction([[[7, 9]]], ids=[5, 9, -1, 7]), _prediction([[[5, 5]]], ids=[9, 5, 7, -1])
+  both = type(one)(*(tf.concat(fields, 0) for fields in zip(one, two)))
+  assert serving_module.compact_segments(both).segment_ids.numpy().tolist() == [
+      [9, 7, -1, -1], [5, -1, -1, -1]]
+
+
 def _prediction(panoptic, ids):
   from deeplab_tf.structures import PanopticPrediction
   panoptic, ids = tf.constant(panoptic), tf.constant([ids])

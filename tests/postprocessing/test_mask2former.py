@@ -10,6 +10,7 @@ from pycocotools import mask as mask_lib
 
 from deeplab_tf.layers import resizing
 from deeplab_tf.postprocessing import mask2former
+from deeplab_tf.postprocessing.full_size import FullSize
 
 
 def _softmax(x):
@@ -75,7 +76,7 @@ def test_bands_of_rows_change_nothing_and_padding_is_cut_away(masks_compete, rul
   rng = np.random.default_rng(0)
   class_logits = rng.normal(size=(6, 4)).astype(np.float32)
   mask_logits = 4 * rng.normal(size=(9, 7, 6)).astype(np.float32)
-  size = mask2former.FullSize((65, 49), (61, 33), (150, 70))
+  size = FullSize((65, 49), (61, 33), (150, 70))
   found = mask2former.semantic_inference(class_logits, mask_logits, masks_compete, size, rule)
   full = _resized(mask_logits, (65, 49), rule)[:61, :33]
   full = _resized(full, (150, 70), rule)
@@ -92,7 +93,7 @@ def test_bands_of_rows_change_nothing_and_padding_is_cut_away(masks_compete, rul
 
 def test_corners_are_aligned_unless_another_rule_is_given():
   logits = np.random.default_rng(0).normal(size=(9, 7, 6)).astype(np.float32)
-  size = mask2former.FullSize((65, 49), (61, 33), (150, 70))
+  size = FullSize((65, 49), (61, 33), (150, 70))
   default, aligned, other = (
       mask2former.semantic_inference(np.zeros((6, 4), np.float32), logits, False, size, *rule)
       for rule in ((), ('aligned',), ('half_pixel',)))

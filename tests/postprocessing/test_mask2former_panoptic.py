@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf.classes import Category, DatasetInfo
 from deeplab_tf.postprocessing import mask2former_panoptic, query_maps
-from deeplab_tf.postprocessing.mask2former import FullSize
+from deeplab_tf.postprocessing.full_size import FullSize
 from deeplab_tf.postprocessing.mask2former_panoptic import Mask2FormerPostprocessor, PanopticOptions
 from deeplab_tf.protos import evaluator_pb2
 

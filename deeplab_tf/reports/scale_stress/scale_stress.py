@@ -25,7 +25,7 @@ from deeplab_tf.formats import image_limits
 from deeplab_tf.layers.aspp import scaled_pooling
 from deeplab_tf.layers.shapes import scaled_size
 from deeplab_tf.metrics.panoptic_quality import PanopticQuality
-from deeplab_tf.postprocessing import resize_back
+from deeplab_tf.postprocessing import full_size
 from deeplab_tf.reports.scale_stress import scale_results
 from deeplab_tf.training import precision
 from deeplab_tf.user_errors import DataError
@@ -217,12 +217,13 @@ class ScaleStress:
     network = models.inference_network(self._config, model)
     config = scaled_postprocessing(self._config, ratio)
     postprocess = models.architecture(config).build_postprocessor(config, self._info)
+    rule = pipeline.evaluation_augmentation(config).resize_rule
 
     def predict(images, resized_size, raw_size):
       with scaled_pooling(model, ratio):
         outputs = network(images)
-      prediction = postprocess(outputs, size)
-      return resize_back.to_raw_size(prediction, resized_size, raw_size).panoptic_map[0]
+      sizes = full_size.FullSize(size, resized_size, raw_size)
+      return full_size.predict(postprocess, outputs, sizes, rule).panoptic_map[0]
 
     pair = tf.TensorSpec([2], tf.int32)
     return tf.function(predict, autograph=False).get_concrete_function(
