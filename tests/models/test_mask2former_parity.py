@@ -19,6 +19,7 @@ from deeplab_tf.losses import point_sampling
 from deeplab_tf.models import mask2former
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.structures import OverlappingMaskTargets, split_layers
+from deeplab_tf.training import optimizers
 
 pytestmark = pytest.mark.parity
 
@@ -158,7 +159,9 @@ def _points(arrays, layers, targets):
   return found
 
 
-def test_losses_and_the_gradient_of_every_parameter_are_recorded_ones(tiny):
+@pytest.fixture(name='step', scope='module')
+def fixture_step(tiny):
+  """Returns what was recorded of the step, the losses, and (name, variable, gradient) of each."""
   folder, model, config = tiny
   arrays = np.load(folder / 'expected.npz')
   expected = json.loads((folder / 'expected.json').read_text())['train_step']
@@ -171,7 +174,25 @@ def test_losses_and_the_gradient_of_every_parameter_are_recorded_ones(tiny):
     outputs = model(images, training=True)
     points = _points(arrays, split_layers(outputs), targets)
     result = criterion.losses_at(points, outputs, targets, criterion.normalizers(targets))
-  last = len(points) - 1
+  variables = {path: v for path, v in variables_by_path(model).items() if v.trainable}
+  named = []
+  for path, gradient in zip(variables, tape.gradient(result.total, list(variables.values()))):
+    (origin,) = from_mask2former.origins(path, model)
+    named.append((origin.names[0], variables[path], gradient))
+  return expected, result, named
+
+
+def _norms(named):
+  """Returns name -> norm of (name, tensor); tensors of the same name are parts of one."""
+  squares = collections.Counter()
+  for name, tensor in named:
+    squares[name] += np.sum(np.square(tensor, dtype=np.float64))
+  return {name: square**0.5 for name, square in squares.items()}
+
+
+def test_losses_and_the_gradient_of_every_parameter_are_recorded_ones(step):
+  expected, result, named = step
+  last = len(expected['losses_unweighted_by_layer']) // 3 - 1
   for name, value in expected['losses_unweighted_by_layer'].items():
     _, term, number = name.split('_')
     term = {'ce': 'class_loss'}.get(term, f'{term}_loss') + (
@@ -179,16 +200,44 @@ def test_losses_and_the_gradient_of_every_parameter_are_recorded_ones(tiny):
     np.testing.assert_allclose(result.losses[term] / result.weights[term], value, rtol=1e-4)
   np.testing.assert_allclose(result.total, expected['total_weighted'], rtol=2e-5)
 
-  squares = collections.Counter()
-  variables = {path: v for path, v in variables_by_path(model).items() if v.trainable}
-  for path, gradient in zip(variables, tape.gradient(result.total, list(variables.values()))):
-    (origin,) = from_mask2former.origins(path, model)
-    squares[origin.names[0]] += np.sum(np.square(gradient, dtype=np.float64))
+  found = _norms((name, gradient) for name, _, gradient in named)
   norms, total = expected['gradient_norms_before_clipping'], expected[
       'total_gradient_norm_before_clipping']
-  assert set(squares) == set(norms)
-  np.testing.assert_allclose(sum(squares.values())**0.5, total, rtol=1e-4)
+  assert set(found) == set(norms)
+  np.testing.assert_allclose(np.linalg.norm(list(found.values())), total, rtol=1e-4)
   for name, norm in norms.items():
     # The true gradient of biases before a norm, and of keys' biases, is zero.
-    np.testing.assert_allclose(squares[name]**0.5, norm, rtol=1e-3, atol=1e-6 * total,
-                               err_msg=name)
+    np.testing.assert_allclose(found[name], norm, rtol=1e-3, atol=1e-6 * total, err_msg=name)
+
+
+def test_the_update_of_every_parameter_is_the_recorded_one(tiny, step):
+  """The first step of Adam is the rate times the sign of the gradient, or nearly so."""
+  _, model, _ = tiny
+  expected, _, named = step
+  solver = trainer_pb2.SolverOptions(
+      optimizer='adamw', base_learning_rate=1e-4, adamw_weight_decay=0.05, adamw_epsilon=1e-8,
+      training_number_of_steps=100, backbone_learning_rate_multiplier=0.1,
+      use_gradient_clipping=True, clip_gradient_norm=expected['clip_norm'])
+  optimizer = optimizers.build(solver, model.trainable_variables,
+                               mask2former.parameter_groups(model, solver))
+  optimizer.build()
+  gradients = {id(variable): gradient for _, variable, gradient in named}
+  before = [variable.numpy() for _, variable, _ in named]
+  clipped, _ = optimizer.clip([gradients[id(v)] for v in optimizer.variables])
+  optimizer.apply(clipped)
+  updates = [(name, variable.numpy().astype(np.float64) - old)
+             for (name, variable, _), old in zip(named, before)]
+  for (_, variable, _), old in zip(named, before):
+    variable.assign(old)
+
+  sums, norms = collections.Counter(), _norms(updates)
+  for name, update in updates:
+    sums[name] += update.sum()
+  recorded_updates = expected['update_sum_and_norm_after_one_step']
+  assert set(norms) == set(recorded_updates)
+  gradient_norms = expected['gradient_norms_before_clipping']
+  smallest = 1e-6 * expected['total_gradient_norm_before_clipping']
+  for name, (update_sum, norm) in recorded_updates.items():
+    np.testing.assert_allclose(norms[name], norm, rtol=1e-3, err_msg=name)
+    if gradient_norms[name] > smallest:  # The sign of a gradient that should be zero is noise.
+      np.testing.assert_allclose(sums[name], update_sum, atol=1e-2 * norm, err_msg=name)
