@@ -52,13 +52,11 @@ def write_config(folder: pathlib.Path) -> str:
 def read_scalars(folder: pathlib.Path) -> dict:
   """Returns tag -> {step: value} of the event files in a folder; pictures and texts as None."""
   import tensorflow as tf
-  from tensorflow.core.util import event_pb2
 
-  from deeplab_tf.reports.queries import event_curves
+  from deeplab_tf.reports import event_files
   found = {}
-  for path in event_curves.event_files(pathlib.Path(folder)):
-    for record in tf.data.TFRecordDataset(str(path)):
-      event = event_pb2.Event.FromString(record.numpy())
+  for path in event_files.files_in(pathlib.Path(folder)):
+    for event in event_files.events(path):
       for value in event.summary.value:
         tensor = tf.make_ndarray(value.tensor)
         is_scalar = tensor.shape == () and tensor.dtype.kind == 'f'

@@ -1,15 +1,10 @@
 """Reads the curves of figure 4 of the MaX-DeepLab paper from TensorBoard event files."""
 
 import pathlib
-import re
-from typing import Any, Iterator, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import tensorflow as tf
-
+from deeplab_tf.reports import event_files
 from deeplab_tf.training.reporting import summaries
-
-_EVENTS = 'events.out.tfevents.*'
 
 
 class Panel(NamedTuple):
@@ -38,16 +33,9 @@ PANELS = (
 )
 
 
-def event_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the event files of a folder, oldest first."""
-  # Names contain the time in seconds, the process and a counter, which are sorted as numbers.
-  return sorted(folder.glob(_EVENTS),
-                key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
-
-
 def has_events(model_dir: str) -> bool:
   """Returns whether a model directory has event files of training or evaluation."""
-  return any(event_files(pathlib.Path(model_dir) / run)
+  return any(event_files.files_in(pathlib.Path(model_dir) / run)
              for run in (summaries.TRAIN, summaries.EVAL))
 
 
@@ -56,27 +44,6 @@ def read(model_dir: str) -> dict[str, dict[int, float]]:
   found = {}
   for run in (summaries.TRAIN, summaries.EVAL):
     tags = {tag for panel in PANELS if panel.run == run for tag in panel.tags.values()}
-    for path in event_files(pathlib.Path(model_dir) / run):
-      _read_file(path, tags, found)
-  return {tag: dict(sorted(points.items())) for tag, points in found.items()}
-
-
-def _read_file(path: pathlib.Path, tags: set[str], found: dict[str, dict[int, float]]) -> None:
-  """Adds the points of a file; steps that were repeated after a restart are overwritten."""
-  for event in _events(path):
-    for value in event.summary.value:
-      point = float(tf.make_ndarray(value.tensor)) if value.tag in tags else np.nan
-      if np.isfinite(point):
-        found.setdefault(value.tag, {})[event.step] = point
-
-
-def _events(path: pathlib.Path) -> Iterator[Any]:
-  """Yields the events of a file."""
-  from tensorflow.core.util import event_pb2
-  records = iter(tf.data.TFRecordDataset(str(path)))
-  while True:
-    try:
-      record = next(records)
-    except (StopIteration, tf.errors.DataLossError):  # The last record may be incomplete.
-      return
-    yield event_pb2.Event.FromString(record.numpy())
+    for tag, points in event_files.read(pathlib.Path(model_dir) / run, tags).items():
+      found[tag] = {step: point.value for step, point in points.items()}
+  return found
