@@ -19,7 +19,7 @@ from deeplab_tf.losses import point_sampling
 from deeplab_tf.models import mask2former
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.structures import OverlappingMaskTargets, split_layers
-from deeplab_tf.training import optimizers
+from deeplab_tf.training import optimizers, precision
 
 pytestmark = pytest.mark.parity
 
@@ -32,6 +32,13 @@ def _recipe_weights(descriptions):
   return {w['name']: recipe.weight(w.get('seed', w['name']), w['shape'], w['role'],
                                    w.get('fan_in'))
           for w in descriptions if w['role'] != 'computed'}
+
+
+def _copy_weights(source, target):
+  """Gives a network the weights of another one of the same config."""
+  values = variables_by_path(source)
+  for path, variable in variables_by_path(target).items():
+    variable.assign(values[path])
 
 
 def _nhwc(array):
@@ -100,26 +107,77 @@ def test_rate_and_weight_decay_of_every_parameter_are_recorded_ones(tiny):
     np.testing.assert_allclose(found[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize('variant,backbone', [
-    ('r50', 'name: "torchvision_resnet50" resnet { frozen_batch_norm: true }'),
-    ('swin_tiny', 'name: "swin_tiny"')], ids=['r50', 'swin_tiny'])
-def test_the_whole_network_gives_all_recorded_outputs(variant, backbone, tmp_path):
-  path = tmp_path / 'config.textproto'
+@pytest.fixture(name='whole', scope='module', params=['r50', 'swin_tiny'])
+def fixture_whole(request, tmp_path_factory):
+  """Returns the name and the config of a released network, and the recorded cases."""
+  variant = request.param
+  backbone = {'r50': 'name: "torchvision_resnet50" resnet { frozen_batch_norm: true }',
+              'swin_tiny': 'name: "swin_tiny"'}[variant]
+  path = tmp_path_factory.mktemp('config') / 'config.textproto'
   path.write_text(f'model_options {{ backbone {{ {backbone} }} mask2former {{}} }} '
                   'eval_dataset_options { dataset: "coco_panoptic" }')
-  model = deeplab_tf.build_model(load_config(path))
-  load_reference_weights(model, 'mask2former', _recipe_weights(recorded.released_weights(variant)))
-  folder = shared.path('parity', 'mask2former')
+  folder, cases = shared.path('parity', 'mask2former'), []
   arrays = np.load(folder / f'outputs_{variant}.npz')
   for case, description in json.loads((folder / f'outputs_{variant}.json').read_text()).items():
     images = np.stack([shared.recipe().image(name, *description['input_shape_nhwc'][1:3])
                        for name in description['image_names']])
     expected = {name.removeprefix(f'{case}/'): arrays[name] for name in arrays
                 if name.startswith(f'{case}/')}
+    cases.append((images, expected, description['channel_step_of_features']))
+  return variant, load_config(path), cases
+
+
+def _whole_network(variant, config):
+  model = deeplab_tf.build_model(config)
+  load_reference_weights(model, 'mask2former', _recipe_weights(recorded.released_weights(variant)))
+  return model
+
+
+def test_the_whole_network_gives_all_recorded_outputs(whole):
+  variant, config, cases = whole
+  model = _whole_network(variant, config)
+  for images, expected, step in cases:
     expected['mask_logits'] = expected['mask_logits_all']
-    layers = _check(model, images, expected, description['channel_step_of_features'])
+    layers = _check(model, images, expected, step)
     np.testing.assert_allclose(layers[-1]['mask_logits'], _nhwc(expected['mask_logits_last']),
                                atol=_MASKS)
+
+
+# === bfloat16 ===
+
+# Classes are the same where the two best logits are further apart than this.
+_GAP = 0.3
+
+
+def _check_classes(model, images, expected_logits):
+  """Compares the classes of the last prediction; returns the number of compared queries."""
+  outputs = model(images)
+  for name, value in outputs.items():
+    assert np.isfinite(value).all(), name
+  best = np.sort(expected_logits, -1)
+  clear = best[..., -1] - best[..., -2] > _GAP
+  found = np.argmax(tf.cast(outputs['class_logits'], tf.float32), -1)
+  np.testing.assert_array_equal(found[clear], np.argmax(expected_logits, -1)[clear])
+  return clear.sum()
+
+
+def test_a_small_network_gives_the_same_classes_in_bfloat16(tiny):
+  folder, model, _ = tiny
+  config = recorded.tiny_config(folder.name.split('_')[-1])
+  with precision.scope('BFLOAT16'):
+    low = deeplab_tf.build_model(config)
+  _copy_weights(model, low)
+  expected = np.load(folder / 'expected.npz')
+  assert _check_classes(low, _nhwc(expected['network_input_nchw']),
+                        expected['class_logits'][-1]) > 2
+
+
+def test_the_whole_network_gives_the_same_classes_in_bfloat16(whole):
+  variant, config, cases = whole
+  with precision.scope('BFLOAT16'):
+    low = _whole_network(variant, config)
+  for images, expected, _ in cases:
+    assert _check_classes(low, images, expected['class_logits'][-1]) >= 20
 
 
 # === A training step ===
