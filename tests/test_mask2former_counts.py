@@ -21,8 +21,8 @@ SIZES = {'coco': (800, 1136), 'cityscapes': (1024, 2048), 'ade20k': (640, 640),
 PATHS = sorted(path for path in CONFIGS.glob('*/mask2former/*.textproto')
                if not path.stem.endswith('r50_small'))
 # A few seconds each: frozen and trained batch norms, Swin, other classes.
-QUICK = ('coco/mask2former_r50', 'coco/mask2former_swin_tiny', 'cityscapes/mask2former_r50',
-         'mapillary_vistas/mask2former_r50')
+QUICK = ('coco/panoptic_r50', 'coco/panoptic_swin_tiny', 'cityscapes/panoptic_r50',
+         'mapillary_vistas/panoptic_r50')
 
 
 def _name(path):
@@ -72,7 +72,7 @@ def test_all_released_panoptic_configs_are_there():
 def test_parameters_are_those_of_the_released_network(path):
   config, dataset = deeplab_tf.load_config(path), path.parts[-3]
   total = profiling.summarize(config, SIZES[dataset]).total
-  variant = path.stem.removeprefix('mask2former_').removesuffix('_in21k')
+  variant = path.stem.removeprefix('panoptic_').removesuffix('_in21k')
   expected = _expected_parameters(config, variant)
   assert total.trainable_parameters == total.inference_parameters == expected
   counts = re.search(r'# Counts: +([\d.]+) M parameters(?:, ([\d.]+) G)?', path.read_text())
@@ -88,7 +88,7 @@ def test_flops_are_the_papers(name, row):
   tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
   (paper,) = [found for found in tables['mask2former']['rows']
               if found['name'] == f'Mask2Former {row}' and found['task'] == 'coco panoptic']
-  config = deeplab_tf.load_config(CONFIGS / f'coco/mask2former/mask2former_{name}.textproto')
+  config = deeplab_tf.load_config(CONFIGS / f'coco/mask2former/panoptic_{name}.textproto')
   # The paper averages over 100 images of val2017. Most have an aspect ratio of 4:3 or 3:2.
   mean = 0.0
   for size, share in (((800, 1088), 0.68), ((800, 1216), 0.32)):

@@ -3,7 +3,7 @@
   python trainer/convert_checkpoint.py --source=deeplab2 --input=downloaded/ckpt-100000 \\
       --config_file=configs/coco/max_deeplab/max_deeplab_s.textproto --output=converted/ckpt-0
   python trainer/convert_checkpoint.py --source=mask2former --input=model_final_94dc52.pkl \\
-      --config_file=configs/coco/mask2former/mask2former_r50.textproto --output=converted/ckpt-0
+      --config_file=configs/coco/mask2former/panoptic_r50.textproto --output=converted/ckpt-0
   python trainer/convert_checkpoint.py --source=huggingface \\
       --input=mask2former-swin-tiny-coco-panoptic --output=converted/ckpt-0
 

@@ -157,8 +157,10 @@ class Mask2FormerCriterion(criterion.Criterion):
     whole = None if self._num_points else _whole_masks(targets, layers[0]['mask_logits'])
     compared = [self._compare(layer, targets, whole) for layer in layers]
     costs = tf.concat([self._cost(found) for found in compared], axis=0)
-    matching = self._match(costs, targets, len(layers))
-    layers = [{**layer, **self._pairs(own)} for layer, own in zip(layers, matching)]
+    pairs = [self._pairs(own) for own in self._match(costs, targets, len(layers))]
+    if self._solver == 'scipy':
+      pairs = _cut_off_unused(pairs)
+    layers = [{**layer, **own} for layer, own in zip(layers, pairs)]
 
     def losses_of(layer):
       return self._layer_losses(layer, targets, normalizers, whole)
@@ -179,7 +181,7 @@ class Mask2FormerCriterion(criterion.Criterion):
     return [{'matching_points': randomness.uniform([images, self._num_points, 2]),
              'seeds': randomness.image_seeds(images)} for _ in range(count)]
 
-  def _loss_points(self, maps: tf.Tensor, layer: Layer) -> tf.Tensor:
+  def _loss_points(self, maps: tf.Tensor, layer: Layer, masks: int) -> tf.Tensor:
     """Returns the points at which the pairs of one prediction are compared.
 
     Many more points are drawn than kept. Therefore images are processed one at a time, and only
@@ -188,11 +190,13 @@ class Mask2FormerCriterion(criterion.Criterion):
     Args:
       maps: float32 [batch, pairs, h, w], mask logits of the pairs.
       layer: The prediction, with its pairs and its seeds or given points.
+      masks: Number of rows for masks.
 
     Returns:
       float32 [batch, pairs, points, 2], without gradient; 0 for pairs that do not exist.
     """
-    pairs, some = maps.shape[1], min(maps.shape[1], _AT_A_TIME)
+    # Random numbers must not depend on whether unused rows are cut off.
+    pairs, some = dimensions(maps)[1], min(self._num_queries, masks, _AT_A_TIME)
     source = {name: layer[name] for name in ('seeds', 'drawn_points', 'others_points')
               if name in layer}
 
@@ -213,7 +217,7 @@ class Mask2FormerCriterion(criterion.Criterion):
 
     points = tf.map_fn(
         one_image, (tf.stop_gradient(maps), layer['is_pair'], source), parallel_iterations=1,
-        fn_output_signature=tf.TensorSpec([pairs, self._num_points, 2]))
+        fn_output_signature=tf.TensorSpec([maps.shape[1], self._num_points, 2]))
     return tf.stop_gradient(points)
 
   def _candidates(self, source: Layer, step: tf.Tensor,
@@ -308,7 +312,7 @@ class Mask2FormerCriterion(criterion.Criterion):
     maps = tf.transpose(layer['mask_logits'], [0, 3, 1, 2])
     maps = tf.gather(maps, layer['pair_query'], batch_dims=1)
     if whole is None:
-      points = self._loss_points(maps, layer)
+      points = self._loss_points(maps, layer, targets.mask_classes.shape[1])
       labels = mask_values.at_points(targets, points, layer['pair_mask'])
       # The indices and weights of the interpolation take more memory than all other activations.
       logits = recomputation.recompute(lambda x: point_sampling.sample_each(x, points), maps)
@@ -322,6 +326,20 @@ class Mask2FormerCriterion(criterion.Criterion):
     dice = 1.0 - (2.0 * tf.reduce_sum(probabilities * labels, axis=2) + 1.0) / (area + 1.0)
     return tuple(tf.reduce_sum(tf.where(layer['is_pair'], loss, 0.0))
                  for loss in (cross_entropy, dice))
+
+
+def _cut_off_unused(layers: list[Layer]) -> list[Layer]:
+  """Cuts off the rows that are unused in all images, most rows usually.
+
+  Shapes then depend on the number of masks, which XLA does not allow.
+
+  Args:
+    layers: The pairs of each prediction; see Mask2FormerCriterion._pairs. All have the same number.
+  """
+  used = tf.reduce_max(tf.math.count_nonzero(layers[0]['is_pair'], axis=1, dtype=tf.int32))
+  # An empty tensor would have no gradient.
+  used = tf.maximum(used, 1)
+  return [{name: value[:, :used] for name, value in layer.items()} for layer in layers]
 
 
 def compare(class_logits: tf.Tensor, mask_classes: tf.Tensor, logits: tf.Tensor,

@@ -45,6 +45,17 @@ class KerasModel(keras.Model):
     super().__init__()
     self.dataset_info = dataset_info
 
+  def call_all_layers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the raw outputs at inference, those of earlier decoder layers included.
+
+    By default they are those of `call`. A model whose decoder layers make predictions of their own
+    names them as in training; see structures.split_layers.
+
+    Args:
+      images: [batch, height, width, 3], normalized.
+    """
+    return self(images, training=False)
+
   def describe_by(self, config, for_inference: bool) -> None:
     """Stores what the model was built from, which a file of the whole model has to hold.
 

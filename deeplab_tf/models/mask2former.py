@@ -70,16 +70,23 @@ class Mask2Former(KerasModel):
       all_predictions: Whether all predictions are returned at inference too.
 
     Returns:
-      float32 `class_logits` [batch, queries, classes + 1] with "no object" last, and `mask_logits`
-      [batch, h, w, queries] before the sigmoid, where h and w are ceil(height / 4) and
-      ceil(width / 4). If all predictions are returned, `class_logits_0`, `mask_logits_0` are those
-      before the first layer, `class_logits_1`, `mask_logits_1` those after it, and so on.
+      float32 `class_logits` [batch, queries, classes + 1] with "no object" last, `mask_logits`
+      [batch, h, w, queries] before the sigmoid, and `pixel_features` [batch, h, w, channels], the
+      mask features, whose products with the queries' embeddings are the masks; h and w are
+      ceil(height / 4) and ceil(width / 4). If all predictions are returned, `class_logits_0`,
+      `mask_logits_0` are those before the first layer, `class_logits_1`, `mask_logits_1` those
+      after it, and so on.
     """
     features = self.backbone(images, training=training)
     decoded = self.pixel_decoder(features, training=training)
-    return join_layers(self.transformer_decoder(
+    outputs = join_layers(self.transformer_decoder(
         decoded.levels, decoded.mask_features, training=training,
         all_predictions=all_predictions))
+    outputs['pixel_features'] = tf.cast(decoded.mask_features, tf.float32)
+    return outputs
+
+  def call_all_layers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    return self(images, training=False, all_predictions=True)
 
 
 # === From a config ===

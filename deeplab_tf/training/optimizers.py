@@ -130,8 +130,15 @@ class _DecoupledDecay:
 
   def _resource_apply_dense(self, grad, var, apply_state=None):
     if self.decoupled_decay and id(_whole(var)) in self.decayed:
-      var.assign_sub(self._decayed_lr(var.dtype.base_dtype) * self.decoupled_decay * var)
+      var.assign_sub(self._rate(var, apply_state) * self.decoupled_decay * var)
     return super()._resource_apply_dense(grad, var, apply_state)
+
+  def _rate(self, var, apply_state):
+    """Returns the learning rate of an update, which Keras computes once for all variables."""
+    dtype = var.dtype.base_dtype
+    state = (apply_state or {}).get((var.device, dtype), {})
+    # Otherwise the graph would have the operations of the schedule once for each variable.
+    return state['lr_t'] if 'lr_t' in state else self._decayed_lr(dtype)
 
 
 def _whole(variable: tf.Variable) -> tf.Variable:

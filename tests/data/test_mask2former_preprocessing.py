@@ -27,7 +27,7 @@ SIZES = {
 
 
 def _config(dataset, *overrides):
-  path = CONFIGS / dataset / 'mask2former' / 'mask2former_r50.textproto'
+  path = CONFIGS / dataset / 'mask2former' / 'panoptic_r50.textproto'
   return deeplab_tf.load_config(path, overrides)
 
 

@@ -83,14 +83,14 @@ _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 # Cityscapes for ResNets, whose batch norms are trained there.
 @pytest.mark.parametrize('name', [
-    'coco/max_deeplab/max_deeplab_s_res641', 'cityscapes/mask2former/mask2former_r50',
-    'coco/mask2former/mask2former_swin_tiny',
+    'coco/max_deeplab/max_deeplab_s_res641', 'cityscapes/mask2former/panoptic_r50',
+    'coco/mask2former/panoptic_swin_tiny',
     *(pytest.param(name, marks=pytest.mark.slow) for name in (
         'coco/max_deeplab/max_deeplab_l_res1025', 'coco/max_deeplab/ablation_baseline_res641',
         'coco/max_deeplab/ablation_axial_res641', 'coco/max_deeplab/ablation_decoder_l2_res641',
-        'cityscapes/mask2former/mask2former_r101', 'coco/mask2former/mask2former_swin_small',
-        'coco/mask2former/mask2former_swin_base',
-        'coco/mask2former/mask2former_swin_large_in21k'))])
+        'cityscapes/mask2former/panoptic_r101', 'coco/mask2former/panoptic_swin_small',
+        'coco/mask2former/panoptic_swin_base',
+        'coco/mask2former/panoptic_swin_large'))])
 def test_the_config_that_a_header_names_pre_trains_the_whole_backbone(name):
   path = _CONFIGS / f'{name}.textproto'
   named = re.search(r'configs/imagenet/\w+\.textproto', path.read_text())[0]

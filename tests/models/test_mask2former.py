@@ -34,14 +34,16 @@ class TestMask2Former(model_battery.ModelBattery):
 
   def shapes(self, network, size):
     return {'mask_logits': [*(-(-n // 4) for n in size), 12],
-            'class_logits': [12, len(network.info.class_ids) + 1]}
+            'class_logits': [12, len(network.info.class_ids) + 1],
+            'pixel_features': [*(-(-n // 4) for n in size), 16]}
 
   def test_all_predictions_are_returned_in_training_and_on_request(self, network):
     images = tf.random.stateless_normal([1, 40, 50, 3], [0, 1])
     last = network.model(images)
     found = network.model(images, all_predictions=True)
     assert len(split_layers(network.model(images, training=True))) == 4
-    assert set(found) == set(last) | {f'{name}_{i}' for name in last for i in range(3)}
+    assert set(found) == set(last) | {
+        f'{name}_{i}' for name in ('class_logits', 'mask_logits') for i in range(3)}
     for name, value in last.items():
       np.testing.assert_allclose(found[name], value, atol=1e-5)
 

@@ -59,6 +59,7 @@ def test_everything_is_written_and_shown_on_one_page(untrained, tmp_path, capsys
   page = (tmp_path / 'out' / 'analysis.html').read_text()
   assert page.count('src="data:image/') == len(pictures)
   numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
+  assert 'after its last layer only' in numbers['notices']['Masks of the decoder layers'][0]
   histogram = np.array(numbers['query_classes']['histogram'])
   assert histogram.shape == (16, 9) and histogram.max() <= numbers['images'] == 4
   assert [c['isthing'] for c in numbers['query_classes']['classes']] == [True] * 6 + [False] * 3
@@ -110,6 +111,13 @@ def test_the_queries_of_mask2former_are_analyzed(tmp_path):
     weights = arrays['weights_1']
   assert weights.shape[0] == 4 and weights.shape[2:] == (8, 12)
   np.testing.assert_allclose(weights.sum(axis=(2, 3)), 1, atol=1e-5)
+  # Its three layers make four predictions, the last of which is the one that is shown.
+  (layers,) = numbers['layer_masks']
+  agreement = np.array(layers['iou_with_the_last'])
+  assert agreement.shape == (4, len(layers['queries'])) and (agreement[3] == 1).all()
+  assert 0 <= agreement.min() < 1
+  with Image.open(tmp_path / 'out' / 'layer_masks_1.png') as picture:
+    assert min(picture.size) > 200
 
 
 def test_an_empty_data_set_is_refused():

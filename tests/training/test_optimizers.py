@@ -223,3 +223,19 @@ def test_lookahead_pulls_back_to_the_slow_weights_every_sixth_step():
   moves = -np.diff(path)
   assert np.all(moves[:5] > 0)
   assert moves[5] < 0
+
+
+def test_the_schedule_is_in_the_graph_once_and_not_for_each_variable():
+  """A step schedule is a chain of conditions, which took half of the time of a first step."""
+  def conditions(count):
+    variables = [tf.Variable(tf.ones([2]), name='kernel') for _ in range(count)]
+    solver = _solver(optimizer='adamw', adamw_weight_decay=0.1, learning_policy='step',
+                     decay_steps=[4, 8])
+    optimizer = optimizers.build(solver, variables, [ParameterGroup('main', variables, 1.0, True)])
+    optimizer.build()
+    graph = tf.function(lambda: optimizer.apply([tf.ones([2])] * count),
+                        autograph=False).get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    return sum(node.op in ('If', 'StatelessIf', 'Case', 'StatelessCase') for node in nodes)
+
+  assert 0 < conditions(6) == conditions(2)

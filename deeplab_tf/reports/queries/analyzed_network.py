@@ -16,6 +16,7 @@ from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
 from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
 from deeplab_tf.reports.queries import memory_attention
+from deeplab_tf.structures import split_layers
 from deeplab_tf.user_errors import DataError
 
 
@@ -30,8 +31,9 @@ class AnalyzedImage(NamedTuple):
     raw: Outputs of the network in output resolution, including padding: mask_logits [h, w,
       queries] and, if the model has them, pixel_features [h, w, channels], attention [heads,
       queries, h, w] (of queries to pixels, in the last layer that has it: M2P of the last dual-path
-      layer, or masked attention) and memory_share [heads, queries] (fraction of the attention to
-      the memory).
+      layer, or masked attention), memory_share [heads, queries] (fraction of the attention to
+      the memory) and layer_masks, bool [predictions, h, w, queries] (the masks of each decoder
+      layer, from the first prediction to the last).
     padded_size: Height and width of the network's input.
     rule: Rule by which maps are resized.
   """
@@ -125,7 +127,7 @@ class AnalyzedNetwork:
 
   def _run(self, images):
     with recording() as records:
-      outputs = self._model(images, training=False)
+      outputs = self._model.call_all_layers(images)
     size = dimensions(images)[1:3]
     if isinstance(self._postprocess, QueryPostprocessor):
       prediction, maps = self._postprocess.with_queries(outputs, size)
@@ -141,6 +143,9 @@ class AnalyzedNetwork:
     }
     if 'pixel_features' in outputs:
       found['pixel_features'] = outputs['pixel_features']
+    layers = split_layers(outputs)
+    if len(layers) > 1:
+      found['layer_masks'] = tf.stack([layer['mask_logits'][0] > 0 for layer in layers])[None]
     readings = memory_attention.readings(records)
     if readings:
       found['attention'] = readings[-1].pixel_weights()

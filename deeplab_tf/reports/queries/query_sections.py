@@ -192,6 +192,62 @@ def _draw_attention(path: str, picture: Picture, chosen: Sequence[int],
   return names
 
 
+def layer_masks(folder: str, pictures: Sequence[Picture], wanted: Optional[Sequence[int]],
+                info: DatasetInfo, numbers: dict[str, Any]) -> Section:
+  """Shows the masks that chosen queries have after each decoder layer.
+
+  Args:
+    folder: Output folder.
+    pictures: Example images.
+    wanted: Queries to show instead of the largest things.
+    info: Description of the classes.
+    numbers: Dictionary to which an entry `layer_masks` is added.
+  """
+  title = 'Masks of the decoder layers'
+  if not pictures or 'layer_masks' not in pictures[0].found.raw:
+    return Section(title, '', (), [
+        'Left out: this model predicts masks after its last layer only.'])
+  sheets, entries = [], []
+  for number, picture in enumerate(pictures, 1):
+    chosen = query_statistics.choose_masks(picture.found.query_map, _isthing(picture, info),
+                                           len(query_pictures.COLORS), wanted)
+    if not chosen:
+      continue
+    masks = picture.found.raw['layer_masks'][..., chosen]
+    path = os.path.join(folder, f'layer_masks_{number}.png')
+    _draw_layer_masks(path, picture, masks, chosen, info)
+    sheets.append((path, picture.name))
+    entries.append({'number': number, 'name': picture.name, 'queries': list(chosen),
+                    'iou_with_the_last': query_statistics.iou_with_the_last(masks).tolist()})
+  numbers['layer_masks'] = entries
+  return Section(
+      title,
+      'The same masks *after each layer of the decoder*, as outlines. With masked attention '
+      '(Mask2Former) the mask of one prediction is where the query may read pixels in the next '
+      'layer, and a query whose mask is empty reads everywhere. Masks that are in place before the '
+      'first layer belong to learned queries that propose a region by themselves; masks that move '
+      'or split until the last layer are found by reading the image.',
+      sheets, [] if entries else ['Left out: no mask was predicted in the example images.'])
+
+
+def _draw_layer_masks(path: str, picture: Picture, masks: np.ndarray, chosen: Sequence[int],
+                      info: DatasetInfo) -> None:
+  """Draws the masks, bool [predictions, h, w, chosen], of one image."""
+  found = picture.found
+  image, query_map = (draw.enlarge(x, _SIDE) for x in (found.image, found.query_map))
+  width = max(2, min(image.shape[:2]) // 130)
+  pictures = []
+  for prediction in masks:
+    full = draw.enlarge(found.resized(prediction.astype(np.float32)) > 0.5, _SIDE)
+    pictures.append(query_pictures.outlined(image, list(np.moveaxis(full, -1, 0)), width))
+  titles = ['before layer 1', *(f'after layer {i}' for i in range(1, len(masks)))]
+  legend = [(f'{draw.short_name(info.categories[found.query_class[query]].name)} (query {query})',
+             color) for query, color in zip(chosen, query_pictures.COLORS)]
+  query_figures.attention(
+      path, query_pictures.outlined(image, [query_map == query for query in chosen], width),
+      pictures, titles, legend)
+
+
 def _isthing(picture: Picture, info: DatasetInfo) -> np.ndarray:
   return np.array([c.isthing for c in info.categories])[picture.found.query_class]
 

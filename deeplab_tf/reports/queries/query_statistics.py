@@ -103,6 +103,20 @@ def choose_masks(query_map: np.ndarray, isthing: np.ndarray, count: int,
   return sorted(areas, key=lambda query: (not isthing[query], -areas[query]))[:count]
 
 
+def iou_with_the_last(masks: np.ndarray) -> np.ndarray:
+  """Returns how much the masks of each prediction agree with those of the last one.
+
+  Args:
+    masks: bool [predictions, height, width, queries].
+
+  Returns:
+    float64 [predictions, queries], intersection over union in [0, 1]; 1 for two empty masks.
+  """
+  both = (masks & masks[-1]).sum(axis=(1, 2))
+  either = (masks | masks[-1]).sum(axis=(1, 2))
+  return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
 @functools.lru_cache(maxsize=64)
 def _to_square(length: int, side: int) -> np.ndarray:
   """Returns the weights of an area resize from `length` to `side` pixels, [side, length]."""

@@ -72,3 +72,11 @@ def test_the_largest_things_are_chosen_first():
   assert query_statistics.choose_masks(query_map, isthing, 4) == [2, 1, 0, 3]
   assert query_statistics.choose_masks(query_map, isthing, 2) == [2, 1]
   assert query_statistics.choose_masks(query_map, isthing, 4, wanted=[3, 4]) == [3, 4]
+
+
+def test_agreement_with_the_last_prediction():
+  masks = np.zeros((3, 2, 4, 2), bool)
+  masks[0, :, :2, 0] = masks[1, 0, :3, 0] = masks[2, 0, 1:3, 0] = True
+  # Pixels of the last mask: 2; in common 1 of 5, then 2 of 3; the second query has no mask at all.
+  np.testing.assert_allclose(query_statistics.iou_with_the_last(masks),
+                             [[1 / 5, 1], [2 / 3, 1], [1, 1]])
