@@ -103,7 +103,8 @@ class ServingModule(tf.Module):
     if isinstance(self._postprocess, full_size.FullSizePostprocessor):
       prediction = self._postprocess.at_full_size(
           self._network(inputs),
-          full_size.FullSize(dimensions(inputs)[1:3], resized_size, raw_size))
+          full_size.FullSize(dimensions(inputs)[1:3], resized_size, raw_size,
+                             self.augmentation.resize_rule))
       return compact_segments(prediction)._asdict()
     return self._restore(self.predict_prepared(inputs), resized_size, raw_size)
 

@@ -17,10 +17,12 @@ class FullSize(NamedTuple):
     input_size: Height and width of the network's input.
     resized_size: Height and width of the image inside the padding.
     raw_size: Height and width of the image's file.
+    rule: Rule by which the image was resized.
   """
   input_size: Sequence[Dimension]
   resized_size: Union[tf.Tensor, Sequence[int]]
   raw_size: Union[tf.Tensor, Sequence[int]]
+  rule: ResizeRule = 'aligned'
 
 
 @runtime_checkable
@@ -37,12 +39,13 @@ def resizing_matrices(logits_size: Sequence[Dimension], full_size: FullSize,
   """Returns the matrices that resize logits to the size of the file.
 
   Logits are resized to the network's input, the padding is cut off, and the rest is resized to the
-  file. Both steps are linear, so one matrix does both without an intermediate map.
+  file by the rule of the image. Both steps are linear, so one matrix does both without an
+  intermediate map.
 
   Args:
     logits_size: Height h and width w of the logits.
     full_size: Sizes of the image.
-    rule: Rule of both steps.
+    rule: Rule of the network, by which logits are resized to its input.
 
   Returns:
     float32 [raw height, h] for the rows and float32 [raw width, w] for the columns.
@@ -51,12 +54,13 @@ def resizing_matrices(logits_size: Sequence[Dimension], full_size: FullSize,
   for axis in range(2):
     to_input = interpolation_matrix(logits_size[axis], full_size.input_size[axis], rule)
     resized, raw = full_size.resized_size[axis], full_size.raw_size[axis]
-    result.append(tf.matmul(interpolation_matrix(resized, raw, rule), to_input[:resized]))
+    to_raw = interpolation_matrix(resized, raw, full_size.rule)
+    result.append(tf.matmul(to_raw, to_input[:resized]))
   return result
 
 
-def predict(postprocess: Callable[..., Any], outputs: dict[str, tf.Tensor], full_size: FullSize,
-            rule: ResizeRule) -> PanopticPrediction:
+def predict(postprocess: Callable[..., Any], outputs: dict[str, tf.Tensor],
+            full_size: FullSize) -> PanopticPrediction:
   """Post-processes one image at the size of its file.
 
   Args:
@@ -65,7 +69,6 @@ def predict(postprocess: Callable[..., Any], outputs: dict[str, tf.Tensor], full
       vanish by this are still listed.
     outputs: Raw outputs of the network, batch of one.
     full_size: Sizes of the image.
-    rule: Rule by which the image was resized.
 
   Returns:
     Maps [1, *raw_size].
@@ -73,4 +76,4 @@ def predict(postprocess: Callable[..., Any], outputs: dict[str, tf.Tensor], full
   if isinstance(postprocess, FullSizePostprocessor):
     return postprocess.at_full_size(outputs, full_size)
   return resize_back.to_raw_size(postprocess(outputs, full_size.input_size),
-                                 full_size.resized_size, full_size.raw_size, rule)
+                                 full_size.resized_size, full_size.raw_size, full_size.rule)

@@ -65,8 +65,7 @@ def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_co
     masks_compete: Whether mask probabilities are a softmax over the queries (MaX-DeepLab,
       CMT-DeepLab) or a sigmoid of each query (Mask2Former).
     full_size: Sizes of the image; None if the logits have the image's size.
-    rule: Rule by which mask logits are resized to the network's input and, after the padding is
-      cut off, to the size of the file.
+    rule: Rule of the network, by which mask logits are resized to its input.
   """
   class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
   rows, columns = _matrices(mask_logits, full_size, rule)

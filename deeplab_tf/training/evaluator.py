@@ -139,7 +139,8 @@ class Evaluator(BatchEvaluator):
                extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, resize_rule: ResizeRule = 'aligned',
-               at_full_size: Optional[Callable] = None, **loop: Any):
+               logits_rule: ResizeRule = 'aligned', at_full_size: Optional[Callable] = None,
+               **loop: Any):
     """Initializes the evaluator.
 
     Args:
@@ -149,6 +150,7 @@ class Evaluator(BatchEvaluator):
       on_sample: Function that is called with (position, Sample) for each image of this worker.
       num_images: Number of first samples that have an `image`; None for all.
       resize_rule: Rule by which the images were resized.
+      logits_rule: Rule by which the network's logits are resized to its input.
       at_full_size: Function of (outputs, FullSize) that post-processes images at the size of their
         files; None if `predict` post-processes.
       **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions QueryOutputs
@@ -164,6 +166,7 @@ class Evaluator(BatchEvaluator):
     self._on_sample = on_sample
     self._num_images = num_images if on_sample is not None else 0
     self._resize_rule = resize_rule
+    self._logits_rule = logits_rule
     self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
                                      reduce_retracing=True)
     self._at_full_size = at_full_size and tf.function(at_full_size, autograph=False,
@@ -212,14 +215,15 @@ class Evaluator(BatchEvaluator):
     raw_size, resized_size = batch.raw_size[i], batch.resized_size[i]
     height, width = raw_size.numpy()
     own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
-    size = FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size)
+    size = FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size,
+                    self._resize_rule)
     if isinstance(own, QueryOutputs):
       queries, restored = own, self._at_full_size(own._asdict(), size)
     else:
       panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
       restored = self._restore_step(panoptic, resized_size, raw_size, self._resize_rule)
     return ScoredImage(batch.name[i].numpy().decode(), batch.label[i].numpy()[:height, :width],
-                       restored, queries, size, self._resize_rule)
+                       restored, queries, size, self._logits_rule)
 
 
 def _pixels(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:

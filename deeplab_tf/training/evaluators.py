@@ -55,6 +55,7 @@ def _panoptic(config, architecture, dataset_info, surroundings, **loop):
   return Evaluator(dataset_info=dataset_info,
                    normalization=image_normalization.build(config.model_options),
                    resize_rule=pipeline.evaluation_augmentation(config).resize_rule,
+                   logits_rule=getattr(postprocess, 'rule', 'aligned'),
                    extra_scores=scores, at_full_size=getattr(postprocess, 'at_full_size', None),
                    on_sample=samples.on_sample if samples else None,
                    num_images=samples.num_images if samples else None, **loop)

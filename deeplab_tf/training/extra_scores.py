@@ -41,18 +41,18 @@ class ScoredImage:
   def __init__(self, name: str, ground_truth: np.ndarray, prediction: PanopticPrediction,
                queries: Optional[QueryOutputs] = None,
                full_size: Optional[FullSize] = None,
-               resize_rule: ResizeRule = 'aligned'):
+               logits_rule: ResizeRule = 'aligned'):
     """Initializes the image.
 
-    `full_size` has its sizes in the network's input and in its file, and `resize_rule` is the rule
-    by which it was resized.
+    `full_size` has its sizes in the network's input and in its file, and `logits_rule` is the rule
+    by which the network's logits are resized to its input.
     """
     self.name = name
     self.ground_truth = ground_truth
     self.prediction = prediction
     self.queries = queries
     self._full_size = full_size
-    self._resize_rule = resize_rule
+    self._logits_rule = logits_rule
     self._masks: dict[bool, mask2former.QueryMasks] = {}
 
   def query_masks(self, masks_compete: bool) -> mask2former.QueryMasks:
@@ -60,7 +60,7 @@ class ScoredImage:
     if masks_compete not in self._masks:
       self._masks[masks_compete] = _semantic_inference(
           self.queries.class_logits[0], self.queries.mask_logits[0], masks_compete,
-          self._full_size, self._resize_rule)
+          self._full_size, self._logits_rule)
     return self._masks[masks_compete]
 
 

@@ -20,35 +20,43 @@ from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
 
 # Images of 128x160 become 77x96, on an input of 96x96.
 SIZES = 'eval_dataset_options { crop_size: 96 crop_size: 96 min_resize_value: 77 ' \
-        'max_resize_value: 96 }'
+        'max_resize_value: 96 resize_rule: %s }'
+RULES = {'aligned': 'DEEPLAB2', 'half_pixel': 'SHORTER_SIDE'}
 
 
-@pytest.fixture(name='setting', scope='module')
-def fixture_setting(tmp_path_factory):
-  config = load_config(tiny_mask2former.write_config(tmp_path_factory.mktemp('config')), [SIZES])
+@pytest.fixture(name='setting', scope='module', params=RULES)
+def fixture_setting(tmp_path_factory, request):
+  """Returns config, classes, network and exported module, and the rule for images."""
+  config = load_config(tiny_mask2former.write_config(tmp_path_factory.mktemp('config')),
+                       [SIZES % RULES[request.param]])
   info = catalog.from_config(config)
   keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)
   for variable in model.trainable_variables:  # New masks are flat.
     if variable.shape.rank > 1:
       variable.assign(3 * variable)
-  return config, info, model, serving_module.build(config, info, model)
+  return config, info, model, serving_module.build(config, info, model), request.param
 
 
 def _images():
   return np.random.default_rng(0).integers(0, 256, (2, 128, 160, 3)).astype(np.uint8)
 
 
+def _assert_same(one, two):
+  """Sizes that are known while tracing round differently, which may decide a pixel."""
+  assert one.shape == two.shape and np.mean(np.asarray(one) == np.asarray(two)) > 0.999
+
+
 def test_exported_models_resize_logits_and_not_maps(setting):
-  config, info, model, module = setting
+  config, info, model, module, rule = setting
   images = tf.constant(_images())
   found = module.predict(images)
   inputs, resized = module.prepare(images)
   assert inputs.shape == (2, 96, 96, 3) and resized.numpy().tolist() == [77, 96]
   outputs = model(inputs)
   postprocess = models.architecture(config).build_postprocessor(config, info)
-  expected = postprocess.at_full_size(outputs, FullSize((96, 96), (77, 96), (128, 160)))
-  np.testing.assert_array_equal(found['panoptic_map'], expected.panoptic_map)
+  expected = postprocess.at_full_size(outputs, FullSize((96, 96), (77, 96), (128, 160), rule))
+  _assert_same(found['panoptic_map'], expected.panoptic_map)
   assert len(np.unique(found['panoptic_map'])) > 2
   for i in range(2):
     ids = expected.segment_ids[i].numpy()
@@ -58,29 +66,32 @@ def test_exported_models_resize_logits_and_not_maps(setting):
     assert set(ids[ids >= 0]) == set(np.unique(found['panoptic_map'][i])) - {info.void_label}
   resized_maps = np.concatenate([
       resize_back.to_raw_size(postprocess({k: v[i:i + 1] for k, v in outputs.items()}, (96, 96)),
-                              (77, 96), (128, 160), 'half_pixel').panoptic_map for i in range(2)])
-  assert 0.5 < (resized_maps == found['panoptic_map'].numpy()).mean() < 1
+                              (77, 96), (128, 160), rule).panoptic_map for i in range(2)])
+  assert 0.5 < (resized_maps == found['panoptic_map'].numpy()).mean() < 0.995
 
 
 def test_sizes_may_be_tensors_or_numbers(setting):
-  config, info, model, module = setting
+  config, info, model, module, rule = setting
   outputs = {k: v[:1] for k, v in model(module.prepare(tf.constant(_images()))[0]).items()}
   postprocess = models.architecture(config).build_postprocessor(config, info)
   sizes = (96, 96), (77, 96), (128, 160)
-  as_tensors = tf.function(lambda *s: predict(postprocess, outputs, FullSize(*s), 'half_pixel'),
+  as_tensors = tf.function(lambda *s: predict(postprocess, outputs, FullSize(*s, rule)),
                            autograph=False)
-  for one, two in zip(predict(postprocess, outputs, FullSize(*sizes), 'half_pixel'),
+  for one, two in zip(predict(postprocess, outputs, FullSize(*sizes, rule)),
                       as_tensors(*(tf.constant(s) for s in sizes))):
-    np.testing.assert_allclose(one, two, atol=1e-5)
+    if one.shape.rank == 3:
+      _assert_same(one, two)
+    else:
+      np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 def test_evaluation_gives_the_maps_of_the_exported_model(setting):
-  config, info, model, module = setting
+  config, info, model, module, rule = setting
   samples, strategy = [], tf.distribute.get_strategy()
   architecture = models.architecture(config)
   evaluator = Evaluator(
       dataset_info=info, normalization=image_normalization.build(config.model_options),
-      on_sample=lambda _, sample: samples.append(sample), resize_rule='half_pixel',
+      on_sample=lambda _, sample: samples.append(sample), resize_rule=rule,
       at_full_size=architecture.build_postprocessor(config, info).at_full_size,
       strategy=strategy, batches=lambda: pipeline.eval_dataset(config, info),
       predict=ReplicatedPrediction(
@@ -95,8 +106,7 @@ def test_evaluation_gives_the_maps_of_the_exported_model(setting):
   from deeplab_tf.data.sources import _shape_scenes
   for i, sample in enumerate(samples):
     image = _shape_scenes.generate('val', i)[0]
-    np.testing.assert_array_equal(
-        sample.prediction, module.predict(tf.constant(image[None]))['panoptic_map'][0])
+    _assert_same(sample.prediction, module.predict(tf.constant(image[None]))['panoptic_map'][0])
 
 
 class _NoProgress:

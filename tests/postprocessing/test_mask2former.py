@@ -71,15 +71,16 @@ def _resized(x, size, rule):
 
 
 @pytest.mark.parametrize('masks_compete', [True, False])
-@pytest.mark.parametrize('rule', ['aligned', 'half_pixel'])
-def test_bands_of_rows_change_nothing_and_padding_is_cut_away(masks_compete, rule):
+@pytest.mark.parametrize('rule, image_rule', [
+    ('aligned', 'aligned'), ('half_pixel', 'half_pixel'), ('half_pixel', 'aligned')])
+def test_bands_of_rows_change_nothing_and_padding_is_cut_away(masks_compete, rule, image_rule):
   rng = np.random.default_rng(0)
   class_logits = rng.normal(size=(6, 4)).astype(np.float32)
   mask_logits = 4 * rng.normal(size=(9, 7, 6)).astype(np.float32)
-  size = FullSize((65, 49), (61, 33), (150, 70))
+  size = FullSize((65, 49), (61, 33), (150, 70), image_rule)
   found = mask2former.semantic_inference(class_logits, mask_logits, masks_compete, size, rule)
   full = _resized(mask_logits, (65, 49), rule)[:61, :33]
-  full = _resized(full, (150, 70), rule)
+  full = _resized(full, (150, 70), image_rule)
   probabilities = _softmax(full) if masks_compete else 1 / (1 + np.exp(-full))
   masks = probabilities > 0.5
   assert masks.any() and not masks.any(-1).all()

@@ -94,7 +94,8 @@ def test_maps_and_segments_equal_the_reference(name, static_shapes):
   outputs = {
       'class_logits': tf.constant(arrays[f'{name}/pred_logits'][np.newaxis]),
       'mask_logits': tf.constant(arrays[f'{name}/pred_masks'].transpose(1, 2, 0)[np.newaxis])}
-  sizes = FullSize(case['padded_input_hw'], case['image_hw'], case['output_hw'])
+  sizes = FullSize(case['padded_input_hw'], case['image_hw'], case['output_hw'],
+                   'half_pixel')
   predictions = [postprocess.at_full_size(outputs, sizes)]
   if sizes.input_size == sizes.raw_size:
     predictions.append(postprocess(outputs, sizes.input_size))

@@ -222,8 +222,8 @@ class ScaleStress:
     def predict(images, resized_size, raw_size):
       with scaled_pooling(model, ratio):
         outputs = network(images)
-      sizes = full_size.FullSize(size, resized_size, raw_size)
-      return full_size.predict(postprocess, outputs, sizes, rule).panoptic_map[0]
+      sizes = full_size.FullSize(size, resized_size, raw_size, rule)
+      return full_size.predict(postprocess, outputs, sizes).panoptic_map[0]
 
     pair = tf.TensorSpec([2], tf.int32)
     return tf.function(predict, autograph=False).get_concrete_function(
