@@ -83,7 +83,7 @@ def test_parameters_are_those_of_the_released_network(path):
 
 @pytest.mark.parametrize('name, row', [
     ('r50', 'R50'), pytest.param('r101', 'R101', marks=pytest.mark.slow),
-    pytest.param('swin_large_in21k', 'Swin-L', marks=pytest.mark.slow)])
+    pytest.param('swin_large', 'Swin-L', marks=pytest.mark.slow)])
 def test_flops_are_the_papers(name, row):
   tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
   (paper,) = [found for found in tables['mask2former']['rows']
