@@ -6,7 +6,7 @@ import re
 from typing import NoReturn
 
 from deeplab_tf.formats import atomic_file
-from deeplab_tf.user_errors import UsageError
+from deeplab_tf.user_errors import MissingFileError, UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,6 +67,23 @@ def check_output_dir(path: str) -> None:
   reason = atomic_file.why_not_writable(path)
   if reason:
     raise UsageError(f'--output_dir={path} cannot be written to: {reason}; give another folder')
+
+
+def check_output_file(path: str, kind: str) -> None:
+  """Raises an error if --output cannot be written.
+
+  Args:
+    path: Value of the flag.
+    kind: Kind of file that is written, such as 'JSON', for the message.
+  """
+  folder = os.path.dirname(os.path.abspath(path))
+  if not os.path.isdir(folder):
+    raise MissingFileError(f'--output={path}: there is no folder {folder}; create it first')
+  if os.path.isdir(path):
+    raise UsageError(f'--output={path} is a folder; name a {kind} file')
+  reason = atomic_file.why_not_writable(folder) or atomic_file.why_not_writable(path)
+  if reason:
+    raise UsageError(f'--output={path} cannot be written to: {reason}; give another file')
 
 
 def make_output_dir(path: str) -> None:

@@ -27,6 +27,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   if len(names) != len(args.model_dirs):
     raise UsageError(f'--names has {len(names)} names for {len(args.model_dirs)} model '
                      'directories; give one for each, separated by commas')
+  arguments.check_output_file(args.output, 'PNG')
   from deeplab_tf.reports import run_comparison
   if len(args.model_dirs) > run_comparison.MOST_RUNS:
     raise UsageError(f'{len(args.model_dirs)} model directories are given; a picture shows at most '

@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 from deeplab_tf import arguments, cli
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.scoring import workers
-from deeplab_tf.user_errors import MissingFileError, UsageError
+from deeplab_tf.user_errors import UsageError
 
 _FORMATS = """\
 files:
@@ -39,7 +39,7 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   args = _parser().parse_args(argv)
   _check_flags(args)
   if args.output:
-    _check_output(args.output)
+    arguments.check_output_file(args.output, 'JSON')
   from deeplab_tf.reports.evaluation import file_scores
   with _progress() as bar:
     scores = file_scores.score(args.task, _options(args), bar.update)
@@ -109,15 +109,6 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UsageError('--images belongs to --report')
   if args.report and os.path.exists(args.report) and not os.path.isdir(args.report):
     raise UsageError(f'--report={args.report} is a file; name a folder')
-
-
-def _check_output(path: str) -> None:
-  """Raises an error if the output file cannot be written."""
-  folder = os.path.dirname(os.path.abspath(path))
-  if not os.path.isdir(folder):
-    raise MissingFileError(f'--output={path}: there is no folder {folder}; create it first')
-  if os.path.isdir(path):
-    raise UsageError(f'--output={path} is a folder; name a JSON file')
 
 
 def _options(args: argparse.Namespace) -> Any:

@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import tiny_runs
+import training_runs
 from PIL import Image
 
 PROGRAM = Path(__file__).resolve().parents[2] / 'trainer' / 'train.py'
@@ -101,19 +101,7 @@ def test_killed_run_goes_on_with_the_losses_of_an_uninterrupted_one(config_file,
                                                                     tmp_path):
   model_dir = tmp_path / 'model'
   arguments = [f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=train']
-  killed = subprocess.run([sys.executable, '-c', textwrap.dedent(f"""
-      import os, signal
-      from deeplab_tf.training.reporting import monitor
-      from deeplab_tf.trainer import train
-      on_step = monitor.TrainingMonitor.on_step
-      def kill(self, step, output, seconds):
-        on_step(self, step, output, seconds)
-        if step == 3:
-          os.kill(os.getpid(), signal.SIGKILL)
-      monitor.TrainingMonitor.on_step = kill
-      train.main({arguments!r})
-  """)], capture_output=True, text=True, check=False)
-  assert killed.returncode == -9, killed.stderr[-3000:]
+  training_runs.kill(config_file, model_dir, after_step=3)
   again = run(*arguments)
   assert again.returncode == 0, again.stderr[-3000:]
   assert 'ckpt-2, step 2' in again.stdout

@@ -83,3 +83,11 @@ def test_a_run_without_training_events_has_no_times(tmp_path):
   assert event_files.read(tmp_path / summaries.TRAIN, ['All/pq']) == {}
   with pytest.raises(DataError, match='no panoptic quality'):
     run_comparison.read(str(tmp_path / summaries.EVAL))
+
+
+@pytest.mark.parametrize('output, message', [
+    ('nowhere/a.png', 'there is no folder'), ('', 'is a folder; name a PNG file')])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(run, capsys, output, message):
+  assert compare_runs.main([f'--output={run / output}', str(run)]) == 2
+  printed = capsys.readouterr()
+  assert message in printed.err and not printed.out

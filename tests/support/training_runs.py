@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import textwrap
 
 PROGRAM = pathlib.Path(__file__).resolve().parents[2] / 'trainer' / 'train.py'
 
@@ -28,6 +30,24 @@ def finish(process: subprocess.Popen, expect=0, timeout=300) -> subprocess.Popen
   assert process.returncode == expect, (process.returncode, process.out[-2000:],
                                         process.err[-3000:])
   return process
+
+
+def kill(config_file, model_dir, after_step: int) -> None:
+  """Trains until a step is complete, and then kills the process."""
+  arguments = [f'--config_file={config_file}', f'--model_dir={model_dir}', '--mode=train']
+  killed = subprocess.run([sys.executable, '-c', textwrap.dedent(f"""
+      import os, signal
+      from deeplab_tf.training.reporting import monitor
+      from deeplab_tf.trainer import train
+      on_step = monitor.TrainingMonitor.on_step
+      def kill(self, step, output, seconds):
+        on_step(self, step, output, seconds)
+        if step == {after_step}:
+          os.kill(os.getpid(), signal.SIGKILL)
+      monitor.TrainingMonitor.on_step = kill
+      train.main({arguments!r})
+  """)], capture_output=True, text=True, check=False)
+  assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
 
 
 def error_line(process) -> str:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import pathlib
-import signal
 import subprocess
 import sys
 import textwrap
@@ -91,19 +90,7 @@ def test_a_killed_run_goes_on_with_the_losses_of_an_uninterrupted_one(tmp_path):
   config = tiny_mask2former.write_config(tmp_path)
   training_runs.run(config, tmp_path / 'whole', '--mode=train')
   expected = training_runs.losses(tmp_path / 'whole')
-  killed = subprocess.run([sys.executable, '-c', textwrap.dedent(f"""
-      import os, signal
-      from deeplab_tf.training.reporting import monitor
-      from deeplab_tf.trainer import train
-      on_step = monitor.TrainingMonitor.on_step
-      def kill(self, step, output, seconds):
-        on_step(self, step, output, seconds)
-        if step == 3:
-          os.kill(os.getpid(), signal.SIGKILL)
-      monitor.TrainingMonitor.on_step = kill
-      train.main(['--config_file={config}', '--model_dir={tmp_path / "killed"}', '--mode=train'])
-  """)], capture_output=True, text=True, check=False)
-  assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+  training_runs.kill(config, tmp_path / 'killed', after_step=3)
   training_runs.run(config, tmp_path / 'killed', '--mode=train')
   found = training_runs.losses(tmp_path / 'killed')
   assert sorted(found) == sorted(expected) == [1, 2, 3, 4]
