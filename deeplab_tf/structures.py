@@ -155,6 +155,31 @@ class PanopticPrediction(NamedTuple):
   segment_scores: tf.Tensor
 
 
+class InstancePrediction(NamedTuple):
+  """A batch of instance segmentations; masks may overlap.
+
+  Attributes:
+    instance_masks: uint8 [batch, instances, height, width], 1 inside the mask; 0 in unused rows.
+    instance_boxes: float32 [batch, instances, 4], (y1, x1, y2, x2) in pixels, the boxes around the
+      masks; (y2, x2) is the corner behind the last pixel. Zeros for empty masks.
+    instance_classes: int32 [batch, instances], class ids, padded with -1.
+    instance_scores: float32 [batch, instances] in [0, 1], padded with -1.
+  """
+  instance_masks: tf.Tensor
+  instance_boxes: tf.Tensor
+  instance_classes: tf.Tensor
+  instance_scores: tf.Tensor
+
+
+class SemanticPrediction(NamedTuple):
+  """A batch of semantic segmentations.
+
+  Attributes:
+    semantic_map: int32 [batch, height, width], class ids.
+  """
+  semantic_map: tf.Tensor
+
+
 class QueryOutputs(NamedTuple):
   """Per-query raw outputs of a mask model.
 

@@ -6,7 +6,7 @@ import enum
 import tensorflow as tf
 
 from deeplab_tf import config as config_lib
-from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.classes import AnyInfo, DatasetInfo
 
 
 class Task(enum.Enum):
@@ -31,7 +31,7 @@ def of(config) -> Task:
   return Task[type(config).Task.Name(config.task)]
 
 
-def classes(task: Task, info: DatasetInfo) -> DatasetInfo:
+def classes(task: Task, info: AnyInfo) -> AnyInfo:
   """Returns the classes that a model of a task predicts.
 
   They are those of the data set; for SEMANTIC all of them count as stuff, since instances are

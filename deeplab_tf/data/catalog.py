@@ -16,7 +16,7 @@ import pathlib
 from typing import Any, Mapping
 
 from deeplab_tf import config as config_lib
-from deeplab_tf import listing, modules
+from deeplab_tf import listing, modules, tasks
 from deeplab_tf.classes import AnyInfo, Category, DatasetInfo, ImageClasses
 from deeplab_tf.formats import coco_categories, image_limits
 from deeplab_tf.user_errors import UserError
@@ -85,6 +85,8 @@ def from_options(options) -> AnyInfo:
 def from_config(config) -> AnyInfo:
   """Returns the classes of an experiment's training data, or else of its evaluation data.
 
+  They are the classes that its task predicts; see tasks.classes.
+
   Raises:
     ConfigError: Neither data set is described, or their classes differ.
   """
@@ -93,13 +95,13 @@ def from_config(config) -> AnyInfo:
     raise config_lib.ConfigError('train_dataset_options.dataset is not set: there are '
                                  f'{", ".join(_all_names())}')
   if not train.dataset or not evaluation.dataset:
-    return from_options(train if train.dataset else evaluation)
+    return tasks.classes(tasks.of(config), from_options(train if train.dataset else evaluation))
   info, other = from_options(train), from_options(evaluation)
   if info != other:
     raise config_lib.ConfigError(
         'train_dataset_options and eval_dataset_options describe data sets of different classes: '
         f'{_difference(info, other)}')
-  return info
+  return tasks.classes(tasks.of(config), info)
 
 
 def _difference(info: AnyInfo, other: AnyInfo) -> str:

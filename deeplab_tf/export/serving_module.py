@@ -58,8 +58,8 @@ class ServingModule(tf.Module):
       images: uint8 [batch, height, width, 3], RGB; the batch is not empty.
 
     Returns:
-      The fields of PanopticPrediction: maps [batch, height, width], and lists of segments that are
-      padded with -1 at the end.
+      The fields of the task's prediction. For PanopticPrediction: maps [batch, height, width], and
+      lists of segments that are padded with -1 at the end.
 
     Raises:
       tf.errors.InvalidArgumentError: At run time, if the images have another shape.
@@ -105,7 +105,9 @@ class ServingModule(tf.Module):
           self._network(inputs),
           full_size.FullSize(dimensions(inputs)[1:3], resized_size, raw_size,
                              self.augmentation.resize_rule))
-      return compact_segments(prediction)._asdict()
+      if isinstance(prediction, PanopticPrediction):
+        prediction = compact_segments(prediction)
+      return prediction._asdict()
     return self._restore(self.predict_prepared(inputs), resized_size, raw_size)
 
   # === Steps ===

@@ -25,6 +25,7 @@ from deeplab_tf.losses.mask2former import Mask2FormerCriterion
 from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders.deformable_decoder import DeformablePixelDecoder
 from deeplab_tf.postprocessing import mask2former_panoptic
+from deeplab_tf.postprocessing.mask2former_semantic import Mask2FormerSemantic
 from deeplab_tf.structures import join_layers
 from deeplab_tf.tasks import Task
 from deeplab_tf.transformer_decoders.masked_attention_decoder import MaskedAttentionDecoder
@@ -202,8 +203,15 @@ def build_postprocessor(config, dataset_info, static_shapes: bool = False):
   return mask2former_panoptic.build(config.evaluator_options, dataset_info, static_shapes)
 
 
+def build_semantic_postprocessor(config, dataset_info, static_shapes: bool = False):
+  """Returns the post-processing of a semantic model; its shapes are always static."""
+  del config, static_shapes
+  return Mask2FormerSemantic(dataset_info, resizes_scores=True)
+
+
 ARCHITECTURE = Architecture(
     name='mask2former', build=build, build_criterion=build_criterion,
-    postprocessors={Task.PANOPTIC: build_postprocessor}, parameter_groups=parameter_groups,
+    postprocessors={Task.PANOPTIC: build_postprocessor,
+                    Task.SEMANTIC: build_semantic_postprocessor}, parameter_groups=parameter_groups,
     inference_variables=inference_variables, last_layers=last_layers,
     target_form=TargetForm.MASK, masks_compete=False)

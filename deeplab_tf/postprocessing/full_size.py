@@ -4,8 +4,8 @@ from typing import Any, Callable, NamedTuple, Protocol, Sequence, Union, runtime
 
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import ResizeRule, interpolation_matrix
-from deeplab_tf.layers.shapes import Dimension
+from deeplab_tf.layers.resizing import ResizeRule, interpolation_matrix, resize_bilinear
+from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.structures import PanopticPrediction
 
@@ -23,6 +23,15 @@ class FullSize(NamedTuple):
   resized_size: Union[tf.Tensor, Sequence[int]]
   raw_size: Union[tf.Tensor, Sequence[int]]
   rule: ResizeRule = 'aligned'
+
+  def unstacked(self) -> 'FullSize':
+    """Returns the sizes with each height and width for itself, also where they are one tensor."""
+    sizes = (tf.unstack(size) if tf.is_tensor(size) else size for size in self[:3])
+    return FullSize(*sizes, self.rule)
+
+
+# Height and width of the maps, or the sizes that lead to those of the image file.
+Size = Union[Sequence[Dimension], FullSize]
 
 
 @runtime_checkable
@@ -57,6 +66,27 @@ def resizing_matrices(logits_size: Sequence[Dimension], full_size: FullSize,
     to_raw = interpolation_matrix(resized, raw, full_size.rule)
     result.append(tf.matmul(to_raw, to_input[:resized]))
   return result
+
+
+def resize_function(logits: tf.Tensor, size: Size,
+                    rule: ResizeRule) -> Callable[[tf.Tensor], tf.Tensor]:
+  """Returns a function that resizes some of the logits, [h, w, n], to the size of the maps.
+
+  Args:
+    logits: float32 [h, w, queries].
+    size: Size of the maps.
+    rule: Rule of the network, by which logits are resized to its input.
+  """
+  if not isinstance(size, FullSize):
+    return lambda x: resize_bilinear(x[None], size, rule)[0]
+  height, width, _ = dimensions(logits)
+  rows, columns = resizing_matrices((height, width), size, rule)
+
+  def resize(x):
+    wide = tf.matmul(rows, tf.reshape(x, [height, -1]))
+    return tf.matmul(columns, tf.reshape(wide, [dimensions(rows)[0], width, dimensions(x)[2]]))
+
+  return resize
 
 
 def predict(postprocess: Callable[..., Any], outputs: dict[str, tf.Tensor],

@@ -12,10 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.layers.resizing import ResizeRule
+from deeplab_tf.postprocessing import bands
 from deeplab_tf.postprocessing.full_size import FullSize, resizing_matrices
-
-# Number of image rows that are at full resolution at a time.
-_BAND = 64
 
 
 class QueryMasks(NamedTuple):
@@ -69,17 +67,8 @@ def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_co
   """
   class_probabilities = tf.nn.softmax(class_logits)[:, :-1]
   rows, columns = _matrices(mask_logits, full_size, rule)
-  wide = tf.einsum('hwq,xw->hxq', mask_logits, columns)
-  height, width, queries = tf.shape(rows)[0], tf.shape(columns)[0], tf.shape(wide)[2]
-  # The last band is filled up with rows of zeros, which are cut off below.
-  count = (height + _BAND - 1) // _BAND
-  bands = tf.reshape(tf.pad(rows, [[0, count * _BAND - height], [0, 0]]),
-                     [count, _BAND, tf.shape(rows)[1]])
-  inside = tf.reshape(tf.range(count * _BAND) < height, [count, _BAND, 1, 1])
 
-  def read_band(band):
-    band_rows, is_inside = band
-    logits = tf.einsum('yh,hxq->yxq', band_rows, wide)
+  def read_band(logits, is_inside):
     probabilities = tf.nn.softmax(logits) if masks_compete else tf.sigmoid(logits)
     masks = (probabilities > 0.5) & is_inside
     scores = tf.einsum('yxq,qc->yxc', probabilities, class_probabilities)
@@ -87,12 +76,11 @@ def semantic_inference(class_logits: tf.Tensor, mask_logits: tf.Tensor, masks_co
     return (tf.argmax(scores, -1, tf.int32), _packed(masks), tf.reduce_sum(inner, [0, 1]),
             tf.reduce_sum(tf.cast(masks, tf.float32), [0, 1]))
 
-  semantic_map, packed, sums, areas = tf.map_fn(
-      read_band, (bands, inside), parallel_iterations=1,
-      fn_output_signature=(tf.int32, tf.uint8, tf.float32, tf.float32))
+  semantic_map, packed, sums, areas = bands.in_bands(
+      mask_logits, rows, columns, read_band, (tf.int32, tf.uint8, tf.float32, tf.float32))
   quality = tf.reduce_sum(sums, 0) / (tf.reduce_sum(areas, 0) + 1e-6)
-  return QueryMasks(tf.reshape(semantic_map, [-1, width])[:height],
-                    tf.reshape(packed, [-1, width, (queries + 7) // 8])[:height], quality)
+  height = tf.shape(rows)[0]
+  return QueryMasks(bands.join(semantic_map, height), bands.join(packed, height), quality)
 
 
 def _packed(masks):

@@ -9,21 +9,17 @@ The released code resizes mask logits to the size of the image file before the a
 size, the post-processing makes maps of that size, for example that of the network's input.
 """
 
-from typing import Callable, NamedTuple, Sequence, Union
+from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
 from deeplab_tf.postprocessing import query_segments
-from deeplab_tf.postprocessing.full_size import FullSize, resizing_matrices
+from deeplab_tf.postprocessing.full_size import FullSize, Size, resize_function
 from deeplab_tf.postprocessing.query_maps import AT_A_TIME, QueryMaps, classify, kept_first
 from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
 from deeplab_tf.structures import PanopticPrediction
-
-# Height and width of the maps, or the sizes that lead to those of the image file.
-Size = Union[Sequence[Dimension], FullSize]
 
 
 class PanopticOptions(NamedTuple):
@@ -78,8 +74,7 @@ class Mask2FormerPostprocessor(QueryPostprocessor):
         classes + 1] of images of the same sizes.
       full_size: Sizes of these images.
     """
-    sizes = [tf.unstack(size) if tf.is_tensor(size) else size for size in full_size]
-    return self._post_process(outputs, FullSize(*sizes))[0]
+    return self._post_process(outputs, full_size.unstacked())[0]
 
   def _post_process(self, outputs: dict[str, tf.Tensor],
                     size: Size) -> tuple[PanopticPrediction, QueryMaps]:
@@ -153,7 +148,7 @@ def _best_query(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: Size
     area of each kept query's mask before the argmax in pixels, int32 [queries].
   """
   order, count = kept_first(kept), tf.math.count_nonzero(kept, dtype=tf.int32)
-  resize = _resizing(logits, size)
+  resize = resize_function(logits, size, 'half_pixel')
 
   def step(start, owner, best, probability, mask_area):
     # With static shapes, what follows the kept queries in the order is left out below.
@@ -179,20 +174,6 @@ def _best_query(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: Size
   _, owner, _, probability, mask_area = tf.while_loop(
       lambda start, *_: start < count, step, start, parallel_iterations=1)
   return owner, probability, mask_area
-
-
-def _resizing(logits: tf.Tensor, size: Size) -> Callable[[tf.Tensor], tf.Tensor]:
-  """Returns a function that resizes some of the logits, [h, w, some queries], to the maps' size."""
-  if not isinstance(size, FullSize):
-    return lambda x: resize_bilinear(x[None], size, 'half_pixel')[0]
-  height, width, _ = dimensions(logits)
-  rows, columns = resizing_matrices((height, width), size, 'half_pixel')
-
-  def resize(x):
-    wide = tf.matmul(rows, tf.reshape(x, [height, -1]))
-    return tf.matmul(columns, tf.reshape(wide, [dimensions(rows)[0], width, dimensions(x)[2]]))
-
-  return resize
 
 
 def build(evaluator_options, dataset_info,

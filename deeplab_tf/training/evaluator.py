@@ -200,7 +200,7 @@ class Evaluator(BatchEvaluator):
       if self._on_sample is not None:
         pixels = None
         if self._num_images is None or position + i < self._num_images:
-          pixels = _pixels(batch, i, self._normalization)
+          pixels = resized_back(batch, i, self._normalization)
         self._on_sample(position + i, Sample(image.name, pixels, image.ground_truth, panoptic_map))
 
   def _scalars(self, result: dict) -> dict:
@@ -226,7 +226,7 @@ class Evaluator(BatchEvaluator):
                        restored, queries, size, self._logits_rule)
 
 
-def _pixels(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:
+def resized_back(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:
   """Returns the network's input at the size of the file, uint8 [height, width, 3]."""
   rows, columns = batch.resized_size[i].numpy()
   image = normalization.invert(batch.images[i, :rows, :columns])

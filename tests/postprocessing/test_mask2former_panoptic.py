@@ -10,7 +10,7 @@ import shared
 import tensorflow as tf
 
 from deeplab_tf.classes import Category, DatasetInfo
-from deeplab_tf.postprocessing import mask2former_panoptic, query_maps
+from deeplab_tf.postprocessing import full_size, mask2former_panoptic, query_maps
 from deeplab_tf.postprocessing.full_size import FullSize
 from deeplab_tf.postprocessing.mask2former_panoptic import Mask2FormerPostprocessor, PanopticOptions
 from deeplab_tf.protos import evaluator_pb2
@@ -263,7 +263,7 @@ def test_kept_queries_are_brought_up_a_few_at_a_time(kept, static_shapes, monkey
     numbers.append(x.shape[3])
     return resize(x, size, rule)
 
-  monkeypatch.setattr(mask2former_panoptic, 'resize_bilinear', counting)
+  monkeypatch.setattr(full_size, 'resize_bilinear', counting)
   outputs = _outputs(queries=40, images=1)
   outputs['class_logits'] = 50 * tf.one_hot([[0] * kept + [6] * (40 - kept)], 7)
   Mask2FormerPostprocessor(_info(6, {0}), PanopticOptions(), static_shapes)(outputs, (31, 43))

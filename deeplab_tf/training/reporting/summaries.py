@@ -70,7 +70,10 @@ CLASSIFICATION_SCORES = {'top-1': (EVAL, 'top1'), 'top-5': (EVAL, 'top5'),
                          'total loss': (TRAIN, 'losses/total')}
 LAYOUTS = {TargetForm.MASK: LAYOUT, TargetForm.CENTER: CENTER_LAYOUT,
            TargetForm.CLASS: CLASSIFICATION_LAYOUT}
-SCORES_OF_TASKS = {Task.PANOPTIC: SCORES, Task.CLASSIFICATION: CLASSIFICATION_SCORES}
+SEMANTIC_SCORES = {'mIoU': (EVAL, 'miou'), 'pixel accuracy': (EVAL, 'pixel_accuracy'),
+                   'total loss': (TRAIN, 'losses/total')}
+SCORES_OF_TASKS = {Task.PANOPTIC: SCORES, Task.SEMANTIC: SEMANTIC_SCORES,
+                   Task.CLASSIFICATION: CLASSIFICATION_SCORES}
 _DECOUPLED_DECAY = ('adamw', 'radam_lookahead')
 
 
