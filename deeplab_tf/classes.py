@@ -36,12 +36,14 @@ class DatasetInfo:
     num_classes: Number of channels of `semantic_logits`; includes the ignored class if its id is 0.
     ignore_label: Class id of unlabeled pixels.
     label_divisor: Factor in panoptic labels: class id * label_divisor + instance number.
+    masks_overlap: Whether the labels are instance masks that may overlap, and not panoptic maps.
   """
   name: str
   categories: tuple[Category, ...]
   num_classes: int
   ignore_label: int
   label_divisor: int
+  masks_overlap: bool = False
 
   @property
   def class_ids(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ ignore label times the divisor is unlabeled (void).
 """
 
 import re
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Sequence, Union
 
 import tensorflow as tf
 
@@ -16,17 +16,36 @@ import tensorflow as tf
 _NUMBERED = re.compile(r'(.+)_(\d+)')
 
 
+class InstanceLabel(NamedTuple):
+  """Annotated instances of one image, whose masks may overlap.
+
+  Attributes:
+    mask_bits: uint8 [height, width, ceil(instances / 8)]; bit m % 8 of entry m // 8 (bit 0 is the
+      least significant) tells whether the pixel belongs to instance m. Such a map can be resized,
+      cropped and flipped like a label map; see deeplab_tf.mask_values.
+    class_ids: int32 [instances].
+    is_crowd: bool [instances], whether the mask stands for several instances.
+    areas: float32 [instances], areas in pixels as annotated, which decide whether an instance is
+      small, medium or large in average precision. They may differ from the number of pixels.
+  """
+  mask_bits: tf.Tensor
+  class_ids: tf.Tensor
+  is_crowd: tf.Tensor
+  areas: tf.Tensor
+
+
 class LabeledImage(NamedTuple):
   """One decoded image of a data source, without a batch dimension.
 
   Attributes:
     image: uint8 [height, width, 3], RGB.
-    label: int32 [height, width], panoptic map (crowd regions have instance number 0); or int32 [],
-      class index, for data sets with one class per image.
+    label: int32 [height, width], panoptic map (crowd regions have instance number 0); or an
+      InstanceLabel, for data sets whose masks may overlap; or int32 [], class index, for data sets
+      with one class per image.
     name: string [], the file name without extension.
   """
   image: tf.Tensor
-  label: tf.Tensor
+  label: Union[tf.Tensor, InstanceLabel]
   name: tf.Tensor
 
 
@@ -126,13 +145,14 @@ class EvaluationBatch(NamedTuple):
       where the config has none, to the largest image of the batch.
     resized_size: int32 [batch, 2], height and width of the image inside the padding.
     raw_size: int32 [batch, 2], height and width of the original image.
-    label: int32 [batch, max raw height, max raw width], panoptic map, padded with void.
+    label: int32 [batch, max raw height, max raw width], panoptic map, padded with void; or a batch
+      of InstanceLabel, padded with instances of class id -1.
     name: string [batch], file names without extension.
   """
   images: tf.Tensor
   resized_size: tf.Tensor
   raw_size: tf.Tensor
-  label: tf.Tensor
+  label: Union[tf.Tensor, InstanceLabel]
   name: tf.Tensor
 
 

@@ -24,6 +24,11 @@ from deeplab_tf.user_errors import UserError
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'categories'
 # Data sets of tensorflow-datasets -> the data set whose classes they have.
 TFDS = {'tfds/coco/2017_panoptic': 'coco_panoptic'}
+# Data sets of instances -> the data set whose thing classes they have, with the same ids.
+INSTANCES = {'coco_instances': 'coco_panoptic', 'cityscapes_instances': 'cityscapes_panoptic',
+             'ade20k_instances': 'ade20k_panoptic'}
+# Those whose labels are masks that may overlap; the others have panoptic maps without stuff.
+_OVERLAPPING = ('coco_instances',)
 
 
 def names() -> list[str]:
@@ -33,7 +38,7 @@ def names() -> list[str]:
 
 def built_in_names() -> list[str]:
   """Returns the names of the data sets whose categories are included in the library."""
-  return sorted(path.stem for path in _FOLDER.glob('*.json'))
+  return sorted([*(path.stem for path in _FOLDER.glob('*.json')), *INSTANCES])
 
 
 @functools.cache
@@ -43,6 +48,9 @@ def built_in(name: str) -> DatasetInfo:
   Raises:
     ConfigError: There is no data set of that name.
   """
+  if name in INSTANCES:
+    things = tasks.classes(tasks.Task.INSTANCE, built_in(INSTANCES[name]))
+    return dataclasses.replace(things, name=name, masks_overlap=name in _OVERLAPPING)
   path = _FOLDER / f'{name}.json'
   if '/' in name or not path.is_file():
     known = _all_names()
