@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from typing import Any
 
 import tensorflow as tf
 
@@ -44,6 +45,21 @@ def classes(task: Task, info: AnyInfo) -> AnyInfo:
   else:
     return info
   return dataclasses.replace(info, categories=categories)
+
+
+def label(task: Task, given: Any, info: AnyInfo) -> Any:
+  """Turns the label of a data set into that of a task.
+
+  Args:
+    task: The task.
+    given: Label of a structures.LabeledImage.
+    info: Classes of the data set.
+
+  Returns:
+    The label; only panoptic maps are changed, see `label_map`.
+  """
+  is_map = isinstance(info, DatasetInfo) and not info.masks_overlap
+  return label_map(task, given, info) if is_map else given
 
 
 def label_map(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
