@@ -6,6 +6,7 @@ instance. Augmentations move the map and leave the rest of the label unchanged.
 
 from typing import Any, Union
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo, ImageClasses
@@ -50,3 +51,20 @@ def batched(info: DatasetInfo) -> tuple[Any, Any]:
     return (InstanceLabel([None, None, None], [None], [None], [None]),
             InstanceLabel(tf.constant(0, tf.uint8), -1, False, 0.0))
   return [None, None], info.void_label
+
+
+def of_image(label: Label, i: int, height: int, width: int) -> Any:
+  """Returns the label of image i of an EvaluationBatch, as numpy arrays without the padding.
+
+  Args:
+    label: Labels of the batch.
+    i: Index of the image.
+    height: Height of its file.
+    width: Width of its file.
+  """
+  if not isinstance(label, InstanceLabel):
+    return label[i].numpy()[:height, :width]
+  own = InstanceLabel(*(np.asarray(x[i]) for x in label))
+  count = int(np.count_nonzero(own.class_ids >= 0))
+  bits = own.mask_bits[:height, :width, :-(-count // 8)]
+  return InstanceLabel(bits, *(x[:count] for x in own[1:]))
