@@ -34,7 +34,7 @@ def _rectangles(random, count):
 def _images():
   """Yields the label of each image with the outputs of a network that finds some of it."""
   random = np.random.default_rng(0)
-  for height, width in SIZES:
+  for shift, (height, width) in enumerate(SIZES):
     count = 5
     masks = _rectangles(random, count)[:height, :width]
     label = InstanceLabel(np.packbits(masks, axis=-1, bitorder='little'),
@@ -43,7 +43,7 @@ def _images():
     full = np.zeros((64, 64, 8), bool)
     full[:height, :width, :count] = masks
     full[..., count:] = _rectangles(random, 3)
-    full = np.roll(full, random.integers(-1, 2, 2), (0, 1))
+    full = np.roll(full, shift, 0)
     logits = np.where(full, 4.0, -4.0) + random.normal(0, 1.0, full.shape)
     classes = random.normal(0, 1, (8, 4))
     classes[np.arange(count), label.class_ids - 1] += 3
