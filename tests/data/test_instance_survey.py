@@ -144,8 +144,8 @@ def test_empty_masks_and_odd_areas_are_noted():
   _, notes = measure(rectangles((0, 0, 20, 20), (30, 30, 30, 30), (0, 50, 20, 70), (40, 0, 42, 3),
                                 areas=(150.0, 0.0, 300.0, 1.0)))
   assert notes == [
-      f'{instance_survey.EMPTY}: 1 (a.png: instance 2 "person")',
-      f'{instance_survey.AREAS}: 1 (a.png: instance 1 "person" has 400 pixels, but area 150)']
+      f'{instance_survey.AREAS}: 1 (a.png: instance 1 "person" has 400 pixels, but area 150)',
+      f'{instance_survey.EMPTY}: 1 (a.png: instance 2 "person")']
 
 
 def test_sizes_are_those_of_average_precision():

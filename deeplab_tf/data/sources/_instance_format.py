@@ -54,6 +54,7 @@ def files(path: str, image_dir: str, content: dict[str, Any], info: DatasetInfo,
   images = content['images']
   if not images:
     raise DataError(f'{path}: has no images')
+  _check_names(path, content['categories'], info, options.report)
   by_image = _by_image(path, content, info, options)
   found = _panoptic_format.existing_files(image_dir, [image['file_name'] for image in images],
                                           'the image', options)
@@ -72,6 +73,16 @@ def read_json(path: str) -> dict[str, Any]:
     ValueError: The file is not an instance JSON.
   """
   return coco_instances.read_json(path, _EXPECTED, coco_instances.IMAGE)
+
+
+def _check_names(path, categories, info, report):
+  """Reports categories that have another name in the data set: those of other data."""
+  for entry in categories:
+    own = info.by_category_id.get(entry['id'])
+    if own is not None and str(entry.get('name', own.name)) != own.name:
+      report(f'{path}: category {entry["id"]} is {coco_fields.shown(entry["name"])}, but '
+             f'"{own.name}" in data set "{info.name}"; data of other classes are read as '
+             'coco_instance_format')
 
 
 def _by_image(path, content, info, options):

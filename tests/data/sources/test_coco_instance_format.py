@@ -330,12 +330,18 @@ def test_a_panoptic_json_is_refused(panoptic_folder):
 
 def test_a_category_that_coco_does_not_have_is_named(folder):
   content = json.loads(folder.json_file.read_text())
-  content['categories'][0]['id'] = content['annotations'][0]['category_id'] = 12
+  content['categories'] = [{'id': 3, 'name': 'car'}, {'id': 7, 'name': 'train'}, {'id': 12}]
+  content['annotations'][0]['category_id'] = 12
   (folder.root / 'annotations' / 'instances_val2017.json').write_text(json.dumps(content))
   folder.image_dir.rename(folder.root / 'val2017')
+  raw = f'dataset: "coco_instances" raw_data {{ root: "{folder.root}" split: "val" }}'
   with pytest.raises(ValueError, match='annotation 11 has category id 12, which data set '
                      '"coco_instances" does not have'):
-    open_source(f'dataset: "coco_instances" raw_data {{ root: "{folder.root}" split: "val" }}')
+    open_source(raw)
+  content['categories'][1]['name'] = 'cat'
+  (folder.root / 'annotations' / 'instances_val2017.json').write_text(json.dumps(content))
+  with pytest.raises(ValueError, match='category 7 is \'cat\', but "train" in data set "coco_ins'):
+    open_source(raw)
 
 
 def test_missing_images_are_named(folder):
