@@ -128,7 +128,7 @@ class InstanceFolder:
     self.json_file.write_text(json.dumps(self.content))
 
   def options(self, extra=''):
-    return (f'dataset: "coco_instance_format" crop_size: [21, 33] batch_size: 2 {extra} '
+    return (f'dataset: "coco_instance_format" crop_size: [33, 33] batch_size: 2 {extra} '
             f'coco_instance_format {{ annotation_file: "{self.json_file}" '
             f'image_dir: "{self.image_dir}" }}')
 

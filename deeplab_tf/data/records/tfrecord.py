@@ -342,7 +342,7 @@ def _content_problem(record, file, number, info, with_label):
     return f'{file}: record {number}: {problem}'
   try:
     parse(tf.constant(record), tf.constant(file), info, with_label)
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, DataError) as error:  # The latter comes from Python functions.
     name = tf.train.Example.FromString(record).features.feature['image/filename']
     name = b''.join(name.bytes_list.value).decode('utf-8', 'replace')
     return errors.stated(error) or cli.one_line(
