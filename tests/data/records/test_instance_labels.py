@@ -98,7 +98,8 @@ def test_without_label_there_are_no_instances():
     ({'counts': (b'', b'o0')}, 'instance 1 is corrupt: its mask has run lengths that add up to 0, '
      'not to 9 x 7'),
     ({'counts': (b'\xff\0', b'o0')}, 'instance 1 is corrupt: its mask has counts that are not run'),
-    ({'counts': (masks(1).counts[0], b'o1')}, 'instance 2 is corrupt: its mask has run lengths'),
+    ({'counts': (masks(1).counts[0], b'o0')}, 'instance 2 is corrupt: its mask has run '
+     'lengths that add up to 31, not to 9 x 7'),
     ({'counts': (b'PPPPPPPPPPPPPPPPPPP', b'')}, 'instance 1 is corrupt'),
 ])
 def test_each_fault_is_one_line(change, words):
@@ -114,6 +115,18 @@ def test_many_masks_of_a_large_image_take_no_memory(monkeypatch):
   monkeypatch.setattr(instance_masks, 'MAX_BYTES', HEIGHT * WIDTH)
   assert parse(tfrecord.serialize(example(masks(8)))).label.mask_bits.shape[-1] == 1
   assert 'the image is 9x7 and has 9 instances' in line_of(tfrecord.serialize(example(masks(9))))
+
+
+def test_inside_tf_data_the_line_is_the_same():
+  record = tfrecord.serialize(example(masks(2, counts=(masks(1).counts[0], b'0'))))
+  dataset = tf.data.Dataset.from_tensors(record).map(
+      lambda record: tfrecord.parse(record, tf.constant('FILE'), INFO))
+  spec = dataset.element_spec.label
+  assert [value.shape.as_list() for value in spec] == [[None, None, None], [None], [None], [None]]
+  with pytest.raises(tf.errors.OpError) as error:
+    list(dataset)
+  assert errors.describe_data_error(error.value) == (
+      'FILE: photo: instance 2 is corrupt: its mask has run lengths that add up to 0, not to 9 x 7')
 
 
 # --- The other kind of record -----------------------------------------------------------------
