@@ -95,17 +95,6 @@ def from_python(read: Callable[..., InstanceMasks],
                                   *[tf.ensure_shape(value, [None]) for value in values])
 
 
-def none(size: tf.Tensor) -> structures.InstanceLabel:
-  """Returns a label without instances.
-
-  Args:
-    size: int32 [2], height and width.
-  """
-  return structures.InstanceLabel(
-      tf.zeros([size[0], size[1], 0], tf.uint8), tf.zeros([0], tf.int32), tf.zeros([0], tf.bool),
-      tf.zeros([0], tf.float32))
-
-
 def to_masks(label: structures.InstanceLabel) -> InstanceMasks:
   """Returns the instances of a label, whose tensors have values, as run lengths."""
   bits = np.asarray(label.mask_bits)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf import cli, structures
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
-from deeplab_tf.data import errors, records
+from deeplab_tf.data import errors, label_maps, records
 from deeplab_tf.data.records import classes as classes_lib
 from deeplab_tf.data.records import encoded_images, instance_labels, panoptic_labels
 from deeplab_tf.data.records import files as files_lib
@@ -104,7 +104,7 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
     record: string [].
     file: string [], the path of the record's file, for errors.
     info: The data set; the classes of the label must be among its classes (or void).
-    with_label: Whether the label is decoded; otherwise it is that of `unlabeled`.
+    with_label: Whether the label is decoded; otherwise it is that of label_maps.blank.
   """
   if isinstance(info, ImageClasses):
     return _parse_class(record, file, info)
@@ -118,19 +118,11 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
       'deeplab_tf.data.build or DeepLab2'])
   with tf.control_dependencies([present]):
     image = decode_image(fields['image/encoded'], where)
-  if not with_label:
-    return structures.LabeledImage(image, unlabeled(tf.shape(image)[:2], info), name)
-  return structures.LabeledImage(image, labels.decode(fields, tf.shape(image), info, where), name)
-
-
-def unlabeled(size: tf.Tensor, info: DatasetInfo) -> Union[tf.Tensor, structures.InstanceLabel]:
-  """Returns the label of an image without label: void everywhere, or without instances.
-
-  Args:
-    size: int32 [2], height and width.
-    info: The data set.
-  """
-  return instance_labels.none(size) if info.masks_overlap else tf.fill(size, info.void_label)
+  if with_label:
+    label = labels.decode(fields, tf.shape(image), info, where)
+  else:
+    label = label_maps.blank(info, tf.unstack(tf.shape(image))[:2])
+  return structures.LabeledImage(image, label, name)
 
 
 def _parse_class(record, file, info):

@@ -3,7 +3,7 @@
 import functools
 import os
 import types
-from typing import Callable, NamedTuple, Optional, Sequence, Union
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -11,13 +11,11 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, structures
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import errors, sources
+from deeplab_tf.data import errors, label_maps, sources
 from deeplab_tf.data.records import instance_labels, tfrecord
 from deeplab_tf.data.sources import _image_files, _panoptic_format
 from deeplab_tf.formats import orientation
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
-
-AnyLabel = Union[tf.Tensor, structures.InstanceLabel]
 
 
 class LabeledFile(NamedTuple):
@@ -158,7 +156,7 @@ def direct(files: Sequence[LabeledFile], info: DatasetInfo,
   Args:
     files: The images.
     info: The classes.
-    with_label: Whether labels are read; otherwise they are those of tfrecord.unlabeled.
+    with_label: Whether labels are read; otherwise they are those of label_maps.blank.
 
   Raises:
     ConfigError: Labels are requested, but there are none.
@@ -180,7 +178,7 @@ def direct(files: Sequence[LabeledFile], info: DatasetInfo,
     encoded = tf.io.read_file(path)
     image = tfrecord.decode_or_name(encoded, [path, ': '])
     if not with_label:
-      label = tfrecord.unlabeled(tf.shape(image)[:2], info)
+      label = label_maps.blank(info, tf.unstack(tf.shape(image))[:2])
     elif info.masks_overlap:
       label = instance_labels.from_python(read_label, [index])
     else:
@@ -190,8 +188,8 @@ def direct(files: Sequence[LabeledFile], info: DatasetInfo,
   return sources.DirectSource(len(files), load, [file.image_file for file in files])
 
 
-def of_one_size(label: AnyLabel, image: tf.Tensor, path: tf.Tensor,
-                encoded: tf.Tensor) -> AnyLabel:
+def of_one_size(label: label_maps.Label, image: tf.Tensor, path: tf.Tensor,
+                encoded: tf.Tensor) -> label_maps.Label:
   """Returns the label, and fails if its size is not that of the image.
 
   Args:
@@ -200,8 +198,7 @@ def of_one_size(label: AnyLabel, image: tf.Tensor, path: tf.Tensor,
     path: string [], path of the image, for the error.
     encoded: string [], content of the image file.
   """
-  pixels = label.mask_bits if isinstance(label, structures.InstanceLabel) else label
-  sizes = [tf.shape(image)[:2], tf.shape(pixels)[:2]]
+  sizes = [tf.shape(image)[:2], tf.shape(label_maps.pixels(label))[:2]]
 
   def message():
     reason = tf.numpy_function(_exif_reason, [*sizes, encoded], tf.string)

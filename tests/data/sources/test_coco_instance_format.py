@@ -13,10 +13,10 @@ from PIL import Image
 
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
-from deeplab_tf.data import build, catalog, errors, readers, sources
+from deeplab_tf.data import build, catalog, errors, label_maps, pipeline, readers, sources
 from deeplab_tf.data.sources import coco_instance_format
-from deeplab_tf.protos import data_pb2
-from deeplab_tf.structures import InstanceLabel
+from deeplab_tf.protos import config_pb2, data_pb2
+from deeplab_tf.structures import InstanceLabel, OverlappingMaskTargets
 from deeplab_tf.user_errors import DataError
 
 # Errors of a Python function, inside tf.data and outside.
@@ -146,6 +146,36 @@ def test_crowds_are_kept_unless_they_are_not_wanted(folder, tmp_path, flag, coun
   found = load('dataset: "coco_instance_format" coco_instance_format { annotation_file: "'
                f'{folder.json_file}" }} file_pattern: "{tmp_path}/records/val-*"')
   assert len(found['photo0'].label.class_ids) == count
+
+
+def test_the_pipeline_takes_files_and_records(folder, experiment, tmp_path, capsys):
+  assert run(folder, f'--output_dir={tmp_path}/records') == 0
+  (path,) = (tmp_path / 'records').iterdir()
+  records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for record in (records[0].replace(b'rle', b'xyz'), *records):
+      writer.write(record)
+  direct, text = load(folder.options()), folder.options()
+  for options, names in ((text, list(direct)), (
+      text.replace(f'image_dir: "{folder.image_dir}"', '')
+      + f' file_pattern: "{path}" max_damaged_images: 1', list(direct))):
+    config = experiment(f'{options} max_thing_id: 9', options)
+    config.task = config_pb2.ExperimentOptions.INSTANCE
+    info = catalog.from_config(config)
+    found = []
+    for batch in pipeline.eval_dataset(config, info):
+      for i, name in enumerate(batch.name.numpy()):
+        found.append(name.decode())
+        label = label_maps.of_image(batch.label, i, *batch.raw_size[i].numpy())
+        for one, other in zip(label, direct[found[-1]].label):
+          np.testing.assert_array_equal(one, other)
+    assert found == names
+    for images, targets in pipeline.train_dataset(config, info, 'mask', 1).take(3):
+      assert isinstance(targets, OverlappingMaskTargets) and np.isfinite(images).all()
+      # The crowd of photo0 is no target: at most two instances, of class indices 0 and 1.
+      assert (targets.mask_classes.numpy() >= 0).sum(1).max() <= 2
+      assert targets.mask_classes.numpy().max() <= 1
+  assert 'left out: ' in capsys.readouterr().err
 
 
 # --- Classes ----------------------------------------------------------------------------------
