@@ -23,6 +23,7 @@ import numpy as np
 
 from deeplab_tf import image_names
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.formats import instance_masks
 from deeplab_tf.metrics import accumulator, instance_matching, overlap
 from deeplab_tf.metrics.instance_matching import Detection, Truth
 from deeplab_tf.user_errors import DataError
@@ -255,7 +256,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       boxes, areas = instance_matching.boxes(detections, size)
       return instance_matching.ious(boxes, [truth['bbox'] for truth in truths],
                                     _crowds(truths)), areas
-    masks = [[instance_matching.run_lengths(entry['segmentation'], size) for entry in entries]
+    masks = [[instance_masks.run_lengths(entry['segmentation'], size) for entry in entries]
              for entries in (detections, truths)]
     areas = instance_matching.areas(masks[0])
     ious = instance_matching.ious(*masks, _crowds(truths))

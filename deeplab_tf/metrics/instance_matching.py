@@ -4,16 +4,14 @@ The rules are those of COCOeval. With boundaries, the IoU is the smaller of mask
 IoU (Cheng et al., Boundary IoU, Sec. 5), or the mask IoU if the annotation is a crowd.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.formats import coco_panoptic, instance_masks
 from deeplab_tf.metrics import overlap
-from deeplab_tf.user_errors import DataError
 
-Segmentation = Union[Dict[str, Any], List[List[float]]]
 # COCO's lowest threshold: boundaries matter only where the mask IoU reaches it.
 _LOWEST_THRESHOLD = 0.5
 # Number of detections per image and category that count, those with the highest scores.
@@ -101,27 +99,6 @@ def match(truths: Sequence[Truth], detections: Sequence[Detection], ious: np.nda
 # === Masks ===
 
 
-def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, Any]:
-  """Returns a mask as compressed RLE.
-
-  Args:
-    segmentation: RLE, compressed or not, or polygons, lists of x, y, x, y, ... in pixels.
-    size: Height and width of the image.
-
-  Raises:
-    ValueError: The RLE has another size.
-  """
-  from pycocotools import mask
-  if isinstance(segmentation, list):
-    return mask.merge(mask.frPyObjects(segmentation, *size))
-  if tuple(segmentation['size']) != tuple(size):
-    raise DataError('a mask is {} x {} pixels (height x width) and its image {} x {}; both must '
-                    'have one size'.format(*segmentation['size'], *size))
-  if isinstance(segmentation['counts'], list):
-    return mask.frPyObjects(segmentation, *size)
-  return segmentation
-
-
 def areas(masks: Sequence[Dict[str, Any]]) -> List[int]:
   """Returns the areas of RLE masks in pixels."""
   from pycocotools import mask
@@ -145,7 +122,7 @@ def boxes(detections: Sequence[Mapping[str, Any]],
       found.append(detection['bbox'])
       pixels.append(detection['bbox'][2] * detection['bbox'][3])
     else:
-      runs = run_lengths(detection['segmentation'], size)
+      runs = instance_masks.run_lengths(detection['segmentation'], size)
       found.append(mask.toBbox(runs).tolist())
       pixels.append(int(mask.area(runs)))
   return found, pixels

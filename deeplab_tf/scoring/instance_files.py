@@ -4,8 +4,7 @@ import functools
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf import image_names
-from deeplab_tf.formats import coco_fields, coco_masks, coco_panoptic
+from deeplab_tf.formats import coco_fields, coco_instances, coco_masks, coco_panoptic
 from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 from deeplab_tf.metrics.percent import percent
@@ -13,15 +12,7 @@ from deeplab_tf.scoring import left_out, workers
 from deeplab_tf.user_errors import DataError
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
-
-
-_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE,
-          'file_name': coco_fields.FILE_NAME._replace(optional=True)}
-_INSTANCE = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
-             'bbox': coco_fields.BOX._replace(optional=True)}
-_ANNOTATION = {**_INSTANCE, 'id': coco_fields.INTEGER, 'area': coco_fields.NUMBER,
-               'iscrowd': coco_fields.FLAG._replace(optional=True)}
-_SCORED = {**_INSTANCE, 'score': coco_fields.NUMBER}
+_SCORED = {**coco_instances.INSTANCE, 'score': coco_fields.NUMBER}
 
 
 class AveragePrecision(NamedTuple):
@@ -122,27 +113,14 @@ def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> D
       annotation.
   """
   expected = 'an instance ground truth (images, annotations with segmentation, categories)'
-  content = coco_panoptic.read_json(path, expected)
-  missing = [key for key in ('images', 'annotations', 'categories')
-             if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-  if missing:
-    raise DataError(f'{path}: no list "{missing[0]}"; expected {expected}')
-  coco_fields.check(content['images'], _IMAGE, path, 'an image')
-  coco_fields.check(content['categories'], {'id': coco_fields.INTEGER}, path, 'a category')
-  coco_fields.check(content['annotations'], {}, path, 'an annotation')
-  known = _known(content)
-  if len(known['image_id']) < len(content['images']):
-    raise DataError(f'{path}: an image id is listed twice in "images"; ids must be distinct')
-  if len(known['category_id']) < len(content['categories']):
-    raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
+  content = coco_instances.read_json(path, expected, coco_instances.UNNAMED_IMAGE)
+  known = coco_instances.known(content)
   for annotation in content['annotations']:
-    if 'segments_info' in annotation:
-      raise DataError(f'{path}: this is a panoptic JSON; expected {expected}')
     where = f'{path}: annotation {annotation.get("id")}'
     shape = 'bbox' if iou_type == 'bbox' else 'segmentation'
     _require(annotation, {'id', 'image_id', 'category_id', 'area', shape}, where, expected)
-    coco_fields.check([annotation], _ANNOTATION, path, 'an annotation')
-    _check_known(annotation, known, where, path)
+    coco_fields.check([annotation], coco_instances.ANNOTATION, path, 'an annotation')
+    coco_instances.check_known(annotation, known, where, path)
     _check_mask(annotation, shape, known, where)
   return content
 
@@ -153,14 +131,14 @@ def _load_results(path: coco_panoptic.PathLike, truth: Dict[str, Any],
   results = coco_panoptic.read_json(path, _RESULT)
   if not isinstance(results, list):
     raise DataError(f'{path}: the JSON is not a list; expected {_RESULT}')
-  known = _known(truth)
+  known = coco_instances.known(truth)
   coco_fields.check(results, {}, path, 'a result')
   for index, entry in enumerate(results):
     where = f'{path}: result {index}'
     shape = 'bbox' if iou_type == 'bbox' and entry.get('bbox') else 'segmentation'
     _require(entry, {'image_id', 'category_id', 'score', shape}, where, _RESULT)
     coco_fields.check([entry], _SCORED, path, f'result {index}')
-    _check_known(entry, known, where, truth_path)
+    coco_instances.check_known(entry, known, where, truth_path)
     _check_mask(entry, shape, known, where)
   return results
 
@@ -171,23 +149,9 @@ def _require(entry: Any, keys: Set[str], where: str, expected: str) -> None:
     raise DataError(f'{where} lacks {", ".join(sorted(absent))}; expected {expected}')
 
 
-def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, Any]],
+def _check_mask(entry: Dict[str, Any], shape: str, known: coco_instances.Known,
                 where: str) -> None:
   if shape == 'segmentation':
     problem = coco_masks.problem(entry['segmentation'], known['image_id'][entry['image_id']])
     if problem:
       raise DataError(f'{where}: the mask {problem}')
-
-
-def _known(truth: Dict[str, Any]) -> Dict[str, Dict[Any, Any]]:
-  """Returns the ids of images, with their sizes, and the ids of categories."""
-  return {'image_id': {entry['id']: (entry['height'], entry['width']) for entry in truth['images']},
-          'category_id': {entry['id']: None for entry in truth['categories']}}
-
-
-def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where: str,
-                 truth_path: coco_panoptic.PathLike) -> None:
-  for key, values in known.items():
-    if entry[key] not in values:
-      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list'
-                      + image_names.type_hint(entry[key], values))
