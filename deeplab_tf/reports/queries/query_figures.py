@@ -1,5 +1,7 @@
-"""Figures of the analyses, as PNG files: figures 4, 5 and A.3 to A.6 of the MaX-DeepLab paper, and
-figure 3 of the Mask2Former paper."""
+"""Figures of the analyses, as PNG files.
+
+They are figures 4, 5 and A.3 to A.6 of the MaX-DeepLab paper and figure 3 of the Mask2Former paper.
+"""
 
 import math
 from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -287,14 +289,19 @@ def proposals(path: str, rows: Sequence[ProposalRow], titles: Sequence[str]) -> 
         axes = figure.add_subplot(grid[line, column])
         axes.imshow(picture)
         axes.set_title(titles[column] if line == 0 else '')
-        axes.set_xlabel(' ', fontsize=8)  # Reserves the space of the notes.
         png_figures.bare(axes)
-        for place, (note, color) in enumerate(zip(notes, row.colors)):
-          axes.annotate(note, ((place + 0.5) / len(notes), 0), (0, -5),
-                        xycoords='axes fraction', textcoords='offset points', ha='center',
-                        va='top', fontsize=6.5,
-                        bbox={'boxstyle': 'round,pad=0.25', 'linewidth': 0,
-                              'facecolor': np.array(color) / 255})
+        _write_notes(axes, notes, row.colors)
+
+
+def _write_notes(axes: Any, notes: Sequence[str],
+                 colors: Sequence[Tuple[int, int, int]]) -> None:
+  """Writes texts side by side below a picture."""
+  axes.set_xlabel(' ', fontsize=8)  # Reserves their space.
+  for place, (note, color) in enumerate(zip(notes, colors)):
+    axes.annotate(note, ((place + 0.5) / len(notes), 0), (0, -5), xycoords='axes fraction',
+                  textcoords='offset points', ha='center', va='top', fontsize=6.5,
+                  bbox={'boxstyle': 'round,pad=0.25', 'linewidth': 0,
+                        'facecolor': np.array(color) / 255})
 
 
 class Panel(NamedTuple):

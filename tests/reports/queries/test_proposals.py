@@ -90,7 +90,9 @@ def _reference(images):
                    for query, score in enumerate(found.scores)]
   with contextlib.redirect_stdout(io.StringIO()):
     truth = coco.COCO()
-    truth.dataset = {'images': [{'id': i + 1} for i in range(len(images))],
+    truth.dataset = {'images': [
+        {'id': i, 'height': label.shape[0], 'width': label.shape[1]}
+        for i, (_, _, label) in enumerate(images, 1)],
                      'categories': [{'id': c} for c in THING], 'annotations': annotations}
     truth.createIndex()
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(detections), 'segm')
@@ -107,7 +109,7 @@ def test_recall_equals_that_of_pycocotools_without_categories():
              for _, _, label in images), 'a crowd is among the things'
   survey = proposals.ProposalSurvey(2)
   for found, _, label in images:
-    # The proposals of the other layer are those without the first ten queries.
+    # The proposals of the other layer are those without the first eight queries.
     fewer = proposals.Proposals(found.bits[..., 1:], found.scores[8:])
     survey.update('image', np.zeros((20, 30, 3), np.uint8), {0: fewer, 3: found},
                   proposals.things(label, INFO))
