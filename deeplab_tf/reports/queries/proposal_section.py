@@ -62,7 +62,7 @@ def proposals(folder: str, survey: ProposalSurvey, info: DatasetInfo,
 
 
 def _name(layer: int) -> str:
-  return f'after layer {layer}' if layer else '0, before layer 1'
+  return f'after layer {layer}' if layer else 'before layer 1'
 
 
 def _numbers(example: Example) -> dict[str, Any]:
