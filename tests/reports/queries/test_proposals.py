@@ -58,12 +58,12 @@ def _images(count=4, queries=130):
   """Returns proposals and panoptic maps, with crowds, of images of several sizes."""
   rng = np.random.default_rng(1)
   for i in range(count):
-    size = (40 + 30 * i, 150 - 20 * i)
+    size = (60 + 50 * i, 260 - 40 * i)
     rows, columns = np.indices(size)
     label = np.full(size, STUFF * INFO.label_divisor, np.int32)
     masks = np.zeros((*size, queries), bool)
     for query in range(queries - 1):  # The last one stays empty.
-      y, x, side = rng.integers(size[0]), rng.integers(size[1]), rng.integers(3, 45)
+      y, x, side = rng.integers(size[0]), rng.integers(size[1]), rng.integers(3, 75)
       inside = (abs(rows - y) < side) & (abs(columns - x) < side)
       masks[..., query] = inside
       if query < 12:
@@ -116,6 +116,7 @@ def test_recall_equals_that_of_pycocotools_without_categories():
   results, expected = survey.results(), _reference(images)
   assert list(results) == [0, 3]
   for name, index in (('AR100', 8), ('ARs', 9), ('ARm', 10), ('ARl', 11)):
+    assert 0 < expected[index] < 1
     np.testing.assert_allclose(results[3][name], expected[index], rtol=1e-12)
   assert 0.2 < results[0]['AR100'] < results[3]['AR100'] < 1
 
