@@ -58,5 +58,5 @@ def from_bits(bits: np.ndarray, count: int) -> List[dict]:
   """
   from pycocotools import mask
   # Column by column, as pycocotools reads masks; one copy of all bits is faster than one per mask.
-  planes = np.ascontiguousarray(np.transpose(bits, (2, 1, 0)))
+  planes = np.ascontiguousarray(np.transpose(bits, (2, 1, 0)), np.uint8)
   return [mask.encode((planes[row // 8] >> row % 8 & 1).T) for row in range(count)]

@@ -26,7 +26,8 @@ _Box = Tuple[float, float, float, float]
 
 def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetInfo,
             alpha: float = 0.55, names: bool = True,
-            captions: Optional[Mapping[int, str]] = None) -> np.ndarray:
+            captions: Optional[Mapping[int, str]] = None,
+            darken_void: bool = True) -> np.ndarray:
   """Draws the segments over the image, with outlines and class names.
 
   Args:
@@ -36,9 +37,10 @@ def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetIn
     alpha: Opacity of the colors in [0, 1]; 0 leaves the image (except void) unchanged.
     names: Whether to write class names; they are omitted in images under 96 pixels.
     captions: Label -> text to write instead of the class name; an empty text writes nothing.
+    darken_void: Whether unlabeled pixels are dark gray; otherwise they are those of the image.
 
   Returns:
-    uint8 [height, width, 3]. Unlabeled pixels are dark gray, crowd regions are striped.
+    uint8 [height, width, 3]. Crowd regions are striped.
 
   Raises:
     ValueError: Image and map differ in size or the image is not uint8 RGB.
@@ -46,6 +48,9 @@ def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetIn
   image = _checked(image, panoptic_map)
   found = palette.label_colors(panoptic_map, dataset_info)
   picture = _fill(image, found, alpha)
+  if not darken_void:
+    void = found.isvoid[found.positions]
+    picture[void] = image[void]
   _draw_outlines(picture, found)
   picture = np.rint(picture).astype(np.uint8)
   if not names or min(image.shape[:2]) < _SMALLEST_WITH_TEXT:
