@@ -1,14 +1,14 @@
 """Runs a network on a dataset, collecting statistics and example images."""
 
-from typing import Callable, Iterable, NamedTuple, Optional, Union
+from typing import Callable, Iterable, NamedTuple, Optional
 
 import numpy as np
-import tensorflow as tf
 
+from deeplab_tf.data import label_maps
 from deeplab_tf.reports.queries.analyzed_network import AnalyzedImage, AnalyzedNetwork
 from deeplab_tf.reports.queries.proposals import ProposalSurvey, things
 from deeplab_tf.reports.queries.query_statistics import QueryStatistics, fired
-from deeplab_tf.structures import EvaluationBatch, InstanceLabel
+from deeplab_tf.structures import EvaluationBatch
 from deeplab_tf.user_errors import DataError
 
 # Images with fewer masks are used as examples only if there are not enough others.
@@ -65,7 +65,8 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
     found = network.on_prepared(sample.images, sample.resized_size[0], sample.raw_size[0])
     if found.proposals:
       proposals.update(name, found.image, found.proposals,
-                       things(_first(sample.label), network.dataset_info))
+                       things(label_maps.of_image(sample.label, 0, *sample.raw_size[0].numpy()),
+                              network.dataset_info))
     statistics.update(found.query_map, found.query_class)
     queries = fired(found.query_map)
     if 'memory_share' in found.raw and queries:
@@ -81,8 +82,3 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
     memory_share = (np.sum([total for _, total in shares], axis=0, dtype=np.float64)
                     / sum(count for count, _ in shares))
   return Survey(statistics, memory_share, (chosen + others)[:num_pictures], proposals)
-
-
-def _first(label: Union[tf.Tensor, InstanceLabel]) -> Union[np.ndarray, InstanceLabel]:
-  """Returns the label of the only image of a batch."""
-  return tf.nest.map_structure(lambda x: x[0].numpy(), label)
