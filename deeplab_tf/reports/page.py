@@ -95,24 +95,32 @@ def facts(summary: Mapping[str, Any]) -> str:
 
 
 def gallery_article(entry: Mapping[str, Any]) -> str:
-  """Returns the HTML of one gallery entry; an optional `note` adds a paragraph."""
+  """Returns the HTML of one gallery entry.
+
+  Args:
+    entry: `name`; the pictures that exist, see `gallery_item`; and optionally `score` in [0, 1],
+      its name `measure` (default: PQ), `note`, a paragraph, and `captions`, picture -> caption.
+  """
   figures = []
+  captions = entry.get('captions', {})
   for key, caption in _PICTURES:
+    caption = captions.get(key, caption)
     if entry.get(key) is not None:
       figures.append(f'<figure><img loading="lazy" onclick="{_ZOOM}" alt="{caption} of '
                      f'{html.escape(str(entry["name"]))}" src="{_picture(entry[key])}">'
                      f'<figcaption>{caption}</figcaption></figure>')
   score = entry.get('score')
-  badge = '' if score is None else f'<span class="badge">PQ {percent(score)}</span>'
+  badge = '' if score is None else (
+      f'<span class="badge">{entry.get("measure", "PQ")} {percent(score)}</span>')
   note = f'<p class="note">{html.escape(entry["note"])}</p>' if entry.get('note') else ''
   return (f'<article><h3>{html.escape(str(entry["name"]))}{badge}</h3>{note}'
           f'<div class="pictures">{"".join(figures)}</div></article>')
 
 
-def error_legend() -> str:
-  """Returns the HTML of the legend of the error maps."""
+def error_legend(names: Sequence[str] = tuple(draw.ERROR_COLORS)) -> str:
+  """Returns the HTML of the legend of the error maps, of the given kinds of pixels."""
   keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(
-      *color, name) for name, color in draw.ERROR_COLORS.items())
+      *draw.ERROR_COLORS[name], name) for name in names)
   return f'<ul class="legend">{keys}</ul>'
 
 

@@ -88,25 +88,26 @@ def segments_by_size(limits: Sequence[float], found: Sequence[int], missed: Sequ
   return page.svg_plot('segments by size', _SIZE, paint)
 
 
-def image_histogram(pq: Sequence[float]) -> str:
-  """Plots a histogram of the PQ of single images.
+def image_histogram(scores: Sequence[float], name: str = 'PQ') -> str:
+  """Plots a histogram of the scores of single images.
 
   Args:
-    pq: PQ of each image, in [0, 1]; at least one image.
+    scores: Score of each image, in [0, 1]; at least one image.
+    name: Name of the score.
   """
-  counts, _ = np.histogram(pq, bins=20, range=(0, 1))
+  counts, _ = np.histogram(scores, bins=20, range=(0, 1))
 
   def paint(figure: Any) -> None:
     axes = _histogram(figure, counts, (0, 100))
-    axes.set_xlabel('PQ of the image')
+    axes.set_xlabel(f'{name} of the image')
     axes.set_ylabel('images')
-    median = 100 * float(np.median(pq))
+    median = 100 * float(np.median(scores))
     axes.axvline(median, color=page_style.INK, linewidth=1.2, linestyle='--')
     axes.annotate(f'median {median:.1f}', (median, 1), xycoords=('data', 'axes fraction'),
                   xytext=(4 if median < 70 else -4, -2), textcoords='offset points', va='top',
                   ha='left' if median < 70 else 'right', fontsize=9, color=page_style.INK)
 
-  return page.svg_plot('PQ of images', _SIZE, paint)
+  return page.svg_plot(f'{name} of images', _SIZE, paint)
 
 
 def iou_histogram(counts: Sequence[int]) -> str:

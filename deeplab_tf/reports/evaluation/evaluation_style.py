@@ -40,6 +40,8 @@ header .notice { margin-bottom: 16px; }
 .classes thead th { padding-bottom: 6px; }
 .classes th:first-child { text-align: left; }
 .classes .kind, .classes th:nth-child(2), .classes th:nth-child(4) { text-align: left; }
+.scored th:nth-child(n) { text-align: right; }
+.scored th:nth-child(1), .scored th:nth-child(3) { text-align: left; }
 .classes .kind { color: var(--muted); font-size: .8rem; }
 .classes .kind::before { content: ""; display: inline-block; width: 8px; height: 8px;
   border-radius: 2px; margin-right: 6px; background: var(--things); }
@@ -82,7 +84,7 @@ article .note { margin: 0 0 10px; font-size: .9rem; white-space: pre-line; }
   .classes th[scope=row], .heat tbody th { position: sticky; left: 0; background: var(--card);
     z-index: 1; white-space: normal; }
   .classes th, .classes td { padding: 4px 5px; }
-  .classes .kind, .classes th:nth-child(2) { font-size: 0; padding-right: 0; }
+  .classes .kind, .classes:not(.scored) th:nth-child(2) { font-size: 0; padding-right: 0; }
   .classes .kind::before { margin: 0; }
   .classes .wide { min-width: 112px; }
   .pictures:has(> :nth-child(3):last-child) { grid-template-columns: 1fr 1fr 1fr; }
