@@ -101,7 +101,7 @@ def test_wrong_use_is_one_line_before_the_work(tmp_path):
       PROGRAM, *_flags(folder, report, f'--images={tmp_path / "none"}'))
   assert '--images belongs to --report' in programs.error_line(
       PROGRAM, *_flags(folder, report)[:3], f'--images={tmp_path / "photos"}')
-  for flag in ('--task=semantic', '--definition=deeplab2'):
+  for flag in ('--definition=deeplab2',):
     assert '--report belongs to' in programs.error_line(PROGRAM, *_flags(folder, report), flag)
   assert not report.exists()
 

@@ -73,6 +73,12 @@ table.heat { width: auto; border-collapse: separate; border-spacing: 2px; font-s
 .mistaken th, .mistaken td { padding: 4px 8px; }
 .mistaken th:nth-child(2), .mistaken th:nth-child(3), .mistaken .as { text-align: left; }
 .mistaken .rank { color: var(--muted); }
+.kinds th, .kinds td { padding: 4px 10px; }
+.kinds th:nth-child(1), .kinds th:nth-child(2), .kinds .as { text-align: left; }
+.kinds .as { color: var(--muted); white-space: normal; }
+.kinds th[scope=row] { font-weight: 500; }
+.gap { height: 22px; }
+.recalls { width: auto; margin: 0 0 18px; }
 .rest { color: var(--muted); font-size: .9rem; margin: 8px 0 0; }
 article .note { margin: 0 0 10px; font-size: .9rem; white-space: pre-line; }
 @media (max-width: 900px) {

@@ -4,7 +4,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics import mean_iou, panoptic_quality
-from deeplab_tf.reports.evaluation import evaluation_report, semantic_report
+from deeplab_tf.reports.evaluation import evaluation_report, instance_report, semantic_report
 from deeplab_tf.scoring import instance_files, left_out, panoptic_files, semantic_files
 
 
@@ -113,10 +113,17 @@ def _written(page):
 
 
 def _instance(options, progress):
-  scored = instance_files.instance_score(
-      options.ground_truth, coco_panoptic.predictions_json(options.predictions),
-      'boundary' if options.boundary else 'segm', progress, options.workers)
-  return _scores(scored.figures, instance_files.format_result(scored, options.per_class), scored)
+  page = None
+  iou_type = 'boundary' if options.boundary else 'segm'
+  if options.report:
+    page, scored = instance_report.write(
+        options.report, options.ground_truth, options.predictions, iou_type, options.images,
+        progress, num_workers=options.workers)
+  else:
+    scored = instance_files.instance_score(options.ground_truth, options.predictions, iou_type,
+                                           progress, options.workers)
+  return _scores(scored.figures, instance_files.format_result(scored, options.per_class), scored,
+                 last_lines=_written(page))
 
 
 def _scores(result, table, scored, warnings=(), last_lines=()):

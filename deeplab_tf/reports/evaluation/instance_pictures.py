@@ -1,0 +1,165 @@
+"""The pictures of the page about instances: masks of ground truth and prediction over images."""
+
+import collections
+from typing import (
+  Any,
+  Dict,
+  Iterable,
+  Iterator,
+  List,
+  Mapping,
+  NamedTuple,
+  Optional,
+  Sequence,
+  Tuple,
+)
+
+import numpy as np
+
+from deeplab_tf.classes import Category, DatasetInfo
+from deeplab_tf.metrics import instance_matching
+from deeplab_tf.metrics.instance_survey import CONFIDENT, Finding, InstanceSurvey
+from deeplab_tf.reports.evaluation import gallery_images
+from deeplab_tf.scoring.instance_files import ImageInstances, InstanceFiles
+from deeplab_tf.visualization import draw, palette
+
+# Names of instance_survey.KINDS, and of annotations without a match, on the page.
+NAMES = {'correct': 'true positives', 'duplicate': 'duplicates',
+         'wrong_class': 'classification errors', 'imprecise': 'localization errors',
+         'invented': 'no overlap', 'missed': 'false negatives'}
+_KINDS = {'duplicate': 'duplicate', 'wrong_class': 'classification error',
+          'imprecise': 'localization error', 'invented': 'no overlap'}
+_DIVISOR = 2**20  # More than the instances of an image.
+_SMALLEST_SIDE = 360  # Pixels of a picture; smaller ones are enlarged.
+# A picture of one instance shows its box enlarged by this factor, but at least this part of the
+# image.
+_MARGIN, _LEAST_PART = 2.0, 0.3
+
+
+class Window(NamedTuple):
+  """A part of an image, as slices of its rows and columns."""
+  rows: slice
+  columns: slice
+
+
+class Pictures:
+  """Creates the entries of the galleries, one at a time."""
+
+  def __init__(self, files: InstanceFiles, photographs: gallery_images.Photographs):
+    """Initializes the pictures.
+
+    Args:
+      files: Ground truth and predictions.
+      photographs: Images by image id.
+    """
+    self._images = files.images
+    self._photographs = photographs
+    self.names = gallery_images.short_names(files.class_names)
+    self._info = DatasetInfo(
+        'instances', tuple(
+            Category(position, category_id, self.names[category_id], True,
+                     palette.generated_color(position))
+            for position, category_id in enumerate(files.category_ids)),
+        num_classes=len(files.category_ids), ignore_label=len(files.category_ids),
+        label_divisor=_DIVISOR)
+    self._class_of = {c.category_id: c.class_id for c in self._info.categories}
+
+  def images(self, positions: Iterable[int], survey: InstanceSurvey) -> Iterator[Dict[str, Any]]:
+    """Yields entries of whole images for page.gallery_article."""
+    for position in positions:
+      image = self._images[position]
+      confident = [entry for entry in image.results if entry['score'] >= CONFIDENT]
+      yield {**self._entry(image, (image.annotations, confident),
+                           _counts(image, survey, position)),
+             'measure': 'AP', 'score': survey.image_ap[position]}
+
+  def false_positives(self, findings: Iterable[Finding]) -> Iterator[Dict[str, Any]]:
+    """Yields entries that show one prediction and all annotations near it."""
+    for finding in findings:
+      image = self._images[finding.image]
+      result = image.results[finding.position]
+      note = (f'{self.names[result["category_id"]]} with a score of {result["score"]:.3f}: '
+              f'{_KINDS[finding.kind]}, largest IoU {finding.iou:.2f}')
+      yield self._entry(image, (image.annotations, [result]), note, result)
+
+  def false_negatives(self, findings: Iterable[Finding]) -> Iterator[Dict[str, Any]]:
+    """Yields entries that show one annotation and the confident predictions near it."""
+    for finding in findings:
+      image = self._images[finding.image]
+      truth = image.annotations[finding.position]
+      confident = [entry for entry in image.results if entry['score'] >= CONFIDENT]
+      note = f'{self.names[truth["category_id"]]} of {finding.weight:,.0f} pixels'
+      yield self._entry(image, ([truth], confident), note, truth)
+
+  def _entry(self, image: ImageInstances, sides: Tuple[Sequence[Mapping[str, Any]], ...],
+             note: str, center: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+    """Draws annotations and predictions on an image, or on the part of it around one instance."""
+    step = gallery_images.step(image.size)
+    shape = tuple(-(-side // step) for side in image.size)
+    window = Window(slice(None), slice(None)) if center is None else _window(
+        _decoded(center, image.size)[::step, ::step])
+    photograph, problem = self._photographs.read(image.image_id, shape)
+    ground = gallery_images.gray(shape) if photograph is None else photograph
+    ground = draw.enlarge(ground[window], _SMALLEST_SIDE)
+    entry: Dict[str, Any] = {'name': image.file_name or str(image.image_id),
+                             'image': None if photograph is None else ground,
+                             'note': note + problem}
+    for side, instances in zip(('ground_truth', 'prediction'), sides):
+      labels, captions = self._label_map(instances, image.size)
+      labels = draw.enlarge(labels[::step, ::step][window], _SMALLEST_SIDE)
+      entry[side] = draw.overlay(ground, labels, self._info, captions=captions, dim_void=False)
+    return entry
+
+  def _label_map(self, instances: Sequence[Mapping[str, Any]],
+                 size: Tuple[int, int]) -> Tuple[np.ndarray, Dict[int, str]]:
+    """Paints instances over each other, the largest first; also returns label -> caption."""
+    labels = np.full(size, self._info.void_label, np.int64)
+    numbers: Dict[int, int] = collections.defaultdict(int)
+    captions = {}
+    areas = instance_matching.areas([_runs(entry, size) for entry in instances])
+    for _, entry in sorted(zip(areas, instances), key=lambda pair: -pair[0]):
+      class_id = self._class_of[entry['category_id']]
+      label = class_id * _DIVISOR
+      if not entry.get('iscrowd', 0):
+        numbers[class_id] += 1
+        label += numbers[class_id]
+      if 'score' in entry:
+        captions[label] = f'{self.names[entry["category_id"]]} {entry["score"]:.2f}'
+      labels[_decoded(entry, size)] = label
+    return labels, captions
+
+
+def _runs(entry: Mapping[str, Any], size: Tuple[int, int]) -> Dict[str, Any]:
+  return instance_matching.run_lengths(entry['segmentation'], size)
+
+
+def _decoded(entry: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
+  """Returns the mask of an instance; bool [height, width]."""
+  from pycocotools import mask
+  return mask.decode(_runs(entry, size)).astype(bool)
+
+
+def _window(mask: np.ndarray) -> Window:
+  """Returns the part of an image around a mask."""
+  return Window(*(_span(np.flatnonzero(mask.any(axis=axis)), side)
+                  for axis, side in zip((1, 0), mask.shape)))
+
+
+def _span(places: np.ndarray, side: int) -> slice:
+  if not places.size:
+    return slice(None)
+  length = min(side, max(round(_MARGIN * (places[-1] + 1 - places[0])),
+                         round(_LEAST_PART * side), 1))
+  start = min(max(0, round((places[0] + places[-1] + 1 - length) / 2)), side - length)
+  return slice(start, start + length)
+
+
+def _counts(image: ImageInstances, survey: InstanceSurvey, position: int) -> str:
+  found, wrong = survey.image_correct[position], survey.image_wrong[position]
+  lines: List[str] = [f'Matched {found} of {survey.image_truths[position]} annotations']
+  if wrong:
+    lines.append(f'False positives: {wrong}')
+  confident = sum(entry['score'] >= CONFIDENT for entry in image.results)
+  lines.append(f'{confident} of {len(image.results)} predictions have a score of '
+               f'{CONFIDENT:g} or more and are shown')
+  return '\n'.join(lines)
