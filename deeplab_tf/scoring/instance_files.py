@@ -105,6 +105,15 @@ def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panop
   return average_precision(metric.result(), files)
 
 
+def is_results(path: coco_panoptic.PathLike) -> bool:
+  """Returns whether a JSON is a list, as instance results are; only its beginning is read."""
+  if not os.path.isfile(path):
+    return False
+  with open(path, 'rb') as file:
+    # A byte order mark, and the zeros of UTF-16 and UTF-32, may precede the bracket.
+    return file.read(64).lstrip(b'\xef\xbb\xbf\xff\xfe\0 \t\r\n').startswith(b'[')
+
+
 def load(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike,
          iou_type: str = 'segm') -> InstanceFiles:
   """Reads and validates both files; see `instance_score`."""

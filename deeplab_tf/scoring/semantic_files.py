@@ -8,7 +8,7 @@ import numpy as np
 from deeplab_tf import image_names, listing
 from deeplab_tf.formats import coco_panoptic, label_png
 from deeplab_tf.metrics import mean_iou, overlap
-from deeplab_tf.scoring import left_out, workers
+from deeplab_tf.scoring import instance_files, left_out, workers
 from deeplab_tf.scoring.panoptic_files import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
 
@@ -204,7 +204,7 @@ def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
 def _holds_panoptic(folder: pathlib.Path) -> bool:
   """Returns whether a folder has panoptic predictions; instance results do not belong to PNGs."""
   path = folder / 'predictions.json'
-  return path.is_file() and not isinstance(coco_panoptic.read_json(path, 'predictions'), list)
+  return path.is_file() and not instance_files.is_results(path)
 
 
 def without_overlays(names: Sequence[str]) -> List[str]:

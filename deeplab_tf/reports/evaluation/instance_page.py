@@ -25,7 +25,8 @@ _EXPLAINED = {
     'duplicate': 'the annotation is matched by a prediction with a higher score',
     'wrong_class': 'an IoU of 0.5 or more with an annotation of another class',
     'imprecise': 'an IoU of 0.1 to 0.5 with an annotation of the class',
-    'invented': 'none of these: no annotation of the class, or of any class, is near enough',
+    'invented': 'an IoU below 0.1 with each annotation of the class, and below 0.5 with those of '
+                'other classes',
 }
 
 

@@ -26,9 +26,9 @@ from deeplab_tf.visualization import draw, palette
 # Names of instance_survey.KINDS, and of annotations without a match, on the page.
 NAMES = {'correct': 'true positives', 'duplicate': 'duplicates',
          'wrong_class': 'classification errors', 'imprecise': 'localization errors',
-         'invented': 'no overlap', 'missed': 'false negatives'}
+         'invented': 'no overlap with the class', 'missed': 'false negatives'}
 _KINDS = {'duplicate': 'duplicate', 'wrong_class': 'classification error',
-          'imprecise': 'localization error', 'invented': 'no overlap'}
+          'imprecise': 'localization error', 'invented': 'no overlap with the class'}
 _DIVISOR = 2**20  # More than the instances of an image.
 _SMALLEST_SIDE = 360  # Pixels of a picture; smaller ones are enlarged.
 # A picture of one instance shows its box enlarged by this factor, but at least this part of the
@@ -79,7 +79,7 @@ class Pictures:
       image = self._images[finding.image]
       result = image.results[finding.position]
       note = (f'{self.names[result["category_id"]]} with a score of {result["score"]:.3f}: '
-              f'{_KINDS[finding.kind]}, largest IoU {finding.iou:.2f}')
+              f'{_KINDS[finding.kind]}, largest IoU with an annotation {finding.iou:.2f}')
       yield self._entry(image, (image.annotations, [result]), note, result)
 
   def false_negatives(self, findings: Iterable[Finding]) -> Iterator[Dict[str, Any]]:
