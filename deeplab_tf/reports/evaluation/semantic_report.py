@@ -87,14 +87,15 @@ def from_label_pngs(ground_truth: coco_panoptic.PathLike, predictions: coco_pano
                     num_classes: int, ignore_label: int = 255) -> Source:
   """Returns the images of folders of semantic PNGs; see semantic_files.label_png_score."""
   files = semantic_files.pairs(ground_truth, predictions)
-  survey = semantic_survey.SemanticSurvey(range(num_classes), ignore_label)
   return Source(
       os.fspath(ground_truth), os.fspath(predictions),
       [SemanticImage(image.name, image.name, image.read_maps) for image in files.images],
       [Category(class_id, class_id, str(class_id), False, palette.generated_color(class_id))
        for class_id in range(num_classes)],
       ignore_label,
-      lambda progress, number: semantic_files.score_pairs(files, survey, progress, number))
+      lambda progress, number: semantic_files.score_pairs(
+          files, semantic_survey.SemanticSurvey(range(num_classes), ignore_label), progress,
+          number))
 
 
 def write(directory: coco_panoptic.PathLike, source: Source,
