@@ -23,7 +23,7 @@ class InstanceLabel(NamedTuple):
     mask_bits: uint8 [height, width, ceil(instances / 8)]; bit m % 8 of entry m // 8 (bit 0 is the
       least significant) tells whether the pixel belongs to instance m. Such a map can be resized,
       cropped and flipped like a label map; see deeplab_tf.mask_values.
-    class_ids: int32 [instances].
+    class_ids: int32 [instances], -1 in unused rows.
     is_crowd: bool [instances], whether the mask stands for several instances.
     areas: float32 [instances], areas in pixels as annotated, which decide whether an instance is
       small, medium or large in average precision. They may differ from the number of pixels.

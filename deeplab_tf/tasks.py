@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -31,6 +32,26 @@ def of(config) -> Task:
   return Task[type(config).Task.Name(config.task)]
 
 
+def used_for(config, name: Optional[str] = None) -> Task:
+  """Returns the task that a trained model is used for.
+
+  Args:
+    config: ExperimentOptions that the model was trained with.
+    name: Name of another task than that of the training; None for the same.
+
+  Raises:
+    ConfigError: A model that was trained for this task cannot be used for the other.
+  """
+  trained = of(config)
+  if name is None or Task(name) is trained:
+    return trained
+  if trained is not Task.PANOPTIC:
+    raise config_lib.ConfigError(
+        f'the model was trained for task {trained.name} and cannot be used for '
+        f'{Task(name).name}: only models of task PANOPTIC can be used for other tasks')
+  return Task(name)
+
+
 def classes(task: Task, info: AnyInfo) -> AnyInfo:
   """Returns the classes that a model of a task predicts.
 
@@ -44,6 +65,21 @@ def classes(task: Task, info: AnyInfo) -> AnyInfo:
   else:
     return info
   return dataclasses.replace(info, categories=categories)
+
+
+def label(task: Task, given: Any, info: AnyInfo) -> Any:
+  """Turns the label of a data set into that of a task.
+
+  Args:
+    task: The task.
+    given: Label of a structures.LabeledImage.
+    info: Classes of the data set.
+
+  Returns:
+    The label; only panoptic maps are changed, see `label_map`.
+  """
+  is_map = isinstance(info, DatasetInfo) and not info.masks_overlap
+  return label_map(task, given, info) if is_map else given
 
 
 def label_map(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tensor:

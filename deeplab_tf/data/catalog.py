@@ -103,13 +103,26 @@ def from_config(config) -> AnyInfo:
     raise config_lib.ConfigError('train_dataset_options.dataset is not set: there are '
                                  f'{", ".join(_all_names())}')
   if not train.dataset or not evaluation.dataset:
-    return tasks.classes(tasks.of(config), from_options(train if train.dataset else evaluation))
+    return _of_task(config, from_options(train if train.dataset else evaluation))
   info, other = from_options(train), from_options(evaluation)
   if info != other:
     raise config_lib.ConfigError(
         'train_dataset_options and eval_dataset_options describe data sets of different classes: '
         f'{_difference(info, other)}')
-  return tasks.classes(tasks.of(config), info)
+  return _of_task(config, info)
+
+
+def _of_task(config, info: AnyInfo) -> AnyInfo:
+  task = tasks.of(config)
+  if getattr(info, 'masks_overlap', False) and task is not tasks.Task.INSTANCE:
+    raise config_lib.ConfigError(
+        f'task is {task.name}, and data set "{info.name}" has masks of instances that may overlap: '
+        'set task: INSTANCE, or name a data set with a class for every pixel')
+  found = tasks.classes(task, info)
+  if isinstance(found, DatasetInfo) and not found.categories and info.categories:
+    raise config_lib.ConfigError(
+        f'task is {task.name}, and data set "{info.name}" has no thing classes: set task: SEMANTIC')
+  return found
 
 
 def _difference(info: AnyInfo, other: AnyInfo) -> str:

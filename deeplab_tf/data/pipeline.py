@@ -14,9 +14,16 @@ from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
-from deeplab_tf import structures
+from deeplab_tf import structures, tasks
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
-from deeplab_tf.data import corrupt, image_normalization, readers, targets
+from deeplab_tf.data import (
+  catalog,
+  corrupt,
+  image_normalization,
+  label_maps,
+  readers,
+  targets,
+)
 from deeplab_tf.data.augmentation import (
   classification,
   panoptic,
@@ -26,6 +33,7 @@ from deeplab_tf.data.augmentation import (
 )
 from deeplab_tf.data.augmentation import options as options_lib
 from deeplab_tf.layers.shapes import scaled_size
+from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import ConfigError
 
 Augmentation = options_lib.Augmentation
@@ -39,7 +47,7 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
 
   Args:
     config: ExperimentOptions; train_dataset_options is used.
-    dataset_info: The classes.
+    dataset_info: The classes of the config's task; see tasks.classes.
     targets: Form of the targets: 'mask', 'center' or 'class'.
     seed: Seed of the order and of the augmentation.
     start_step: Number of batches that are skipped, without decoding them.
@@ -49,7 +57,8 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
 
   Returns:
     Batches (images, targets) with static shapes: normalized float32 [batch, *crop_size, 3], and
-    MaskTargets, CenterTargets or ClassTargets. The order is deterministic.
+    MaskTargets, OverlappingMaskTargets (for data sets whose masks may overlap), CenterTargets or
+    ClassTargets. The order is deterministic.
 
   Raises:
     ConfigError: The options are invalid.
@@ -59,7 +68,7 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
   options = config.train_dataset_options
   normalization = image_normalization.build(config.model_options)
   make_sample, pastes = _sample_function(options, dataset_info, targets, normalization)
-  source = readers.open_source(options, dataset_info, 'train_dataset_options')
+  source, load = _open(config, options, dataset_info, 'train_dataset_options')
   batch_size = options.batch_size
   payloads = _endless(source, seed, start_step * batch_size, options)
   is_wanted = lambda number: True  # noqa: E731
@@ -68,7 +77,6 @@ def train_dataset(config, dataset_info: AnyInfo, targets: str, seed: int,
     payloads = payloads.filter(
         lambda number, _: is_wanted(number) | (pastes and is_wanted(number - 1)))
     batch_size = input_context.get_per_replica_batch_size(batch_size)
-  load = _loader(source, options, 'train_dataset_options', dataset_info)
 
   @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and it takes seconds.
   def decode(number, payload):
@@ -114,8 +122,7 @@ def eval_dataset(config, dataset_info: AnyInfo, workers: int = 1, worker: int = 
   """
   options = config.eval_dataset_options
   prepare, shapes, padding = _evaluation_function(config, dataset_info, ratio)
-  source = readers.open_source(options, dataset_info, 'eval_dataset_options')
-  load = _loader(source, options, 'eval_dataset_options', dataset_info)
+  source, load = _open(config, options, dataset_info, 'eval_dataset_options')
 
   @tf.autograph.experimental.do_not_convert
   def sample(*payload):
@@ -158,13 +165,35 @@ def _in_block(batch_size, input_context):
 
 def _with_next(decoded):
   """Maps (number, example) to (number, example, example of the next number)."""
-  nothing = structures.LabeledImage(
-      tf.zeros([1, 1, 3], tf.uint8), tf.zeros([1, 1], tf.int32), tf.constant(''))
+  nothing = tf.nest.map_structure(
+      lambda spec: tf.zeros([side or 1 for side in spec.shape], spec.dtype),
+      decoded.element_spec[1])
 
   def push(last, element):
     return element, (*last, element[1])
 
   return decoded.scan((tf.constant(-1, tf.int64), nothing), push).skip(1)
+
+
+def _open(config, options, dataset_info, field):
+  """Opens a data set.
+
+  Returns:
+    The source, and a function from its payload to corrupt.Loaded with the labels of the task.
+  """
+  task, info = tasks.of(config), dataset_info
+  if task in (Task.INSTANCE, Task.SEMANTIC):
+    # Labels are checked against all classes of the data set, of which the task may use a part.
+    info = catalog.from_options(options)
+  source = readers.open_source(options, info, field)
+  load = _loader(source, options, field, info)
+
+  def load_for_task(*payload):
+    loaded = load(*payload)
+    label = tasks.label(task, loaded.example.label, info)
+    return loaded._replace(example=loaded.example._replace(label=label))
+
+  return source, load_for_task
 
 
 def _loader(source, options, field, info):
@@ -173,9 +202,9 @@ def _loader(source, options, field, info):
     return lambda *payload: corrupt.Loaded(source.load(*payload), tf.constant(True))
 
   def blank():
-    size, one_class = list(options.crop_size) or [1, 1], isinstance(info, ImageClasses)
-    label = tf.constant(0) if one_class else tf.fill(size, info.void_label)
-    return structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label, tf.constant(''))
+    size = list(options.crop_size) or [1, 1]
+    return structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label_maps.blank(info, size),
+                                   tf.constant(''))
 
   return corrupt.Guard(source, corrupt.log_of(options, field), blank).load
 
@@ -244,6 +273,9 @@ def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool
     one_class = classification.build_augmentation(options, field, normalization)
     return lambda example, seed: classification.training_sample(example, one_class, seed), False
   augmentation = options_lib.build(options, field, normalization)
+  if info.masks_overlap and augmentation.max_category_share < 1:
+    raise ConfigError(f'{field}.augmentations.max_category_share needs a class for every pixel, '
+                      f'and data set "{info.name}" has masks of instances; remove it')
   make_targets = target_function(options, info, kind)
 
   def sample(example, *other_and_seed):
@@ -284,8 +316,9 @@ def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, Nam
                                       example.name)
 
   size = [scaled_size(n, ratio) for n in augmentation.crop_size] or [None, None]
-  shapes = structures.EvaluationBatch([*size, 3], [2], [2], [None, None], [])
-  return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, info.void_label, '')
+  label_shape, label_padding = label_maps.batched(info)
+  shapes = structures.EvaluationBatch([*size, 3], [2], [2], label_shape, [])
+  return prepare, shapes, structures.EvaluationBatch(0.0, 0, 0, label_padding, '')
 
 
 def target_function(options, info: DatasetInfo, kind: str) -> Callable:
@@ -299,6 +332,9 @@ def target_function(options, info: DatasetInfo, kind: str) -> Callable:
   small = targets.SmallInstances()
   if options.increase_small_instance_weights:
     small = targets.SmallInstances(options.small_instance_threshold, options.small_instance_weight)
+  if kind == 'mask' and info.masks_overlap:
+    return lambda label, example: targets.overlapping_mask_targets(
+        label, info, options.max_thing_id, example.name)
   if kind == 'mask':
     return lambda label, example: targets.mask_targets(
         label, info, options.max_thing_id, small, example.name,

@@ -80,6 +80,38 @@ def mask_targets(label: tf.Tensor, info: DatasetInfo, max_things: int,
       mask_isthing=tf.constant(isthing))
 
 
+def overlapping_mask_targets(label: structures.InstanceLabel, info: DatasetInfo, max_masks: int,
+                             name: tf.Tensor = None) -> structures.OverlappingMaskTargets:
+  """Makes the targets of mask models from masks that may overlap.
+
+  Crowds are left out, as in Mask2Former's training. An instance outside of the crop has a row
+  without pixels, which is not a mask.
+
+  Args:
+    label: Label whose map has a static size.
+    info: The data set.
+    max_masks: Number of rows, rounded up to a multiple of 8. More instances in an image are an
+      error.
+    name: string [], name of the image, for the error.
+  """
+  channels = -(-max_masks // 8)
+  count = tf.size(label.class_ids)
+  fits = errors.check(count <= 8 * channels, lambda: [
+      name if name is not None else 'an image', ': ', count,
+      f' instances in one image, more than max_thing_id {max_masks}; raise max_thing_id'])
+  with tf.control_dependencies([fits]):
+    class_ids = tf.identity(label.class_ids)
+  index, _ = _class_tables(info, 0)
+  is_used = (class_ids >= 0) & ~label.is_crowd
+  classes = tf.where(is_used, tf.gather(index, tf.maximum(class_ids, 0)), -1)
+  classes = tf.pad(classes, [[0, 8 * channels - tf.size(class_ids)]], constant_values=-1)
+  missing = channels - (tf.size(class_ids) + 7) // 8
+  bits = tf.pad(label.mask_bits, [[0, 0], [0, 0], [0, missing]])
+  return structures.OverlappingMaskTargets(
+      mask_bits=tf.ensure_shape(bits, [*label.mask_bits.shape[:2], channels]),
+      mask_classes=tf.ensure_shape(classes, [8 * channels]))
+
+
 def center_targets(label: tf.Tensor, info: DatasetInfo, sigma: float,
                    small: SmallInstances = _NO_WEIGHTS) -> structures.CenterTargets:
   """Makes the targets of center models.

@@ -12,7 +12,7 @@ from typing import Sequence
 
 import tensorflow as tf
 
-from deeplab_tf import backbones, models
+from deeplab_tf import backbones, models, tasks
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.classes import DatasetInfo
@@ -25,6 +25,7 @@ from deeplab_tf.losses.mask2former import Mask2FormerCriterion
 from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders.deformable_decoder import DeformablePixelDecoder
 from deeplab_tf.postprocessing import mask2former_panoptic
+from deeplab_tf.postprocessing.mask2former_instances import Mask2FormerInstances
 from deeplab_tf.postprocessing.mask2former_semantic import Mask2FormerSemantic
 from deeplab_tf.structures import join_layers
 from deeplab_tf.tasks import Task
@@ -203,15 +204,27 @@ def build_postprocessor(config, dataset_info, static_shapes: bool = False):
   return mask2former_panoptic.build(config.evaluator_options, dataset_info, static_shapes)
 
 
+def build_instance_postprocessor(config, dataset_info, static_shapes: bool = False):
+  """Returns the post-processing that finds instances; its shapes are always static."""
+  del static_shapes
+  return Mask2FormerInstances(dataset_info,
+                              config.evaluator_options.mask2former_postprocessing.max_instances)
+
+
 def build_semantic_postprocessor(config, dataset_info, static_shapes: bool = False):
-  """Returns the post-processing of a semantic model; its shapes are always static."""
-  del config, static_shapes
-  return Mask2FormerSemantic(dataset_info, resizes_scores=True)
+  """Returns the post-processing that makes class maps; its shapes are always static.
+
+  As in the released code, a model that was trained for this task resizes scores, and one that was
+  trained for panoptic segmentation resizes mask logits.
+  """
+  del static_shapes
+  return Mask2FormerSemantic(dataset_info, resizes_scores=tasks.of(config) is Task.SEMANTIC)
 
 
 ARCHITECTURE = Architecture(
     name='mask2former', build=build, build_criterion=build_criterion,
     postprocessors={Task.PANOPTIC: build_postprocessor,
+                    Task.INSTANCE: build_instance_postprocessor,
                     Task.SEMANTIC: build_semantic_postprocessor}, parameter_groups=parameter_groups,
     inference_variables=inference_variables, last_layers=last_layers,
     target_form=TargetForm.MASK, masks_compete=False)

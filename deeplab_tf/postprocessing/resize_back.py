@@ -1,13 +1,14 @@
 """Resizes predictions on a resized and padded image back to the size of the image file."""
 
-from typing import Sequence, Union
+from typing import Sequence, TypeVar, Union
 
 import tensorflow as tf
 
 from deeplab_tf.layers.resizing import ResizeRule
-from deeplab_tf.structures import PanopticPrediction
+from deeplab_tf.structures import PanopticPrediction, SemanticPrediction
 
 Size = Union[tf.Tensor, Sequence[int]]
+MapPrediction = TypeVar('MapPrediction', PanopticPrediction, SemanticPrediction)
 
 
 def resize_nearest(x: tf.Tensor, size: Size, rule: ResizeRule = 'aligned') -> tf.Tensor:
@@ -40,8 +41,8 @@ def _nearest_center(source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   return tf.cast((2 * index + 1) * source // (2 * target), tf.int32)
 
 
-def to_raw_size(prediction: PanopticPrediction, resized_size: Size, raw_size: Size,
-                rule: ResizeRule = 'aligned') -> PanopticPrediction:
+def to_raw_size(prediction: MapPrediction, resized_size: Size, raw_size: Size,
+                rule: ResizeRule = 'aligned') -> MapPrediction:
   """Cuts off the padding and resizes the maps of one image to the size of its file.
 
   Args:
@@ -58,7 +59,5 @@ def to_raw_size(prediction: PanopticPrediction, resized_size: Size, raw_size: Si
     cut = x[0, :resized_size[0], :resized_size[1]]
     return resize_nearest(cut, raw_size, rule)[None]
 
-  return prediction._replace(
-      panoptic_map=undo(prediction.panoptic_map),
-      semantic_map=undo(prediction.semantic_map),
-      instance_map=undo(prediction.instance_map))
+  return prediction._replace(**{name: undo(value) for name, value in prediction._asdict().items()
+                                if name.endswith('_map')})

@@ -13,7 +13,7 @@ from deeplab_tf.classes import ImageClasses
 from deeplab_tf.compat import keras
 from deeplab_tf.data import catalog
 from deeplab_tf.layers import recomputation
-from deeplab_tf.structures import ClassTargets, MaskTargets
+from deeplab_tf.structures import ClassTargets, MaskTargets, OverlappingMaskTargets
 from deeplab_tf.training import batches, distribution, state
 
 # Smallest number of images that the checks of the data use.
@@ -32,7 +32,8 @@ class DataReport(NamedTuple):
     images: Number of images.
     class_pixels: Class id -> share of all pixels, including the ignore label.
     masks: Number of ground-truth masks with pixels, per image; empty for center models.
-    things: Number of thing masks, per image; empty for center models.
+    things: Number of thing masks, per image; empty for center models and for masks that may
+      overlap, which are all things.
   """
   images: int
   class_pixels: dict
@@ -177,6 +178,9 @@ def inspect_data(examples: Iterable, dataset_info) -> DataReport:
   """Counts classes and masks in training batches (images, targets)."""
   pixels, masks, things, images = {}, [], [], 0
   for _, targets in examples:
+    if isinstance(targets, OverlappingMaskTargets):
+      images += _add_overlapping(targets, dataset_info, pixels, masks)
+      continue
     images += targets.semantic_map.shape[0]
     ids, counts = np.unique(targets.semantic_map.numpy(), return_counts=True)
     for class_id, count in zip(ids.tolist(), counts.tolist()):
@@ -191,6 +195,21 @@ def inspect_data(examples: Iterable, dataset_info) -> DataReport:
   return DataReport(images, shares, masks, things)
 
 
+def _add_overlapping(targets, dataset_info, pixels, masks) -> int:
+  """Counts pixels by class, where masks may overlap, and masks; returns the number of images."""
+  classes = targets.mask_classes.numpy()
+  for bits, own in zip(targets.mask_bits.numpy(), classes):
+    areas = np.unpackbits(bits, axis=-1, bitorder='little').sum((0, 1), dtype=np.int64)
+    used = np.flatnonzero((own >= 0) & (areas > 0))
+    masks.append(len(used))
+    for row in used.tolist():
+      class_id = dataset_info.class_ids[own[row]]
+      pixels[class_id] = pixels.get(class_id, 0) + int(areas[row])
+    outside = int((bits.max(-1, initial=0) == 0).sum())
+    pixels[dataset_info.ignore_label] = pixels.get(dataset_info.ignore_label, 0) + outside
+  return len(classes)
+
+
 def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
   """Returns the lines of a report, with warnings.
 
@@ -201,7 +220,8 @@ def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
   """
   unlabeled = report.class_pixels.get(dataset_info.ignore_label, 0.0)
   seen = {i: share for i, share in report.class_pixels.items() if i in dataset_info.by_class_id}
-  lines = [f'  {report.images} images, {100 * unlabeled:.1f} % of the pixels unlabeled']
+  rest = 'unlabeled' if dataset_info.stuff_class_ids else 'in no mask'
+  lines = [f'  {report.images} images, {100 * unlabeled:.1f} % of the pixels {rest}']
   for class_id, share in seen.items():
     category = dataset_info.by_class_id[class_id]
     kind = 'thing' if category.isthing else 'stuff'
@@ -213,7 +233,8 @@ def data_lines(report: DataReport, dataset_info, queries: int) -> list[str]:
   if strange:
     lines.append(f'  WARNING: class ids that the data set does not have: {sorted(strange)}')
   if report.masks:
-    lines.append(f'  masks per image: {_spread(report.masks)}; things: {_spread(report.things)}')
+    things = f'; things: {_spread(report.things)}' if report.things else ''
+    lines.append(f'  masks per image: {_spread(report.masks)}{things}')
     if queries and max(report.masks) > queries:
       lines.append(f'  WARNING: up to {max(report.masks)} masks and {queries} queries: some masks '
                    'cannot be learned; raise num_queries')

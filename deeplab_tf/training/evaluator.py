@@ -1,26 +1,23 @@
-"""Evaluates a model on the evaluation data, for Orbit's Controller."""
+"""Evaluates a model on the evaluation data, for Orbit's Controller; the part of all tasks."""
 
 import abc
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Union
 
 import numpy as np
 import orbit
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import label_maps
 from deeplab_tf.data.image_normalization import Normalization
 from deeplab_tf.layers.resizing import ResizeRule
-from deeplab_tf.metrics.accumulator import Accumulator, Group
-from deeplab_tf.metrics.panoptic_quality import PanopticQuality, format_result
+from deeplab_tf.metrics.accumulator import Accumulator
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.postprocessing.full_size import FullSize
-from deeplab_tf.structures import EvaluationBatch, QueryOutputs, ScoredPrediction
+from deeplab_tf.structures import EvaluationBatch
 from deeplab_tf.training import distribution, replicated_prediction
-from deeplab_tf.training.extra_scores import ExtraScore, ScoredImage
 from deeplab_tf.training.signals import Stopped
-
-# Name of panoptic quality among the scores.
-_PANOPTIC = 'panoptic'
+from deeplab_tf.visualization.instances import Instances
 
 
 class Sample(NamedTuple):
@@ -30,13 +27,13 @@ class Sample(NamedTuple):
     name: Name of the file, without extension.
     image: uint8 [height, width, 3], the network's input resized to the size of the file; None if
       it is not needed.
-    ground_truth: int32 [height, width], panoptic map.
-    prediction: int32 [height, width], panoptic map.
+    ground_truth: Panoptic map, int32 [height, width], or Instances.
+    prediction: Panoptic map, int32 [height, width], or Instances.
   """
   name: str
   image: Optional[np.ndarray]
-  ground_truth: np.ndarray
-  prediction: np.ndarray
+  ground_truth: Union[np.ndarray, Instances]
+  prediction: Union[np.ndarray, Instances]
 
 
 class BatchEvaluator(orbit.AbstractEvaluator):
@@ -125,105 +122,85 @@ class BatchEvaluator(orbit.AbstractEvaluator):
     """Returns the flat scalars of a result."""
 
 
-class Evaluator(BatchEvaluator):
-  """Resizes predictions to the size of the files and computes panoptic quality and extra scores.
+class EvaluatedImage(NamedTuple):
+  """One image of a batch, to be scored at the size of its file.
 
   Attributes:
-    result: The last result: that of PanopticQuality.result, and name -> result of each extra score.
+    name: Name of the file, without extension.
+    label: Ground truth at the size of the file: int32 [height, width], panoptic map, or an
+      InstanceLabel of numpy arrays.
+    prediction: Prediction of the devices, batch of one.
+    size: The image's sizes.
   """
-  title = 'panoptic quality'
-  scores = tuple(f'{group}/{name}' for group in ('All', 'Things', 'Stuff')
-                 for name in ('pq', 'sq', 'rq', 'n'))
+  name: str
+  label: Any
+  prediction: Any
+  size: FullSize
+
+  @property
+  def raw_size(self) -> tuple[int, int]:
+    """Height and width of the file."""
+    return tuple(self.size.raw_size.numpy().tolist())
+
+
+class ImageEvaluator(BatchEvaluator):
+  """Scores predictions at the size of the files; subclasses do it for one image."""
 
   def __init__(self, *, dataset_info: DatasetInfo, normalization: Normalization,
-               extra_scores: Sequence[ExtraScore] = (),
                on_sample: Optional[Callable[[int, Sample], None]] = None,
                num_images: Optional[int] = None, resize_rule: ResizeRule = 'aligned',
-               logits_rule: ResizeRule = 'aligned', at_full_size: Optional[Callable] = None,
-               **loop: Any):
+               at_full_size: Optional[Callable] = None, **loop: Any):
     """Initializes the evaluator.
 
     Args:
       dataset_info: The classes.
       normalization: Normalization of the images.
-      extra_scores: Scores besides panoptic quality.
       on_sample: Function that is called with (position, Sample) for each image of this worker.
       num_images: Number of first samples that have an `image`; None for all.
       resize_rule: Rule by which the images were resized.
-      logits_rule: Rule by which the network's logits are resized to its input.
       at_full_size: Function of (outputs, FullSize) that post-processes images at the size of their
         files; None if `predict` post-processes.
       **loop: Arguments of BatchEvaluator; batches are EvaluationBatch, predictions QueryOutputs
-        with `at_full_size`, else PanopticPrediction, or ScoredPrediction if an extra score needs
-        the queries.
+        with `at_full_size`, else the task's prediction.
     """
     super().__init__(**loop)
     self._dataset_info = dataset_info
     self._normalization = normalization
-    self._extra = tuple(extra_scores)
-    self.scores = (*self.scores, *(f'{score.name}/{tag}' for score in self._extra
-                                   for tag in score.tags))
     self._on_sample = on_sample
     self._num_images = num_images if on_sample is not None else 0
     self._resize_rule = resize_rule
-    self._logits_rule = logits_rule
     self._restore_step = tf.function(resize_back.to_raw_size, autograph=False,
                                      reduce_retracing=True)
     self._at_full_size = at_full_size and tf.function(at_full_size, autograph=False,
                                                       reduce_retracing=True)
 
-  def format_result(self) -> str:
-    """Returns the result as a table, with a line for each value of the extra scores."""
-    lines = [format_result(self.result)]
-    for tag, value in self._extra_scalars(self.result).items():
-      if not tag.endswith('/n'):
-        lines.append(f'{tag:<24}{100 * value:6.1f}')
-    return '\n'.join(lines)
-
-  def _new_metric(self) -> Group:
-    return Group({_PANOPTIC: PanopticQuality(self._dataset_info.categories),
-                  **{score.name: score.new_metric() for score in self._extra}})
-
-  def _result(self, metric: Group) -> dict:
-    result = metric.result()
-    return {**result.pop(_PANOPTIC), **result}
-
-  def _score_batch(self, metric: Group, batch: EvaluationBatch, prediction,
+  def _score_batch(self, metric: Any, batch: EvaluationBatch, prediction: Any,
                    position: int) -> None:
     for i in range(batch.images.shape[0]):
-      image = self._scored_image(batch, prediction, i)
-      panoptic_map = image.prediction.panoptic_map[0].numpy()
-      metric.parts[_PANOPTIC].update_from_label_maps(image.ground_truth, panoptic_map,
-                                                     self._dataset_info)
-      for score in self._extra:
-        score.update(metric.parts[score.name], image)
+      height, width = batch.raw_size[i].numpy()
+      image = EvaluatedImage(
+          batch.name[i].numpy().decode(),
+          label_maps.of_image(batch.label, i, height, width),
+          tf.nest.map_structure(lambda x, i=i: x[i:i + 1], prediction),
+          FullSize(tf.constant(batch.images.shape[1:3]), batch.resized_size[i],
+                   batch.raw_size[i], self._resize_rule))
+      shown = self._score_image(metric, image)
       if self._on_sample is not None:
         pixels = None
         if self._num_images is None or position + i < self._num_images:
           pixels = resized_back(batch, i, self._normalization)
-        self._on_sample(position + i, Sample(image.name, pixels, image.ground_truth, panoptic_map))
+        self._on_sample(position + i, Sample(image.name, pixels, *shown))
 
-  def _scalars(self, result: dict) -> dict:
-    return {**flat_scalars(result), **self._extra_scalars(result)}
+  @abc.abstractmethod
+  def _score_image(self, metric: Any, image: EvaluatedImage) -> tuple[Any, Any]:
+    """Adds an image to the score; returns ground truth and prediction as a Sample has them."""
 
-  def _extra_scalars(self, result: dict) -> dict:
-    return {tag: value for score in self._extra
-            for tag, value in score.scalars(result[score.name]).items()}
-
-  def _scored_image(self, batch: EvaluationBatch, prediction, i: int) -> ScoredImage:
-    """Returns image i of a batch, at the size of its file."""
-    raw_size, resized_size = batch.raw_size[i], batch.resized_size[i]
-    height, width = raw_size.numpy()
-    own = tf.nest.map_structure(lambda x: x[i:i + 1], prediction)
-    size = FullSize(tf.constant(batch.images.shape[1:3]), resized_size, raw_size,
-                    self._resize_rule)
-    if isinstance(own, QueryOutputs):
-      queries, restored = own, self._at_full_size(own._asdict(), size)
-    else:
-      panoptic, queries = own if isinstance(own, ScoredPrediction) else (own, None)
-      restored = self._restore_step(panoptic, resized_size, raw_size, self._resize_rule)
-    return ScoredImage(batch.name[i].numpy().decode(), batch.label[i].numpy()[:height, :width],
-                       restored, queries, size, self._logits_rule)
+  def _restored(self, image: EvaluatedImage, prediction: Any) -> Any:
+    """Returns the prediction of an image at the size of its file."""
+    if self._at_full_size is not None:
+      return self._at_full_size(prediction._asdict(), image.size)
+    return self._restore_step(prediction, image.size.resized_size, image.size.raw_size,
+                              self._resize_rule)
 
 
 def resized_back(batch: EvaluationBatch, i: int, normalization: Normalization) -> np.ndarray:
@@ -238,9 +215,3 @@ def _on_host(value: tf.Tensor) -> tf.Tensor:
   """Copies a prediction to the host's memory, where maps of any size fit."""
   with tf.device('/cpu:0'):
     return tf.identity(value)
-
-
-def flat_scalars(result: dict) -> dict:
-  """Returns 'All/pq' and so on from a PanopticQuality result, without unavailable values."""
-  return {f'{group}/{name}': value for group in ('All', 'Things', 'Stuff')
-          for name, value in result[group].items() if value is not None}

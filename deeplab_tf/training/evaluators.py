@@ -13,7 +13,9 @@ from deeplab_tf.structures import QueryOutputs, ScoredPrediction
 from deeplab_tf.tasks import Task
 from deeplab_tf.training import extra_scores
 from deeplab_tf.training.class_evaluator import ClassEvaluator
-from deeplab_tf.training.evaluator import BatchEvaluator, Evaluator
+from deeplab_tf.training.evaluator import BatchEvaluator
+from deeplab_tf.training.instance_evaluator import InstanceEvaluator
+from deeplab_tf.training.panoptic_evaluator import PanopticEvaluator
 from deeplab_tf.training.reporting import monitor, summaries
 from deeplab_tf.training.semantic_evaluator import SemanticEvaluator
 
@@ -49,26 +51,31 @@ def build(config, architecture: Architecture, dataset_info: AnyInfo, surrounding
 
 def _panoptic(config, architecture, dataset_info, surroundings, **loop):
   postprocess = architecture.build_postprocessor(config, dataset_info)
-  return Evaluator(logits_rule=getattr(postprocess, 'rule', 'aligned'),
-                   extra_scores=extra_scores.build(config, architecture, dataset_info),
-                   at_full_size=getattr(postprocess, 'at_full_size', None),
-                   **_of_images(config, dataset_info, surroundings), **loop)
+  return PanopticEvaluator(logits_rule=getattr(postprocess, 'rule', 'aligned'),
+                           extra_scores=extra_scores.build(config, architecture, dataset_info),
+                           **_of_images(config, architecture, dataset_info, surroundings), **loop)
+
+
+def _instance(config, architecture, dataset_info, surroundings, **loop):
+  extra_scores.build(config, architecture, dataset_info)  # There are none for this task.
+  return InstanceEvaluator(**_of_images(config, architecture, dataset_info, surroundings), **loop)
 
 
 def _semantic(config, architecture, dataset_info, surroundings, **loop):
+  extra_scores.build(config, architecture, dataset_info)  # There are none for this task.
+  return SemanticEvaluator(**_of_images(config, architecture, dataset_info, surroundings), **loop)
+
+
+def _of_images(config, architecture, dataset_info, surroundings) -> dict:
+  """Returns the arguments of ImageEvaluator."""
   postprocess = architecture.build_postprocessor(config, dataset_info)
-  return SemanticEvaluator(at_full_size=postprocess.at_full_size,
-                           **_of_images(config, dataset_info, surroundings), **loop)
-
-
-def _of_images(config, dataset_info, surroundings) -> dict:
-  """Returns the arguments that the evaluators of all maps of images have in common."""
   samples = None
   if surroundings.shows_images:
     samples = monitor.SampleMonitor(surroundings.writer, dataset_info, config.evaluator_options,
                                     surroundings.model_dir, surroundings.global_step)
   return {'dataset_info': dataset_info,
           'normalization': image_normalization.build(config.model_options),
+          'at_full_size': getattr(postprocess, 'at_full_size', None),
           'resize_rule': pipeline.evaluation_augmentation(config).resize_rule,
           'on_sample': samples.on_sample if samples else None,
           'num_images': samples.num_images if samples else None}
@@ -87,7 +94,7 @@ def _classification(config, architecture, dataset_info, surroundings, **loop):
       num_pictures=config.evaluator_options.num_vis_samples, **loop)
 
 
-_EVALUATORS = {Task.PANOPTIC: _panoptic, Task.SEMANTIC: _semantic,
+_EVALUATORS = {Task.PANOPTIC: _panoptic, Task.INSTANCE: _instance, Task.SEMANTIC: _semantic,
                Task.CLASSIFICATION: _classification}
 
 

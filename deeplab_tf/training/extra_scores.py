@@ -221,7 +221,7 @@ class QueryAveragePrecision(ExtraScore):
     if self._annotations is not None:
       image_id, annotations = self._annotations.of_file(image.name)
     else:
-      image_id, annotations = image.name, _thing_annotations(image.ground_truth, self._info)
+      image_id, annotations = image.name, thing_annotations(image.ground_truth, self._info)
     metric.update(image_id, image.ground_truth.shape, annotations, detections)
 
 
@@ -272,7 +272,7 @@ def _things(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> Iterator[tup
                     'segmentation': _run_lengths(panoptic_map == label)}
 
 
-def _thing_annotations(ground_truth: np.ndarray, dataset_info: DatasetInfo) -> list[dict]:
+def thing_annotations(ground_truth: np.ndarray, dataset_info: DatasetInfo) -> list[dict]:
   return [{**thing, 'area': int(np.count_nonzero(ground_truth == label)),
            'iscrowd': int(label % dataset_info.label_divisor == 0)}
           for label, thing in _things(ground_truth, dataset_info)]

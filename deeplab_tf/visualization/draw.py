@@ -26,7 +26,8 @@ _Box = Tuple[float, float, float, float]
 
 def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetInfo,
             alpha: float = 0.55, names: bool = True,
-            captions: Optional[Mapping[int, str]] = None, dim_void: bool = True) -> np.ndarray:
+            captions: Optional[Mapping[int, str]] = None,
+            darken_void: bool = True) -> np.ndarray:
   """Draws the segments over the image, with outlines and class names.
 
   Args:
@@ -36,7 +37,7 @@ def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetIn
     alpha: Opacity of the colors in [0, 1]; 0 leaves the image (except void) unchanged.
     names: Whether to write class names; they are omitted in images under 96 pixels.
     captions: Label -> text to write instead of the class name; an empty text writes nothing.
-    dim_void: Whether unlabeled pixels are dark gray; otherwise they are those of the image.
+    darken_void: Whether unlabeled pixels are dark gray; otherwise they are those of the image.
 
   Returns:
     uint8 [height, width, 3]. Crowd regions are striped.
@@ -46,7 +47,10 @@ def overlay(image: np.ndarray, panoptic_map: np.ndarray, dataset_info: DatasetIn
   """
   image = _checked(image, panoptic_map)
   found = palette.label_colors(panoptic_map, dataset_info)
-  picture = _fill(image, found, alpha, dim_void)
+  picture = _fill(image, found, alpha)
+  if not darken_void:
+    void = found.isvoid[found.positions]
+    picture[void] = image[void]
   _draw_outlines(picture, found)
   picture = np.rint(picture).astype(np.uint8)
   if not names or min(image.shape[:2]) < _SMALLEST_WITH_TEXT:
@@ -126,8 +130,7 @@ def _luminance(image: np.ndarray) -> np.ndarray:
   return image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float,
-          dim_void: bool) -> np.ndarray:
+def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float) -> np.ndarray:
   """Blends the colors with the image; returns float32 [height, width, 3]."""
   gray = _luminance(image)[..., None]
   # Under a color, only the luminance of the image is kept, and shadows are lightened, so that
@@ -141,7 +144,7 @@ def _fill(image: np.ndarray, found: palette.LabelColors, alpha: float,
     opacity = np.where(found.iscrowd[found.positions] & gap, 0.35 * opacity, opacity)
   picture = ground + opacity[..., None] * (found.colors[found.positions] - ground)
   void = found.isvoid[found.positions]
-  picture[void] = 0.38 * gray[void] if dim_void else image[void]
+  picture[void] = 0.38 * gray[void]
   return picture.astype(np.float32)
 
 

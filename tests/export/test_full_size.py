@@ -15,7 +15,7 @@ from deeplab_tf.export import serving_module
 from deeplab_tf.postprocessing import resize_back
 from deeplab_tf.postprocessing.full_size import FullSize, predict
 from deeplab_tf.training import evaluators
-from deeplab_tf.training.evaluator import Evaluator
+from deeplab_tf.training.panoptic_evaluator import PanopticEvaluator
 from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
 
 # Images of 128x160 become 77x96, on an input of 96x96.
@@ -89,7 +89,7 @@ def test_evaluation_gives_the_maps_of_the_exported_model(setting):
   config, info, model, module, rule = setting
   samples, strategy = [], tf.distribute.get_strategy()
   architecture = models.architecture(config)
-  evaluator = Evaluator(
+  evaluator = PanopticEvaluator(
       dataset_info=info, normalization=image_normalization.build(config.model_options),
       on_sample=lambda _, sample: samples.append(sample), resize_rule=rule,
       at_full_size=architecture.build_postprocessor(config, info).at_full_size,

@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from deeplab_tf.checkpoints import files
 from deeplab_tf.training.best_checkpoint import BestCheckpoint
-from deeplab_tf.training.evaluator import Evaluator
+from deeplab_tf.training.panoptic_evaluator import PanopticEvaluator
 
-SCORES = Evaluator.scores
+SCORES = PanopticEvaluator.scores
 
 
 def _save(folder, step):

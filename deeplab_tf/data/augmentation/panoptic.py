@@ -4,15 +4,19 @@ import tensorflow as tf
 
 from deeplab_tf import structures
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import label_maps
 from deeplab_tf.data.augmentation import (
   autoaugment,
   color_jitter,
   copy_paste,
+  instance_copy_paste,
   placement,
   transforms,
 )
 from deeplab_tf.data.augmentation import options as options_lib
 
+# An image, float32 [height, width, 3], and its label.
+Sample = tuple[tf.Tensor, label_maps.Label]
 # The gray that Mask2Former pads images with, before normalization.
 _MASK2FORMER_GREY = (128.0, 128.0, 128.0)
 # The whole image is resized, and not only the crop, up to this many times the size of the crop.
@@ -20,7 +24,7 @@ _WHOLE = 3
 
 
 def augment(example: structures.LabeledImage, augmentation: options_lib.Augmentation,
-            info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
+            info: DatasetInfo, seed: tf.Tensor) -> Sample:
   """Makes a training crop, a function of the image and the seed, without copy-paste.
 
   Args:
@@ -30,14 +34,14 @@ def augment(example: structures.LabeledImage, augmentation: options_lib.Augmenta
     seed: int64 [2].
 
   Returns:
-    float32 [*crop_size, 3] in [0, 255] and int32 [*crop_size].
+    float32 [*crop_size, 3] in [0, 255], and the label of the crop.
   """
   return _augment(example, augmentation, info, seed, info.void_label)
 
 
 def augment_and_paste(example: structures.LabeledImage, other: structures.LabeledImage,
                       augmentation: options_lib.Augmentation, *, info: DatasetInfo, max_things: int,
-                      seed: tf.Tensor) -> transforms.Pair:
+                      seed: tf.Tensor) -> Sample:
   """Makes a training crop as `augment` does, and pastes segments of another image.
 
   Args:
@@ -50,14 +54,19 @@ def augment_and_paste(example: structures.LabeledImage, other: structures.Labele
   """
   onto = augment(example, augmentation, info, seed)
   pasted = pasted_crop(other, augmentation, info, seed)
+  size = augmentation.crop_size
+  if info.masks_overlap:
+    image, label = instance_copy_paste.paste(
+        onto, pasted, option=augmentation.paste.thing, max_instances=max_things,
+        seed=_fold(seed, 5))
+    return tf.ensure_shape(image, [*size, 3]), label
   image, label = copy_paste.paste(onto, pasted, choice=augmentation.paste, info=info,
                                   max_things=max_things, seed=_fold(seed, 5))
-  size = augmentation.crop_size
   return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
 
 
 def pasted_crop(other: structures.LabeledImage, augmentation: options_lib.Augmentation,
-                info: DatasetInfo, seed: tf.Tensor) -> transforms.Pair:
+                info: DatasetInfo, seed: tf.Tensor) -> Sample:
   """Returns the crop that segments are taken from; `seed` is that of the crop they go to."""
   return _augment(other, augmentation.scaled(augmentation.paste.scale), info, _fold(seed, 4),
                   copy_paste.padding_label(info))
@@ -73,10 +82,11 @@ def _augment(example, augmentation, info, seed, padding_label):
 # --- The steps --------------------------------------------------------------------------------
 
 
-def draw_placement(label: tf.Tensor, augmentation: options_lib.Augmentation, info: DatasetInfo,
-                   seed: tf.Tensor) -> placement.Placement:
+def draw_placement(label: label_maps.Label, augmentation: options_lib.Augmentation,
+                   info: DatasetInfo, seed: tf.Tensor) -> placement.Placement:
   """Draws the placement of the crop, a function of the seed and of the label map."""
-  return placement.draw(label, augmentation, info, [_fold(seed, i) for i in (0, 2, 3)])
+  return placement.draw(label_maps.pixels(label), augmentation, info,
+                        [_fold(seed, i) for i in (0, 2, 3)])
 
 
 def resize(image: tf.Tensor, place: placement.Placement,
@@ -132,32 +142,33 @@ def change_colors(image: tf.Tensor, augmentation: options_lib.Augmentation,
   return image
 
 
-def crop(image: tf.Tensor, label: tf.Tensor, place: placement.Placement,
-         augmentation: options_lib.Augmentation, padding_label: int) -> transforms.Pair:
+def crop(image: tf.Tensor, label: label_maps.Label, place: placement.Placement,
+         augmentation: options_lib.Augmentation, padding_label: int) -> Sample:
   """Cuts out the windows of image and label and pads them to the crop size.
 
   Args:
     image: Result of `resize`, possibly with changed colors.
-    label: int32 [height, width], of the image's original size.
+    label: Label of the image's original size.
     place: Placement of the crop.
     augmentation: Augmentation options.
-    padding_label: Value that pads the label.
+    padding_label: Value that pads a panoptic map. Padding is in no mask of an InstanceLabel.
 
   Returns:
-    float32 [*crop_size, 3] and int32 [*crop_size].
+    float32 [*crop_size, 3], and the label, whose map has the size of the crop.
   """
   if augmentation.colors_before_crop:
     image = _window(image, place)
-  label = placement.take_label(label, place, augmentation.is_mask2former)
+  pixels = placement.take_label(label_maps.pixels(label), place, augmentation.is_mask2former)
   if augmentation.flip:
     image = tf.cond(place.flip, lambda: tf.reverse(image, [1]), lambda: image)
   color = augmentation.normalization.mean_color
   if augmentation.is_mask2former:
     color = _MASK2FORMER_GREY
   size = augmentation.crop_size
-  image, label = transforms.pad(image, label, size, void_label=padding_label, offset=place.offset,
-                                color=color)
-  return tf.ensure_shape(image, [*size, 3]), tf.ensure_shape(label, size)
+  image, pixels = transforms.pad(image, pixels, size, offset=place.offset, color=color,
+                                 void_label=label_maps.padding(label, padding_label))
+  pixels = tf.ensure_shape(pixels, [*size, *pixels.shape[2:]])
+  return tf.ensure_shape(image, [*size, 3]), label_maps.with_pixels(label, pixels)
 
 
 def _window(image, place):

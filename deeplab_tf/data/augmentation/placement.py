@@ -43,12 +43,13 @@ def draw(label: tf.Tensor, augmentation: options_lib.Augmentation, info: Dataset
   """Draws a placement.
 
   Args:
-    label: int32 [height, width], panoptic map of the image.
+    label: int32 [height, width], panoptic map of the image, or uint8 [height, width, channels],
+      bits of masks that may overlap, which have no class for every pixel.
     augmentation: Augmentation options.
     info: The data set.
     seeds: Seeds of the size, of the crop and of the flip, int [2] each.
   """
-  source = tf.shape(label)
+  source = tf.shape(label)[:2]
   flip = tf.constant(False)
   if augmentation.flip:
     flip = tf.random.stateless_uniform([], seeds[2]) < 0.5
@@ -201,18 +202,20 @@ def take_label(label: tf.Tensor, placement: Placement, half_pixel: bool) -> tf.T
   """Returns the window of the resized label, without computing pixels outside of it.
 
   Args:
-    label: int32 [height, width].
+    label: int32 [height, width] or uint8 [height, width, channels].
     placement: Sizes and window.
     half_pixel: See `nearest`.
 
   Returns:
-    int32 [*kept], mirrored if `placement.flip`.
+    [*kept, ...], mirrored if `placement.flip`.
   """
   rows, columns = (_source_indices(placement, axis, half_pixel) for axis in (0, 1))
   columns = tf.cond(placement.flip, lambda: columns[::-1], lambda: columns)
   # Whole rows are copied, then whole columns as rows of the transpose, instead of single pixels.
   # The axis with the smaller intermediate result comes first.
-  by_column = lambda x: tf.transpose(tf.gather(tf.transpose(x), columns))  # noqa: E731
+  axes = [1, 0, *range(2, label.shape.rank)]
+  by_column = lambda x: tf.transpose(  # noqa: E731
+      tf.gather(tf.transpose(x, axes), columns), axes)
   return tf.cond(tf.size(rows) < tf.shape(label)[0],
                  lambda: by_column(tf.gather(label, rows)),
                  lambda: tf.gather(by_column(label), rows))

@@ -102,7 +102,7 @@ def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], *, vo
 
   Args:
     image: float32 [height, width, 3].
-    label: int32 [height, width], or None.
+    label: int32 [height, width], or uint8 [height, width, channels], or None.
     size: Height and width of the result.
     void_label: Value that pads the label.
     offset: First row and column of the image in the result.
@@ -116,7 +116,9 @@ def pad(image: tf.Tensor, label: Optional[tf.Tensor], size: Sequence[int], *, vo
   margins = tf.stack([offset, after], axis=1)
   image = _pad_color(image, margins, color)
   if label is not None:
-    label = tf.pad(label, margins, constant_values=void_label)
+    channels = [[0, 0]] * (label.shape.rank - 2)
+    label = tf.pad(label, tf.concat([margins, channels], 0) if channels else margins,
+                   constant_values=tf.constant(void_label, label.dtype))
   return image, label
 
 

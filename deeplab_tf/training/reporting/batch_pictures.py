@@ -1,14 +1,21 @@
 """Pictures of training batches, for runs without evaluation."""
 
-from typing import Callable, Union
+from typing import Any, Callable, Union
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data.image_normalization import Normalization
-from deeplab_tf.structures import CenterTargets, MaskTargets
+from deeplab_tf.structures import (
+  CenterTargets,
+  InstancePrediction,
+  MaskTargets,
+  OverlappingMaskTargets,
+  SemanticPrediction,
+)
 from deeplab_tf.training.evaluator import Sample
+from deeplab_tf.training.instance_evaluator import ground_truth, predicted
 from deeplab_tf.training.reporting import summaries
 from deeplab_tf.training.reporting.pictures import side_by_side
 
@@ -21,7 +28,7 @@ class BatchPictures:
     """Initializes the writer of pictures.
 
     Args:
-      predict: Function of the images of a batch that returns a PanopticPrediction; see
+      predict: Function of the images of a batch that returns the task's prediction; see
         ReplicatedPrediction.
       dataset_info: The classes.
       writer: Writer of the training curves.
@@ -34,8 +41,7 @@ class BatchPictures:
     self._normalization = normalization
     self._predict = predict
 
-  def draw(self, images: tf.Tensor, targets: Union[MaskTargets, CenterTargets],
-           step: int) -> None:
+  def draw(self, images: tf.Tensor, targets: Any, step: int) -> None:
     """Draws the first images of the batch of one replica.
 
     Args:
@@ -46,14 +52,32 @@ class BatchPictures:
     count = min(self._num_images, int(images.shape[0]))
     if not count:
       return
-    predictions = self._predict(images[:count]).panoptic_map.numpy()
+    predictions = self._predict(images[:count])
     pixels = np.clip(np.round(self._normalization.invert(images[:count]).numpy()), 0, 255)
     for i in range(count):
-      ground_truth = label_map(tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets),
-                               self._dataset_info)
-      sample = Sample(f'{i}', pixels[i].astype(np.uint8), ground_truth, predictions[i])
+      own_targets, own = tf.nest.map_structure(lambda x, i=i: x[i].numpy(), (targets, predictions))
+      sample = Sample(f'{i}', pixels[i].astype(np.uint8),
+                      *shown(own_targets, own, self._dataset_info))
       self._writer.image(f'pictures/{i:02d}', side_by_side(sample, self._dataset_info), step)
     self._writer.flush()
+
+
+def shown(targets: Any, prediction: Any, info: DatasetInfo) -> tuple[Any, Any]:
+  """Returns ground truth and prediction of one image as a Sample has them.
+
+  Args:
+    targets: Targets of one image, numpy arrays without a batch dimension.
+    prediction: Prediction for the image, likewise.
+    info: The classes.
+  """
+  if isinstance(prediction, InstancePrediction):
+    label = targets
+    if not isinstance(targets, OverlappingMaskTargets):
+      label = label_map(targets, info)
+    return ground_truth(label, info), predicted(prediction)
+  if isinstance(prediction, SemanticPrediction):
+    return label_map(targets, info), prediction.semantic_map * info.label_divisor
+  return label_map(targets, info), prediction.panoptic_map
 
 
 def label_map(targets: Union[MaskTargets, CenterTargets], info: DatasetInfo) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab_tf.training.evaluator import Sample
-from deeplab_tf.visualization import draw
+from deeplab_tf.visualization import draw, instances
 
 # Sides of one part in pixels: large enough to read names, small enough for the log of a training.
 _SHORTEST = 240
@@ -27,6 +27,8 @@ def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
   Returns:
     uint8 [height, width, 3], two rows of two parts each.
   """
+  if isinstance(sample.prediction, instances.Instances):
+    return _instances_side_by_side(sample, dataset_info)
   image, ground_truth, prediction = (_fitted(x) for x in
                                      (sample.image, sample.ground_truth, sample.prediction))
   parts = {
@@ -35,7 +37,19 @@ def side_by_side(sample: Sample, dataset_info) -> np.ndarray:
       'prediction': draw.overlay(image, prediction, dataset_info),
       'errors': draw.error_map(ground_truth, prediction, dataset_info, image),
   }
-  return _grid(parts)
+  return _grid(parts, draw.ERROR_COLORS)
+
+
+def _instances_side_by_side(sample: Sample, dataset_info) -> np.ndarray:
+  image = _fitted(sample.image)
+  parts = {
+      f'input {sample.name}': image,
+      'ground truth': instances.overlay(image, sample.ground_truth, dataset_info),
+      f'prediction, scores from {instances.MIN_SCORE}':
+          instances.overlay(image, sample.prediction, dataset_info),
+      'errors': instances.error_map(image, sample.ground_truth, sample.prediction),
+  }
+  return _grid(parts, instances.ERROR_COLORS)
 
 
 def captioned(image: np.ndarray, caption: str, is_right: bool) -> np.ndarray:
@@ -78,7 +92,7 @@ def _fitted(array: np.ndarray) -> np.ndarray:
   return array[rows[:, None], columns]
 
 
-def _grid(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+def _grid(parts: Mapping[str, np.ndarray], legend: Mapping[str, tuple]) -> np.ndarray:
   """Arranges four pictures of equal size with captions, and the legend of errors below them."""
   height, width = next(iter(parts.values())).shape[:2]
   # TensorBoard shows pictures at about half their size.
@@ -91,7 +105,7 @@ def _grid(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     # A caption that is wider than its part is cut, so that it does not overlap the next one.
     pen.text((left, top + line / 2), _cut(caption, font, width), font=font, fill=_INK, anchor='lm')
     canvas.paste(Image.fromarray(part), (left, top + line))
-  for i, (name, color) in enumerate(draw.ERROR_COLORS.items()):
+  for i, (name, color) in enumerate(legend.items()):
     left, middle = i % 3 * canvas.width // 3, canvas.height + (i // 3 - 1.5) * line
     half = 0.45 * font.size
     pen.rectangle((left, middle - half, left + 2 * half, middle + half), fill=color)

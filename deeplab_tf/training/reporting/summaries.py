@@ -72,7 +72,10 @@ LAYOUTS = {TargetForm.MASK: LAYOUT, TargetForm.CENTER: CENTER_LAYOUT,
            TargetForm.CLASS: CLASSIFICATION_LAYOUT}
 SEMANTIC_SCORES = {'mIoU': (EVAL, 'miou'), 'pixel accuracy': (EVAL, 'pixel_accuracy'),
                    'total loss': (TRAIN, 'losses/total')}
-SCORES_OF_TASKS = {Task.PANOPTIC: SCORES, Task.SEMANTIC: SEMANTIC_SCORES,
+INSTANCE_SCORES = {'AP': (EVAL, 'AP'), 'AP50': (EVAL, 'AP50'),
+                   'boundary AP': (EVAL, 'boundary/AP'), 'total loss': (TRAIN, 'losses/total')}
+SCORES_OF_TASKS = {Task.PANOPTIC: SCORES, Task.INSTANCE: INSTANCE_SCORES,
+                   Task.SEMANTIC: SEMANTIC_SCORES,
                    Task.CLASSIFICATION: CLASSIFICATION_SCORES}
 _DECOUPLED_DECAY = ('adamw', 'radam_lookahead')
 

@@ -20,7 +20,7 @@ from deeplab_tf.layers import aspp
 from deeplab_tf.layers.shapes import scaled_size
 from deeplab_tf.models import max_deeplab, panoptic_deeplab
 from deeplab_tf.reports.scale_stress import scale_results, scale_stress
-from deeplab_tf.training import evaluator, evaluators
+from deeplab_tf.training import evaluators, panoptic_evaluator
 
 _LIMITS = 'evaluator_options { thing_area_limit: 60 stuff_area_limit: 200 }'
 
@@ -88,7 +88,7 @@ def _evaluate(config):
   postprocess = evaluators.build_postprocessor(config, info, False)
   progress = lambda steps: contextlib.nullcontext(  # noqa: E731
       type('Progress', (), {'update': staticmethod(lambda step: None)}))
-  of_batches = evaluator.Evaluator(
+  of_batches = panoptic_evaluator.PanopticEvaluator(
       dataset_info=info, normalization=SYMMETRIC, strategy=tf.distribute.get_strategy(),
       predict=lambda images: postprocess(network(images), tuple(images.shape[1:3])),
       batches=lambda: pipeline.eval_dataset(config, info), progress=progress)
