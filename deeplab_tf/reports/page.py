@@ -99,12 +99,10 @@ def gallery_article(entry: Mapping[str, Any]) -> str:
 
   Args:
     entry: `name`; the pictures that exist, see `gallery_item`; and optionally `score` in [0, 1],
-      its name `measure` (default: PQ), `note`, a paragraph, and `captions`, picture -> caption.
+      its name `measure` (default: PQ), and `note`, a paragraph.
   """
   figures = []
-  captions = entry.get('captions', {})
   for key, caption in _PICTURES:
-    caption = captions.get(key, caption)
     if entry.get(key) is not None:
       figures.append(f'<figure><img loading="lazy" onclick="{_ZOOM}" alt="{caption} of '
                      f'{html.escape(str(entry["name"]))}" src="{_picture(entry[key])}">'
@@ -117,10 +115,10 @@ def gallery_article(entry: Mapping[str, Any]) -> str:
           f'<div class="pictures">{"".join(figures)}</div></article>')
 
 
-def error_legend(names: Sequence[str] = tuple(draw.ERROR_COLORS)) -> str:
-  """Returns the HTML of the legend of the error maps, of the given kinds of pixels."""
-  keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(
-      *draw.ERROR_COLORS[name], name) for name in names)
+def error_legend(colors: Mapping[str, Sequence[int]] = draw.ERROR_COLORS) -> str:
+  """Returns the HTML of the legend of the error maps, name -> color; default: panoptic maps."""
+  keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(*color, name)
+                 for name, color in colors.items())
   return f'<ul class="legend">{keys}</ul>'
 
 

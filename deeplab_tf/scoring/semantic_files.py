@@ -1,12 +1,13 @@
 """Scores semantic maps on disk: folders of PNGs whose gray values are class ids."""
 
+import os
 import pathlib
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from deeplab_tf import image_names, listing
-from deeplab_tf.formats import coco_panoptic, label_png
+from deeplab_tf.formats import coco_fields, coco_panoptic, label_png
 from deeplab_tf.metrics import mean_iou, overlap
 from deeplab_tf.scoring import instance_files, left_out, workers
 from deeplab_tf.scoring.panoptic_files import FileScore
@@ -14,7 +15,7 @@ from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Value of pixels without a prediction; larger than any gray value.
 _NO_CLASS = 2**31 - 2
-_OVERLAY = '_overlay.png'
+_OVERLAY, _LIST = '_overlay.png', 'predictions.json'
 
 
 class LabelPair(NamedTuple):
@@ -55,10 +56,12 @@ class LabelPairs(NamedTuple):
     images: Images, sorted by name.
     not_scored: Number of predictions of images that the ground truth does not have.
     warnings: Warnings about how they were paired, one line each.
+    class_names: Class id -> name, of the classes that the predictions list.
   """
   images: List[LabelPair]
   not_scored: int = 0
   warnings: Tuple[str, ...] = ()
+  class_names: Dict[int, str] = {}
 
 
 class _Predictions(NamedTuple):
@@ -90,7 +93,7 @@ def label_png_score(ground_truth: coco_panoptic.PathLike,
     num_workers: Number of processes; see workers.count.
 
   Returns:
-    A FileScore with a MeanIoU; class names are class ids.
+    A FileScore with a MeanIoU; class names are those that the predictions list, or class ids.
 
   Raises:
     FileNotFoundError: A folder or a prediction is missing, or there is no ground truth.
@@ -112,7 +115,8 @@ def score_pairs(files: LabelPairs, metric: mean_iou.MeanIoU,
     num_workers: Number of processes; see workers.count.
   """
   strays = workers.count(metric, _update, files.images, num_workers, progress)
-  names = {class_id: str(class_id) for class_id in metric.class_ids}
+  names = {class_id: files.class_names.get(class_id, str(class_id))
+           for class_id in metric.class_ids}
   warnings = (*files.warnings,
               *_value_warnings(metric, metric.ignore_label, set().union(*strays)))
   return FileScore(metric, names, warnings, left_out.semantic(metric, names, files.not_scored))
@@ -176,7 +180,10 @@ def pairs(ground_truth: coco_panoptic.PathLike,
     warnings = (f'{len(unlike)} of the {len(paired)} images have other names in {predictions} '
                 f'than in {folder} and are paired by what is alike: '
                 f'{image_names.shown(unlike)}',)
-  return LabelPairs(paired, len(found.names) - len(paired), warnings)
+  listed = ([] if os.path.isfile(predictions) or not holds_class_maps(predictions)
+            else listed_categories(predictions))
+  return LabelPairs(paired, len(found.names) - len(paired), warnings,
+                    {entry['id']: str(entry.get('name', entry['id'])) for entry in listed})
 
 
 def _check_folder(path: pathlib.Path) -> None:
@@ -187,7 +194,7 @@ def _check_folder(path: pathlib.Path) -> None:
 def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
   """Lists the semantic maps of a folder, or the segment maps of panoptic predictions."""
   folder = pathlib.Path(path)
-  if folder.suffix.lower() != '.json' and not _holds_panoptic(folder):
+  if folder.suffix.lower() != '.json' and holds_class_maps(folder):
     _check_folder(folder)
     names = without_overlays(listing.files_below(folder, ('.png',)))
     return _Predictions(names, [folder / name for name in names], [None] * len(names))
@@ -201,10 +208,33 @@ def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
       [{segment.id: segment.category_id for segment in each.segments} for each in annotations])
 
 
-def _holds_panoptic(folder: pathlib.Path) -> bool:
-  """Returns whether a folder has panoptic predictions; instance results do not belong to PNGs."""
-  path = folder / 'predictions.json'
-  return path.is_file() and not instance_files.is_results(path)
+def holds_class_maps(folder: coco_panoptic.PathLike) -> bool:
+  """Returns whether the PNGs of a folder are class maps, and not those of panoptic predictions."""
+  path = os.path.join(folder, _LIST)
+  return (not os.path.isfile(path) or instance_files.is_results(path)
+          or 'annotations' not in (_content(path) or {'annotations': ()}))
+
+
+def listed_categories(folder: coco_panoptic.PathLike) -> List[Dict[str, Any]]:
+  """Returns the categories that evaluation/predict.py lists for its class maps.
+
+  Args:
+    folder: Folder of class maps.
+
+  Returns:
+    Dictionaries of id, which is the value in the maps, and name; none if there is no list.
+  """
+  path = os.path.join(folder, _LIST)
+  if not os.path.isfile(path) or instance_files.is_results(path):
+    return []
+  entries = _content(path).get('categories') or []
+  coco_fields.check(entries, coco_fields.STATED_CATEGORY, path, 'a category')
+  return entries
+
+
+def _content(path: str) -> Dict[str, Any]:
+  content = coco_panoptic.read_json(path, 'predictions')
+  return content if isinstance(content, dict) else {}
 
 
 def without_overlays(names: Sequence[str]) -> List[str]:

@@ -14,6 +14,7 @@ from deeplab_tf.formats import coco_panoptic as panoptic_io
 from deeplab_tf.image_names import ImageId
 from deeplab_tf.scoring import (
   instance_files,
+  semantic_files,
   submission_images,
   submission_instance,
   submission_panoptic,
@@ -121,9 +122,8 @@ def _load(predictions: panoptic_io.PathLike, predictions_dir: Optional[panoptic_
 def _json_path(predictions: panoptic_io.PathLike,
                server: Benchmark) -> Optional[panoptic_io.PathLike]:
   """Returns the JSON of the predictions; None for a folder of PNGs of class ids."""
-  inside = os.path.join(predictions, 'predictions.json')
-  if server.task == 'semantic' and os.path.isdir(predictions) and (
-      not os.path.isfile(inside) or instance_files.is_results(inside)):
+  if os.path.isdir(predictions) and server.task == 'semantic' and (
+      semantic_files.holds_class_maps(predictions)):
     return None
   return panoptic_io.predictions_json(predictions)
 

@@ -8,11 +8,18 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Tupl
 import numpy as np
 
 from deeplab_tf import listing
+from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.formats import coco_panoptic as panoptic_io
 from deeplab_tf.formats import label_png
 from deeplab_tf.image_names import ImageId
-from deeplab_tf.scoring import image_pairs, semantic_files, submission_images, submission_zip
+from deeplab_tf.scoring import (
+  category_names,
+  image_pairs,
+  semantic_files,
+  submission_images,
+  submission_zip,
+)
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 
@@ -48,15 +55,21 @@ def load(predictions: panoptic_io.PathLike, server: Any, images: Optional[panopt
     raise MissingFileError(f'{folder}: holds neither predictions.json nor PNGs of class ids; give '
                            'the output folder of evaluation/predict.py')
   own = [image_pairs.ListedImage(server.image_id(name), name) for name in names]
+  info = catalog.built_in(server.dataset)
+  warnings = category_names.compare(
+      os.fspath(folder), [panoptic_io.FileCategory(entry['id'], entry.get('name'), None)
+                          for entry in semantic_files.listed_categories(folder)],
+      f'the classes of {server.name}',
+      [panoptic_io.FileCategory(c.class_id, c.name, None) for c in info.categories])
   choice = submission_images.choose(own, os.fspath(folder), server, images)
+  choice = choice._replace(warnings=(*warnings, *choice.warnings))
   chosen = [(image, folder / names[image.position]) for image in choice.images
             if image.position is not None]
-  return choice, _read(chosen, server, progress)
+  return choice, _read(chosen, info, progress)
 
 
-def _read(chosen: Sequence[Any], server: Any,
+def _read(chosen: Sequence[Any], info: DatasetInfo,
           progress: Callable[[int], None]) -> Iterator[SemanticPrediction]:
-  info = catalog.built_in(server.dataset)
   category_of = {**{c.class_id: c.category_id for c in info.categories}, info.ignore_label: -1}
   for image, path in chosen:
     classes = label_png.read(path)

@@ -217,6 +217,20 @@ def test_bad_maps_are_one_line_and_nothing_is_written(tmp_path, classes, images,
   assert not list(tmp_path.glob('out.zip*'))
 
 
+@pytest.mark.parametrize('key', ['class_id', 'category_id'])
+def test_classes_that_are_listed_are_compared(tmp_path, key):
+  folder = _class_maps(tmp_path, [7], 'a_0_1')
+  categories = [{'id': getattr(c, key), 'name': c.name}
+                for c in catalog.built_in('cityscapes_panoptic').categories]
+  (folder / 'predictions.json').write_text(json.dumps({'images': [], 'categories': categories}))
+  if key == 'class_id':
+    _, files = _zip(tmp_path, 'cityscapes_semantic', folder)
+    assert _pixels(files['a_0_1.png'])[0, 0] == 20
+  else:
+    with pytest.raises(UserError, match='its category ids are not those of the classes of city'):
+      _zip(tmp_path, 'cityscapes_semantic', folder)
+
+
 def test_other_maps_are_left_out_and_an_empty_folder_is_named(tmp_path):
   folder = _class_maps(tmp_path, [3] * 8, 'a_0_1', 'b_0_1')
   for name in ('a_0_1', 'b_0_1'):

@@ -47,9 +47,9 @@ def test_alpha_zero_changes_only_outlines_and_void():
   assert (np.ptp(inside, axis=1) == 0).all() and inside.max() < 110
 
 
-def test_void_shows_the_image_where_it_is_not_dimmed():
+def test_void_shows_the_image_where_it_is_not_darkened():
   image, label = _scene()
-  picture = draw.overlay(image, label, INFO, names=False, dim_void=False)
+  picture = draw.overlay(image, label, INFO, names=False, darken_void=False)
   void = label == INFO.void_label
   inside = void & ~draw._edges(label, 3)
   np.testing.assert_array_equal(picture[inside], image[inside])

@@ -13,6 +13,7 @@ from deeplab_tf.reports.evaluation import evaluation_figures as figures
 from deeplab_tf.reports.evaluation import evaluation_parts as parts
 from deeplab_tf.reports.evaluation import instance_figures
 from deeplab_tf.reports.evaluation.instance_pictures import NAMES
+from deeplab_tf.visualization import instances
 
 _LONGEST_LIST = 20
 _TILES = (('AP', 'mean over the IoU thresholds 0.50 to 0.95'), ('AP50', 'at an IoU of 0.50'),
@@ -66,6 +67,7 @@ def write(path: str, content: Content) -> None:
     path: Path of the HTML file.
     content: Content of the page.
   """
+  legend = f' Colors of the error maps:</p>{page.error_legend(instances.ERROR_COLORS)}'
   parts.write(path, content.title, _header(content), {
       'iou': ('IoU and recall', _curves(content)),
       'classes': ('Classes', _classes(content)),
@@ -79,7 +81,7 @@ def write(path: str, content: Content) -> None:
           'false_negatives', 'Largest false negatives',
           'The annotation alone, next to the predictions with a score of '
           f'{instance_survey.CONFIDENT:g} or more.', content.false_negatives)),
-      'pictures': ('Pictures', parts.galleries(content.worst, content.best, 'AP', '</p>')),
+      'pictures': ('Pictures', parts.galleries(content.worst, content.best, 'AP', legend)),
   }, content.notices)
 
 

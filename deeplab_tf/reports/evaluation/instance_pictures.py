@@ -1,6 +1,6 @@
 """The pictures of the page about instances: masks of ground truth and prediction over images."""
 
-import collections
+import math
 from typing import (
   Any,
   Dict,
@@ -8,7 +8,6 @@ from typing import (
   Iterator,
   List,
   Mapping,
-  NamedTuple,
   Optional,
   Sequence,
   Tuple,
@@ -21,7 +20,7 @@ from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_survey import CONFIDENT, Finding, InstanceSurvey
 from deeplab_tf.reports.evaluation import gallery_images
 from deeplab_tf.scoring.instance_files import ImageInstances, InstanceFiles
-from deeplab_tf.visualization import draw, palette
+from deeplab_tf.visualization import draw, instances, palette
 
 # Names of instance_survey.KINDS, and of annotations without a match, on the page.
 NAMES = {'correct': 'true positives', 'duplicate': 'duplicates',
@@ -29,17 +28,11 @@ NAMES = {'correct': 'true positives', 'duplicate': 'duplicates',
          'invented': 'no overlap with the class', 'missed': 'false negatives'}
 _KINDS = {'duplicate': 'duplicate', 'wrong_class': 'classification error',
           'imprecise': 'localization error', 'invented': 'no overlap with the class'}
-_DIVISOR = 2**20  # More than the instances of an image.
 _SMALLEST_SIDE = 360  # Pixels of a picture; smaller ones are enlarged.
 # A picture of one instance shows its box enlarged by this factor, but at least this part of the
 # image.
 _MARGIN, _LEAST_PART = 2.0, 0.3
-
-
-class Window(NamedTuple):
-  """A part of an image, as slices of its rows and columns."""
-  rows: slice
-  columns: slice
+_Entries = Sequence[Mapping[str, Any]]
 
 
 class Pictures:
@@ -61,7 +54,7 @@ class Pictures:
                      palette.generated_color(position))
             for position, category_id in enumerate(files.category_ids)),
         num_classes=len(files.category_ids), ignore_label=len(files.category_ids),
-        label_divisor=_DIVISOR)
+        label_divisor=2)
     self._class_of = {c.category_id: c.class_id for c in self._info.categories}
 
   def images(self, positions: Iterable[int], survey: InstanceSurvey) -> Iterator[Dict[str, Any]]:
@@ -91,67 +84,58 @@ class Pictures:
       note = f'{self.names[truth["category_id"]]} of {finding.weight:,.0f} pixels'
       yield self._entry(image, ([truth], confident), note, truth)
 
-  def _entry(self, image: ImageInstances, sides: Tuple[Sequence[Mapping[str, Any]], ...],
-             note: str, center: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+  def _entry(self, image: ImageInstances, sides: Tuple[_Entries, _Entries], note: str,
+             center: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
     """Draws annotations and predictions on an image, or on the part of it around one instance."""
     step = gallery_images.step(image.size)
-    shape = tuple(-(-side // step) for side in image.size)
-    window = Window(slice(None), slice(None)) if center is None else _window(
-        _decoded(center, image.size)[::step, ::step])
-    photograph, problem = self._photographs.read(image.image_id, shape)
-    ground = gallery_images.gray(shape) if photograph is None else photograph
-    ground = draw.enlarge(ground[window], _SMALLEST_SIDE)
-    entry: Dict[str, Any] = {'name': image.file_name or str(image.image_id),
-                             'image': None if photograph is None else ground,
-                             'note': note + problem}
-    for side, instances in zip(('ground_truth', 'prediction'), sides):
-      labels, captions = self._label_map(instances, image.size)
-      labels = draw.enlarge(labels[::step, ::step][window], _SMALLEST_SIDE)
-      entry[side] = draw.overlay(ground, labels, self._info, captions=captions, dim_void=False)
-    return entry
+    photograph, problem = self._photographs.read(
+        image.image_id, tuple(-(-side // step) for side in image.size))
+    window = _window(np.ones(image.size, bool) if center is None else _decoded(center, image.size))
+    shape = [-(-(span.stop - span.start) // step) for span in window]
+    ground = gallery_images.gray(tuple(shape)) if photograph is None else photograph[tuple(
+        slice(span.start // step, span.start // step + side)
+        for span, side in zip(window, shape))]
+    ground = draw.enlarge(ground, _SMALLEST_SIDE)
+    truths, results = (self._drawn(entries, image.size, window) for entries in sides)
+    return {'name': image.file_name or str(image.image_id), 'note': note + problem,
+            'image': None if photograph is None else ground,
+            'ground_truth': instances.overlay(ground, truths, self._info),
+            'prediction': instances.overlay(ground, results, self._info, min_score=-math.inf),
+            'error': (instances.error_map(ground, truths, results, CONFIDENT)
+                      if center is None else None)}
 
-  def _label_map(self, instances: Sequence[Mapping[str, Any]],
-                 size: Tuple[int, int]) -> Tuple[np.ndarray, Dict[int, str]]:
-    """Paints instances over each other, the largest first; also returns label -> caption."""
-    labels = np.full(size, self._info.void_label, np.int64)
-    numbers: Dict[int, int] = collections.defaultdict(int)
-    captions = {}
-    areas = instance_matching.areas([_runs(entry, size) for entry in instances])
-    for _, entry in sorted(zip(areas, instances), key=lambda pair: -pair[0]):
-      class_id = self._class_of[entry['category_id']]
-      label = class_id * _DIVISOR
-      if not entry.get('iscrowd', 0):
-        numbers[class_id] += 1
-        label += numbers[class_id]
-      if 'score' in entry:
-        captions[label] = f'{self.names[entry["category_id"]]} {entry["score"]:.2f}'
-      labels[_decoded(entry, size)] = label
-    return labels, captions
-
-
-def _runs(entry: Mapping[str, Any], size: Tuple[int, int]) -> Dict[str, Any]:
-  return instance_matching.run_lengths(entry['segmentation'], size)
+  def _drawn(self, entries: _Entries, size: Tuple[int, int],
+             window: Tuple[slice, ...]) -> instances.Instances:
+    """Returns instances in a part of an image."""
+    from pycocotools import mask
+    masks = [mask.encode(np.asfortranarray(_decoded(entry, size)[window], np.uint8))
+             for entry in entries]
+    return instances.Instances(
+        tuple(span.stop - span.start for span in window), masks,
+        [self._class_of[entry['category_id']] for entry in entries],
+        [entry['score'] for entry in entries if 'score' in entry],
+        [bool(entry.get('iscrowd', 0)) for entry in entries])
 
 
 def _decoded(entry: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
   """Returns the mask of an instance; bool [height, width]."""
   from pycocotools import mask
-  return mask.decode(_runs(entry, size)).astype(bool)
+  return mask.decode(instance_matching.run_lengths(entry['segmentation'], size)).astype(bool)
 
 
-def _window(mask: np.ndarray) -> Window:
-  """Returns the part of an image around a mask."""
-  return Window(*(_span(np.flatnonzero(mask.any(axis=axis)), side)
-                  for axis, side in zip((1, 0), mask.shape)))
+def _window(mask: np.ndarray) -> Tuple[slice, ...]:
+  """Returns the part of an image around a mask, as slices of its rows and columns."""
+  return tuple(_span(np.flatnonzero(mask.any(axis=axis)), side)
+               for axis, side in zip((1, 0), mask.shape))
 
 
 def _span(places: np.ndarray, side: int) -> slice:
   if not places.size:
-    return slice(None)
+    return slice(0, side)
   length = min(side, max(round(_MARGIN * (places[-1] + 1 - places[0])),
                          round(_LEAST_PART * side), 1))
   start = min(max(0, round((places[0] + places[-1] + 1 - length) / 2)), side - length)
-  return slice(start, start + length)
+  return slice(int(start), int(start + length))
 
 
 def _counts(image: ImageInstances, survey: InstanceSurvey, position: int) -> str:

@@ -10,6 +10,7 @@ from deeplab_tf.metrics.percent import percent
 from deeplab_tf.reports import page
 from deeplab_tf.reports.evaluation import evaluation_figures as figures
 from deeplab_tf.reports.evaluation import evaluation_parts as parts
+from deeplab_tf.visualization import draw
 
 _LONGEST_LIST = 20
 # Explanations of mean_iou.SCORES, whose names are those of the table in the terminal.
@@ -25,7 +26,8 @@ _NOTES = {
 # The parts of the union of a class.
 _PIECES = (('IoU', figures.FOUND), ('false negatives', figures.MISSED),
            ('false positives', figures.INVENTED))
-_LEGEND = ('correct', 'wrong class', 'missed', 'unlabeled')
+# There are no instances.
+_LEGEND = {name: color for name, color in draw.ERROR_COLORS.items() if name != 'wrong instance'}
 
 
 class Content(NamedTuple):

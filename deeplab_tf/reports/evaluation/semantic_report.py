@@ -90,8 +90,8 @@ def from_label_pngs(ground_truth: coco_panoptic.PathLike, predictions: coco_pano
   return Source(
       os.fspath(ground_truth), os.fspath(predictions),
       [SemanticImage(image.name, image.name, image.read_maps) for image in files.images],
-      [Category(class_id, class_id, str(class_id), False, palette.generated_color(class_id))
-       for class_id in range(num_classes)],
+      [Category(class_id, class_id, files.class_names.get(class_id, str(class_id)), False,
+                palette.generated_color(class_id)) for class_id in range(num_classes)],
       ignore_label,
       lambda progress, number: semantic_files.score_pairs(
           files, semantic_survey.SemanticSurvey(range(num_classes), ignore_label), progress,

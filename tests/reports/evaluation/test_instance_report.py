@@ -203,6 +203,10 @@ def test_masks_are_drawn_over_the_photographs(tmp_path):
                                    (prediction, (348, 468), (12, 12))):
     assert tuple(picture[outside]) == GREEN and tuple(picture[inside]) != GREEN
   assert '1 of 2 predictions have a score of 0.5 or more and are shown' in gallery
+  ((_, errors),) = _pictures(gallery, 'Errors')
+  missed, wrong = errors[12, 12].astype(int), errors[348, 468].astype(int)
+  assert missed[2] > missed[0] > missed[1] and wrong[0] > 1.5 * wrong[2]
+  assert 'false negative</li>' in gallery and np.ptp(errors[300, 12]) == 0
   # The findings show the part of the image around the mask, which is twice as large as the mask.
   positives = page[page.index('<h2>False positives'):page.index('<h2>Largest')]
   assert [picture.shape for _, picture in _pictures(positives, 'Prediction')] == [(360, 480, 3)] * 2
