@@ -73,7 +73,8 @@ class InstanceFiles(NamedTuple):
   @property
   def class_names(self) -> Dict[int, str]:
     """Category id -> name."""
-    return {entry['id']: entry.get('name', str(entry['id'])) for entry in self.truth['categories']}
+    return {entry['id']: str(entry.get('name', entry['id']))
+            for entry in self.truth['categories']}
 
   @property
   def category_ids(self) -> List[int]:
