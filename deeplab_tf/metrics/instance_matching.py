@@ -49,11 +49,29 @@ class Matching(NamedTuple):
     matched: bool [areas, thresholds, detections], whether the detection matches an annotation.
     ignored: bool [areas, thresholds, detections], whether it is neither a true nor a false
       positive.
+    partners: int64 [detections], index of the annotation of any area that the detection matches at
+      an IoU of 0.5, or -1.
   """
   positives: Sequence[int]
   scores: np.ndarray
   matched: np.ndarray
   ignored: np.ndarray
+  partners: np.ndarray
+
+
+class Record(NamedTuple):
+  """The instances of an image and category, with their matches.
+
+  Attributes:
+    category: Index of the category.
+    truths: Annotations.
+    detections: Detections that count, the best first.
+    matching: Their matches.
+  """
+  category: int
+  truths: Sequence[Mapping[str, Any]]
+  detections: Sequence[Mapping[str, Any]]
+  matching: Matching
 
 
 def coco_evaluation() -> Any:
@@ -90,10 +108,11 @@ def match(truths: Sequence[Truth], detections: Sequence[Detection], ious: np.nda
   shape = (len(params.areaRng), len(params.iouThrs), len(detections))
   if not truths and not detections:
     return Matching([0] * len(params.areaRng), scores, np.zeros(shape, bool),
-                    np.zeros(shape, bool))
+                    np.zeros(shape, bool), np.zeros(0, np.int64))
   return Matching([int(np.count_nonzero(result['gtIgnore'] == 0)) for result in results], scores,
                   np.array([result['dtMatches'] > 0 for result in results]).reshape(shape),
-                  np.array([result['dtIgnore'] for result in results], bool).reshape(shape))
+                  np.array([result['dtIgnore'] for result in results], bool).reshape(shape),
+                  np.asarray(results[0]['dtMatches'][0], np.int64) - 1)
 
 
 # === Masks ===

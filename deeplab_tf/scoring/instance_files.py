@@ -2,7 +2,7 @@
 
 import functools
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from deeplab_tf.formats import coco_fields, coco_instances, coco_masks, coco_panoptic
 from deeplab_tf.metrics import instance_matching
@@ -30,12 +30,47 @@ class AveragePrecision(NamedTuple):
   omitted: left_out.LeftOut = left_out.LeftOut()
 
 
-class _ImageInstances(NamedTuple):
-  """One image to score."""
+class ImageInstances(NamedTuple):
+  """One image to score.
+
+  Attributes:
+    image_id: Id of the image.
+    size: Height and width in pixels.
+    annotations: Entries of the ground truth.
+    results: Predicted entries.
+    file_name: Name of the image, or None if the ground truth does not state it.
+  """
   image_id: Union[int, str]
   size: Tuple[int, int]
   annotations: List[Dict[str, Any]]
   results: List[Dict[str, Any]]
+  file_name: Optional[str] = None
+
+
+class InstanceFiles(NamedTuple):
+  """A ground truth and predictions.
+
+  Attributes:
+    predictions: Path of the predictions.
+    truth: Content of the ground truth.
+    results: Content of the predictions.
+    images: Images of the ground truth, with their instances.
+  """
+  predictions: str
+  truth: Dict[str, Any]
+  results: Sequence[Dict[str, Any]]
+  images: List[ImageInstances]
+
+  @property
+  def class_names(self) -> Dict[int, str]:
+    """Category id -> name."""
+    return {entry['id']: str(entry.get('name', entry['id']))
+            for entry in self.truth['categories']}
+
+  @property
+  def category_ids(self) -> List[int]:
+    """Category ids in ascending order."""
+    return sorted(entry['id'] for entry in self.truth['categories'])
 
 
 def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike,
@@ -46,7 +81,8 @@ def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panop
   Args:
     ground_truth: COCO instance JSON (images, annotations with segmentation, categories).
     predictions: COCO results JSON: a list of dictionaries with image_id, category_id,
-      segmentation (RLE or polygons) and score; bbox is sufficient if boxes are scored.
+      segmentation (RLE or polygons) and score; bbox is sufficient if boxes are scored. A folder
+      stands for predictions.json in it.
     iou_type: 'segm', 'boundary' or 'bbox'; see InstanceAveragePrecision.
     progress: Function that is called with the number of newly counted images.
     num_workers: Number of processes; see workers.count.
@@ -55,29 +91,69 @@ def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panop
     FileNotFoundError: A file is missing.
     ValueError: A file has another format, or a result has an unknown image or category.
   """
+  files = load(ground_truth, predictions, iou_type)
+  metric = InstanceAveragePrecision(files.category_ids, iou_type)
+  count(metric, files, progress, num_workers)
+  return average_precision(metric.result(), files)
+
+
+def is_results(path: coco_panoptic.PathLike) -> bool:
+  """Returns whether a JSON is a list, as instance results are; only its beginning is read."""
+  if not os.path.isfile(path):
+    return False
+  with open(path, 'rb') as file:
+    # A byte order mark, and the zeros of UTF-16 and UTF-32, may precede the bracket.
+    return file.read(64).lstrip(b'\xef\xbb\xbf\xff\xfe\0 \t\r\n').startswith(b'[')
+
+
+def load(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike,
+         iou_type: str = 'segm') -> InstanceFiles:
+  """Reads and validates both files; see `instance_score`."""
+  predictions = coco_panoptic.predictions_json(predictions)
   truth = load_ground_truth(ground_truth, iou_type)
   if not truth['images']:
     raise DataError(f'{ground_truth}: "images" is empty, so there is nothing to score')
   results = _load_results(predictions, truth, ground_truth, iou_type)
-  metric = InstanceAveragePrecision(sorted(entry['id'] for entry in truth['categories']), iou_type)
-  update = functools.partial(_update, path=os.fspath(predictions))
-  workers.count(metric, update, _by_image(truth, results), num_workers, progress)
-  result = metric.result()
-  names = {entry['id']: entry.get('name', str(entry['id'])) for entry in truth['categories']}
+  return InstanceFiles(os.fspath(predictions), truth, results, _by_image(truth, results))
+
+
+def count(metric: Any, files: InstanceFiles, progress: Optional[workers.Progress] = None,
+          num_workers: int = 1) -> None:
+  """Counts all images.
+
+  Args:
+    metric: Empty InstanceAveragePrecision or InstanceSurvey.
+    files: Images to count.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
+  """
+  update = functools.partial(_update, path=files.predictions)
+  workers.count(metric, update, files.images, num_workers, progress)
+
+
+def average_precision(result: Mapping[str, Any], files: InstanceFiles) -> AveragePrecision:
+  """Returns scores together with what they leave out.
+
+  Args:
+    result: Return value of InstanceAveragePrecision.result().
+    files: Images that were counted.
+  """
   figures = {name: -1.0 if result[name] is None else result[name] for name in NAMES}
+  names = files.class_names
   return AveragePrecision(figures, result['per_class'], names, left_out.instances(
-      truth, results, names, instance_matching.MAX_DETECTIONS))
+      files.truth, files.results, names, instance_matching.MAX_DETECTIONS))
 
 
-def _update(metric: InstanceAveragePrecision, image: _ImageInstances, path: str) -> None:
+def _update(metric: Any, image: ImageInstances, path: str) -> None:
   try:
     metric.update(image.image_id, image.size, image.annotations, image.results)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id}: {error}') from error
 
 
-def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[_ImageInstances]:
-  images = {image['id']: _ImageInstances(image['id'], (image['height'], image['width']), [], [])
+def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[ImageInstances]:
+  images = {image['id']: ImageInstances(image['id'], (image['height'], image['width']), [], [],
+                                        image.get('file_name'))
             for image in truth['images']}
   for annotation in truth['annotations']:
     images[annotation['image_id']].annotations.append(annotation)
