@@ -52,8 +52,10 @@ class AllPasses:
     self._passes = passes
     self._invert = invert_normalization
 
-    # One function for inputs of all sizes, so that a graph contains the network once.
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3])])
+    # One function for inputs of all sizes, so that a graph contains the network once. If TensorFlow
+    # copied it to each call, optimizing the graph of twelve passes would take minutes.
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3])],
+                 experimental_attributes={'_noinline': True})
     def run(inputs):
       outputs = model(inputs, training=False)
       return outputs['mask_logits'], outputs['class_logits']
