@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
@@ -80,32 +80,37 @@ class Architecture:
     """Whether the raw outputs have `class_logits` and `mask_logits` of queries."""
     return self.target_form is TargetForm.MASK
 
-  def check_task(self, config) -> None:
-    """Checks that the architecture does the task of a config.
+  def check_task(self, config, task: Optional[Task] = None) -> None:
+    """Checks that the architecture does a task.
+
+    Args:
+      config: ExperimentOptions.
+      task: The task; None for that of the config.
 
     Raises:
       ConfigError: The architecture does not do the task.
     """
-    task = tasks.of(config)
+    task = task or tasks.of(config)
     if task not in self.postprocessors:
       does = ' or '.join(known.name for known in self.postprocessors)
       raise ConfigError(f'task is {task.name}: model {self.name} does {does}')
 
-  def build_postprocessor(self, config, dataset_info: AnyInfo,
-                          static_shapes: bool = False) -> Callable:
-    """Returns the post-processing of the task of a config.
+  def build_postprocessor(self, config, dataset_info: AnyInfo, static_shapes: bool = False,
+                          task: Optional[Task] = None) -> Callable:
+    """Returns the post-processing of a task.
 
     Args:
       config: ExperimentOptions.
-      dataset_info: The classes.
+      dataset_info: The classes of the network.
       static_shapes: Whether no shape may depend on values, as XLA and TPUs require.
+      task: The task, which may differ from that of the training; None for that of the config.
 
     Returns:
       callable(outputs, output_size) -> PanopticPrediction, or another prediction of
       deeplab_tf.structures for another task.
     """
-    self.check_task(config)
-    return self.postprocessors[tasks.of(config)](config, dataset_info, static_shapes)
+    self.check_task(config, task)
+    return self.postprocessors[task or tasks.of(config)](config, dataset_info, static_shapes)
 
 
 def is_kernel(variable: tf.Variable) -> bool:

@@ -1,63 +1,23 @@
 """Segments single images with a SavedModel or a checkpoint."""
 
 import os
-from typing import Callable, NamedTuple
+from typing import Callable, Optional
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import results, tasks
 from deeplab_tf.checkpoints import files, literal_paths
 from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.export import saved_model, serving_module
+from deeplab_tf.models import architecture
 from deeplab_tf.user_errors import CheckpointError, HostError, MissingFileError
-from deeplab_tf.visualization import draw
-
-
-class Segment(NamedTuple):
-  """One segment of an image.
-
-  Attributes:
-    id: Value of the segment in the panoptic map.
-    class_id: Contiguous class id.
-    category_id: Category id of the data set.
-    isthing: Whether the class is a thing class.
-    score: Confidence, in [0, 1].
-    area: Number of pixels.
-  """
-  id: int
-  class_id: int
-  category_id: int
-  isthing: bool
-  score: float
-  area: int
-
-
-class PanopticResult:
-  """A segmented image.
-
-  Attributes:
-    image: uint8 [height, width, 3], the input.
-    panoptic_map: int32 [height, width], class id * label divisor + instance number.
-    segments: List of Segment, the largest first.
-    dataset_info: The classes.
-  """
-
-  def __init__(self, image: np.ndarray, panoptic_map: np.ndarray, segments: list[Segment],
-               dataset_info: DatasetInfo):
-    self.image = image
-    self.panoptic_map = panoptic_map
-    self.segments = segments
-    self.dataset_info = dataset_info
-
-  def overlay(self) -> np.ndarray:
-    """Returns the image with colors, outlines and class names, uint8 [height, width, 3]."""
-    return draw.overlay(self.image, self.panoptic_map, self.dataset_info)
 
 
 class Segmenter:
-  """Segments an image: a callable that takes an image and returns a PanopticResult.
+  """Segments an image: a callable that takes an image and returns a result of its task.
 
   Attributes:
     dataset_info: The classes.
@@ -68,7 +28,7 @@ class Segmenter:
 
     Args:
       predict: Function of uint8 [1, height, width, 3] that returns a dictionary of the fields of
-        PanopticPrediction.
+        the task's prediction; see deeplab_tf.structures.
       dataset_info: The classes.
     """
     self._predict = predict
@@ -101,25 +61,31 @@ class Segmenter:
     return cls(lambda images: loaded.signatures['serving_default'](images=images), dataset_info)
 
   @classmethod
-  def from_checkpoint(cls, config, path: str) -> 'Segmenter':
+  def from_checkpoint(cls, config, path: str, task: Optional[str] = None) -> 'Segmenter':
     """Builds the network that a config describes and restores its weights.
 
     Args:
       config: ExperimentOptions from `load_config`.
       path: Prefix of a checkpoint, or a folder whose latest checkpoint is used.
+      task: 'panoptic', 'instance' or 'semantic', the task to do with a panoptic Mask2Former; None
+        for that of the config.
 
     Raises:
       FileNotFoundError: There is no checkpoint.
       ValueError: The checkpoint belongs to another model.
+      ConfigError: The model does not do the task.
     """
+    wanted = tasks.used_for(config, task)
     dataset_info = catalog.from_config(config)
+    architecture(config).check_task(config, wanted)
     model = serving_module.build_network(config, dataset_info)
     load_checkpoint(model, path)
-    module = serving_module.build(config, dataset_info, model)
+    module = serving_module.build(config, dataset_info, model, task=wanted)
+    dataset_info = tasks.classes(wanted, dataset_info)
     return cls(lambda images: module.predict(images), dataset_info)  # Keeps the module alive.
 
-  def __call__(self, image: np.ndarray) -> PanopticResult:
-    """Segments an image.
+  def __call__(self, image: np.ndarray) -> results.Result:
+    """Segments an image; returns a PanopticResult, InstanceResult or SemanticResult.
 
     Args:
       image: uint8 [height, width, 3], RGB, any size.
@@ -130,21 +96,7 @@ class Segmenter:
     image = _checked(image)
     outputs = self._predict(tf.constant(image[None]))
     outputs = {name: value.numpy()[0] for name, value in outputs.items()}
-    panoptic_map = outputs['panoptic_map']
-    return PanopticResult(image, panoptic_map, self._segments(outputs), self.dataset_info)
-
-  def _segments(self, outputs) -> list[Segment]:
-    values, counts = np.unique(outputs['panoptic_map'], return_counts=True)
-    areas = dict(zip(values.tolist(), counts.tolist()))
-    categories = self.dataset_info.by_class_id
-    segments = []
-    for segment_id, class_id, score in zip(*(outputs[f'segment_{name}'].tolist()
-                                             for name in ('ids', 'classes', 'scores'))):
-      if segment_id >= 0:
-        category = categories[class_id]
-        segments.append(Segment(id=segment_id, class_id=class_id, category_id=category.category_id,
-                                isthing=category.isthing, score=score, area=areas[segment_id]))
-    return sorted(segments, key=lambda segment: -segment.area)
+    return results.of_outputs(image, outputs, self.dataset_info)
 
 
 def _check_readable(directory: str) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -30,6 +30,26 @@ def of(config) -> Task:
   if config_lib.classifies_images(config):
     return Task.CLASSIFICATION
   return Task[type(config).Task.Name(config.task)]
+
+
+def used_for(config, name: Optional[str] = None) -> Task:
+  """Returns the task that a trained model is used for.
+
+  Args:
+    config: ExperimentOptions that the model was trained with.
+    name: Name of another task than that of the training; None for the same.
+
+  Raises:
+    ConfigError: A model that was trained for this task cannot be used for the other.
+  """
+  trained = of(config)
+  if name is None or Task(name) is trained:
+    return trained
+  if trained is not Task.PANOPTIC:
+    raise config_lib.ConfigError(
+        f'the model was trained for task {trained.name} and cannot be used for '
+        f'{Task(name).name}: only models of task PANOPTIC can be used for other tasks')
+  return Task(name)
 
 
 def classes(task: Task, info: AnyInfo) -> AnyInfo:

@@ -1,4 +1,4 @@
-"""Segments images and writes overlays and predictions in the COCO panoptic format.
+"""Segments images and writes overlays and predictions in COCO's formats or as class PNGs.
 
   python evaluation/predict.py --saved_model=exported --output_dir=predictions photo.jpg folder/
 """
@@ -13,10 +13,15 @@ from deeplab_tf.user_errors import DataError, UsageError
 # Maximum number of unreadable images named in the error.
 _LISTED = 5
 _NOTES = """\
-output:
-  NAME.png          segment ids in COCO's encoding, id = R + 256 G + 65536 B; 0 is unlabeled
+output (evaluation/evaluate.py --predictions takes the folder):
   NAME_overlay.png  the image with colors, outlines and class names
-  predictions.json  COCO panoptic format; evaluation/evaluate.py --predictions takes the folder
+  panoptic          NAME.png: segment ids in COCO's encoding, id = R + 256 G + 65536 B; 0 is
+                    unlabeled. predictions.json: COCO panoptic format
+  instance          predictions.json: a COCO results list of image_id, category_id, segmentation
+                    (compressed RLE), bbox and score. Overlays show scores from 0.5 on
+  semantic          NAME.png: one channel with the class ids of the data set, as in its label PNGs
+                    (category ids for coco_format and label_folders). predictions.json: the images
+                    and the meaning of the values
 NAME is the path of the image below the given folder. The id of an image is its file name without
 extension (for Cityscapes, also without _leftImg8bit), as a number if possible (000000000139.jpg:
 139). Images that would have the same id, such as 007.png and 7.jpg, or a/1.jpg and b/1.jpg, have
@@ -78,6 +83,9 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--ground_truth', metavar='JSON',
                       help='COCO JSON from which image ids are taken, by file name (default: see '
                       'below)')
+  parser.add_argument('--task', choices=('panoptic', 'instance', 'semantic'),
+                      help='with --config_file: the task to do with a panoptic mask2former '
+                      '(default: that of the config)')
   parser.add_argument('--eval_scales', type=_scales, metavar='S,S,...',
                       help='average predictions over these scales of the input, e.g. 0.75,1,1.25; '
                       'requires --config_file and a panoptic_deeplab model, or a mask2former model '
@@ -105,6 +113,9 @@ def _check(args) -> None:
   if args.saved_model is not None and args.override:
     raise UsageError('--override changes a config, and a SavedModel is fixed: use it with '
                      '--config_file, or export again')
+  if args.saved_model is not None and args.task:
+    raise UsageError('--task is for --config_file, and a SavedModel does one task: export it with '
+                     f'--task={args.task}')
   if args.saved_model is not None and (args.eval_scales or args.add_flipped_images):
     raise UsageError('--eval_scales and --add_flipped_images are for --config_file, and a '
                      'SavedModel is fixed: export it with evaluator_options of these names')
@@ -135,7 +146,7 @@ def _segmenter(args, config):
   from deeplab_tf.segmenter import Segmenter
   if config is None:
     return Segmenter.from_saved_model(args.saved_model)
-  return Segmenter.from_checkpoint(config, args.checkpoint)
+  return Segmenter.from_checkpoint(config, args.checkpoint, args.task)
 
 
 if __name__ == '__main__':

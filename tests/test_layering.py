@@ -24,7 +24,7 @@ ROWS = (
     ('backbones', 'pixel_decoders', 'transformer_decoders', 'heads', 'losses', 'postprocessing',
      'metrics', 'data'),
     ('models',),
-    ('checkpoints', 'profiling', 'export', 'segmenter', 'scoring', 'training', 'reports',
+    ('checkpoints', 'profiling', 'export', 'results', 'segmenter', 'scoring', 'training', 'reports',
      'benchmark'),
     ('trainer', 'evaluation'),
 )

@@ -17,8 +17,13 @@ formats:
                normalized inside, as in evaluation.
   tflite       one fixed input size, eval_dataset_options.crop_size: `images` uint8
                [1, height, width, 3].
-outputs: panoptic_map, semantic_map, instance_map int32 [batch, height, width]; segment_ids,
-segment_classes, segment_scores [batch, segments], padded with -1.
+outputs:
+  panoptic     panoptic_map, semantic_map, instance_map int32 [batch, height, width]; segment_ids,
+               segment_classes, segment_scores [batch, segments], padded with -1
+  instance     instance_masks uint8 [batch, instances, height, width], instance_boxes float32
+               [batch, instances, 4] (y1, x1, y2, x2 in pixels), instance_classes,
+               instance_scores [batch, instances], padded with -1
+  semantic     semantic_map int32 [batch, height, width]
 """
 
 
@@ -32,9 +37,12 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   from deeplab_tf import config as config_lib
   config = config_lib.load_config(args.config_file, args.override)
   config_lib.require_segmentation(config, 'export')
+  from deeplab_tf import models, tasks
   from deeplab_tf.checkpoints import restore
   from deeplab_tf.data import catalog
   from deeplab_tf.export import saved_model, serving_module, tflite
+  task = tasks.used_for(config, args.task)
+  models.architecture(config).check_task(config, task)
   # Paths are checked before the network is built.
   prefix = restore.find_checkpoint(args.checkpoint)
   is_tflite = args.format == 'tflite'
@@ -42,9 +50,9 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   dataset_info = catalog.from_config(config)
   model = serving_module.build_network(config, dataset_info)
   restore.load_checkpoint(model, prefix)
-  module = serving_module.build(config, dataset_info, model)
+  module = serving_module.build(config, dataset_info, model, task=task)
   export = tflite.export_tflite if is_tflite else saved_model.export_saved_model
-  export(module, config, dataset_info, args.export_dir)
+  export(module, config, tasks.classes(task, dataset_info), args.export_dir)
   print(f'exported {prefix} to {args.export_dir}')
 
 
@@ -54,6 +62,9 @@ def _parser() -> arguments.Parser:
   parser.add_checkpoint()
   parser.add_argument('--export_dir', required=True, metavar='D', type=arguments.path,
                       help='folder to write; an earlier export in it is replaced')
+  parser.add_argument('--task', choices=('panoptic', 'instance', 'semantic'),
+                      help='the task to do with a panoptic mask2former (default: that of the '
+                      'config)')
   parser.add_argument('--format', choices=('saved_model', 'tflite'), default='saved_model')
   return parser
 

@@ -1,4 +1,4 @@
-"""The exported program: from uint8 images of any size to panoptic maps, in TensorFlow ops only.
+"""The exported program: from uint8 images of any size to predictions, in TensorFlow ops only.
 
   resize, normalize and pad as in evaluation -> network -> post-processing -> cut off the
   padding -> resize to the size of the image -> list the remaining segments
@@ -7,7 +7,7 @@ Post-processing that makes maps at the size of the image itself does the last th
 logits instead of maps.
 """
 
-from typing import Callable, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
@@ -20,6 +20,9 @@ from deeplab_tf.layers import folding
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import full_size, resize_back
 from deeplab_tf.structures import PanopticPrediction
+from deeplab_tf.tasks import Task
+
+_MAP = tf.TensorSpec([None, None], tf.int32)
 
 
 class ServingModule(tf.Module):
@@ -37,7 +40,7 @@ class ServingModule(tf.Module):
       network: Function of normalized images that returns raw outputs. It is not a Keras layer,
         which would be saved with the functions of all its layers.
       variables: Variables that the network reads.
-      postprocess: Function of (outputs, output_size) that returns a PanopticPrediction.
+      postprocess: Function of (outputs, output_size) that returns the task's prediction.
       augmentation: Sizes and normalization; without a crop size the network's input has the
         (resized and padded) size of the images.
     """
@@ -121,12 +124,14 @@ class ServingModule(tf.Module):
         tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32)))
     return inputs, sizes[0]
 
-  def predict_prepared(self, inputs: tf.Tensor) -> PanopticPrediction:
+  def predict_prepared(self, inputs: tf.Tensor) -> NamedTuple:
     """Segments the network's own input, float32 [batch, height, width, 3], at its size."""
     return self._postprocess(self._network(inputs), dimensions(inputs)[1:3])
 
   def _restore(self, prediction, resized_size, raw_size):
     """Returns maps at the size of the images, and the segments that remain in them."""
+    if not isinstance(prediction, PanopticPrediction):
+      return self._restore_maps(prediction, resized_size, raw_size)._asdict()
     segments = prediction.segment_ids.shape[1]
 
     def restore(of_image):
@@ -135,10 +140,21 @@ class ServingModule(tf.Module):
           self.augmentation.resize_rule)
       return tuple(x[0] for x in compact_segments(restored))
 
-    maps = [tf.TensorSpec([None, None], tf.int32)] * 3
+    maps = [_MAP] * 3
     lists = [tf.TensorSpec([segments], dtype) for dtype in (tf.int32, tf.int32, tf.float32)]
     restored = tf.map_fn(restore, tuple(prediction), fn_output_signature=(*maps, *lists))
     return PanopticPrediction(*restored)._asdict()
+
+  def _restore_maps(self, prediction, resized_size, raw_size):
+    """Returns a prediction that consists of maps at the size of the images."""
+    def restore(of_image):
+      restored = resize_back.to_raw_size(
+          type(prediction)(*(x[None] for x in of_image)), resized_size, raw_size,
+          self.augmentation.resize_rule)
+      return tuple(x[0] for x in restored)
+
+    return type(prediction)(*tf.map_fn(restore, tuple(prediction),
+                                       fn_output_signature=(_MAP,) * len(prediction)))
 
 
 def _checked(value: tf.Tensor, pattern: str, needed: str, hints: dict) -> tf.Tensor:
@@ -208,20 +224,21 @@ def build_network(config, dataset_info) -> keras.Model:
   return models.architecture(config).build(config, dataset_info, for_inference=True)
 
 
-def build(config, dataset_info, model: keras.Model,
-          network: Optional[Callable] = None) -> ServingModule:
+def build(config, dataset_info, model: keras.Model, network: Optional[Callable] = None,
+          task: Optional[Task] = None) -> ServingModule:
   """Builds the module of an experiment, and folds the batch norms of its network.
 
   Args:
     config: ExperimentOptions; eval_dataset_options has the sizes, model_options the normalization,
       evaluator_options the post-processing.
-    dataset_info: The classes.
+    dataset_info: The classes of the network.
     model: The network, from `build_network`, with its final weights. It is modified; see
       layers.folding.
     network: Function that is called instead of the model; None for the model at inference.
+    task: The task, which may differ from that of the training; None for that of the config.
   """
   folding.fold_norms(model)
   network = network or models.inference_network(config, model)
-  postprocess = models.architecture(config).build_postprocessor(config, dataset_info)
+  postprocess = models.architecture(config).build_postprocessor(config, dataset_info, task=task)
   return ServingModule(network, model.variables, postprocess,
                        pipeline.evaluation_augmentation(config))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.export.saved_model import whole_folder, write_description
 from deeplab_tf.export.serving_module import ServingModule, compact_segments
+from deeplab_tf.structures import PanopticPrediction
 from deeplab_tf.user_errors import ConfigError
 
 MODEL_FILE = 'model.tflite'
@@ -44,7 +45,9 @@ def _convert(module: ServingModule) -> bytes:
   @tf.function(input_signature=[spec], autograph=False)
   def predict(images):
     prediction = module.predict_prepared(module.augmentation.normalization.apply(images))
-    return compact_segments(prediction)._asdict()
+    if isinstance(prediction, PanopticPrediction):
+      prediction = compact_segments(prediction)
+    return prediction._asdict()
 
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
       [predict.get_concrete_function()], module)

@@ -57,5 +57,5 @@ def from_bits(bits: np.ndarray, count: int) -> List[dict]:
     Run lengths {'size': [height, width], 'counts': bytes} of each mask.
   """
   from pycocotools import mask
-  return [mask.encode(np.asfortranarray(bits[..., row // 8] >> row % 8 & 1))
+  return [mask.encode(np.asfortranarray(bits[..., row // 8] >> row % 8 & 1, np.uint8))
           for row in range(count)]
