@@ -89,6 +89,21 @@ def require_segmentation(config: config_pb2.ExperimentOptions, purpose: str) -> 
                       'model_options.initial_checkpoint takes over a pre-trained backbone')
 
 
+def averages_predictions(config: config_pb2.ExperimentOptions) -> bool:
+  """Returns whether predictions are averaged over input scales or mirrored images."""
+  options = config.evaluator_options
+  return options.add_flipped_images or list(options.eval_scales) not in ([], [1.0])
+
+
+def averages_resized_images(config: config_pb2.ExperimentOptions) -> bool:
+  """Returns whether predictions are averaged, and each of them starts at the image's file.
+
+  panoptic_deeplab resizes the network's input instead.
+  """
+  return (averages_predictions(config)
+          and config.model_options.WhichOneof('meta_architecture') == 'mask2former')
+
+
 def validate(config: config_pb2.ExperimentOptions, path: str) -> None:
   """Checks that each value is allowed by the protos, and that values do not contradict each other.
 
@@ -226,10 +241,30 @@ def _check_solver(config):
 def _check_evaluation(config):
   """Checks that predictions are averaged only if the architecture supports it."""
   options, name = config.evaluator_options, config.model_options.WhichOneof('meta_architecture')
-  averages = {'add_flipped_images': options.add_flipped_images,
-              'eval_scales': any(scale != 1 for scale in options.eval_scales)}
-  for field, is_set in averages.items():
-    if is_set and name != 'panoptic_deeplab':
-      return (f'evaluator_options.{field} averages predictions per pixel, which only '
-              f'panoptic_deeplab makes; model_options has {name}: remove it')
+  if options.eval_max_resize_value and name != 'mask2former':
+    return ('evaluator_options.eval_max_resize_value is for mask2former; model_options has '
+            f'{name}: remove it')
+  if not averages_predictions(config) or name == 'panoptic_deeplab':
+    return None
+  field = 'add_flipped_images' if options.add_flipped_images else 'eval_scales'
+  if name != 'mask2former':
+    return (f'evaluator_options.{field} averages predictions per pixel, which only '
+            'panoptic_deeplab makes, and mask2former for task SEMANTIC; model_options has '
+            f'{name}: remove it')
+  return _check_averaged_scores(config, f'evaluator_options.{field}')
+
+
+def _check_averaged_scores(config, field):
+  """Checks what mask2former needs to average its class scores."""
+  data = config.eval_dataset_options
+  if config.task != config.SEMANTIC:
+    return (f'{field} averages class scores, and task is {config.Task.Name(config.task)}: for '
+            'mask2former set task to SEMANTIC, or remove it')
+  if data.resize_rule != data.SHORTER_SIDE or not data.size_divisor:
+    return (f'{field} resizes each image to several sizes, for which mask2former needs '
+            'eval_dataset_options { resize_rule: SHORTER_SIDE size_divisor: 32 } without crop_size')
+  if data.batch_size != 1:
+    # A batch would be padded to its largest image before it is resized.
+    return (f'{field} resizes each image to several sizes: set eval_dataset_options.batch_size, '
+            f'which is {data.batch_size}, to 1')
   return None

@@ -203,6 +203,8 @@ class SemanticPrediction(NamedTuple):
 class QueryOutputs(NamedTuple):
   """Per-query raw outputs of a mask model.
 
+  Where predictions are averaged over several passes, each field is a tuple with an entry per pass.
+
   Attributes:
     class_logits: float32 [batch, queries, classes + 1]; "no object" is the last class.
     mask_logits: float32 [batch, h, w, queries].

@@ -88,7 +88,8 @@ def _parser() -> arguments.Parser:
                       '(default: that of the config)')
   parser.add_argument('--eval_scales', type=_scales, metavar='S,S,...',
                       help='average predictions over these scales of the input, e.g. 0.75,1,1.25; '
-                      'requires --config_file and a panoptic_deeplab model')
+                      'requires --config_file and a panoptic_deeplab model, or a mask2former model '
+                      'for task SEMANTIC')
   parser.add_argument('--add_flipped_images', action='store_true',
                       help='also average predictions over mirrored images; see --eval_scales')
   return parser

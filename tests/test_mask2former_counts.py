@@ -2,31 +2,28 @@
 
 import json
 import math
-import pathlib
 import re
 
+import mask2former_configs
 import pytest
 import shared
 
 import deeplab_tf
 from deeplab_tf import profiling
 from deeplab_tf.backbones import swin
-from deeplab_tf.data import catalog
 
 pytestmark = pytest.mark.parity
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = mask2former_configs.CONFIGS
 # Height and width of the multiply-adds in the headers; the other data sets have no common size.
 SIZES = {'coco': (800, 1136), 'cityscapes': (1024, 2048), 'ade20k': (640, 640),
          'mapillary_vistas': (640, 640)}
-PATHS = sorted(path for path in CONFIGS.glob('*/mask2former/*.textproto')
-               if not path.stem.endswith('r50_small'))
-# A few seconds each: frozen and trained batch norms, Swin, other classes.
+ROWS = mask2former_configs.released()
+# Networks that are built, a few seconds each: frozen and trained batch norms, Swin, other classes.
 QUICK = ('coco/panoptic_r50', 'coco/panoptic_swin_tiny', 'cityscapes/panoptic_r50',
-         'mapillary_vistas/panoptic_r50')
-
-
-def _name(path):
-  return f'{path.parts[-3]}/{path.stem}'
+         'mapillary_vistas/panoptic_r50', 'cityscapes/semantic_r50')
+# The panoptic ones, and of the others those whose classes, queries and batch norms differ.
+BUILT = [row for row in ROWS if row.task == 'panoptic' or row.config in (
+    *QUICK, 'ade20k/semantic_r101', 'cityscapes/semantic_swin_large')]
 
 
 def _released(variant):
@@ -46,39 +43,46 @@ def _released(variant):
   return recorded, weights, norms
 
 
-def _expected_parameters(config, variant):
+def _expected_parameters(row):
   """Returns the released number, with the classes, queries and batch norms of a config."""
-  recorded, weights, norms = _released(variant)
-  classes = len(catalog.from_config(config).class_ids)
+  recorded, weights, norms = _released(row.backbone)
   # A class has a column of 256 weights and a bias; a query has a feature and a position.
-  weights += 257 * (classes - recorded['num_classes'])
-  weights += 512 * (config.model_options.mask2former.num_queries - recorded['num_queries'])
-  is_frozen = config.model_options.backbone.resnet.frozen_batch_norm
-  return weights + (0 if is_frozen else norms)
+  weights += 257 * (int(row.classes) - recorded['num_classes'])
+  weights += 512 * (int(row.queries) - recorded['num_queries'])
+  return weights + (norms if row.batch_norm == 'trained' else 0)
 
 
-def test_all_released_panoptic_configs_are_there():
+def test_each_header_names_the_released_weights():
   tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
-  released = [row for row in tables['mask2former_model_zoo']['rows'] if 'panoptic' in row['task']]
-  assert len(PATHS) == len(released) == 17
-  # Each header names the released weights.
-  names = {re.search(r'# Weights:  (\S+)', path.read_text())[1] for path in PATHS}
-  assert names == {row['checkpoint'].rpartition('/')[2] for row in released}
+  released = {}
+  for found in tables['mask2former_model_zoo']['rows']:
+    # One file was renamed.
+    released[found['config'].replace('/maskformer_', '/maskformer2_')] = found['checkpoint']
+  assert len(released) == len(ROWS)
+  for row in ROWS:
+    weights = re.search(r'# Weights:  (\S+)', row.path.read_text())[1]
+    found = released[row.released.replace('/maskformer_', '/maskformer2_')]
+    assert weights == found.rpartition('/')[2]
 
 
-@pytest.mark.parametrize('path', [
-    pytest.param(path, id=_name(path), marks=() if _name(path) in QUICK else pytest.mark.slow)
-    for path in PATHS])
-def test_parameters_are_those_of_the_released_network(path):
-  config, dataset = deeplab_tf.load_config(path), path.parts[-3]
-  total = profiling.summarize(config, SIZES[dataset]).total
-  variant = path.stem.removeprefix('panoptic_').removesuffix('_in21k')
-  expected = _expected_parameters(config, variant)
-  assert total.trainable_parameters == total.inference_parameters == expected
-  counts = re.search(r'# Counts: +([\d.]+) M parameters(?:, ([\d.]+) G)?', path.read_text())
-  assert float(counts[1]) == pytest.approx(expected / 1e6, abs=0.051)
-  if dataset in ('coco', 'cityscapes'):
-    assert float(counts[2]) == pytest.approx(total.madds / 1e9, rel=0.001)
+def _counts(row):
+  """Returns the numbers in the header of a config: millions, and 1e9 multiply-adds or None."""
+  return re.search(r'# Counts: +([\d.]+) M parameters(?:, ([\d.]+) G)?', row.path.read_text())
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.config)
+def test_a_header_has_the_parameters_of_the_released_network(row):
+  assert float(_counts(row)[1]) == pytest.approx(_expected_parameters(row) / 1e6, abs=0.051)
+
+
+@pytest.mark.parametrize('row', [
+    pytest.param(row, id=row.config, marks=() if row.config in QUICK else pytest.mark.slow)
+    for row in BUILT])
+def test_parameters_are_those_of_the_released_network(row):
+  total = profiling.summarize(deeplab_tf.load_config(row.path), SIZES[row.dataset]).total
+  assert total.trainable_parameters == total.inference_parameters == _expected_parameters(row)
+  if row.dataset in ('coco', 'cityscapes'):
+    assert float(_counts(row)[2]) == pytest.approx(total.madds / 1e9, rel=0.001)
 
 
 @pytest.mark.parametrize('name, row', [

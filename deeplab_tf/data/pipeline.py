@@ -14,6 +14,7 @@ from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
+from deeplab_tf import config as config_lib
 from deeplab_tf import structures, tasks
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
 from deeplab_tf.data import (
@@ -235,7 +236,7 @@ def prepare_for_evaluation(image: tf.Tensor, augmentation: Augmentation,
     float32 [*crop_size, 3], normalized, with padding of 0 at the bottom and on the right; and
     int32 [2], the size of the image inside.
   """
-  size = _evaluation_size(tf.shape(image)[:2], augmentation)
+  size = evaluation_size(tf.shape(image)[:2], augmentation)
   crop_size = [scaled_size(n, ratio) for n in augmentation.crop_size]
   if ratio != 1:
     # float64, like the crop size: with float32 the image could become larger than the crop.
@@ -250,7 +251,8 @@ def prepare_for_evaluation(image: tf.Tensor, augmentation: Augmentation,
   return tf.ensure_shape(image, [*(crop_size or (None, None)), 3]), size
 
 
-def _evaluation_size(size: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+def evaluation_size(size: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+  """Returns the size that an image has after resizing, int32 [2]; see `prepare_for_evaluation`."""
   if augmentation.shorter_sides:
     return placement.shorter_side_size(size, augmentation.shorter_sides[0],
                                        augmentation.max_longer_side, augmentation.crop_size)
@@ -291,9 +293,15 @@ def _sample_function(options, info, kind, normalization) -> tuple[Callable, bool
 
 
 def evaluation_augmentation(config) -> Augmentation:
-  """Returns the sizes and the normalization of evaluation images and of an exported model."""
-  return options_lib.build_for_evaluation(config.eval_dataset_options,
-                                         image_normalization.build(config.model_options))
+  """Returns the sizes and the normalization of evaluation images and of an exported model.
+
+  Images whose predictions are averaged over several sizes are only normalized, since each pass of
+  the network starts at the image's file; see models.inference_network.
+  """
+  normalization = image_normalization.build(config.model_options)
+  if config_lib.averages_resized_images(config):
+    return Augmentation(normalization=normalization)
+  return options_lib.build_for_evaluation(config.eval_dataset_options, normalization)
 
 
 def _evaluation_function(config, info, ratio) -> tuple[Callable, NamedTuple, NamedTuple]:

@@ -8,6 +8,7 @@ library.
 import functools
 from typing import Callable
 
+from deeplab_tf import config as config_lib
 from deeplab_tf import modules
 from deeplab_tf.architecture import Architecture
 from deeplab_tf.layers.normalization import BatchNorm
@@ -70,11 +71,14 @@ def matching_solver(config) -> str:
 def inference_network(config, model) -> Callable:
   """Returns the function from normalized images to raw outputs at inference.
 
-  If evaluator_options ask for scales or mirrored images, the function averages over them; see
-  AveragedPasses.
+  If evaluator_options ask for scales or mirrored images, the function averages over them, see
+  AveragedPasses; for mask2former its images have the size of their files, and its outputs are
+  those of all passes, which the post-processing averages, see AveragedScores.
   """
-  options = config.evaluator_options
-  scales = tuple(options.eval_scales) or (1.0,)
-  if scales != (1.0,) or options.add_flipped_images:
-    return AveragedPasses(model, scales, options.add_flipped_images)
+  if config_lib.averages_resized_images(config):
+    from deeplab_tf.models import _score_passes
+    return _score_passes.build_network(config, model)
+  if config_lib.averages_predictions(config):
+    options = config.evaluator_options
+    return AveragedPasses(model, tuple(options.eval_scales) or (1.0,), options.add_flipped_images)
   return functools.partial(model, training=False)

@@ -13,6 +13,7 @@ from typing import Sequence
 import tensorflow as tf
 
 from deeplab_tf import backbones, models, tasks
+from deeplab_tf import config as config_lib
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.classes import DatasetInfo
@@ -22,9 +23,11 @@ from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.masked_decoder import MaskedDecoderOptions
 from deeplab_tf.layers.normalization import BatchNorm, GroupNorm, LayerNorm
 from deeplab_tf.losses.mask2former import Mask2FormerCriterion
+from deeplab_tf.models import _score_passes
 from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders.deformable_decoder import DeformablePixelDecoder
 from deeplab_tf.postprocessing import mask2former_panoptic
+from deeplab_tf.postprocessing.averaged_scores import AveragedScores
 from deeplab_tf.postprocessing.mask2former_instances import Mask2FormerInstances
 from deeplab_tf.postprocessing.mask2former_semantic import Mask2FormerSemantic
 from deeplab_tf.structures import join_layers
@@ -212,12 +215,15 @@ def build_instance_postprocessor(config, dataset_info, static_shapes: bool = Fal
 
 
 def build_semantic_postprocessor(config, dataset_info, static_shapes: bool = False):
-  """Returns the post-processing that makes class maps; its shapes are always static.
+  """Returns the post-processing that makes class maps.
 
   As in the released code, a model that was trained for this task resizes scores, and one that was
-  trained for panoptic segmentation resizes mask logits.
+  trained for panoptic segmentation resizes mask logits. All shapes are static, except where scores
+  are averaged over scales or mirrored images.
   """
   del static_shapes
+  if config_lib.averages_resized_images(config):
+    return AveragedScores(dataset_info, _score_passes.build(config))
   return Mask2FormerSemantic(dataset_info, resizes_scores=tasks.of(config) is Task.SEMANTIC)
 
 
