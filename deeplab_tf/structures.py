@@ -200,6 +200,18 @@ class SemanticPrediction(NamedTuple):
   semantic_map: tf.Tensor
 
 
+class ScoredSemanticPrediction(NamedTuple):
+  """A batch of semantic segmentations with the scores of all classes.
+
+  Attributes:
+    semantic_map: int32 [batch, height, width], class ids.
+    semantic_scores: float32 [batch, height, width, classes], scores in the order of the ascending
+      class ids; the class with the highest one is that of the map. They do not sum to 1.
+  """
+  semantic_map: tf.Tensor
+  semantic_scores: tf.Tensor
+
+
 class QueryOutputs(NamedTuple):
   """Per-query raw outputs of a mask model.
 

@@ -23,7 +23,8 @@ outputs:
   instance     instance_masks uint8 [batch, instances, height, width], instance_boxes float32
                [batch, instances, 4] (y1, x1, y2, x2 in pixels), instance_classes,
                instance_scores [batch, instances], padded with -1
-  semantic     semantic_map int32 [batch, height, width]
+  semantic     semantic_map int32 [batch, height, width]; with --semantic_scores also
+               semantic_scores float32 [batch, height, width, classes], by ascending class id
 """
 
 
@@ -50,7 +51,8 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   dataset_info = catalog.from_config(config)
   model = serving_module.build_network(config, dataset_info)
   restore.load_checkpoint(model, prefix)
-  module = serving_module.build(config, dataset_info, model, task=task)
+  module = serving_module.build(config, dataset_info, model, task=task,
+                                semantic_scores=args.semantic_scores)
   export = tflite.export_tflite if is_tflite else saved_model.export_saved_model
   export(module, config, tasks.classes(task, dataset_info), args.export_dir)
   print(f'exported {prefix} to {args.export_dir}')
@@ -65,6 +67,8 @@ def _parser() -> arguments.Parser:
   parser.add_argument('--task', choices=('panoptic', 'instance', 'semantic'),
                       help='the task to do with a panoptic mask2former (default: that of the '
                       'config)')
+  parser.add_argument('--semantic_scores', action='store_true',
+                      help='semantic segmentation also returns the scores of all classes')
   parser.add_argument('--format', choices=('saved_model', 'tflite'), default='saved_model')
   return parser
 

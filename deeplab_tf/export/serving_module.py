@@ -225,7 +225,7 @@ def build_network(config, dataset_info) -> keras.Model:
 
 
 def build(config, dataset_info, model: keras.Model, network: Optional[Callable] = None,
-          task: Optional[Task] = None) -> ServingModule:
+          task: Optional[Task] = None, semantic_scores: bool = False) -> ServingModule:
   """Builds the module of an experiment, and folds the batch norms of its network.
 
   Args:
@@ -236,9 +236,19 @@ def build(config, dataset_info, model: keras.Model, network: Optional[Callable] 
       layers.folding.
     network: Function that is called instead of the model; None for the model at inference.
     task: The task, which may differ from that of the training; None for that of the config.
+    semantic_scores: Whether a semantic segmentation has the scores of all classes too.
+
+  Raises:
+    ConfigError: The model does not do the task, or has no such scores.
   """
   folding.fold_norms(model)
   network = network or models.inference_network(config, model)
   postprocess = models.architecture(config).build_postprocessor(config, dataset_info, task=task)
+  if semantic_scores:
+    if not hasattr(postprocess, 'with_scores'):
+      raise config_lib.ConfigError(
+          'semantic_scores: only a mask2former for task SEMANTIC returns the scores of all '
+          'classes, without eval_scales and add_flipped_images; leave them out')
+    postprocess = postprocess.with_scores()
   return ServingModule(network, model.variables, postprocess,
                        pipeline.evaluation_augmentation(config))

@@ -113,6 +113,20 @@ def test_an_export_has_the_outputs_of_one_task(trained, tmp_path, task, outputs)
       assert mask[y1:y2, x1:x2].sum() == mask.sum()
 
 
+def test_an_export_may_have_the_scores_of_all_classes(trained, tmp_path):
+  path, prefix, _ = trained
+  programs.run(EXPORT, f'--config_file={path}', f'--checkpoint={prefix}', '--task=semantic',
+               '--semantic_scores', f'--export_dir={tmp_path / "exported"}')
+  result = deeplab_tf.Segmenter.from_saved_model(str(tmp_path / 'exported'))(_pixels())
+  class_ids = np.array(catalog.built_in('shapes').class_ids)
+  assert result.semantic_scores.shape == (50, 70, len(class_ids))
+  np.testing.assert_array_equal(class_ids[result.semantic_scores.argmax(-1)], result.semantic_map)
+  assert np.ptp(result.semantic_scores) > 0.01
+  line = programs.error_line(EXPORT, f'--config_file={path}', f'--checkpoint={prefix}',
+                             '--semantic_scores', f'--export_dir={tmp_path / "b"}')
+  assert 'only a mask2former for task SEMANTIC returns the scores' in line
+
+
 def test_a_task_that_a_model_does_not_do_is_one_line(trained, tmp_path):
   path, prefix, image = trained
   semantic = tmp_path / 'semantic.textproto'
