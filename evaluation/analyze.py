@@ -1,4 +1,4 @@
-"""Analyzes the queries of a trained mask model, as in the MaX-DeepLab paper, on one page.
+"""Analyzes the queries of a trained mask model, as in the papers of the models, on one page.
 
   python evaluation/analyze.py --config_file=runs/a/config.textproto --checkpoint=runs/a \\
     --output_dir=analysis
@@ -14,12 +14,15 @@ from deeplab_tf.user_errors import MissingFileError, UsageError
 _NOTES = """\
 output:
   analysis.html        all figures with explanations, self-contained
-  query_classes.png    which query predicts which class, how often    (paper: figure A.3)
-  average_masks.png    average mask of each query                     (A.4)
-  attention_N.png      attention of four masks, per head              (A.6)
+  query_classes.png    which query predicts which class, how often   (MaX-DeepLab: figure A.3)
+  average_masks.png    average mask of each query                    (A.4)
+  attention_N.png      attention of four masks, per head             (A.6)
   memory_share.png     fraction of the attention to the memory, per head
-  features.png         pixel features as colors                       (5, A.5)
-  training_curves.png  PQ, class confidence, dice, pixel accuracies   (4)
+  layer_masks_N.png    four masks after each decoder layer
+  proposal_recall.png  AR@100 of the masks of some decoder layers    (Mask2Former: figure 3)
+  proposals.png        their best masks for some things              (Mask2Former: figure 3)
+  features.png         pixel features as colors                      (5, A.5)
+  training_curves.png  PQ, class confidence, dice, pixel accuracies  (4)
   analysis.json, average_masks.npz, attention.npz, features.npz       the numbers
 Analyses that do not apply to the model or the run are left out, and the page says so.
 """
@@ -55,6 +58,10 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
   if found.memory_share is not None:
     shares = ' '.join(f'{100 * share:.0f}%' for share in found.memory_share)
     print(f'attention that goes to the memory, heads 1 to {len(found.memory_share)}: {shares}')
+  if found.proposals.examples:
+    recalls = ', '.join(f'{layer}: {100 * result["AR100"]:.1f}'
+                        for layer, result in found.proposals.results().items())
+    print(f'AR@100 of the masks after decoder layers (0 is before the first) {recalls}')
   print(f'page: {os.path.join(args.output_dir, "analysis.html")}')
 
 

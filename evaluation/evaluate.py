@@ -22,11 +22,19 @@ files:
             DeepLab2's metric.
   semantic  the same files, with segments merged by category; or, with --num_classes, a folder of
             single-channel PNGs whose values are class ids. Then the predictions are such a folder
-            with the same file names, or the output of predict.py, whose category ids are the class
-            ids. mIoU is the mean over the classes in the ground truth.
+            with the same file names (NAME_overlay.png beside NAME.png is left out), or the panoptic
+            output of predict.py, whose category ids are the class ids. mIoU is the mean over the
+            classes in the ground truth.
   instance  ground truth: an instance JSON; predictions: a results JSON, a list of image_id,
-            category_id, segmentation, score. The scores are COCO's twelve for masks, or with
-            --boundary for the smaller of mask IoU and boundary IoU.
+            category_id, segmentation, score, or the folder with predictions.json that predict.py
+            writes. The scores are COCO's twelve for masks, or with --boundary for the smaller of
+            mask IoU and boundary IoU.
+
+report (--report=DIR writes DIR/index.html and DIR/images.csv; --images=DIR draws over the images):
+  panoptic  PQ by class and size of segment, confusion of classes, worst and best images
+  semantic  all scores, IoU by class, confusion of classes by pixels, worst and best images
+  instance  AP by IoU threshold, class and size, precision by recall, kinds of errors, the false
+            positives with the highest scores, the largest false negatives, worst and best images
 """
 
 
@@ -76,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--per_class', action='store_true', help='also print a line per class')
   parser.add_argument('--output', metavar='JSON', help='write the scores, in [0, 1], to this file')
   parser.add_argument('--report', metavar='DIR',
-                      help='write an HTML report to this folder: PQ by class, size, confusion and '
-                      'image, with the worst and the best images (panoptic)')
+                      help='write an HTML report to this folder: scores by class, size, confusion '
+                      'and image, with the worst and the best images')
   parser.add_argument('--images', metavar='DIR',
                       help='images for --report, found by name in this folder and its subfolders')
   return parser
@@ -103,8 +111,8 @@ def _check_flags(args: argparse.Namespace) -> None:
   if args.num_classes is None and os.path.isdir(args.ground_truth):
     raise UsageError(f'--ground_truth={args.ground_truth} is a folder; give a JSON, or for '
                      'folders of semantic PNGs --task=semantic and --num_classes')
-  if args.report and (args.task != 'panoptic' or args.definition != 'panopticapi'):
-    raise UsageError('--report belongs to --task=panoptic with --definition=panopticapi')
+  if args.report and args.definition != 'panopticapi':
+    raise UsageError('--report belongs to --definition=panopticapi')
   if args.images and not args.report:
     raise UsageError('--images belongs to --report')
   if args.report and os.path.exists(args.report) and not os.path.isdir(args.report):

@@ -13,6 +13,14 @@ from typing import Optional, Sequence
 from deeplab_tf import arguments, cli
 from deeplab_tf.user_errors import MissingFileError
 
+_INPUT = """
+predictions (output of evaluation/predict.py):
+  panoptic  --task=panoptic: for all benchmarks but coco_instance
+  instance  --task=instance, a JSON of results: for coco_instance and cityscapes_instance
+  semantic  --task=semantic, PNGs of the data set's class ids, which become those of the server: for
+            cityscapes_semantic and ade20k_semantic
+"""
+
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Runs the program and returns its exit code."""
@@ -20,15 +28,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(argv: Optional[Sequence[str]] = None) -> None:
-  from deeplab_tf.formats import coco_panoptic
   from deeplab_tf.scoring import submission
   args = _parser(submission.BENCHMARKS).parse_args(argv)
   import tqdm
-  predictions = coco_panoptic.predictions_json(args.predictions)
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
     raise MissingFileError(f'--output={args.output}: its folder does not exist; create it first')
   with tqdm.tqdm(unit=' images', disable=None, leave=False) as bar:
-    written = submission.write(args.output, args.benchmark, predictions, images=args.images,
+    written = submission.write(args.output, args.benchmark, args.predictions, images=args.images,
                                method=args.method, progress=bar.update,
                                predictions_dir=args.predictions_dir)
   for warning in written.warnings:
@@ -40,10 +46,11 @@ def _run(argv: Optional[Sequence[str]] = None) -> None:
 
 def _parser(benchmarks) -> argparse.ArgumentParser:
   kinds = '\n'.join(f'  {name:<20} {benchmark.help}' for name, benchmark in benchmarks.items())
-  parser = arguments.Parser('submission.py', __doc__, f'content of the zip:\n{kinds}')
+  parser = arguments.Parser('submission.py', __doc__, f'content of the zip:\n{kinds}\n{_INPUT}')
   parser.add_argument('--benchmark', required=True, choices=tuple(benchmarks))
   parser.add_argument('--predictions', required=True, metavar='JSON_OR_DIR',
-                      help='output folder of evaluation/predict.py, or a panoptic JSON')
+                      help='output folder of evaluation/predict.py, a panoptic JSON, or a JSON of '
+                      'instance results')
   parser.add_argument('--predictions_dir', metavar='DIR',
                       help="PNGs of the predictions (default: the JSON's path without .json)")
   parser.add_argument('--images', metavar='JSON_OR_DIR',

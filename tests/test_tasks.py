@@ -52,8 +52,9 @@ def test_the_task_of_an_experiment_is_panoptic_unless_it_says_otherwise():
       Task.CLASSIFICATION)
 
 
-def test_a_model_refuses_what_it_does_not_do():
-  config = deeplab_tf.load_config('configs/shapes/max_deeplab_s.textproto', ['task: SEMANTIC'])
+@pytest.mark.parametrize('task', ['SEMANTIC', 'INSTANCE'])
+def test_a_model_refuses_what_it_does_not_do(task):
+  config = deeplab_tf.load_config('configs/shapes/max_deeplab_s.textproto', [f'task: {task}'])
   with pytest.raises(deeplab_tf.ConfigError,
-                     match='task is SEMANTIC: model max_deeplab does PANOPTIC'):
+                     match=f'^task is {task}: model max_deeplab does PANOPTIC$'):
     deeplab_tf.build_model(config)

@@ -115,7 +115,12 @@ def _experiment(settings, name):
   data.max_resize_value.append(1333)
   thresholds = config.evaluator_options.mask2former_postprocessing
   thresholds.object_mask_threshold = thresholds.overlap_threshold = 0.8
-  return config, _set_classes(settings.class_names(), data, model.mask2former.num_queries)
+  lines = _set_classes(settings.class_names(), data, model.mask2former.num_queries)
+  if data.dataset in catalog.INSTANCES:
+    config.task = config_pb2.ExperimentOptions.INSTANCE
+    return config, (*lines, 'They are those of instances: task is INSTANCE.')
+  return config, (*lines, "A config.json does not state the task. For a model of classes alone "
+                  "(its name has \"semantic\"), give --override='task: SEMANTIC'.")
 
 
 # === Values of config.json ===

@@ -34,6 +34,7 @@ _SPLIT_SIZES = {
     'ade20k_panoptic': {'train': (20210,), 'val': (2000,)},
     'mapillary_vistas': {'train': (18000,), 'val': (2000,), 'test': (5000,)},
 }
+_SPLIT_SIZES.update({name: _SPLIT_SIZES[base] for name, base in catalog.INSTANCES.items()})
 
 
 def build(examples: Sequence[Callable], output_dir: str, split: str,
@@ -243,7 +244,8 @@ def _how_to_read(args, options, module):
 def _parser():
   parser = arguments.Parser('python -m deeplab_tf.data.build', __doc__.split('\n')[0])
   parser.add_argument('--dataset',
-                      help='e.g. coco_panoptic, cityscapes_panoptic, coco_format, label_folders')
+                      help='e.g. coco_panoptic, cityscapes_panoptic, coco_format, label_folders, '
+                      'coco_instances, coco_instance_format')
   parser.add_argument('--root', default='',
                       help='folder of the raw data set; the data_dir for tfds/...')
   parser.add_argument('--split', required=True, choices=sources.SPLITS)
@@ -257,18 +259,21 @@ def _parser():
                       help='number of images of a dry run; default: all')
   crowd = parser.add_mutually_exclusive_group()
   crowd.add_argument('--treat_crowd_as_ignore', dest='treat_crowd_as_ignore', default=None,
-                     action='store_true', help='crowd becomes unlabeled (default for COCO '
-                     'and Cityscapes)')
+                     action='store_true', help='crowd becomes unlabeled (default for '
+                     'coco_panoptic and cityscapes_panoptic); masks that may overlap: is left out')
   crowd.add_argument('--keep_crowd', dest='treat_crowd_as_ignore', action='store_false',
-                     help='crowd stays, as instance 0 (default for the others)')
-  group = parser.add_argument_group('coco_format, relative to --root')
-  group.add_argument('--annotation_file', help='panoptic JSON; for coco_panoptic --split=test the '
-                     'JSON that lists the images')
+                     help='crowd stays; in panoptic maps it is instance 0 (default for the '
+                     'others)')
+  group = parser.add_argument_group('coco_format and coco_instance_format, relative to --root')
+  group.add_argument('--annotation_file', help='panoptic or instance JSON; for coco_panoptic and '
+                     'coco_instances with --split=test the JSON that lists the images')
   group.add_argument('--annotation_dir',
-                     help='folder of the panoptic PNGs; default: the JSON without .json')
+                     help='for coco_format, folder of the panoptic PNGs; default: the JSON '
+                     'without .json')
   group.add_argument('--image_dir', help='folder of the images')
   group.add_argument('--label_divisor', type=int, default=256,
-                     help='larger than the number of instances of a class in an image (256)')
+                     help='for coco_format, larger than the number of instances of a class in '
+                     'an image (256)')
   parser.add_config(required=False)
   group = parser.add_argument_group('shapes')
   group.add_argument('--num_images', type=int, default=2000)

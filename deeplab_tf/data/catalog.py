@@ -1,11 +1,11 @@
 """Classes of data sets: names, colors, class ids and label divisors.
 
 The built-in data sets are described by the JSON files in `categories/`. "coco_format" takes its
-classes from the panoptic JSON that the config names, "label_folders" from the config itself. Class
-ids are DeepLab2's where it supports the data set. It does not support Mapillary Vistas, whose class
-ids are 0..64 as in the data set's label images; 65 is unlabeled and, as for Cityscapes, not counted
-in `num_classes`. Data sets with masks have a DatasetInfo, data sets with one class per image an
-ImageClasses.
+classes from the panoptic JSON that the config names, "coco_instance_format" from the instance JSON,
+"label_folders" from the config itself. Class ids are DeepLab2's where it supports the data set. It
+does not support Mapillary Vistas, whose class ids are 0..64 as in the data set's label images; 65
+is unlabeled and, as for Cityscapes, not counted in `num_classes`. Data sets with masks have a
+DatasetInfo, data sets with one class per image an ImageClasses.
 """
 
 import dataclasses
@@ -29,11 +29,13 @@ INSTANCES = {'coco_instances': 'coco_panoptic', 'cityscapes_instances': 'citysca
              'ade20k_instances': 'ade20k_panoptic'}
 # Those whose labels are masks that may overlap; the others have panoptic maps without stuff.
 _OVERLAPPING = ('coco_instances',)
+_INSTANCE_FORMAT = 'coco_instance_format'
 
 
 def names() -> list[str]:
   """Returns the names of all data sets with masks that a config can use."""
-  return sorted([*built_in_names(), 'coco_format', 'label_folders', *TFDS])
+  return sorted([*built_in_names(), 'coco_format', 'coco_instance_format', 'label_folders',
+                 *TFDS])
 
 
 def built_in_names() -> list[str]:
@@ -80,14 +82,20 @@ def from_options(options) -> AnyInfo:
     return ImageClasses(options.dataset, tuple(class_folders(path)))
   if options.dataset == 'label_folders':
     return from_label_folders(options.label_folders)
-  if options.dataset != 'coco_format':
-    return built_in(TFDS.get(options.dataset, options.dataset))
-  if not options.coco_format.annotation_file:
-    raise config_lib.ConfigError('dataset "coco_format" needs coco_format.annotation_file, the '
-                                 'panoptic JSON whose categories are the classes')
-  path = config_lib.require_value(options.coco_format.annotation_file,
-                                  'coco_format.annotation_file')
-  return from_annotation_file(path, options.coco_format.label_divisor)
+  if options.dataset == 'coco_format':
+    path = _annotation_file(options.coco_format, options.dataset, 'panoptic')
+    return from_annotation_file(path, options.coco_format.label_divisor)
+  if options.dataset == 'coco_instance_format':
+    return from_instance_file(_annotation_file(options.coco_instance_format, options.dataset,
+                                               'instance'))
+  return built_in(TFDS.get(options.dataset, options.dataset))
+
+
+def _annotation_file(fields, name, kind):
+  if not fields.annotation_file:
+    raise config_lib.ConfigError(f'dataset "{name}" needs {name}.annotation_file, the {kind} JSON '
+                                 'whose categories are the classes')
+  return config_lib.require_value(fields.annotation_file, f'{name}.annotation_file')
 
 
 def from_config(config) -> AnyInfo:
@@ -162,7 +170,7 @@ def class_folders(path: str) -> list[str]:
   return found
 
 
-# --- coco_format ------------------------------------------------------------------------------
+# --- coco_format and coco_instance_format -----------------------------------------------------
 
 
 def from_annotation_file(path: str, label_divisor: int = 256,
@@ -183,14 +191,38 @@ def from_annotation_file(path: str, label_divisor: int = 256,
   try:
     modified = os.stat(path).st_mtime_ns
   except FileNotFoundError:
-    raise config_lib.ConfigError(f'{path}: no such file (coco_format.annotation_file)') from None
+    raise config_lib.ConfigError(f'{path}: no such file ({name}.annotation_file)') from None
   return _read_categories(os.fspath(path), modified, label_divisor, name)
 
 
 @functools.lru_cache(maxsize=16)
 def _read_categories(path: str, modified: int, label_divisor: int, name: str) -> DatasetInfo:
   del modified  # Part of the cache's key.
+  if name == _INSTANCE_FORMAT:
+    return from_instance_categories(_read_json(path), path)
   return from_categories(_read_json(path), path, label_divisor, name)
+
+
+def from_instance_file(path: str) -> DatasetInfo:
+  """Reads the classes of an instance JSON, which are all things; class ids as in a panoptic JSON.
+
+  Args:
+    path: Path of the JSON.
+
+  Raises:
+    ConfigError: The file does not exist, is not JSON or has no valid categories.
+  """
+  return from_annotation_file(path, name=_INSTANCE_FORMAT)
+
+
+def from_instance_categories(content: Mapping[str, Any], path: str) -> DatasetInfo:
+  """Does what `from_instance_file` does, with the parsed content of the JSON."""
+  entries = content.get('categories') if isinstance(content, dict) else None
+  if isinstance(entries, list):
+    # Tools do not write isthing.
+    entries = [{**entry, 'isthing': 1} if isinstance(entry, dict) else entry for entry in entries]
+  info = from_categories({'categories': entries}, path, name=_INSTANCE_FORMAT)
+  return dataclasses.replace(info, masks_overlap=True)
 
 
 def _read_json(path: str) -> Any:
@@ -210,7 +242,8 @@ def from_categories(content: Mapping[str, Any], path: str, label_divisor: int = 
     raise config_lib.ConfigError(f'{name}.label_divisor is {label_divisor}: it must be at least 2')
   entries = content.get('categories') if isinstance(content, dict) else None
   if not isinstance(entries, list) or not entries:
-    raise config_lib.ConfigError(f'{path}: has no list "categories"; a panoptic JSON of the COCO '
+    kind = 'an instance' if name == _INSTANCE_FORMAT else 'a panoptic'
+    raise config_lib.ConfigError(f'{path}: has no list "categories"; {kind} JSON of the COCO '
                                  'format is expected')
   problem = coco_categories.isthing_problem(content)
   if problem:

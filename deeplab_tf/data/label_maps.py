@@ -4,7 +4,7 @@ A label is a panoptic map, int32 [height, width], or an InstanceLabel, whose map
 instance. Augmentations move the map and leave the rest of the label unchanged.
 """
 
-from typing import Any, Union
+from typing import Any, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -30,12 +30,12 @@ def padding(label: Label, void_label: int) -> int:
   return 0 if isinstance(label, InstanceLabel) else void_label
 
 
-def blank(info: Union[DatasetInfo, ImageClasses], size: list[int]) -> Label:
+def blank(info: Union[DatasetInfo, ImageClasses], size: Sequence[Any]) -> Label:
   """Returns the label of an image of which nothing is known.
 
   Args:
     info: The classes.
-    size: Height and width.
+    size: Height and width, numbers or int32 [].
   """
   if isinstance(info, ImageClasses):
     return tf.constant(0)

@@ -18,7 +18,8 @@ from deeplab_tf.user_errors import DataError, UserError
 
 _INTERLEAVED_FILES = 16
 # Data sets that raw_data supports.
-_KNOWN_LAYOUTS = ('coco_panoptic', 'cityscapes_panoptic', 'ade20k_panoptic', 'mapillary_vistas')
+_KNOWN_LAYOUTS = ('coco_panoptic', 'cityscapes_panoptic', 'ade20k_panoptic', 'mapillary_vistas',
+                  *catalog.INSTANCES)
 # Files of up to this total size are checked completely when they are opened.
 _CHECKED_BYTES = 2 * 2**30
 # First files of the record files without stated classes for which a note was printed.

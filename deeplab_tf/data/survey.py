@@ -13,9 +13,10 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from deeplab_tf.classes import AnyInfo, Category, DatasetInfo
-from deeplab_tf.data import sources, threads
+from deeplab_tf.data import instance_survey, sources, threads
 from deeplab_tf.data.sources import _label_images
 from deeplab_tf.formats import orientation
+from deeplab_tf.formats.instance_masks import InstanceMasks
 from deeplab_tf.user_errors import UserError
 
 # Number of listed problems, number of named absent classes, and letters of a class name.
@@ -29,13 +30,14 @@ class Survey:
   Attributes:
     info: The classes.
     sizes: (height, width) of each image that could be read.
-    segments: Number of segments of each labeled image.
+    segments: Number of segments, or of instances without crowds, of each labeled image.
     class_segments, class_crowds, class_images, class_pixels: Class id -> number of segments, crowd
-      regions, images and pixels. The crowd regions of a class in one image count as one crowd
-      region and not as segments.
+      regions, images and pixels. The crowd regions of a class in one panoptic map count as one
+      crowd region and not as segments. Pixels of masks that overlap count for each of them.
     unlabeled_pixels, pixels: Number of unlabeled pixels and of all pixels of labeled images.
     problems: One line per problem.
     notes: Findings that are reported but are not problems.
+    instances: Further statistics of masks that may overlap.
   """
   info: AnyInfo
   sizes: list = dataclasses.field(default_factory=list)
@@ -48,6 +50,8 @@ class Survey:
   pixels: int = 0
   problems: list = dataclasses.field(default_factory=list)
   notes: sources.Notes = dataclasses.field(default_factory=sources.Notes)
+  instances: instance_survey.Statistics = dataclasses.field(
+      default_factory=instance_survey.Statistics)
 
   def crowd_only(self) -> list[Category]:
     """Returns the thing classes that only occur as crowd regions."""
@@ -76,9 +80,22 @@ class Survey:
         self.segments[-1] += 1
     self.class_images.update(set(class_ids[~void].tolist()))
 
+  def add_instances(self, image: instance_survey.ImageInstances) -> None:
+    """Adds the label of an image whose masks may overlap."""
+    self.instances.add(image)
+    pixels = image.size[0] * image.size[1]
+    self.pixels += pixels
+    self.unlabeled_pixels += pixels - image.labeled_pixels
+    self.segments.append(int((~image.is_crowd).sum()))
+    self.class_segments.update(image.class_ids[~image.is_crowd].tolist())
+    self.class_crowds.update(image.class_ids[image.is_crowd].tolist())
+    self.class_images.update(set(image.class_ids.tolist()))
+    for class_id, count in zip(image.class_ids.tolist(), image.pixels.tolist()):
+      self.class_pixels[class_id] += count
+
 
 class _Found(NamedTuple):
-  """Size and label of an image; the label is a class, or panoptic labels with pixel counts."""
+  """Size and label of an image: a class, ImageInstances, or panoptic labels with pixel counts."""
   size: tuple
   label: object
 
@@ -132,6 +149,7 @@ def take_configured(options, info: AnyInfo, field: str, max_images: Optional[int
   import tensorflow as tf
 
   from deeplab_tf.data import readers
+  from deeplab_tf.data.records import instance_labels
   survey, tolerant = Survey(info), type(options)()
   tolerant.CopyFrom(options)
   tolerant.max_damaged_images = 2**31 - 1
@@ -145,17 +163,24 @@ def take_configured(options, info: AnyInfo, field: str, max_images: Optional[int
       survey.problems.append(source.fault(address.numpy()) or f'{source.place(address.numpy())}: '
                              'cannot be read')
       return None
-    label = label.numpy()
     _note_orientation(source, address.numpy(), survey.notes)
-    return _Found(tuple(image.shape[:2]),
-                  _label_images.count_values(label) if label.ndim else int(label) + 1)
+    if isinstance(info, DatasetInfo) and info.masks_overlap:
+      label = instance_survey.measure(instance_labels.to_masks(label), info,
+                                      source.place(address.numpy()), survey.notes.add)
+    else:
+      label = label.numpy()
+      label = _label_images.count_values(label) if label.ndim else int(label) + 1
+    return _Found(tuple(image.shape[:2]), label)
 
   _filled(survey, read, addresses, num_workers)
   if isinstance(info, DatasetInfo):
+    reason = ('iscrowd 1: nothing of it is trained. Does the labeling tool mark every mask of a '
+              'certain kind as crowd?' if info.masks_overlap else
+              'instance number 0: nothing of it can be trained. Was it stuff when the labels were '
+              'made?')
     survey.problems += [
         f'class {c.class_id} "{c.name}" is a thing, but all {survey.class_crowds[c.class_id]} of '
-        'its regions are crowd, instance number 0: nothing of it can be trained. Was it stuff when '
-        'the labels were made?' for c in survey.crowd_only()]
+        f'its regions are crowd, {reason}' for c in survey.crowd_only()]
   return survey
 
 
@@ -189,7 +214,9 @@ def _read(make, survey):
   if example.turned != 1:
     survey.notes.add(sources.TURNED, f'{example.name}: {example.turned}')
   label = example.label
-  if isinstance(label, np.ndarray):
+  if isinstance(label, InstanceMasks):
+    label = instance_survey.measure(label, survey.info, example.name, survey.notes.add)
+  elif isinstance(label, np.ndarray):
     label = _label_images.count_values(label)
   return _Found((example.height, example.width), label)
 
@@ -198,7 +225,9 @@ def _add(survey, image):
   if image is None:
     return
   survey.sizes.append(image.size)
-  if isinstance(image.label, tuple):
+  if isinstance(image.label, instance_survey.ImageInstances):
+    survey.add_instances(image.label)
+  elif isinstance(image.label, tuple):
     survey.add_label(*image.label)
   elif image.label is not None:
     survey.class_images[image.label - 1] += 1
@@ -213,11 +242,13 @@ def lines(survey: Survey) -> Iterator[str]:
   if survey.sizes:
     yield f'image sizes, height x width: {_sizes(survey.sizes)}'
   if survey.segments:
-    counts = np.array(survey.segments)
-    yield (f'segments per image: min {counts.min()}, median {np.median(counts):g}, max '
+    counts, word = np.array(survey.segments), _word(survey.info)
+    yield (f'{word} per image: min {counts.min()}, median {np.median(counts):g}, max '
            f'{counts.max()}')
-    yield from _table(survey)
+    yield from _table(survey, word)
     yield f'unlabeled: {_percent(survey.unlabeled_pixels, survey.pixels)} of all pixels'
+    if survey.instances.counts:
+      yield from instance_survey.lines(survey.instances)
   elif survey.class_images:
     for index, name in enumerate(survey.info.class_names):
       yield f'{survey.class_images[index]:8d} images of {name}'
@@ -235,11 +266,15 @@ def _sizes(sizes):
                    in zip(('min', 'median', 'max'), chosen))
 
 
-def _table(survey):
+def _word(info):
+  return 'instances' if info.masks_overlap else 'segments'
+
+
+def _table(survey, word):
   present = [c for c in survey.info.categories if survey.class_pixels[c.class_id]]
   absent = [c.name for c in survey.info.categories if not survey.class_pixels[c.class_id]]
   width = min(max([5, *(len(c.name) for c in present)]), _LETTERS)
-  yield f'   id  {"class":{width}}  kind   segments  crowd  images   pixels'
+  yield f'   id  {"class":{width}}  kind  {word:>9}  crowd  images   pixels'
   for c in present:
     yield (f'{c.class_id:5d}  {c.name[:_LETTERS]:{width}}  {"thing" if c.isthing else "stuff"} '
            f'{survey.class_segments[c.class_id]:9d} {survey.class_crowds[c.class_id]:6d} '

@@ -52,8 +52,10 @@ def _polygons_problem(polygons):
     return 'has no polygon'
   length = 0.0
   for polygon in polygons:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+    if not isinstance(polygon, list) or len(polygon) % 2:
       return 'has a polygon that is not a list of three or more x, y'
+    if len(polygon) < 6:
+      return f'has a polygon of {len(polygon) // 2} corners; three or more are needed'
     if not all(type(value) in (int, float) and abs(value) <= _FARTHEST for value in polygon):
       return f'has a polygon with a corner that is not a number from {-_FARTHEST} to {_FARTHEST}'
     corners = np.array(polygon, np.float64).reshape(-1, 2)

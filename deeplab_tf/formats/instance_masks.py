@@ -4,9 +4,16 @@ Run lengths are those of pycocotools, compressed (see pycocotools.mask): they go
 column by column.
 """
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+
+from deeplab_tf.formats import image_limits
+from deeplab_tf.user_errors import DataError
+
+Segmentation = Union[Dict[str, Any], List[List[float]]]
+# Largest map of the masks of one image, in bytes.
+MAX_BYTES = 2**31
 
 
 class InstanceMasks(NamedTuple):
@@ -24,6 +31,47 @@ class InstanceMasks(NamedTuple):
   class_ids: Tuple[int, ...]
   is_crowd: Tuple[bool, ...]
   areas: Tuple[float, ...]
+
+
+def size_problem(size: Tuple[int, int], count: int) -> Optional[str]:
+  """Describes why the masks of an image must not be decoded.
+
+  Args:
+    size: Height and width of the image.
+    count: Number of masks.
+
+  Returns:
+    A predicate that follows 'the image ' in a message, or None if they may be decoded.
+  """
+  height, width = size
+  if max(size) > image_limits.MAX_SIDE or height * width > image_limits.MAX_PIXELS:
+    return f'is {height}x{width}: {image_limits.RULE}'
+  if height * width * -(-count // 8) > MAX_BYTES:
+    return (f'is {height}x{width} and has {count} instances, whose masks take more than '
+            f'{MAX_BYTES // 2**30} GiB; make it smaller, or cut it into parts')
+  return None
+
+
+def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, Any]:
+  """Returns a mask as compressed run lengths, as pycocotools makes them.
+
+  Args:
+    segmentation: Run lengths, compressed or not, or polygons, lists of x, y, x, y, ... in pixels.
+      A mask from a file must have no coco_masks.problem.
+    size: Height and width of the image.
+
+  Raises:
+    ValueError: The run lengths have another size.
+  """
+  from pycocotools import mask
+  if isinstance(segmentation, list):
+    return mask.merge(mask.frPyObjects(segmentation, *size))
+  if tuple(segmentation['size']) != tuple(size):
+    raise DataError('a mask is {} x {} pixels (height x width) and its image {} x {}; both must '
+                    'have one size'.format(*segmentation['size'], *size))
+  if isinstance(segmentation['counts'], list):
+    return mask.frPyObjects(segmentation, *size)
+  return segmentation
 
 
 def to_bits(size: Tuple[int, int], counts: Sequence[bytes]) -> np.ndarray:
@@ -57,5 +105,6 @@ def from_bits(bits: np.ndarray, count: int) -> List[dict]:
     Run lengths {'size': [height, width], 'counts': bytes} of each mask.
   """
   from pycocotools import mask
-  return [mask.encode(np.asfortranarray(bits[..., row // 8] >> row % 8 & 1, np.uint8))
-          for row in range(count)]
+  # Column by column, as pycocotools reads masks; one copy of all bits is faster than one per mask.
+  planes = np.ascontiguousarray(np.transpose(bits, (2, 1, 0)), np.uint8)
+  return [mask.encode((planes[row // 8] >> row % 8 & 1).T) for row in range(count)]

@@ -23,11 +23,14 @@ import numpy as np
 
 from deeplab_tf import image_names
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.formats import instance_masks
 from deeplab_tf.metrics import accumulator, instance_matching, overlap
 from deeplab_tf.metrics.instance_matching import Detection, Truth
 from deeplab_tf.user_errors import DataError
 
 NAMES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
+# COCO's area ranges.
+SIZES = ('all', 'small', 'medium', 'large')
 IOU_TYPES = ('segm', 'boundary', 'bbox')
 _MATCHED, _IGNORED = 1, 2
 
@@ -49,6 +52,24 @@ class _Image(NamedTuple):
   lengths: np.ndarray
   scores: np.ndarray
   flags: np.ndarray
+
+
+class Curves(NamedTuple):
+  """Average precision by IoU, and precision by recall; in [0, 1], None without annotations.
+
+  Attributes:
+    thresholds: COCO's IoU thresholds.
+    by_size: 'all', 'small', 'medium' or 'large' -> AP at each threshold.
+    recalls: COCO's recalls.
+    precision: IoU threshold 0.5 or 0.75 -> precision at each recall, averaged over the categories
+      with annotations; its mean is AP50 or AP75.
+    per_class: Category id -> AP, AP50, AP75, APs, APm, APl and AR100.
+  """
+  thresholds: Tuple[float, ...]
+  by_size: Dict[str, List[Optional[float]]]
+  recalls: Tuple[float, ...]
+  precision: Dict[float, Optional[List[float]]]
+  per_class: Dict[int, Dict[str, Optional[float]]]
 
 
 class InstanceAveragePrecision(accumulator.Accumulator):
@@ -90,7 +111,7 @@ class InstanceAveragePrecision(accumulator.Accumulator):
 
   def update(self, image_id: Union[int, str], size: Tuple[int, int],
              annotations: Sequence[Mapping[str, Any]],
-             detections: Sequence[Mapping[str, Any]]) -> None:
+             detections: Sequence[Mapping[str, Any]]) -> List[instance_matching.Record]:
     """Adds one image.
 
     Args:
@@ -101,18 +122,23 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       detections: Detections with category_id, score and segmentation; if boxes are scored, with
         bbox or segmentation. The area is the mask's, or the box's if boxes are scored and given.
 
+    Returns:
+      The matches, by category.
+
     Raises:
       ValueError: A category is unknown, or a mask and its image differ in size; nothing is counted.
     """
     records = []
     for index, (truths, own_detections) in self._by_category(annotations, detections).items():
       own_detections = instance_matching.best(own_detections)
-      ious, areas = self._ious(truths, own_detections, size)
-      records.append((index, instance_matching.match(
+      ious, areas = self.ious(truths, own_detections, size)
+      matching = instance_matching.match(
           [Truth(*pair) for pair in zip((truth['area'] for truth in truths), _crowds(truths))],
           [Detection(detection['score'], area)
-           for detection, area in zip(own_detections, areas)], ious)))
-    self._images.append(_pack(image_id, records))
+           for detection, area in zip(own_detections, areas)], ious)
+      records.append(instance_matching.Record(index, truths, own_detections, matching))
+    self._images.append(_pack(image_id, [(each.category, each.matching) for each in records]))
+    return records
 
   def update_from_label_maps(self, image_id: Union[int, str], ground_truth: np.ndarray,
                              prediction: np.ndarray, segment_scores: Mapping[int, float],
@@ -203,11 +229,33 @@ class InstanceAveragePrecision(accumulator.Accumulator):
     precision = evaluation.eval['precision'][:, :, :, 0, -1]
     per_class: Dict[int, Optional[float]] = {}
     for index, category in enumerate(self.category_ids):
-      valid = precision[:, :, index][precision[:, :, index] > -1]
-      per_class[category] = float(valid.mean()) if valid.size else None
+      per_class[category] = _mean(precision[:, :, index])
     figures = {name: float(value) if value >= 0 else None
                for name, value in zip(NAMES, evaluation.stats)}
     return {**figures, 'per_class': per_class}
+
+  def curves(self) -> Curves:
+    """Returns what the scores of `result` are averages of."""
+    evaluation = self._accumulated()
+    precision, recall = (evaluation.eval[name] for name in ('precision', 'recall'))
+    thresholds = evaluation.params.iouThrs
+    by_size = {name: [_mean(values) for values in precision[:, :, :, area, -1]]
+               for area, name in enumerate(SIZES)}
+    precision_at = {}
+    for threshold in (0.5, 0.75):
+      values = precision[np.argmin(np.abs(thresholds - threshold)), :, :, 0, -1]
+      valid = values[:, (values > -1).all(axis=0)]
+      precision_at[threshold] = valid.mean(axis=1).tolist() if valid.size else None
+    per_class = {}
+    for index, category in enumerate(self.category_ids):
+      own = precision[:, :, index, :, -1]
+      scores = [own[:, :, 0], *(own[np.argmin(np.abs(thresholds - threshold)), :, 0]
+                                for threshold in (0.5, 0.75)),
+                *(own[:, :, area] for area in range(1, len(SIZES))), recall[:, index, 0, -1]]
+      per_class[category] = dict(zip(('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR100'),
+                                     map(_mean, scores)))
+    return Curves(tuple(thresholds.tolist()), by_size, tuple(evaluation.params.recThrs.tolist()),
+                  precision_at, per_class)
 
   def _accumulated(self) -> Any:
     """Accumulates all records with COCOeval."""
@@ -248,14 +296,18 @@ class InstanceAveragePrecision(accumulator.Accumulator):
         grouped.setdefault(index, ([], []))[side].append(entry)
     return grouped
 
-  def _ious(self, truths: Sequence[Any], detections: Sequence[Any],
-            size: Tuple[int, int]) -> Tuple[np.ndarray, Sequence[float]]:
-    """Returns the IoUs, [detections, annotations], and the areas of the detections."""
+  def ious(self, truths: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]],
+           size: Tuple[int, int]) -> Tuple[np.ndarray, Sequence[float]]:
+    """Compares instances of one image; see `update` for the arguments.
+
+    Returns:
+      The IoUs, float64 [detections, annotations], and the areas of the detections in pixels.
+    """
     if self._iou_type == 'bbox':
       boxes, areas = instance_matching.boxes(detections, size)
       return instance_matching.ious(boxes, [truth['bbox'] for truth in truths],
                                     _crowds(truths)), areas
-    masks = [[instance_matching.run_lengths(entry['segmentation'], size) for entry in entries]
+    masks = [[instance_masks.run_lengths(entry['segmentation'], size) for entry in entries]
              for entries in (detections, truths)]
     areas = instance_matching.areas(masks[0])
     ious = instance_matching.ious(*masks, _crowds(truths))
@@ -263,6 +315,12 @@ class InstanceAveragePrecision(accumulator.Accumulator):
       distance = overlap.boundary_distance(size, self._dilation_ratio)
       ious = instance_matching.with_boundaries(ious, *masks, _crowds(truths), distance)
     return ious, areas
+
+
+def _mean(values: np.ndarray) -> Optional[float]:
+  """Returns the mean without COCOeval's -1, or None."""
+  valid = values[values > -1]
+  return float(valid.mean()) if valid.size else None
 
 
 def _crowds(truths: Sequence[Mapping[str, Any]]) -> List[bool]:

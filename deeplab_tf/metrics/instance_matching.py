@@ -4,16 +4,14 @@ The rules are those of COCOeval. With boundaries, the IoU is the smaller of mask
 IoU (Cheng et al., Boundary IoU, Sec. 5), or the mask IoU if the annotation is a crowd.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.formats import coco_panoptic
+from deeplab_tf.formats import coco_panoptic, instance_masks
 from deeplab_tf.metrics import overlap
-from deeplab_tf.user_errors import DataError
 
-Segmentation = Union[Dict[str, Any], List[List[float]]]
 # COCO's lowest threshold: boundaries matter only where the mask IoU reaches it.
 _LOWEST_THRESHOLD = 0.5
 # Number of detections per image and category that count, those with the highest scores.
@@ -51,11 +49,29 @@ class Matching(NamedTuple):
     matched: bool [areas, thresholds, detections], whether the detection matches an annotation.
     ignored: bool [areas, thresholds, detections], whether it is neither a true nor a false
       positive.
+    partners: int64 [detections], index of the annotation of any area that the detection matches at
+      an IoU of 0.5, or -1.
   """
   positives: Sequence[int]
   scores: np.ndarray
   matched: np.ndarray
   ignored: np.ndarray
+  partners: np.ndarray
+
+
+class Record(NamedTuple):
+  """The instances of an image and category, with their matches.
+
+  Attributes:
+    category: Index of the category.
+    truths: Annotations.
+    detections: Detections that count, the best first.
+    matching: Their matches.
+  """
+  category: int
+  truths: Sequence[Mapping[str, Any]]
+  detections: Sequence[Mapping[str, Any]]
+  matching: Matching
 
 
 def coco_evaluation() -> Any:
@@ -92,34 +108,14 @@ def match(truths: Sequence[Truth], detections: Sequence[Detection], ious: np.nda
   shape = (len(params.areaRng), len(params.iouThrs), len(detections))
   if not truths and not detections:
     return Matching([0] * len(params.areaRng), scores, np.zeros(shape, bool),
-                    np.zeros(shape, bool))
+                    np.zeros(shape, bool), np.zeros(0, np.int64))
   return Matching([int(np.count_nonzero(result['gtIgnore'] == 0)) for result in results], scores,
                   np.array([result['dtMatches'] > 0 for result in results]).reshape(shape),
-                  np.array([result['dtIgnore'] for result in results], bool).reshape(shape))
+                  np.array([result['dtIgnore'] for result in results], bool).reshape(shape),
+                  np.asarray(results[0]['dtMatches'][0], np.int64) - 1)
 
 
 # === Masks ===
-
-
-def run_lengths(segmentation: Segmentation, size: Tuple[int, int]) -> Dict[str, Any]:
-  """Returns a mask as compressed RLE.
-
-  Args:
-    segmentation: RLE, compressed or not, or polygons, lists of x, y, x, y, ... in pixels.
-    size: Height and width of the image.
-
-  Raises:
-    ValueError: The RLE has another size.
-  """
-  from pycocotools import mask
-  if isinstance(segmentation, list):
-    return mask.merge(mask.frPyObjects(segmentation, *size))
-  if tuple(segmentation['size']) != tuple(size):
-    raise DataError('a mask is {} x {} pixels (height x width) and its image {} x {}; both must '
-                    'have one size'.format(*segmentation['size'], *size))
-  if isinstance(segmentation['counts'], list):
-    return mask.frPyObjects(segmentation, *size)
-  return segmentation
 
 
 def areas(masks: Sequence[Dict[str, Any]]) -> List[int]:
@@ -145,7 +141,7 @@ def boxes(detections: Sequence[Mapping[str, Any]],
       found.append(detection['bbox'])
       pixels.append(detection['bbox'][2] * detection['bbox'][3])
     else:
-      runs = run_lengths(detection['segmentation'], size)
+      runs = instance_masks.run_lengths(detection['segmentation'], size)
       found.append(mask.toBbox(runs).tolist())
       pixels.append(int(mask.area(runs)))
   return found, pixels

@@ -24,6 +24,7 @@ class MeanIoU(accumulator.Accumulator):
 
   Attributes:
     class_ids: Class ids, in the order of the matrix.
+    ignore_label: Ground truth label of pixels that are left out.
     confusion: int64 [classes, classes + 1]; rows are ground truth, columns are predictions. The
       last column counts predictions that are no class, which are false negatives of the ground
       truth class, as in the Cityscapes scripts (detectron2 leaves such pixels out).
@@ -38,7 +39,7 @@ class MeanIoU(accumulator.Accumulator):
       ignore_label: Ground truth label of pixels that are left out, even if it is a class id.
     """
     self.class_ids = tuple(int(class_id) for class_id in class_ids)
-    self._ignore_label = int(ignore_label)
+    self.ignore_label = int(ignore_label)
     self._sorted = np.sort(np.array(self.class_ids, np.int64))
     self._position = np.argsort(np.array(self.class_ids, np.int64), kind='stable')
     self.reset()
@@ -72,7 +73,7 @@ class MeanIoU(accumulator.Accumulator):
     if rows.size and rows.max() == count:
       stray = ground_truth[counted][rows == count][0]
       raise DataError(f'the ground truth holds the class {stray}, which is none of the {count} '
-                      f'classes and not the ignore label {self._ignore_label}')
+                      f'classes and not the ignore label {self.ignore_label}')
     weights = None if pixels is None else np.asarray(pixels)[counted]
     self.ignored += (counted.size - np.count_nonzero(counted) if pixels is None
                      else int(np.asarray(pixels)[~counted].sum()))
@@ -81,7 +82,7 @@ class MeanIoU(accumulator.Accumulator):
 
   def is_scored(self, ground_truth: np.ndarray) -> np.ndarray:
     """Returns whether each pixel counts, bool [...], given the ground truth labels, int [...]."""
-    return ground_truth != self._ignore_label
+    return ground_truth != self.ignore_label
 
   def merge(self, other: 'MeanIoU') -> None:
     """Adds the counts of another accumulator over the same classes."""

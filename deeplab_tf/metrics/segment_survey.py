@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from deeplab_tf.metrics import accumulator, panoptic_quality
+from deeplab_tf.metrics import accumulator, confusion, panoptic_quality
 from deeplab_tf.user_errors import DataError
 
 Segment = panoptic_quality.Segment
@@ -43,19 +43,6 @@ class Comparison(NamedTuple):
   matching: panoptic_quality.Matching
   mistaken: Tuple[Tuple[Segment, Segment], ...]
   category_of: Tuple[Mapping[int, int], Mapping[int, int]]
-
-
-class Confusion(NamedTuple):
-  """Confusion matrix of selected classes.
-
-  Attributes:
-    category_ids: Category ids of the rows.
-    shares: float64 [classes, classes + 2], fraction of the pixels of the row's class that is
-      predicted as the column's class. The last two columns are all other classes, and no class.
-      Rows sum to 1, or to 0 for a class that the ground truth does not have.
-  """
-  category_ids: Tuple[int, ...]
-  shares: np.ndarray
 
 
 def compare(ground_truth_map: np.ndarray, ground_truth_segments: Sequence[Segment],
@@ -221,32 +208,9 @@ true_positives, false_positives, false_negatives: int64 [categories, sizes], seg
     result['mistaken'] = self._mistaken()
     return result
 
-  def confusion(self, most: int) -> Confusion:
-    """Returns the confusion matrix of the classes that are confused most, by pixels.
-
-    Pairs of classes are added in descending order of the fraction of the ground truth class's
-    pixels that is confused, as long as the limit allows. A class that is never confused is left
-    out.
-
-    Args:
-      most: Maximum number of classes.
-    """
-    totals = np.maximum(self.pixels.sum(axis=1, keepdims=True), 1)
-    shares = self.pixels / totals
-    apart = shares[:, :-1] * (1 - np.eye(len(shares)))
-    chosen: List[int] = []
-    for flat in np.argsort(-apart, axis=None, kind='stable'):
-      pair = [int(index) for index in np.unravel_index(flat, apart.shape)]
-      added = [index for index in pair if index not in chosen]
-      if not apart[tuple(pair)] or len(chosen) + len(added) > most:
-        break
-      chosen += added
-    chosen.sort()
-    inside = shares[np.ix_(chosen, chosen)]
-    others = shares[chosen, :-1].sum(axis=1) - inside.sum(axis=1)
-    columns = (inside, np.maximum(others, 0)[:, None], shares[chosen, -1:])
-    return Confusion(tuple(self.category_ids[index] for index in chosen),
-                     np.concatenate(columns, axis=1))
+  def confusion(self, most: int) -> confusion.Confusion:
+    """Returns the confusion matrix of the classes that are confused most, by pixels."""
+    return confusion.most_confused(self.category_ids, self.pixels, most)
 
   def _place(self, segment: Segment, areas: Mapping[int, int]) -> Tuple[int, int]:
     size = np.searchsorted(SIZE_LIMITS, areas.get(segment.id, 0), side='right')

@@ -3,13 +3,15 @@
 The network of figure 2: one backbone, a decoder and a head for the classes, another decoder with
 two heads for the instances. Axial-DeepLab (ECCV 2020) is this network with an axial backbone.
 Where the papers and DeepLab2 differ, it follows DeepLab2.
+
+A semantic model (`task: SEMANTIC`) is the semantic branch alone.
 """
 
 from typing import Optional
 
 import tensorflow as tf
 
-from deeplab_tf import architecture, backbones, models
+from deeplab_tf import architecture, backbones, models, tasks
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.classes import DatasetInfo
@@ -22,6 +24,7 @@ from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import panoptic_deeplab
+from deeplab_tf.postprocessing.panoptic_deeplab_semantic import PanopticDeepLabSemantic
 from deeplab_tf.tasks import Task
 
 
@@ -92,11 +95,27 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> Pan
 
   Raises:
     ValueError: The backbone or a feature is unknown; the message lists the known ones.
-    ConfigError: The instance branch has no heads.
+    ConfigError: The instance branch has no heads, or the task is SEMANTIC and there is an instance
+      branch or a weight of small instances.
   """
+  _check_task(config)
   model = _build(config, dataset_info)
   model.describe_by(config, for_inference)
   return model
+
+
+def _check_task(config) -> None:
+  if tasks.of(config) is not Task.SEMANTIC:
+    return
+  if config.model_options.panoptic_deeplab.instance.enable:
+    raise ConfigError(
+        'task is SEMANTIC and model_options.panoptic_deeplab.instance.enable is true: a semantic '
+        'model has no instance branch; set enable to false and clear center_loss and '
+        'regression_loss in trainer_options.loss_options, or clear task')
+  if config.train_dataset_options.increase_small_instance_weights:
+    raise ConfigError(
+        'task is SEMANTIC and train_dataset_options.increase_small_instance_weights is true: the '
+        'labels of a semantic model have no instances; set it to false')
 
 
 def _build(config, dataset_info) -> PanopticDeepLab:
@@ -181,8 +200,15 @@ def build_postprocessor(config, dataset_info, static_shapes: bool = False):
   return panoptic_deeplab.build(config.evaluator_options, dataset_info)
 
 
+def build_semantic_postprocessor(config, dataset_info, static_shapes: bool = False):
+  """Returns the post-processing of a semantic model; its shapes are static in any case."""
+  del config, dataset_info, static_shapes
+  return PanopticDeepLabSemantic()
+
+
 ARCHITECTURE = Architecture(
     name='panoptic_deeplab', build=build, build_criterion=build_criterion,
-    postprocessors={Task.PANOPTIC: build_postprocessor}, parameter_groups=parameter_groups,
+    postprocessors={Task.PANOPTIC: build_postprocessor,
+                    Task.SEMANTIC: build_semantic_postprocessor}, parameter_groups=parameter_groups,
     inference_variables=inference_variables, last_layers=last_layers,
     target_form=TargetForm.CENTER)

@@ -95,7 +95,12 @@ def facts(summary: Mapping[str, Any]) -> str:
 
 
 def gallery_article(entry: Mapping[str, Any]) -> str:
-  """Returns the HTML of one gallery entry; an optional `note` adds a paragraph."""
+  """Returns the HTML of one gallery entry.
+
+  Args:
+    entry: `name`; the pictures that exist, see `gallery_item`; and optionally `score` in [0, 1],
+      its name `measure` (default: PQ), and `note`, a paragraph.
+  """
   figures = []
   for key, caption in _PICTURES:
     if entry.get(key) is not None:
@@ -103,16 +108,17 @@ def gallery_article(entry: Mapping[str, Any]) -> str:
                      f'{html.escape(str(entry["name"]))}" src="{_picture(entry[key])}">'
                      f'<figcaption>{caption}</figcaption></figure>')
   score = entry.get('score')
-  badge = '' if score is None else f'<span class="badge">PQ {percent(score)}</span>'
+  badge = '' if score is None else (
+      f'<span class="badge">{entry.get("measure", "PQ")} {percent(score)}</span>')
   note = f'<p class="note">{html.escape(entry["note"])}</p>' if entry.get('note') else ''
   return (f'<article><h3>{html.escape(str(entry["name"]))}{badge}</h3>{note}'
           f'<div class="pictures">{"".join(figures)}</div></article>')
 
 
-def error_legend() -> str:
-  """Returns the HTML of the legend of the error maps."""
-  keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(
-      *color, name) for name, color in draw.ERROR_COLORS.items())
+def error_legend(colors: Mapping[str, Sequence[int]] = draw.ERROR_COLORS) -> str:
+  """Returns the HTML of the legend of the error maps, name -> color; default: panoptic maps."""
+  keys = ''.join('<li><span style="background:rgb({},{},{})"></span>{}</li>'.format(*color, name)
+                 for name, color in colors.items())
   return f'<ul class="legend">{keys}</ul>'
 
 

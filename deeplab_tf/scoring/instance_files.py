@@ -2,10 +2,9 @@
 
 import functools
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf import image_names
-from deeplab_tf.formats import coco_fields, coco_masks, coco_panoptic
+from deeplab_tf.formats import coco_fields, coco_instances, coco_masks, coco_panoptic
 from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 from deeplab_tf.metrics.percent import percent
@@ -13,15 +12,7 @@ from deeplab_tf.scoring import left_out, workers
 from deeplab_tf.user_errors import DataError
 
 _RESULT = 'instance results (a list of image_id, category_id, segmentation, score)'
-
-
-_IMAGE = {'id': coco_fields.IMAGE_ID, 'height': coco_fields.SIZE, 'width': coco_fields.SIZE,
-          'file_name': coco_fields.FILE_NAME._replace(optional=True)}
-_INSTANCE = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
-             'bbox': coco_fields.BOX._replace(optional=True)}
-_ANNOTATION = {**_INSTANCE, 'id': coco_fields.INTEGER, 'area': coco_fields.NUMBER,
-               'iscrowd': coco_fields.FLAG._replace(optional=True)}
-_SCORED = {**_INSTANCE, 'score': coco_fields.NUMBER}
+_SCORED = {**coco_instances.INSTANCE, 'score': coco_fields.NUMBER}
 
 
 class AveragePrecision(NamedTuple):
@@ -39,12 +30,47 @@ class AveragePrecision(NamedTuple):
   omitted: left_out.LeftOut = left_out.LeftOut()
 
 
-class _ImageInstances(NamedTuple):
-  """One image to score."""
+class ImageInstances(NamedTuple):
+  """One image to score.
+
+  Attributes:
+    image_id: Id of the image.
+    size: Height and width in pixels.
+    annotations: Entries of the ground truth.
+    results: Predicted entries.
+    file_name: Name of the image, or None if the ground truth does not state it.
+  """
   image_id: Union[int, str]
   size: Tuple[int, int]
   annotations: List[Dict[str, Any]]
   results: List[Dict[str, Any]]
+  file_name: Optional[str] = None
+
+
+class InstanceFiles(NamedTuple):
+  """A ground truth and predictions.
+
+  Attributes:
+    predictions: Path of the predictions.
+    truth: Content of the ground truth.
+    results: Content of the predictions.
+    images: Images of the ground truth, with their instances.
+  """
+  predictions: str
+  truth: Dict[str, Any]
+  results: Sequence[Dict[str, Any]]
+  images: List[ImageInstances]
+
+  @property
+  def class_names(self) -> Dict[int, str]:
+    """Category id -> name."""
+    return {entry['id']: str(entry.get('name', entry['id']))
+            for entry in self.truth['categories']}
+
+  @property
+  def category_ids(self) -> List[int]:
+    """Category ids in ascending order."""
+    return sorted(entry['id'] for entry in self.truth['categories'])
 
 
 def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike,
@@ -55,7 +81,8 @@ def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panop
   Args:
     ground_truth: COCO instance JSON (images, annotations with segmentation, categories).
     predictions: COCO results JSON: a list of dictionaries with image_id, category_id,
-      segmentation (RLE or polygons) and score; bbox is sufficient if boxes are scored.
+      segmentation (RLE or polygons) and score; bbox is sufficient if boxes are scored. A folder
+      stands for predictions.json in it.
     iou_type: 'segm', 'boundary' or 'bbox'; see InstanceAveragePrecision.
     progress: Function that is called with the number of newly counted images.
     num_workers: Number of processes; see workers.count.
@@ -64,29 +91,69 @@ def instance_score(ground_truth: coco_panoptic.PathLike, predictions: coco_panop
     FileNotFoundError: A file is missing.
     ValueError: A file has another format, or a result has an unknown image or category.
   """
+  files = load(ground_truth, predictions, iou_type)
+  metric = InstanceAveragePrecision(files.category_ids, iou_type)
+  count(metric, files, progress, num_workers)
+  return average_precision(metric.result(), files)
+
+
+def is_results(path: coco_panoptic.PathLike) -> bool:
+  """Returns whether a JSON is a list, as instance results are; only its beginning is read."""
+  if not os.path.isfile(path):
+    return False
+  with open(path, 'rb') as file:
+    # A byte order mark, and the zeros of UTF-16 and UTF-32, may precede the bracket.
+    return file.read(64).lstrip(b'\xef\xbb\xbf\xff\xfe\0 \t\r\n').startswith(b'[')
+
+
+def load(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike,
+         iou_type: str = 'segm') -> InstanceFiles:
+  """Reads and validates both files; see `instance_score`."""
+  predictions = coco_panoptic.predictions_json(predictions)
   truth = load_ground_truth(ground_truth, iou_type)
   if not truth['images']:
     raise DataError(f'{ground_truth}: "images" is empty, so there is nothing to score')
   results = _load_results(predictions, truth, ground_truth, iou_type)
-  metric = InstanceAveragePrecision(sorted(entry['id'] for entry in truth['categories']), iou_type)
-  update = functools.partial(_update, path=os.fspath(predictions))
-  workers.count(metric, update, _by_image(truth, results), num_workers, progress)
-  result = metric.result()
-  names = {entry['id']: entry.get('name', str(entry['id'])) for entry in truth['categories']}
+  return InstanceFiles(os.fspath(predictions), truth, results, _by_image(truth, results))
+
+
+def count(metric: Any, files: InstanceFiles, progress: Optional[workers.Progress] = None,
+          num_workers: int = 1) -> None:
+  """Counts all images.
+
+  Args:
+    metric: Empty InstanceAveragePrecision or InstanceSurvey.
+    files: Images to count.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
+  """
+  update = functools.partial(_update, path=files.predictions)
+  workers.count(metric, update, files.images, num_workers, progress)
+
+
+def average_precision(result: Mapping[str, Any], files: InstanceFiles) -> AveragePrecision:
+  """Returns scores together with what they leave out.
+
+  Args:
+    result: Return value of InstanceAveragePrecision.result().
+    files: Images that were counted.
+  """
   figures = {name: -1.0 if result[name] is None else result[name] for name in NAMES}
+  names = files.class_names
   return AveragePrecision(figures, result['per_class'], names, left_out.instances(
-      truth, results, names, instance_matching.MAX_DETECTIONS))
+      files.truth, files.results, names, instance_matching.MAX_DETECTIONS))
 
 
-def _update(metric: InstanceAveragePrecision, image: _ImageInstances, path: str) -> None:
+def _update(metric: Any, image: ImageInstances, path: str) -> None:
   try:
     metric.update(image.image_id, image.size, image.annotations, image.results)
   except DataError as error:
     raise DataError(f'{path}: image {image.image_id}: {error}') from error
 
 
-def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[_ImageInstances]:
-  images = {image['id']: _ImageInstances(image['id'], (image['height'], image['width']), [], [])
+def _by_image(truth: Dict[str, Any], results: Sequence[Dict[str, Any]]) -> List[ImageInstances]:
+  images = {image['id']: ImageInstances(image['id'], (image['height'], image['width']), [], [],
+                                        image.get('file_name'))
             for image in truth['images']}
   for annotation in truth['annotations']:
     images[annotation['image_id']].annotations.append(annotation)
@@ -122,27 +189,14 @@ def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> D
       annotation.
   """
   expected = 'an instance ground truth (images, annotations with segmentation, categories)'
-  content = coco_panoptic.read_json(path, expected)
-  missing = [key for key in ('images', 'annotations', 'categories')
-             if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-  if missing:
-    raise DataError(f'{path}: no list "{missing[0]}"; expected {expected}')
-  coco_fields.check(content['images'], _IMAGE, path, 'an image')
-  coco_fields.check(content['categories'], {'id': coco_fields.INTEGER}, path, 'a category')
-  coco_fields.check(content['annotations'], {}, path, 'an annotation')
-  known = _known(content)
-  if len(known['image_id']) < len(content['images']):
-    raise DataError(f'{path}: an image id is listed twice in "images"; ids must be distinct')
-  if len(known['category_id']) < len(content['categories']):
-    raise DataError(f'{path}: a category id is listed twice in "categories"; ids must be distinct')
+  content = coco_instances.read_json(path, expected, coco_instances.UNNAMED_IMAGE)
+  known = coco_instances.known(content)
   for annotation in content['annotations']:
-    if 'segments_info' in annotation:
-      raise DataError(f'{path}: this is a panoptic JSON; expected {expected}')
     where = f'{path}: annotation {annotation.get("id")}'
     shape = 'bbox' if iou_type == 'bbox' else 'segmentation'
     _require(annotation, {'id', 'image_id', 'category_id', 'area', shape}, where, expected)
-    coco_fields.check([annotation], _ANNOTATION, path, 'an annotation')
-    _check_known(annotation, known, where, path)
+    coco_fields.check([annotation], coco_instances.ANNOTATION, path, 'an annotation')
+    coco_instances.check_known(annotation, known, where, path)
     _check_mask(annotation, shape, known, where)
   return content
 
@@ -153,14 +207,14 @@ def _load_results(path: coco_panoptic.PathLike, truth: Dict[str, Any],
   results = coco_panoptic.read_json(path, _RESULT)
   if not isinstance(results, list):
     raise DataError(f'{path}: the JSON is not a list; expected {_RESULT}')
-  known = _known(truth)
+  known = coco_instances.known(truth)
   coco_fields.check(results, {}, path, 'a result')
   for index, entry in enumerate(results):
     where = f'{path}: result {index}'
     shape = 'bbox' if iou_type == 'bbox' and entry.get('bbox') else 'segmentation'
     _require(entry, {'image_id', 'category_id', 'score', shape}, where, _RESULT)
     coco_fields.check([entry], _SCORED, path, f'result {index}')
-    _check_known(entry, known, where, truth_path)
+    coco_instances.check_known(entry, known, where, truth_path)
     _check_mask(entry, shape, known, where)
   return results
 
@@ -171,23 +225,9 @@ def _require(entry: Any, keys: Set[str], where: str, expected: str) -> None:
     raise DataError(f'{where} lacks {", ".join(sorted(absent))}; expected {expected}')
 
 
-def _check_mask(entry: Dict[str, Any], shape: str, known: Dict[str, Dict[Any, Any]],
+def _check_mask(entry: Dict[str, Any], shape: str, known: coco_instances.Known,
                 where: str) -> None:
   if shape == 'segmentation':
     problem = coco_masks.problem(entry['segmentation'], known['image_id'][entry['image_id']])
     if problem:
       raise DataError(f'{where}: the mask {problem}')
-
-
-def _known(truth: Dict[str, Any]) -> Dict[str, Dict[Any, Any]]:
-  """Returns the ids of images, with their sizes, and the ids of categories."""
-  return {'image_id': {entry['id']: (entry['height'], entry['width']) for entry in truth['images']},
-          'category_id': {entry['id']: None for entry in truth['categories']}}
-
-
-def _check_known(entry: Dict[str, Any], known: Dict[str, Dict[Any, Any]], where: str,
-                 truth_path: coco_panoptic.PathLike) -> None:
-  for key, values in known.items():
-    if entry[key] not in values:
-      raise DataError(f'{where} has {key} {entry[key]!r}, which {truth_path} does not list'
-                      + image_names.type_hint(entry[key], values))

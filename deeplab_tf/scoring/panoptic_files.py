@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -19,7 +19,7 @@ DEFINITIONS = {
                                   dilation_ratio=panoptic_quality.DILATION_RATIO),
     'deeplab2': deeplab2_panoptic_quality.DeepLab2PanopticQuality,
 }
-_NO_CATEGORY = -1
+NO_CATEGORY = -1  # Of a pixel without a segment.
 
 
 class FileScore(NamedTuple):
@@ -74,6 +74,14 @@ class ImagePair(NamedTuple):
       raise DataError(f'image {self.image_id}: {self.ground_truth_png} and '
                       f'{self.prediction_png} are {sizes} pixels (height x width); both must '
                       'have one size')
+    return maps[0], maps[1]
+
+  def read_categories(self) -> Tuple[np.ndarray, np.ndarray]:
+    """Reads both PNGs as maps of category ids, int64 [height, width]; see `read_maps`."""
+    maps = []
+    for ids, annotation in zip(self.read_maps(), (self.ground_truth, self.prediction)):
+      values, inverse = np.unique(ids, return_inverse=True)
+      maps.append(_categories(values, annotation.segments)[inverse].reshape(ids.shape))
     return maps[0], maps[1]
 
 
@@ -202,9 +210,23 @@ def semantic_score(ground_truth: panoptic_io.PathLike, predictions: panoptic_io.
   Returns:
     A FileScore with a MeanIoU.
   """
-  files = pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
+  return score_categories(pairs(ground_truth, predictions, ground_truth_dir, predictions_dir),
+                          mean_iou.MeanIoU, progress, num_workers)
+
+
+def score_categories(files: ImagePairs, metric_class: Callable[..., mean_iou.MeanIoU],
+                     progress: Optional[workers.Progress] = None,
+                     num_workers: int = 1) -> FileScore:
+  """Computes the mean IoU of paired panoptic maps; see `semantic_score`.
+
+  Args:
+    files: Images to score.
+    metric_class: MeanIoU or a class derived from it, which counts the images one by one.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
+  """
   category_ids = [category.category_id for category in files.ground_truth.categories]
-  metric = mean_iou.MeanIoU(category_ids, ignore_label=_NO_CATEGORY)
+  metric = metric_class(category_ids, NO_CATEGORY)
   workers.count(metric, _update_semantic, files.images, num_workers, progress)
   return FileScore(metric, files.class_names, files.warnings,
                    left_out.semantic(metric, files.class_names, files.not_scored))
@@ -230,7 +252,7 @@ def _update_semantic(metric: mean_iou.MeanIoU, image: ImagePair) -> None:
 def _categories(ids: np.ndarray, segments: Sequence[panoptic_io.Segment]) -> np.ndarray:
   """Replaces segment ids by category ids; -1 for unlisted segments."""
   category_of = {segment.id: segment.category_id for segment in segments}
-  return np.array([category_of.get(value, _NO_CATEGORY) for value in ids.tolist()], np.int64)
+  return np.array([category_of.get(value, NO_CATEGORY) for value in ids.tolist()], np.int64)
 
 
 def _pair(truth: panoptic_io.PanopticJson, predictions: panoptic_io.PanopticJson,

@@ -1,32 +1,67 @@
 """Scores semantic maps on disk: folders of PNGs whose gray values are class ids."""
 
+import os
 import pathlib
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from deeplab_tf import image_names, listing
-from deeplab_tf.formats import coco_panoptic, label_png
+from deeplab_tf.formats import coco_fields, coco_panoptic, label_png
 from deeplab_tf.metrics import mean_iou, overlap
-from deeplab_tf.scoring import left_out, workers
+from deeplab_tf.scoring import instance_files, left_out, workers
 from deeplab_tf.scoring.panoptic_files import FileScore
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Value of pixels without a prediction; larger than any gray value.
 _NO_CLASS = 2**31 - 2
+_OVERLAY, _LIST = '_overlay.png', 'predictions.json'
 
 
-class _Pair(NamedTuple):
+class LabelPair(NamedTuple):
   """One image to score.
 
   Attributes:
+    name: Path of the ground truth map below its folder.
     ground_truth: Path of the ground truth map of class ids.
     prediction: Path of the predicted map.
     category_of: Segment id -> category id, if the prediction is a map of segment ids.
   """
+  name: str
   ground_truth: pathlib.Path
   prediction: pathlib.Path
   category_of: Optional[Dict[int, int]] = None
+
+  def read_maps(self) -> Tuple[np.ndarray, np.ndarray]:
+    """Reads both maps.
+
+    Returns:
+      The class ids of ground truth and prediction, int32 [height, width] each.
+
+    Raises:
+      ValueError: A PNG cannot be read or the two differ in size.
+    """
+    maps = label_png.read(self.ground_truth), _predicted_map(self)
+    if maps[0].shape != maps[1].shape:
+      sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
+      raise DataError(f'{self.ground_truth} and {self.prediction} are {sizes} pixels (height x '
+                      'width); both must have one size')
+    return maps
+
+
+class LabelPairs(NamedTuple):
+  """All images of a ground truth with their predictions; the PNGs are not read yet.
+
+  Attributes:
+    images: Images, sorted by name.
+    not_scored: Number of predictions of images that the ground truth does not have.
+    warnings: Warnings about how they were paired, one line each.
+    class_names: Class id -> name, of the classes that the predictions list.
+  """
+  images: List[LabelPair]
+  not_scored: int = 0
+  warnings: Tuple[str, ...] = ()
+  class_names: Dict[int, str] = {}
 
 
 class _Predictions(NamedTuple):
@@ -51,29 +86,40 @@ def label_png_score(ground_truth: coco_panoptic.PathLike,
   Args:
     ground_truth: Folder of single-channel PNGs with 8 or 16 bits or a palette, possibly in
       subfolders. The value of a pixel is its class id, 0 to num_classes - 1, or the ignore label.
-    predictions: Folder of PNGs with the same names, which are compared by whole paths first, and by
-      the ends of paths last. Any value but a class id is a prediction of no class. Alternatively,
-      panoptic predictions, as a JSON or a folder with predictions.json: their segments are merged
-      by category, whose ids are the class ids.
+    predictions: See `pairs`. Any value but a class id is a prediction of no class.
     num_classes: Number of classes.
     ignore_label: Ground truth label of pixels that are left out.
     progress: Function that is called with the number of newly counted images.
     num_workers: Number of processes; see workers.count.
 
   Returns:
-    A FileScore with a MeanIoU; class names are class ids.
+    A FileScore with a MeanIoU; class names are those that the predictions list, or class ids.
 
   Raises:
     FileNotFoundError: A folder or a prediction is missing, or there is no ground truth.
     ValueError: A PNG cannot be read, prediction and ground truth differ in size, a name is
       ambiguous, or the ground truth has an unknown class.
   """
-  metric = mean_iou.MeanIoU(range(num_classes), ignore_label)
-  pairs, not_scored, warnings = _pairs(ground_truth, predictions)
-  strays = workers.count(metric, _update, pairs, num_workers, progress)
-  names = {class_id: str(class_id) for class_id in range(num_classes)}
-  warnings += _value_warnings(metric, ignore_label, set().union(*strays))
-  return FileScore(metric, names, tuple(warnings), left_out.semantic(metric, names, not_scored))
+  return score_pairs(pairs(ground_truth, predictions),
+                     mean_iou.MeanIoU(range(num_classes), ignore_label), progress, num_workers)
+
+
+def score_pairs(files: LabelPairs, metric: mean_iou.MeanIoU,
+                progress: Optional[workers.Progress] = None, num_workers: int = 1) -> FileScore:
+  """Counts images in a metric; see `label_png_score`.
+
+  Args:
+    files: Images to score.
+    metric: Empty metric, which counts the images one by one, in their order.
+    progress: Function that is called with the number of newly counted images.
+    num_workers: Number of processes; see workers.count.
+  """
+  strays = workers.count(metric, _update, files.images, num_workers, progress)
+  names = {class_id: files.class_names.get(class_id, str(class_id))
+           for class_id in metric.class_ids}
+  warnings = (*files.warnings,
+              *_value_warnings(metric, metric.ignore_label, set().union(*strays)))
+  return FileScore(metric, names, warnings, left_out.semantic(metric, names, files.not_scored))
 
 
 def _value_warnings(metric: mean_iou.MeanIoU, ignore_label: int, strays: Set[int]) -> List[str]:
@@ -99,9 +145,21 @@ def _others(metric: mean_iou.MeanIoU, class_id: int) -> str:
   return f'one of {others[0]} to {others[-1]}' if len(others) > 1 else str(others[0])
 
 
-def _pairs(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.PathLike
-           ) -> Tuple[List[_Pair], int, List[str]]:
-  """Returns the pairs to score, the number of predictions that are not scored, and warnings."""
+def pairs(ground_truth: coco_panoptic.PathLike,
+          predictions: coco_panoptic.PathLike) -> LabelPairs:
+  """Pairs semantic maps by name.
+
+  Args:
+    ground_truth: Folder of PNGs, possibly in subfolders.
+    predictions: Folder of PNGs with the same names, which are compared by whole paths first, and by
+      the ends of paths last; NAME_overlay.png beside NAME.png is no map. Alternatively, panoptic
+      predictions, as a JSON or a folder with predictions.json: their segments are merged by
+      category, whose ids are the class ids.
+
+  Raises:
+    FileNotFoundError: A folder or a prediction is missing, or there is no ground truth.
+    ValueError: A name is ambiguous, or predictions.json is invalid.
+  """
   folder = pathlib.Path(ground_truth)
   _check_folder(folder)
   names = listing.files_below(folder, ('.png',))
@@ -109,19 +167,23 @@ def _pairs(ground_truth: coco_panoptic.PathLike, predictions: coco_panoptic.Path
     raise MissingFileError(f'{folder}: there is no PNG in this folder or below it')
   found = _predictions(predictions)
   pairing = image_names.pair(names, found.names)
-  pairs, unlike = [], []
+  paired, unlike = [], []
   for index, (name, position) in enumerate(zip(names, pairing.found)):
     if position is None:
       raise _unpaired(index, names, found.names, pairing, (folder, pathlib.Path(predictions)))
     if found.category_of[position] is None and name != found.names[position]:
       unlike.append(f'{name} with {found.names[position]}')
-    pairs.append(_Pair(folder / name, found.files[position], found.category_of[position]))
-  warnings = []
+    paired.append(LabelPair(name, folder / name, found.files[position],
+                            found.category_of[position]))
+  warnings: Tuple[str, ...] = ()
   if unlike:
-    warnings.append(f'{len(unlike)} of the {len(pairs)} images have other names in {predictions} '
-                    f'than in {folder} and are paired by what is alike: '
-                    f'{image_names.shown(unlike)}')
-  return pairs, len(found.names) - len(pairs), warnings
+    warnings = (f'{len(unlike)} of the {len(paired)} images have other names in {predictions} '
+                f'than in {folder} and are paired by what is alike: '
+                f'{image_names.shown(unlike)}',)
+  listed = ([] if os.path.isfile(predictions) or not holds_class_maps(predictions)
+            else listed_categories(predictions))
+  return LabelPairs(paired, len(found.names) - len(paired), warnings,
+                    {entry['id']: str(entry.get('name', entry['id'])) for entry in listed})
 
 
 def _check_folder(path: pathlib.Path) -> None:
@@ -132,9 +194,9 @@ def _check_folder(path: pathlib.Path) -> None:
 def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
   """Lists the semantic maps of a folder, or the segment maps of panoptic predictions."""
   folder = pathlib.Path(path)
-  if folder.suffix.lower() != '.json' and not (folder / 'predictions.json').is_file():
+  if folder.suffix.lower() != '.json' and holds_class_maps(folder):
     _check_folder(folder)
-    names = listing.files_below(folder, ('.png',))
+    names = without_overlays(listing.files_below(folder, ('.png',)))
     return _Predictions(names, [folder / name for name in names], [None] * len(names))
   json_path = coco_panoptic.predictions_json(path)
   content = coco_panoptic.load_predictions(json_path)
@@ -144,6 +206,42 @@ def _predictions(path: coco_panoptic.PathLike) -> _Predictions:
   return _Predictions(
       names, coco_panoptic.find_pngs(folder, annotations, 'prediction'),
       [{segment.id: segment.category_id for segment in each.segments} for each in annotations])
+
+
+def holds_class_maps(folder: coco_panoptic.PathLike) -> bool:
+  """Returns whether the PNGs of a folder are class maps, and not those of panoptic predictions."""
+  path = os.path.join(folder, _LIST)
+  return (not os.path.isfile(path) or instance_files.is_results(path)
+          or 'annotations' not in (_content(path) or {'annotations': ()}))
+
+
+def listed_categories(folder: coco_panoptic.PathLike) -> List[Dict[str, Any]]:
+  """Returns the categories that evaluation/predict.py lists for its class maps.
+
+  Args:
+    folder: Folder of class maps.
+
+  Returns:
+    Dictionaries of id, which is the value in the maps, and name; none if there is no list.
+  """
+  path = os.path.join(folder, _LIST)
+  if not os.path.isfile(path) or instance_files.is_results(path):
+    return []
+  entries = _content(path).get('categories') or []
+  coco_fields.check(entries, coco_fields.STATED_CATEGORY, path, 'a category')
+  return entries
+
+
+def _content(path: str) -> Dict[str, Any]:
+  content = coco_panoptic.read_json(path, 'predictions')
+  return content if isinstance(content, dict) else {}
+
+
+def without_overlays(names: Sequence[str]) -> List[str]:
+  """Removes the names of overlays, NAME_overlay.png beside NAME.png."""
+  known = set(names)
+  return [name for name in names if not (
+      name.endswith(_OVERLAY) and f'{name[:-len(_OVERLAY)]}.png' in known)]
 
 
 def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: image_names.Pairing,
@@ -163,14 +261,9 @@ def _unpaired(index: int, names: Sequence[str], own: Sequence[str], pairing: ima
                           f'prediction for {path}, for names must be the same in both folders')
 
 
-def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
+def _update(metric: mean_iou.MeanIoU, pair: LabelPair) -> Set[int]:
   """Adds an image; returns the values of scored predicted pixels that are no class."""
-  maps = [label_png.read(pair.ground_truth), _predicted_map(pair)]
-  if maps[0].shape != maps[1].shape:
-    sizes = ' and '.join('{} x {}'.format(*labels.shape) for labels in maps)
-    raise DataError(f'{pair.ground_truth} and {pair.prediction} are {sizes} pixels (height x '
-                    'width); both must have one size')
-  labels, pixels = overlap.pair_counts(*maps)
+  labels, pixels = overlap.pair_counts(*pair.read_maps())
   try:
     metric.update(labels[:, 0], labels[:, 1], pixels)
   except DataError as error:
@@ -180,7 +273,7 @@ def _update(metric: mean_iou.MeanIoU, pair: _Pair) -> Set[int]:
   return set(labels[scored, 1].tolist()) - {*metric.class_ids, _NO_CLASS}
 
 
-def _predicted_map(pair: _Pair) -> np.ndarray:
+def _predicted_map(pair: LabelPair) -> np.ndarray:
   if pair.category_of is None:
     return label_png.read(pair.prediction)
   ids = coco_panoptic.read_panoptic_png(pair.prediction)

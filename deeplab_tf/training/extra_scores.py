@@ -273,6 +273,7 @@ def _things(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> Iterator[tup
 
 
 def thing_annotations(ground_truth: np.ndarray, dataset_info: DatasetInfo) -> list[dict]:
+  """Returns COCO annotations of the things in a panoptic map, int32 [height, width]."""
   return [{**thing, 'area': int(np.count_nonzero(ground_truth == label)),
            'iscrowd': int(label % dataset_info.label_divisor == 0)}
           for label, thing in _things(ground_truth, dataset_info)]

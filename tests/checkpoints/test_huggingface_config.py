@@ -6,6 +6,7 @@ import mask2former_checkpoints as recorded
 import pytest
 
 import deeplab_tf
+from deeplab_tf import tasks
 from deeplab_tf.checkpoints import huggingface_config
 from deeplab_tf.data import catalog
 from deeplab_tf.user_errors import ConfigError, MissingFileError, UsageError
@@ -114,21 +115,26 @@ def test_overrides_are_merged(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['coco_panoptic', 'cityscapes_panoptic', 'ade20k_panoptic',
-                                  'mapillary_vistas'])
+                                  'mapillary_vistas', 'coco_instances', 'cityscapes_instances',
+                                  'ade20k_instances'])
 def test_the_classes_of_a_known_data_set_are_found_by_their_names(tmp_path, name):
   info = catalog.built_in(name)
   # The first of several synonyms is enough, in any case, and a few may be named otherwise.
   names = [category.name.split(',')[0].upper() + ' ' for category in info.categories]
-  names[2] = 'something else'
+  others = int(len(names) > 10)
+  names[2:2 + others] = ['something else'] * others
   made = _make(tmp_path, id2label=_labels(names))
   assert made.config.eval_dataset_options.dataset == name
   assert catalog.from_config(made.config) == info
-  assert f'those of {name}: {len(names) - 1} of {len(names)}' in made.lines[0]
+  assert f'those of {name}: {len(names) - others} of {len(names)}' in made.lines[0]
+  assert tasks.of(made.config) is (
+      tasks.Task.INSTANCE if name.endswith('instances') else tasks.Task.PANOPTIC)
+  assert "--override='task: SEMANTIC'" in made.lines[1] or 'task is INSTANCE' in made.lines[1]
 
 
 def test_classes_of_other_data_are_things_until_changed(tmp_path):
   names = [category.name for category in catalog.built_in('coco_panoptic').categories]
-  for given in (names[::-1], names[:80], [*names, 'more'], ['cat', 'dog']):
+  for given in (names[::-1], names[:70], [*names, 'more'], ['cat', 'dog']):
     made = _make(tmp_path, id2label=_labels(given))
     info = catalog.from_config(made.config)
     assert [category.name for category in info.categories] == given

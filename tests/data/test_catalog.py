@@ -16,6 +16,9 @@ TABLE = {
     'ade20k_panoptic': (150, 100, 151, 0, 1000),
     'mapillary_vistas': (65, 37, 65, 65, 1000),
     'shapes': (9, 6, 10, 0, 256),
+    'coco_instances': (80, 80, 134, 0, 256),
+    'cityscapes_instances': (8, 8, 19, 255, 1000),
+    'ade20k_instances': (100, 100, 151, 0, 1000),
 }
 
 

@@ -13,12 +13,13 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as mask_lib
 
 from deeplab_tf.data import catalog, corrupt, errors, pipeline, readers
 from deeplab_tf.data.records import files, tfrecord
 from deeplab_tf.data.sources import _image_files, _panoptic_format
 from deeplab_tf.formats import rgb_images
-from deeplab_tf.protos import config_pb2
+from deeplab_tf.protos import config_pb2, data_pb2
 from deeplab_tf.user_errors import UserError
 
 INFO = catalog.built_in('shapes')
@@ -166,6 +167,92 @@ def test_by_default_each_is_one_line(reading, content):
     list(dataset)
   line = errors.describe_data_error(error.value)
   assert line.startswith(f'{path}: ') and is_one_line(line)
+
+
+# --- Instance masks ---------------------------------------------------------------------------
+
+INSTANCE_INFO = catalog.built_in('coco_instances')
+# Rows 4 to 6 of 10 x 12 pixels.
+COUNTS = mask_lib.encode(np.asfortranarray(np.repeat(
+    np.isin(np.arange(HEIGHT), [4, 5, 6])[:, None], WIDTH, 1), np.uint8))['counts']
+
+
+def instance_features(**changes):
+  """A sound record of two instances; see `features`."""
+  fields = features(image_segmentation_class_encoded=None, image_segmentation_class_format=None)
+  fields.update({'image/object/mask/format': b'rle', 'image/object/mask/counts': [COUNTS, COUNTS],
+                 'image/object/class/label': [1, 80], 'image/object/is_crowd': [0, 1],
+                 'image/object/area': [36.0, 36.0]})
+  names = {name.replace('/', '_'): name for name in fields}
+  fields.update({names[name]: value for name, value in changes.items()})
+  return fields
+
+
+HOSTILE_INSTANCES = {
+    'format_none': instance_features(image_object_mask_format=None),
+    'format_odd': instance_features(image_object_mask_format=b'\xff\x1b[31m"\\\n :data>>'),
+    'format_number': instance_features(image_object_mask_format=1),
+    'counts_none': instance_features(image_object_mask_counts=None),
+    'counts_number': instance_features(image_object_mask_counts=[1, 2]),
+    'counts_one': instance_features(image_object_mask_counts=[COUNTS]),
+    'counts_empty': instance_features(image_object_mask_counts=[COUNTS, b'']),
+    'counts_cut': instance_features(image_object_mask_counts=[COUNTS, COUNTS[:-1]]),
+    'counts_odd': instance_features(image_object_mask_counts=[COUNTS, b'\xff\0\n :data>>']),
+    'counts_long': instance_features(image_object_mask_counts=[COUNTS, b'1' * 10**6]),
+    'counts_far': instance_features(image_object_mask_counts=[COUNTS, b'oooooo0']),
+    'counts_negative': instance_features(image_object_mask_counts=[COUNTS, b'O0h3']),
+    'class_none': instance_features(image_object_class_label=None),
+    'class_text': instance_features(image_object_class_label=[b'1', b'1']),
+    'class_zero': instance_features(image_object_class_label=[1, 0]),
+    'class_huge': instance_features(image_object_class_label=[1, 2**63 - 1]),
+    'crowd_none': instance_features(image_object_is_crowd=None),
+    'crowd_two': instance_features(image_object_is_crowd=[0, 2]),
+    'area_none': instance_features(image_object_area=None),
+    'area_nan': instance_features(image_object_area=[1.0, float('nan')]),
+    'area_infinite': instance_features(image_object_area=[1.0, float('inf')]),
+    'height_huge': instance_features(image_height=2**63 - 1),
+    'width_none': instance_features(image_width=None),
+    'other_size': instance_features(
+        image_encoded=hostile_images.sound('png', (WIDTH, HEIGHT + 1))),
+    'panoptic': features(),
+    'name_odd': instance_features(image_filename=b'\xff\xfe\0"\n', image_height=1),
+}
+
+
+@pytest.fixture(name='instance_source', scope='module')
+def fixture_instance_source(tmp_path_factory):
+  """Reads record number n, for each of HOSTILE_INSTANCES, behind a sound one."""
+  path = tmp_path_factory.mktemp('instances') / 'a'
+  write(path, map(record, [instance_features(), *HOSTILE_INSTANCES.values()]))
+  options = text_format.Parse(
+      f'dataset: "coco_instances" file_pattern: "{path}" max_damaged_images: 99',
+      data_pb2.DatasetOptions())
+  source = readers.open_source(options, INSTANCE_INFO, 'dataset_options')
+  return path, source, [address.numpy() for address, in source.in_order()]
+
+
+@pytest.mark.parametrize('number', range(len(HOSTILE_INSTANCES)), ids=HOSTILE_INSTANCES)
+def test_each_wrong_record_of_instances_is_one_line(instance_source, number):
+  path, source, addresses = instance_source
+  sound = source.load(tf.constant(addresses[0])).label
+  assert sound.mask_bits.numpy().sum() == 3 * 36 and source.fault(addresses[0]) is None
+  with pytest.raises((tf.errors.OpError, UserError)):
+    source.load(tf.constant(addresses[number + 1]))
+  line = source.fault(addresses[number + 1])
+  assert line.startswith(f'{path}: ') and is_one_line(line)
+
+
+@_FUZZ
+@given(counts=st.one_of(st.binary(max_size=20),
+                        st.text('0123456789PQo', max_size=20).map(str.encode)))
+def test_no_run_lengths_crash_pycocotools(counts):
+  content = record(instance_features(image_object_mask_counts=[COUNTS, counts]))
+  try:
+    label = tfrecord.parse(tf.constant(content), tf.constant('FILE'), INSTANCE_INFO).label
+  except UserError as error:
+    assert errors.stated(error).startswith('FILE: photo: instance 2 is corrupt: its mask has ')
+  else:
+    assert label.mask_bits.shape == (HEIGHT, WIDTH, 1)
 
 
 # --- Files of records -------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deeplab_tf import cli
-from deeplab_tf.data import catalog
-from deeplab_tf.data.sources import _panoptic_format
-from deeplab_tf.formats import coco_masks, coco_panoptic
+from deeplab_tf.data import catalog, sources
+from deeplab_tf.data.sources import _instance_format, _panoptic_format
+from deeplab_tf.formats import coco_masks, coco_panoptic, instance_masks
 from deeplab_tf.scoring import instance_files, panoptic_files, predicted_images, submission
 from deeplab_tf.user_errors import UserError
 
@@ -36,6 +36,7 @@ INSTANCES = {
          'iscrowd': int(index == 2), 'segmentation': mask}
         for index, mask in enumerate(_MASKS, start=1)],
 }
+NAMED_INSTANCES = {**INSTANCES, 'images': [{**INSTANCES['images'][0], 'file_name': 'a.png'}]}
 RESULTS = [{'image_id': 4, 'category_id': 1, 'score': 0.5, 'segmentation': mask}
            for mask in _MASKS]
 
@@ -133,6 +134,21 @@ def test_panoptic_data(folder, content):
   _assert_read_or_refused(folder, content, _read_for_training)
 
 
+def _read_instances_for_training(path):
+  content = _instance_format.read_json(path)
+  info = catalog.from_instance_categories(content, str(path))
+  for file in _instance_format.files(str(path), str(path.parent), content, info, sources.STRICT):
+    masks = file.read_label()
+    assert instance_masks.to_bits(masks.size, masks.counts).shape[:2] == masks.size
+    assert len({len(values) for values in masks[1:]}) == 1
+
+
+@_FUZZ
+@given(content=_changed(NAMED_INSTANCES))
+def test_instance_data(folder, content):
+  _assert_read_or_refused(folder, content, _read_instances_for_training)
+
+
 @_FUZZ
 @given(content=_changed(PANOPTIC), is_truth=st.booleans())
 def test_panoptic_scores(folder, content, is_truth):
@@ -195,6 +211,7 @@ def test_sound_files_are_read(folder):
   # With the mark that some editors put in front, too.
   for mark in (b'', b'\xef\xbb\xbf'):
     for content, read in ((PANOPTIC, _read_for_training),
+                          (NAMED_INSTANCES, _read_instances_for_training),
                           (INSTANCES, instance_files.load_ground_truth)):
       assert _assert_read_or_refused(folder, mark + json.dumps(content).encode(), read)
   score = instance_files.instance_score(folder / 'instances.json', folder / 'results.json')

@@ -1,6 +1,7 @@
 """Panoptic-DeepLab: any size, every option, gradients, configs."""
 
 import model_battery
+import numpy as np
 import pytest
 import shared
 import tensorflow as tf
@@ -13,6 +14,7 @@ from deeplab_tf.config_text import ConfigError
 from deeplab_tf.data import catalog, pipeline
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.models import panoptic_deeplab
+from deeplab_tf.structures import SemanticPrediction
 
 
 def _config(tmp_path, *overrides):
@@ -70,6 +72,40 @@ def test_a_semantic_model_has_no_instance_branch(tmp_path):
       'semantic': [model.semantic_head.last], 'instance': []}
   postprocess = panoptic_deeplab.build_postprocessor(config, info)
   assert postprocess(outputs, tiny_centers.CROP).segment_ids.shape == [2, len(info.class_ids)]
+
+
+@pytest.mark.parametrize('backbone', [
+    '', 'model_options { backbone { name: "max_deeplab_s_backbone" } }'],
+    ids=['Panoptic-DeepLab', 'Axial-DeepLab'])
+def test_the_task_semantic_trains_the_semantic_branch(tmp_path, backbone):
+  network = model_battery.build(_config(
+      tmp_path, tiny_centers.SEMANTIC, 'task: SEMANTIC', backbone))
+  images, targets = network.batch()
+  # Things are told apart by their class only, and have no centers.
+  assert set(np.unique(targets.semantic_map)) - {network.info.ignore_label} <= set(
+      network.info.class_ids) and not network.info.thing_class_ids
+  assert not targets.offset_weights.numpy().any() and not targets.center_heatmap.numpy().any()
+  outputs = network.model(images, training=True)
+  found = network.criterion(outputs, targets)
+  assert set(found.losses) == {'semantic_loss'} and (found.total.numpy() > 0).all()
+  assert not [path for path in model_battery.idle_variables(network, (images, targets))
+              if not path.endswith('norm_similarity/beta')]
+  postprocess = network.architecture.build_postprocessor(network.config, network.info)
+  prediction = postprocess(outputs, tiny_centers.CROP)
+  assert isinstance(prediction, SemanticPrediction)
+  assert prediction.semantic_map.shape == [2, *tiny_centers.CROP]
+
+
+@pytest.mark.parametrize('overrides,words', [
+    (('task: SEMANTIC',), 'task is SEMANTIC and .*instance.enable is true: .*set enable to false'),
+    ((tiny_centers.SEMANTIC, 'task: SEMANTIC train_dataset_options { '
+      'increase_small_instance_weights: true }'), 'increase_small_instance_weights is true'),
+    (('task: INSTANCE',), 'task is INSTANCE: model panoptic_deeplab does PANOPTIC or SEMANTIC'),
+])
+def test_a_task_that_contradicts_the_model_is_one_line(tmp_path, overrides, words):
+  with pytest.raises(ConfigError, match=words) as error:
+    models.build_model(_config(tmp_path, *overrides))
+  assert '\n' not in str(error.value)
 
 
 def test_what_cannot_be_is_one_line(tmp_path):

@@ -59,7 +59,8 @@ def test_everything_is_written_and_shown_on_one_page(untrained, tmp_path, capsys
   page = (tmp_path / 'out' / 'analysis.html').read_text()
   assert page.count('src="data:image/') == len(pictures)
   numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
-  assert 'after its last layer only' in numbers['notices']['Masks of the decoder layers'][0]
+  for title in ('Masks of the decoder layers', 'Proposals of the decoder layers'):
+    assert 'after its last layer only' in numbers['notices'][title][0]
   histogram = np.array(numbers['query_classes']['histogram'])
   assert histogram.shape == (16, 9) and histogram.max() <= numbers['images'] == 4
   assert [c['isthing'] for c in numbers['query_classes']['classes']] == [True] * 6 + [False] * 3
@@ -97,7 +98,7 @@ def test_own_images_and_chosen_queries_are_shown(untrained, tmp_path):
   assert not (out / 'average_masks.png').exists()
 
 
-def test_the_queries_of_mask2former_are_analyzed(tmp_path):
+def test_the_queries_of_mask2former_are_analyzed(tmp_path, capsys):
   path = tiny_mask2former.write_config(tmp_path)
   config = deeplab_tf.load_config(path)
   prefix = convert.save_checkpoint(deeplab_tf.build_model(config), str(tmp_path / 'ckpt-0'))
@@ -116,8 +117,19 @@ def test_the_queries_of_mask2former_are_analyzed(tmp_path):
   agreement = np.array(layers['iou_with_the_last'])
   assert agreement.shape == (4, len(layers['queries'])) and (agreement[3] == 1).all()
   assert 0 <= agreement.min() < 1
-  with Image.open(tmp_path / 'out' / 'layer_masks_1.png') as picture:
-    assert min(picture.size) > 200
+  # The recall of all predictions.
+  found = numbers['proposals']
+  assert found['layers'] == [0, 1, 2, 3] and len(found['examples']) == 1
+  assert all(0 <= recall <= 1 for recall in found['AR100']) and len(found['AR100']) == 4
+  ious = np.array(found['examples'][0]['ious'])
+  assert ious.shape == np.shape(found['examples'][0]['queries'])
+  assert ious.shape == (4, len(found['examples'][0]['class_ids'])) and 0 < ious.max() <= 1
+  assert f'before the first) 0: {100 * found["AR100"][0]:.1f}, 1: ' in capsys.readouterr().out
+  for name in ('layer_masks_1', 'proposal_recall', 'proposals'):
+    with Image.open(tmp_path / 'out' / f'{name}.png') as picture:
+      assert min(picture.size) > 200
+  page = (tmp_path / 'out' / 'analysis.html').read_text()
+  assert f'<th scope="row">after layer 3</th><td>{100 * found["AR100"][3]:.1f}</td>' in page
 
 
 def test_an_empty_data_set_is_refused():

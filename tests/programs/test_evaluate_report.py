@@ -1,4 +1,4 @@
-"""evaluation/evaluate.py --report: the page about panoptic predictions."""
+"""evaluation/evaluate.py --report: the pages about predictions of each task."""
 
 import base64
 import csv
@@ -101,7 +101,7 @@ def test_wrong_use_is_one_line_before_the_work(tmp_path):
       PROGRAM, *_flags(folder, report, f'--images={tmp_path / "none"}'))
   assert '--images belongs to --report' in programs.error_line(
       PROGRAM, *_flags(folder, report)[:3], f'--images={tmp_path / "photos"}')
-  for flag in ('--task=semantic', '--definition=deeplab2'):
+  for flag in ('--definition=deeplab2',):
     assert '--report belongs to' in programs.error_line(PROGRAM, *_flags(folder, report), flag)
   assert not report.exists()
 
@@ -120,3 +120,48 @@ def test_an_earlier_page_is_replaced(tmp_path):
   moved = shutil.move(str(tmp_path / 'report'), str(tmp_path / 'elsewhere'))
   links = re.findall(r'(?:href|src)="([^"#]*)"', _page(tmp_path / 'elsewhere'))
   assert moved and {link for link in links if not link.startswith('data:')} == {'images.csv'}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('flags', [(), ('--boundary',)])
+def test_instances(tmp_path, flags):
+  folder = shared.path('parity', 'evaluation', 'instance_ap', 'real')
+  images = shared.path('data', 'coco_sample', 'val2017')
+  run = programs.run(
+      PROGRAM, '--task=instance', f'--ground_truth={folder / "gt.json"}',
+      f'--predictions={folder / "results.json"}', f'--report={tmp_path}', f'--images={images}',
+      f'--output={tmp_path / "scores.json"}', '--workers=2', *flags)
+  assert f'written to {tmp_path / "index.html"}' in run.stdout
+  key = 'boundary' if flags else 'segm'
+  expected = json.loads((folder / 'expected.json').read_text())[key]['stats']
+  scores = json.loads((tmp_path / 'scores.json').read_text())
+  assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+  page = _page(tmp_path)
+  printed = dict(line.split() for line in run.stdout.splitlines()[:12])
+  for name in ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl'):
+    assert f'<span class="big">{printed[name]}</span><span class="name">{name}<' in page
+  assert page.count('alt="Input of') == page.count('<article>') > 4
+
+
+@pytest.mark.parity
+def test_semantic_maps_of_panoptic_files(tmp_path):
+  folder = shared.path('parity', 'evaluation', 'pq', 'real_strong')
+  images = shared.path('data', 'coco_sample', 'val2017')
+  run = programs.run(PROGRAM, *_flags(folder, tmp_path / 'report', f'--images={images}'),
+                     '--task=semantic', '--workers=2')
+  page = _page(tmp_path / 'report')
+  printed = dict(re.findall(r'^(\S.*\S) {2,}(\S+)$', run.stdout, re.MULTILINE))
+  for name in ('mIoU', 'frequency-weighted IoU', 'pixel accuracy'):
+    assert f'<span class="big">{printed[name]}</span><span class="name">{name}<' in page
+  assert _sections(page) == ['IoU by class', 'Confusion of classes', 'Images', 'Worst images',
+                             'Best images']
+  assert page.count('alt="Input of') == 2
+
+
+def test_semantic_maps_in_folders(tmp_path):
+  for side in ('gt', 'pred'):
+    (tmp_path / side).mkdir()
+    Image.new('L', (8, 6), 1).save(tmp_path / side / 'a.png')
+  programs.run(PROGRAM, '--task=semantic', '--num_classes=2', f'--ground_truth={tmp_path / "gt"}',
+               f'--predictions={tmp_path / "pred"}', f'--report={tmp_path / "report"}')
+  assert '<span class="big">100.0</span><span class="name">mIoU<' in _page(tmp_path / 'report')

@@ -51,6 +51,22 @@ def _score(folder):
   return instance_files.instance_score(folder / 'gt.json', folder / 'results.json')
 
 
+def test_a_folder_of_predictions_is_taken(files):
+  (files / 'out').mkdir()
+  (files / 'out' / 'predictions.json').write_text((files / 'results.json').read_text())
+  assert instance_files.instance_score(files / 'gt.json', files / 'out').figures == _score(
+      files).figures
+
+
+@pytest.mark.parametrize('content, expected', [
+    (b'[]', True), (b' \n[{}]', True), ('[]'.encode('utf-16'), True),
+    ('[]'.encode('utf-8-sig'), True), (b'{"a": []}', False), (b'', False)])
+def test_results_are_told_by_their_first_bracket(tmp_path, content, expected):
+  (tmp_path / 'a.json').write_bytes(content)
+  assert instance_files.is_results(tmp_path / 'a.json') == expected
+  assert not instance_files.is_results(tmp_path / 'none.json')
+
+
 def test_a_perfect_result(files):
   score = _score(files)
   assert score.figures['AP'] == pytest.approx(1.0)

@@ -29,6 +29,27 @@ def test_folders_are_paired_by_name(folders):
   assert _score(folders).result()['miou'] == 0.5
 
 
+def test_overlays_and_instance_results_beside_the_maps_are_left_out(folders):
+  expected = _score(folders).confusion
+  for name in ('a', 'city/b', 'other'):
+    Image.new('RGB', (4, 1)).save(folders / 'pred' / f'{name}_overlay.png')
+  (folders / 'pred' / 'predictions.json').write_text('[{"image_id": 1}]')
+  np.testing.assert_array_equal(_score(folders).confusion, expected)
+  # A map may have the name of an overlay where there is no map that it is an overlay of.
+  (folders / 'pred' / 'a.png').rename(folders / 'pred' / 'x_overlay.png')
+  (folders / 'gt' / 'a.png').rename(folders / 'gt' / 'x_overlay.png')
+  np.testing.assert_array_equal(_score(folders).confusion, expected)
+
+
+def test_classes_that_predictions_list_give_the_names(folders):
+  expected = _score(folders).confusion
+  (folders / 'pred' / 'predictions.json').write_text(
+      '{"images": [], "categories": [{"id": 1, "name": "road"}]}')
+  score = semantic_files.label_png_score(folders / 'gt', folders / 'pred', 2)
+  np.testing.assert_array_equal(score.metric.confusion, expected)
+  assert score.class_names == {0: '0', 1: 'road'}
+
+
 @pytest.mark.parametrize('mode', ['P', 'I;16', 'L'])
 def test_values_are_read_as_they_are(tmp_path, mode):
   values = np.array([[0, 1, 255], [7, 7, 3]], np.uint16 if mode == 'I;16' else np.uint8)

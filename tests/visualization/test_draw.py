@@ -47,6 +47,16 @@ def test_alpha_zero_changes_only_outlines_and_void():
   assert (np.ptp(inside, axis=1) == 0).all() and inside.max() < 110
 
 
+def test_void_shows_the_image_where_it_is_not_darkened():
+  image, label = _scene()
+  picture = draw.overlay(image, label, INFO, names=False, darken_void=False)
+  void = label == INFO.void_label
+  inside = void & ~draw._edges(label, 3)
+  np.testing.assert_array_equal(picture[inside], image[inside])
+  usual = draw.overlay(image, label, INFO, names=False)
+  np.testing.assert_array_equal(picture[~void], usual[~void])
+
+
 def test_names_are_written_into_large_segments_only():
   image, label = _scene()
   label[100, 300] = _label(OTHER_THING, 1)

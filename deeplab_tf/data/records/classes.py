@@ -1,8 +1,9 @@
 """Classes stated in records, and their comparison with the config.
 
 Each record with a label has the feature FEATURE, a JSON text with the id, name and kind (1: thing,
-0: stuff) of every class, the label divisor and the ignore label. Records of images with one class
-each state only the class names. DeepLab2's parsers ignore this feature.
+0: stuff) of every class, the label divisor, the ignore label and, for instance masks, the mark
+"masks_overlap". Records of images with one class each state only the class names. DeepLab2's
+parsers ignore this feature.
 """
 
 import json
@@ -12,6 +13,7 @@ from deeplab_tf.classes import AnyInfo, ImageClasses
 
 FEATURE = 'image/classes'
 _KINDS = ('stuff', 'a thing')
+_LABELS = ('panoptic maps', 'instance masks that may overlap')
 
 
 def describe(info: AnyInfo) -> bytes:
@@ -21,6 +23,8 @@ def describe(info: AnyInfo) -> bytes:
   elif info.categories:
     content = {'classes': [[c.class_id, c.name, int(c.isthing)] for c in info.categories],
                'label_divisor': info.label_divisor, 'ignore_label': info.ignore_label}
+    if info.masks_overlap:
+      content['masks_overlap'] = True
   else:
     return b''
   return json.dumps(content, separators=(',', ':'), ensure_ascii=False).encode()
@@ -45,8 +49,12 @@ def difference(stated: bytes, info: AnyInfo) -> Optional[str]:
     classes = {int(class_id): (str(name), bool(thing))
                for class_id, name, thing in content['classes']}
     numbers = {name: int(content[name]) for name in ('label_divisor', 'ignore_label')}
+    masks_overlap = bool(content.get('masks_overlap'))
   except (ValueError, KeyError, TypeError):
     return f'its classes (feature {FEATURE}) are not stated as {type(info).__name__} has them'
+  if masks_overlap != info.masks_overlap:
+    return (f'the records have {_LABELS[masks_overlap]}, and the labels of data set "{info.name}" '
+            f'are {_LABELS[info.masks_overlap]}')
   return _of_classes(classes, info) or _of_numbers(numbers, info)
 
 

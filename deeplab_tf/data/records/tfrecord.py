@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from deeplab_tf import cli, structures
 from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
-from deeplab_tf.data import errors, records, segments
+from deeplab_tf.data import errors, label_maps, records
 from deeplab_tf.data.records import classes as classes_lib
-from deeplab_tf.data.records import encoded_images
+from deeplab_tf.data.records import encoded_images, instance_labels, panoptic_labels
 from deeplab_tf.data.records import files as files_lib
+from deeplab_tf.formats.instance_masks import InstanceMasks
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
 
 _FEATURES = {
@@ -21,10 +22,7 @@ _FEATURES = {
     'image/filename': tf.io.FixedLenFeature([], tf.string, ''),
     'image/height': tf.io.FixedLenFeature([], tf.int64, 0),
     'image/width': tf.io.FixedLenFeature([], tf.int64, 0),
-    'image/segmentation/class/encoded': tf.io.FixedLenFeature([], tf.string, ''),
-    'image/segmentation/class/format': tf.io.FixedLenFeature([], tf.string, 'raw'),
 }
-_LABEL = 'image/segmentation/class/encoded'
 _CLASS_LABEL = 'image/class/label'
 _CLASS_FEATURES = {
     'image/encoded': _FEATURES['image/encoded'],
@@ -41,8 +39,8 @@ class SourceExample(NamedTuple):
     encoded: The bytes of a JPEG or PNG file, RGB.
     format: 'jpeg' or 'png'.
     height, width: Size in pixels.
-    label: int32 [height, width] panoptic map; the class number, from 1 on, for images with one
-      class each; None without a label.
+    label: int32 [height, width] panoptic map; InstanceMasks for data sets whose masks may overlap;
+      the class number, from 1 on, for images with one class each; None without a label.
     turned: EXIF orientation from which the image was rotated upright; 1 if it was not rotated.
   """
   name: str
@@ -50,7 +48,7 @@ class SourceExample(NamedTuple):
   format: str
   height: int
   width: int
-  label: Union[np.ndarray, int, None]
+  label: Union[np.ndarray, InstanceMasks, int, None]
   turned: int = 1
 
 
@@ -71,9 +69,11 @@ def serialize(example: SourceExample, classes: bytes = b'') -> bytes:
   }
   if isinstance(example.label, int):
     features[_CLASS_LABEL] = _int64(example.label)
+  elif isinstance(example.label, InstanceMasks):
+    features.update(instance_labels.features(example.label))
   elif example.label is not None:
-    features[_LABEL] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
-    features['image/segmentation/class/format'] = _bytes(b'raw')
+    features[panoptic_labels.ENCODED] = _bytes(np.ascontiguousarray(example.label, '<i4').tobytes())
+    features[panoptic_labels.FORMAT] = _bytes(b'raw')
   if classes and example.label is not None:
     features[classes_lib.FEATURE] = _bytes(classes)
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
@@ -103,13 +103,14 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
   Args:
     record: string [].
     file: string [], the path of the record's file, for errors.
-    info: The data set; every pixel of the label, or the image's class, must be one of its classes
-      (or void).
-    with_label: Whether the label is decoded; otherwise the label map is void everywhere.
+    info: The data set; the classes of the label must be among its classes (or void).
+    with_label: Whether the label is decoded; otherwise it is that of label_maps.blank.
   """
   if isinstance(info, ImageClasses):
     return _parse_class(record, file, info)
-  fields = tf.io.parse_single_example(record, _FEATURES)
+  labels = instance_labels if info.masks_overlap else panoptic_labels
+  fields = tf.io.parse_single_example(
+      record, {**_FEATURES, **instance_labels.FORMAT_FEATURE, **labels.FEATURES})
   name = fields['image/filename']
   where = [file, ': ', name, ': ']
   present = errors.check(tf.strings.length(fields['image/encoded']) > 0, lambda: [
@@ -117,11 +118,11 @@ def parse(record: tf.Tensor, file: tf.Tensor, info: AnyInfo,
       'deeplab_tf.data.build or DeepLab2'])
   with tf.control_dependencies([present]):
     image = decode_image(fields['image/encoded'], where)
-  if not with_label:
-    label = tf.fill(tf.shape(image)[:2], info.void_label)
-    return structures.LabeledImage(image, label, name)
-  label = _decode_label(fields, tf.shape(image), where)
-  return structures.LabeledImage(image, checked_label(label, info, where), name)
+  if with_label:
+    label = labels.decode(fields, tf.shape(image), info, where)
+  else:
+    label = label_maps.blank(info, tf.unstack(tf.shape(image))[:2])
+  return structures.LabeledImage(image, label, name)
 
 
 def _parse_class(record, file, info):
@@ -177,56 +178,6 @@ def decode_or_name(encoded: tf.Tensor, where: Sequence, upright: bool = True) ->
 
 def _check_image(problem, where):
   return errors.check(problem == '', lambda: [*where, problem])
-
-
-def _decode_label(fields, shape, where):
-  height, width = shape[0], shape[1]
-  encoded = fields[_LABEL]
-  present = errors.check(tf.strings.length(encoded) > 0, lambda: [
-      *where, f'the record has no label (feature {_LABEL}); for images without labels set '
-      'decode_groundtruth_label to false'])
-  raw = errors.check(fields['image/segmentation/class/format'] == 'raw', lambda: [
-      *where, 'the label has format "', fields['image/segmentation/class/format'],
-      '", which holds no instances; "raw" panoptic labels are needed'])
-  with tf.control_dependencies([present, raw]):
-    label_height = tf.identity(fields['image/height'])
-    label_width = tf.identity(fields['image/width'])
-  sound = errors.check(
-      (label_height == tf.cast(height, tf.int64)) & (label_width == tf.cast(width, tf.int64))
-      & (tf.strings.length(encoded) == 4 * height * width), lambda: [
-          *where, 'the image is ', height, 'x', width, ', but the record is ', label_height, 'x',
-          label_width, ' with a label of ', tf.strings.length(encoded), ' bytes; height x width '
-          'x 4 is expected'])
-  with tf.control_dependencies([sound]):
-    label = tf.io.decode_raw(encoded, tf.int32)
-  return tf.reshape(label, [height, width])
-
-
-def checked_label(label: tf.Tensor, info: DatasetInfo, where: Sequence) -> tf.Tensor:
-  """Returns the label, and fails if it contains a class that the data set does not have.
-
-  Args:
-    label: int32 [height, width], panoptic map.
-    info: The data set.
-    where: Prefix of the error, strings and string scalars.
-  """
-  known = np.zeros(info.table_size + 1, bool)
-  known[[*info.class_ids, info.ignore_label]] = True
-  # Classes beyond the table map to its last entry, which is false; so do negative ones, which are
-  # large as unsigned numbers.
-  class_id = tf.bitcast(segments.class_map(label, info), tf.uint32)
-  row = tf.bitcast(tf.minimum(class_id, tf.constant(len(known) - 1, tf.uint32)), tf.int32)
-  valid = tf.gather(tf.constant(known), row)
-
-  def message():
-    wrong = tf.boolean_mask(label, ~valid)[0]
-    return [*where, 'the label holds ', wrong, ', which is class ', wrong // info.label_divisor,
-            f': data set "{info.name}" has no such class (label = class id x '
-            f'{info.label_divisor} + instance, classes {min(info.class_ids)} to '
-            f'{max(info.class_ids)}, unlabeled {info.ignore_label})']
-
-  with tf.control_dependencies([errors.check(tf.reduce_all(valid), message)]):
-    return tf.identity(label)
 
 
 # --- Files ------------------------------------------------------------------------------------
@@ -383,7 +334,7 @@ def _content_problem(record, file, number, info, with_label):
     return f'{file}: record {number}: {problem}'
   try:
     parse(tf.constant(record), tf.constant(file), info, with_label)
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, DataError) as error:  # The latter comes from Python functions.
     name = tf.train.Example.FromString(record).features.feature['image/filename']
     name = b''.join(name.bytes_list.value).decode('utf-8', 'replace')
     return errors.stated(error) or cli.one_line(

@@ -82,10 +82,11 @@ class BuildOptions(NamedTuple):
     dataset: Name of the data set.
     root: Folder of the raw data; the data_dir for tfds.
     split: 'train', 'val' or 'test'.
-    treat_crowd_as_ignore: Whether crowd regions become unlabeled; None is the data set's
-      default.
-    annotation_file, annotation_dir, image_dir: Paths for coco_format; None is the usual place. For
-      the test split of coco_panoptic, annotation_file is the JSON that lists the images.
+    treat_crowd_as_ignore: Whether crowd regions become unlabeled, or crowds are left out where
+      masks may overlap; None is the data set's default.
+    annotation_file, annotation_dir, image_dir: Paths for coco_format and coco_instance_format;
+      None is the usual place. For the test split of COCO, annotation_file is the JSON that lists
+      the images.
     label_divisor: Label divisor for coco_format.
     num_images, seed: Number of images and seed for shapes.
     label_folders: LabelFoldersOptions for label_folders.

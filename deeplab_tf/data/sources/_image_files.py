@@ -2,7 +2,7 @@
 
 import io
 import os
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -10,6 +10,7 @@ from PIL import Image
 from deeplab_tf import file_names, listing
 from deeplab_tf.data.records import tfrecord
 from deeplab_tf.formats import image_limits, orientation, rgb_images
+from deeplab_tf.formats.instance_masks import InstanceMasks
 from deeplab_tf.user_errors import DataError, MissingFileError
 
 # Pillow calls JPEG files of cameras with several images MPO; the first image is used.
@@ -18,8 +19,10 @@ _EXTENSIONS = ('.jpg', '.jpeg', '.png')
 # Compression level of re-encoded PNGs: twice as fast as the default, and little larger.
 _COMPRESSION = 3
 
+Label = Union[np.ndarray, InstanceMasks]
 
-def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
+
+def example(path: str, label: Optional[Label]) -> tfrecord.SourceExample:
   """Reads an image by the rules of formats.rgb_images.
 
   The bytes of an upright RGB file are kept. Any other image is re-encoded as PNG, so that every
@@ -27,7 +30,7 @@ def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
 
   Args:
     path: Path of a JPEG or PNG file.
-    label: int32 [height, width] panoptic map, or None.
+    label: int32 [height, width] panoptic map, or instance masks, or None.
 
   Raises:
     ValueError: The file is not an image, or exceeds formats.image_limits, or the sizes of image
@@ -36,13 +39,13 @@ def example(path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
   return from_bytes(image_limits.read_bytes(path), path, label)
 
 
-def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfrecord.SourceExample:
+def from_bytes(encoded: bytes, path: str, label: Optional[Label]) -> tfrecord.SourceExample:
   """Makes the same example as `example`, from the content of a file.
 
   Args:
     encoded: Content of the file.
     path: Name for errors and for the example; it need not be the path of a file.
-    label: int32 [height, width] panoptic map, or None.
+    label: int32 [height, width] panoptic map, or instance masks, or None.
   """
   image = image_limits.load(io.BytesIO(encoded), path, ('JPEG', 'PNG'))
   turned = orientation.stated(encoded)
@@ -51,10 +54,12 @@ def from_bytes(encoded: bytes, path: str, label: Optional[np.ndarray]) -> tfreco
     pixels = orientation.upright(rgb_images.to_rgb(image), turned)
     height, width, kind = *pixels.shape[:2], 'png'
     encoded = _as_png(pixels)
-  if label is not None and label.shape != (height, width):
-    reason = orientation.explanation((height, width), label.shape, turned)
-    raise DataError(f'{path}: is {height}x{width}, but its panoptic PNG is '
-                    f'{label.shape[0]}x{label.shape[1]}{reason}')
+  is_map = isinstance(label, np.ndarray)
+  size = label.shape if is_map else label.size if label else (height, width)
+  if size != (height, width):
+    reason = orientation.explanation((height, width), size, turned)
+    other = 'its panoptic PNG is' if is_map else 'the JSON states'
+    raise DataError(f'{path}: is {height}x{width}, but {other} {size[0]}x{size[1]}{reason}')
   return tfrecord.SourceExample(name=file_names.stem(path), encoded=encoded, format=kind,
                                 height=height, width=width, label=label, turned=turned)
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from deeplab_tf import config as config_lib
 from deeplab_tf import file_names, structures
 from deeplab_tf.classes import DatasetInfo
-from deeplab_tf.data import errors, sources
-from deeplab_tf.data.records import tfrecord
+from deeplab_tf.data import errors, label_maps, sources
+from deeplab_tf.data.records import instance_labels, tfrecord
 from deeplab_tf.data.sources import _image_files, _panoptic_format
 from deeplab_tf.formats import orientation
 from deeplab_tf.user_errors import DataError, MissingFileError, UserError
@@ -24,12 +24,12 @@ class LabeledFile(NamedTuple):
   Attributes:
     name: Name of the image in records and predictions.
     image_file: Path of the image.
-    read_label: Function that returns the panoptic map, int32 [height, width]; None in a split
-      without labels.
+    read_label: Function that returns the panoptic map, int32 [height, width], or InstanceMasks for
+      data sets whose masks may overlap; None in a split without labels.
   """
   name: str
   image_file: str
-  read_label: Optional[Callable[[], np.ndarray]] = None
+  read_label: Optional[Callable[[], _image_files.Label]] = None
 
 
 def from_panoptic_json(paths: Sequence[str], content: dict, info: DatasetInfo,
@@ -156,7 +156,7 @@ def direct(files: Sequence[LabeledFile], info: DatasetInfo,
   Args:
     files: The images.
     info: The classes.
-    with_label: Whether labels are read; otherwise they are void everywhere.
+    with_label: Whether labels are read; otherwise they are those of label_maps.blank.
 
   Raises:
     ConfigError: Labels are requested, but there are none.
@@ -177,35 +177,36 @@ def direct(files: Sequence[LabeledFile], info: DatasetInfo,
     path = paths[index]
     encoded = tf.io.read_file(path)
     image = tfrecord.decode_or_name(encoded, [path, ': '])
-    if with_label:
-      label = tf.ensure_shape(tf.numpy_function(read_label, [index], tf.int32), [None, None])
+    if not with_label:
+      label = label_maps.blank(info, tf.unstack(tf.shape(image))[:2])
+    elif info.masks_overlap:
+      label = instance_labels.from_python(read_label, [index])
     else:
-      label = tf.fill(tf.shape(image)[:2], info.void_label)
+      label = tf.ensure_shape(tf.numpy_function(read_label, [index], tf.int32), [None, None])
     return structures.LabeledImage(image, of_one_size(label, image, path, encoded), names[index])
 
   return sources.DirectSource(len(files), load, [file.image_file for file in files])
 
 
-def of_one_size(label: tf.Tensor, image: tf.Tensor, path: tf.Tensor,
-                encoded: tf.Tensor) -> tf.Tensor:
+def of_one_size(label: label_maps.Label, image: tf.Tensor, path: tf.Tensor,
+                encoded: tf.Tensor) -> label_maps.Label:
   """Returns the label, and fails if its size is not that of the image.
 
   Args:
-    label: int32 [height, width].
+    label: int32 [height, width], or InstanceLabel.
     image: uint8 [height, width, 3].
     path: string [], path of the image, for the error.
     encoded: string [], content of the image file.
   """
+  sizes = [tf.shape(image)[:2], tf.shape(label_maps.pixels(label))[:2]]
 
   def message():
-    sizes = [tf.shape(image)[:2], tf.shape(label)[:2]]
     reason = tf.numpy_function(_exif_reason, [*sizes, encoded], tf.string)
     return [path, ': the image is ', sizes[0][0], 'x', sizes[0][1], ', but its label is ',
             sizes[1][0], 'x', sizes[1][1], tf.ensure_shape(reason, [])]
 
-  fits = errors.check(tf.reduce_all(tf.shape(label) == tf.shape(image)[:2]), message)
-  with tf.control_dependencies([fits]):
-    return tf.identity(label)
+  with tf.control_dependencies([errors.check(tf.reduce_all(sizes[0] == sizes[1]), message)]):
+    return tf.nest.map_structure(tf.identity, label)
 
 
 def _exif_reason(image_size, label_size, encoded):

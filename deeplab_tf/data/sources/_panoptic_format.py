@@ -5,7 +5,7 @@ class.
 """
 
 import os
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -77,9 +77,9 @@ def annotated_images(path: str, content: dict[str, Any], image_dir: str, label_d
   pairs = _pairs(path, content, options.report)
   if not pairs:
     raise DataError(f'{path}: has no images' + ' with annotations' * bool(content['images']))
-  image_files = _existing(image_dir, [image['file_name'] for image, _ in pairs], 'the image',
+  image_files = existing_files(image_dir, [image['file_name'] for image, _ in pairs], 'the image',
                           options)
-  label_files = _existing(label_dir, [annotation['file_name'] for _, annotation in pairs],
+  label_files = existing_files(label_dir, [annotation['file_name'] for _, annotation in pairs],
                           'the panoptic PNG', options)
   result = [AnnotatedImage(
       name=file_names.stem(image['file_name']), image_file=image_files[image['file_name']],
@@ -137,8 +137,19 @@ def _report_lonely(path, names, what, report):
     report(f'{path}: {listed} {what} (and {len(names) - sources.LISTED} more like it)')
 
 
-def _existing(folder, names, what, options):
-  """Returns name -> path of the files that the JSON names; missing ones have the expected path."""
+def existing_files(folder: str, names: Sequence[str], what: str,
+                   options: sources.BuildOptions) -> dict[str, str]:
+  """Returns name -> path of the files that a JSON names; missing ones have the expected path.
+
+  Args:
+    folder: Folder of the files.
+    names: File names in the JSON, at least one.
+    what: Noun phrase for such a file, with article.
+    options: max_missing and note are used.
+
+  Raises:
+    FileNotFoundError: The folder or more than max_missing files do not exist.
+  """
   if not os.path.isdir(folder):
     raise MissingFileError(f'{folder}: no such folder; {what} {names[0]} is expected in it')
   found = file_names.resolve(folder, names)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import Callable
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from deeplab_tf.data.sources import _image_files, _label_images, _labeled_files,
 from deeplab_tf.formats import label_png
 from deeplab_tf.user_errors import DataError
 
-_FOLDERS = {'train': 'training', 'val': 'validation'}
+# Folder of each split.
+FOLDERS = {'train': 'training', 'val': 'validation'}
 # The values of the two PNGs are combined; values from here on are 256 x class + instance number.
 _FIRST_INSTANCE = 256
 
@@ -28,9 +30,9 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   Labels are read from ade20k_panoptic_SPLIT.json and its PNGs if they exist, and otherwise from the
   two folders that these are made from. The result is the same.
   """
-  if options.split not in _FOLDERS:
-    raise DataError(f'split "{options.split}": ade20k_panoptic has {" and ".join(_FOLDERS)}')
-  folder, info = _FOLDERS[options.split], classes(options)
+  if options.split not in FOLDERS:
+    raise DataError(f'split "{options.split}": ade20k_panoptic has {" and ".join(FOLDERS)}')
+  folder, info = FOLDERS[options.split], classes(options)
   image_dir = os.path.join(options.root, 'images', folder)
   stem = os.path.join(options.root, f'ade20k_panoptic_{options.split}')
   json_file = f'{stem}.json'
@@ -61,22 +63,54 @@ def _read_pair(semantic_file, instance_file, info, report):
   if semantic.shape != instances.shape[:2]:
     raise DataError(f'{instance_file}: is {instances.shape[0]}x{instances.shape[1]}, but '
                     f'{semantic_file} is {semantic.shape[0]}x{semantic.shape[1]}')
-  number = _FIRST_INSTANCE * instances[..., 0] + instances[..., 1]
-  values = np.where(instances[..., 0] > 0, number, semantic)
-  things = info.thing_class_ids
+  values = np.where(instances[..., 0] > 0, _numbered(instances), semantic)
 
   def meaning(value):
     if value < _FIRST_INSTANCE:
       category = info.by_class_id.get(value)
       is_void = value == info.ignore_label or (category and category.isthing)
       return _label_images.Meaning(None if is_void else value - 1)
-    place = value // _FIRST_INSTANCE
-    # A position beyond the things gets an id that no class has.
-    return _label_images.Meaning(things[place - 1] - 1 if place <= len(things) else place + 999)
+    return _meaning(value, info)
 
   def where(value):
     if value < _FIRST_INSTANCE:
       return f'{semantic_file}: value {value}'
-    return f'{instance_file}: (R, G) = ({value // _FIRST_INSTANCE}, {value % _FIRST_INSTANCE})'
+    return _where(instance_file, value)
 
   return _label_images.label_map(values, meaning, info, where=where, report=report)
+
+
+# --- The instance PNG -------------------------------------------------------------------------
+
+
+def read_instances(path: str, info: DatasetInfo,
+                   report: Callable[[str], None] = sources.stop) -> np.ndarray:
+  """Returns the panoptic map of an instance PNG, int32 [height, width]; stuff is unlabeled.
+
+  Args:
+    path: Path of the PNG.
+    info: The classes, with all things.
+    report: Called with one line for each value that is not allowed.
+
+  Raises:
+    ValueError: The file is not such a PNG, or `report` raised it.
+  """
+  instances = label_png.read_rgb(path).astype(np.int32)
+  values = np.where(instances[..., 0] > 0, _numbered(instances), 0)
+  return _label_images.label_map(
+      values, lambda value: _meaning(value, info) if value else _label_images.Meaning(None), info,
+      where=lambda value: _where(path, value), report=report)
+
+
+def _numbered(instances):
+  return _FIRST_INSTANCE * instances[..., 0] + instances[..., 1]
+
+
+def _meaning(value, info):
+  place, things = value // _FIRST_INSTANCE, info.thing_class_ids
+  # A position beyond the things gets an id that no class has.
+  return _label_images.Meaning(things[place - 1] - 1 if place <= len(things) else place + 999)
+
+
+def _where(path, value):
+  return f'{path}: (R, G) = ({value // _FIRST_INSTANCE}, {value % _FIRST_INSTANCE})'

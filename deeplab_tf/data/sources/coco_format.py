@@ -24,9 +24,7 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   annotations/panoptic_SPLIT.json, and SPLIT/ or images/SPLIT/, also with 2017 after SPLIT.
   """
   root, split = options.root, options.split
-  image_dir = options.image_dir or _first_existing(
-      root, [f'{split}', f'images/{split}', f'{split}2017', 'images'], '--image_dir')
-  image_dir = os.path.join(root, image_dir)
+  image_dir = image_folder(options)
   if split == 'test' and not options.annotation_file:
     return _labeled_files.unlabeled(_image_files.in_folder(image_dir))
   json_file = _json_file(options)
@@ -37,12 +35,35 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
                                            options)
 
 
-def _json_file(options):
+def image_folder(options: sources.BuildOptions) -> str:
+  """Returns the folder of the images; see `files`.
+
+  Raises:
+    FileNotFoundError: It is not set, and there is no folder of a usual name.
+  """
+  root, split = options.root, options.split
+  return os.path.join(root, options.image_dir or _first_existing(
+      root, [f'{split}', f'images/{split}', f'{split}2017', 'images'], '--image_dir'))
+
+
+def annotation_file(options: sources.BuildOptions, kind: str) -> str:
+  """Returns the path of the JSON; see `files`.
+
+  Args:
+    options: root, split and annotation_file are used.
+    kind: Start of its usual name, before the split.
+
+  Raises:
+    FileNotFoundError: It is not set, and there is no file of a usual name.
+  """
   split = options.split
-  name = options.annotation_file or _first_existing(
-      options.root, [f'annotations/panoptic_{split}.json', f'panoptic_{split}.json',
-                     f'annotations/panoptic_{split}2017.json'], '--annotation_file')
-  return os.path.join(options.root, name)
+  return os.path.join(options.root, options.annotation_file or _first_existing(
+      options.root, [f'annotations/{kind}_{split}.json', f'{kind}_{split}.json',
+                     f'annotations/{kind}_{split}2017.json'], '--annotation_file'))
+
+
+def _json_file(options):
+  return annotation_file(options, 'panoptic')
 
 
 def _first_existing(root, candidates, flag):

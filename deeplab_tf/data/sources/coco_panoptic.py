@@ -25,10 +25,9 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
   As in DeepLab2, crowd regions become unlabeled by default. The test split has no labels; its
   images are those listed in a JSON in annotations/, or else all images of the folder.
   """
-  image_dir = os.path.join(options.root, f'{options.split}2017')
-  folder = os.path.join(options.root, 'annotations')
+  image_dir, folder = _folders(options)
   if options.split == 'test':
-    return _test_files(options, folder, image_dir)
+    return unlabeled_files(options)
   stem = f'panoptic_{options.split}2017'
   json_file = os.path.join(folder, f'{stem}.json')
   label_dir = os.path.join(folder, stem)
@@ -40,7 +39,9 @@ def files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
       options)
 
 
-def _test_files(options, folder, image_dir):
+def unlabeled_files(options: sources.BuildOptions) -> list[_labeled_files.LabeledFile]:
+  """Returns the images of the test split, without labels; see `files`."""
+  image_dir, folder = _folders(options)
   lists = [os.path.join(folder, name) for name in _TEST_LISTS]
   found = next((path for path in lists if os.path.isfile(path)), None)
   if options.annotation_file:
@@ -54,6 +55,12 @@ def _test_files(options, folder, image_dir):
   _labeled_files.check_missing([f'{path}: no such file; {found} names it' for path in wanted
                                 if on_disk[path] is None], options.max_missing)
   return _labeled_files.unlabeled([on_disk[path] or path for path in wanted])
+
+
+def _folders(options):
+  """Returns the folder of the images of the split, and that of all annotations."""
+  return (os.path.join(options.root, f'{options.split}2017'),
+          os.path.join(options.root, 'annotations'))
 
 
 def _listed(path):

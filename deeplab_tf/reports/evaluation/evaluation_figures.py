@@ -58,7 +58,7 @@ def quality_by_size(limits: Sequence[float],
     axes.set_ylabel('PQ')
     _sizes(axes, limits)
     if axes.containers:
-      _legend(figure)
+      legend(figure)
 
   return page.svg_plot('quality by size', _SIZE, paint)
 
@@ -81,32 +81,33 @@ def segments_by_size(limits: Sequence[float], found: Sequence[int], missed: Sequ
     axes.bar(places - 0.2, missed, 0.38, bottom=found, color=MISSED, label='false negatives (FN)')
     axes.bar(places + 0.2, invented, 0.38, color=INVENTED, label='false positives (FP)')
     axes.set_ylabel('segments')
-    _whole_numbers(axes, max([*np.add(found, missed), *invented, 1]))
+    whole_numbers(axes, max([*np.add(found, missed), *invented, 1]))
     _sizes(axes, limits)
-    _legend(figure)
+    legend(figure)
 
   return page.svg_plot('segments by size', _SIZE, paint)
 
 
-def image_histogram(pq: Sequence[float]) -> str:
-  """Plots a histogram of the PQ of single images.
+def image_histogram(scores: Sequence[float], name: str = 'PQ') -> str:
+  """Plots a histogram of the scores of single images.
 
   Args:
-    pq: PQ of each image, in [0, 1]; at least one image.
+    scores: Score of each image, in [0, 1]; at least one image.
+    name: Name of the score.
   """
-  counts, _ = np.histogram(pq, bins=20, range=(0, 1))
+  counts, _ = np.histogram(scores, bins=20, range=(0, 1))
 
   def paint(figure: Any) -> None:
     axes = _histogram(figure, counts, (0, 100))
-    axes.set_xlabel('PQ of the image')
+    axes.set_xlabel(f'{name} of the image')
     axes.set_ylabel('images')
-    median = 100 * float(np.median(pq))
+    median = 100 * float(np.median(scores))
     axes.axvline(median, color=page_style.INK, linewidth=1.2, linestyle='--')
     axes.annotate(f'median {median:.1f}', (median, 1), xycoords=('data', 'axes fraction'),
                   xytext=(4 if median < 70 else -4, -2), textcoords='offset points', va='top',
                   ha='left' if median < 70 else 'right', fontsize=9, color=page_style.INK)
 
-  return page.svg_plot('PQ of images', _SIZE, paint)
+  return page.svg_plot(f'{name} of images', _SIZE, paint)
 
 
 def iou_histogram(counts: Sequence[int]) -> str:
@@ -129,13 +130,13 @@ def _histogram(figure: Any, counts: Sequence[int], span: Tuple[float, float]) ->
   edges = np.linspace(*span, len(counts) + 1)
   axes.bar(edges[:-1], counts, 0.92 * (edges[1] - edges[0]), align='edge', color=_PLAIN)
   axes.set_xlim(*span)
-  _whole_numbers(axes, max([*counts, 1]))
+  whole_numbers(axes, max([*counts, 1]))
   page.style_axes(axes, 'y')
   axes.tick_params(axis='x', pad=6)
   return axes
 
 
-def _whole_numbers(axes: Any, highest: float) -> None:
+def whole_numbers(axes: Any, highest: float) -> None:
   """Sets integer ticks; the space above the highest bar is for text."""
   from matplotlib import ticker
   axes.set_ylim(0, 1.15 * highest)
@@ -164,6 +165,7 @@ def _sizes(axes: Any, limits: Sequence[float]) -> None:
                   textcoords='offset points')
 
 
-def _legend(figure: Any) -> None:
-  figure.legend(loc='outside lower center', ncols=3, frameon=False,
+def legend(figure: Any, columns: int = 3) -> None:
+  """Draws a legend below the axes of a figure."""
+  figure.legend(loc='outside lower center', ncols=columns, frameon=False,
                 labelcolor=page_style.INK, fontsize=9, handlelength=1.1, handleheight=0.9)

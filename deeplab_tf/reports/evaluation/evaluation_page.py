@@ -6,7 +6,7 @@ from typing import Any, Iterable, List, Mapping, NamedTuple, Sequence
 from deeplab_tf.metrics.percent import percent
 from deeplab_tf.reports import page
 from deeplab_tf.reports.evaluation import evaluation_figures as figures
-from deeplab_tf.reports.evaluation import evaluation_style
+from deeplab_tf.reports.evaluation import evaluation_parts as parts
 
 # The parts of 1 - PQ, in the order of the bars: key, text on the page, color.
 _LOSSES = (('imprecise', 'localization errors', figures.IMPRECISE),
@@ -56,27 +56,20 @@ def write(path: str, content: Content) -> None:
     path: Path of the HTML file.
     content: Content of the page.
   """
-  sections = {'classes': ('Classes', _classes(content)), 'sizes': ('Sizes', _sizes(content)),
-              'confusion': ('Confusion', _confusion(content)),
-              'images': ('Images and masks', _distributions(content)),
-              'pictures': ('Pictures', _galleries(content))}
-  links = ''.join(f'<a href="#{anchor}">{name}</a>'
-                  for anchor, (name, section) in sections.items() if section)
-  parts = [_header(content, links), *(section for _, section in sections.values()),
-           evaluation_style.SORTING]
-  page.write_page(path, content.title, parts, evaluation_style.CSS)
+  parts.write(path, content.title, _header(content), {
+      'classes': ('Classes', _classes(content)), 'sizes': ('Sizes', _sizes(content)),
+      'confusion': ('Confusion', _confusion(content)),
+      'images': ('Images and masks', _distributions(content)),
+      'pictures': ('Pictures', _galleries(content))}, content.notices)
 
 
-def _header(content: Content, links: str) -> str:
+def _header(content: Content) -> str:
   cards = ''.join(_card(name, content.result) for name in ('All', 'Things', 'Stuff'))
-  notices = ''.join(f'<p class="notice">{html.escape(notice)}</p>' for notice in content.notices)
-  return (f'<header><h1>{html.escape(content.title)}</h1>{notices}'
-          f'<div class="cards">{cards}</div><p class="reading">The bars show the PQ and '
+  return (f'<div class="cards">{cards}</div><p class="reading">The bars show the PQ and '
           'what each type of error costs; together they are 100. <b>Localization errors</b>: '
           'matched, but with an IoU below 1. <b>Classification errors</b>: a false negative and a '
           'false positive of another class in the same place. <b>False negatives</b> and '
-          f'<b>false positives</b>: all others.</p>{page.facts(content.facts)}'
-          f'<nav>{links}</nav></header>')
+          f'<b>false positives</b>: all others.</p>{page.facts(content.facts)}')
 
 
 def _card(name: str, result: Mapping[str, Any]) -> str:
@@ -98,32 +91,25 @@ def _card(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _loss_words(scores: Mapping[str, Any]) -> str:
-  words = ''.join(f'<div><dt>{_key(color)}{name}</dt><dd>{percent(scores["losses"][key])}</dd>'
+  words = ''.join(f'<div><dt>{parts.key(color)}{name}</dt><dd>{percent(scores["losses"][key])}</dd>'
                   '</div>' for key, name, color in _LOSSES)
   return f'<dl class="losses">{words}</dl>'
 
 
 def _legend() -> str:
-  keys = ''.join(f'<li>{_key(color)}{name}</li>'
+  keys = ''.join(f'<li>{parts.key(color)}{name}</li>'
                  for name, color in (('PQ of things', figures.THINGS),
                                      ('PQ of stuff', figures.STUFF),
                                      *((name, color) for _, name, color in _LOSSES)))
   return f'<ul class="legend">{keys}</ul>'
 
 
-def _key(color: str) -> str:
-  return f'<span class="key" style="background:{color}"></span>'
-
-
 def _bar(shares: Mapping[str, float], scores: Mapping[str, Any]) -> str:
   """Returns the HTML of a stacked bar of PQ, by kind of class, and losses; their sum is 100."""
   pieces = [(kind, value, '') for kind, value in shares.items()]
-  pieces += [('', scores['losses'][key], f';background:{color}') for key, _, color in _LOSSES]
-  words = ', '.join([f'PQ {percent(scores["pq"])}', *(
-      f'{name} {percent(scores["losses"][key])}' for key, name, _ in _LOSSES)])
-  inside = ''.join(f'<i class="{css}" style="width:{100 * value:.2f}%{style}"></i>'
-                   for css, value, style in pieces if value > 0)
-  return f'<span class="stack" role="img" aria-label="{words}" title="{words}">{inside}</span>'
+  pieces += [('', scores['losses'][key], color) for key, _, color in _LOSSES]
+  return parts.bar(pieces, ', '.join([f'PQ {percent(scores["pq"])}', *(
+      f'{name} {percent(scores["losses"][key])}' for key, name, _ in _LOSSES)]))
 
 
 # --- Classes ----------------------------------------------------------------------------------
@@ -148,26 +134,14 @@ def _classes(content: Content) -> str:
   words = '' if not absent else (
       f' {absent} of the {len(content.class_names)} classes '
       f'{"is" if absent == 1 else "are"} in neither ground truth nor prediction and left out.')
-  table = _table(('class', 'kind', 'PQ', 'PQ and losses', 'SQ', 'RQ',
-                  ('TP', 'matched segments'), ('FP', 'predictions without a match'),
-                  ('FN', 'ground truth without a match')), rows, 'classes', 3)
+  table = parts.sortable_table(
+      ('class', 'kind', 'PQ', 'PQ and losses', 'SQ', 'RQ', ('TP', 'matched segments'),
+       ('FP', 'predictions without a match'), ('FN', 'ground truth without a match')), rows,
+      'classes', unsorted=3)
   body = (f'<p class="reading">Click on a column header to sort.{words} TP: matched segments. FP: '
           f'predictions without a match. FN: ground truth segments without a match.</p>{_legend()}'
           f'{table}') if rows else '<p class="notice">No segment of any class.</p>'
   return f'<section id="classes"><h2>PQ by class</h2>{body}</section>'
-
-
-def _table(heads: Sequence[Any], rows: Sequence[str], kind: str, unsorted: int = -1) -> str:
-  """Returns the HTML of a table whose columns, except `unsorted`, can be sorted."""
-  cells = []
-  for index, head in enumerate(heads):
-    name, title = (head, '') if isinstance(head, str) else head
-    hint = f' title="{title}"' if title else ''
-    inside = name if index == unsorted else f'<button type="button"{hint}>{name}</button>'
-    order = ' aria-sort="descending"' if name == 'PQ' else ''
-    cells.append(f'<th scope="col"{order}>{inside}</th>')
-  return (f'<div class="scroll"><table class="sortable {kind}"><thead><tr>{"".join(cells)}</tr>'
-          f'</thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
 # --- Sizes ------------------------------------------------------------------------------------
@@ -191,59 +165,23 @@ def _sizes(content: Content) -> str:
     rows.append(f'<tr><th scope="row">{html.escape(name)}</th>'
                 + ''.join(f'<td>{value}</td>' for value in scores)
                 + ''.join(f'<td class="count">{value}</td>' for value in counts) + '</tr>')
-  table = _plain_table(('side, pixels', 'PQ', 'SQ', 'RQ', 'PQ things', 'PQ stuff', 'TP', 'FP',
-                        'FN'), rows)
+  table = parts.plain_table(('side, pixels', 'PQ', 'SQ', 'RQ', 'PQ things', 'PQ stuff', 'TP',
+                             'FP', 'FN'), rows)
   return ('<section id="sizes"><h2>PQ by size of segment</h2><p class="reading">Segments of '
           'all classes are pooled, so these PQs are not averages over classes. True positives and '
           'false negatives are counted at the size of the ground truth, false positives at their '
           'own size; PQ is 0 for sizes at which no segment matched. Small, medium and large are '
           'defined as in COCO: areas up to 32² and 96² pixels.</p>'
-          f'<div class="plots">{"".join(_plot(*plot) for plot in plots)}</div>'
+          f'<div class="plots">{"".join(parts.plot(*plot) for plot in plots)}</div>'
           f'<details><summary>Table of these numbers</summary>{table}</details></section>')
-
-
-def _plot(caption: str, svg: str) -> str:
-  return f'<figure class="plot"><figcaption>{caption}</figcaption>{svg}</figure>'
-
-
-def _plain_table(heads: Sequence[str], rows: Sequence[str], kind: str = 'plain') -> str:
-  head = ''.join(f'<th scope="col">{name}</th>' for name in heads)
-  return (f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-          f'<tbody>{"".join(rows)}</tbody></table></div>')
 
 
 # --- Confusion --------------------------------------------------------------------------------
 
 
 def _confusion(content: Content) -> str:
-  body = f'<div class="beside"><div>{_heat_map(content)}</div><div>{_mistaken(content)}</div></div>'
-  return f'<section id="confusion"><h2>Confusion of classes</h2>{body}</section>'
-
-
-def _heat_map(content: Content) -> str:
-  categories, shares = content.confusion
-  if not categories:
-    return '<h3>By pixels</h3><p class="notice">No pixel was predicted as another class.</p>'
-  names = [html.escape(content.class_names[category]) for category in categories]
-  head = ''.join(f'<th scope="col"><span>{name}</span></th>'
-                 for name in (*names, '<em>other classes</em>', '<em>nothing</em>'))
-  rows = []
-  for index, (name, row) in enumerate(zip(names, shares)):
-    cells = ''.join(_heat_cell(value, index == column) for column, value in enumerate(row))
-    rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-  return ('<h3>By pixels</h3><p class="reading">Each row shows as which classes the '
-          'pixels of a ground truth class were predicted, in percent; blank is below 0.5. Shown '
-          f'are the {len(names)} classes that are confused most. <b>Nothing</b>: pixels without a '
-          'prediction.</p>'
-          '<div class="scroll"><table class="heat"><thead><tr><td class="corner">ground truth ↓'
-          f'<br>predicted →</td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
-
-
-def _heat_cell(share: float, right: bool) -> str:
-  text = f'{100 * share:.0f}' if share >= 0.005 else ''
-  # The square root makes a confusion of a few percent visible.
-  color = f'rgba(var(--{"right" if right else "wrong"}),{0.85 * share ** 0.5:.2f})'
-  return f'<td style="background:{color}">{text}</td>' if text else '<td></td>'
+  return parts.section('confusion', 'Confusion of classes', parts.beside(
+      parts.heat_map(content.confusion, content.class_names), _mistaken(content)))
 
 
 def _mistaken(content: Content) -> str:
@@ -261,8 +199,8 @@ def _mistaken(content: Content) -> str:
   total = sum(pair['segments'] for pair in pairs)
   more = len(pairs) - len(rows)
   rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
-  table = _plain_table(('', 'ground truth', 'prediction', 'segments', 'share, %'), rows,
-                       'mistaken')
+  table = parts.plain_table(('', 'ground truth', 'prediction', 'segments', 'share, %'), rows,
+                            'mistaken')
   noun = 'false negative has' if total == 1 else 'false negatives have'
   return (f'<h3>By segments</h3><p class="reading">{total:,} {noun} a prediction of another class '
           'in the same place, with an IoU above 0.5. The share is relative to all segments of the '
@@ -275,9 +213,10 @@ def _mistaken(content: Content) -> str:
 def _distributions(content: Content) -> str:
   plots: List[str] = []
   if len(content.image_pq):
-    plots.append(_plot('PQ of images', figures.image_histogram(content.image_pq)))
+    plots.append(parts.plot('PQ of images', figures.image_histogram(content.image_pq)))
   if any(content.iou_histogram):
-    plots.append(_plot('IoU of matched segments', figures.iou_histogram(content.iou_histogram)))
+    plots.append(parts.plot('IoU of matched segments',
+                            figures.iou_histogram(content.iou_histogram)))
   link = html.escape(content.table)
   return ('<section id="images"><h2>Images and masks</h2><p class="reading">The PQ of an image is '
           'averaged over the classes in it, so the mean over images is not the PQ of the dataset. '
@@ -286,13 +225,5 @@ def _distributions(content: Content) -> str:
 
 
 def _galleries(content: Content) -> str:
-  worst, best = (''.join(page.gallery_article(entry) for entry in entries)
-                 for entries in (content.worst, content.best))
-  parts = []
-  for title, articles in (('Worst images' if best else 'Pictures', worst), ('Best images', best)):
-    anchor = '' if parts else ' id="pictures"'
-    if articles:
-      parts.append(f'<section{anchor}><h2>{title}</h2><p class="reading">Sorted by PQ of '
-                   'the image. Click to enlarge. Colors of the error maps:</p>'
-                   f'{page.error_legend()}{articles}</section>')
-  return '\n'.join(parts)
+  return parts.galleries(content.worst, content.best, 'PQ',
+                         f' Colors of the error maps:</p>{page.error_legend()}')

@@ -8,25 +8,17 @@ import os
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image
 
-from deeplab_tf import image_names, listing
 from deeplab_tf.data import catalog
-from deeplab_tf.formats import atomic_file, coco_panoptic, rgb_images
+from deeplab_tf.formats import atomic_file, coco_panoptic
 from deeplab_tf.metrics import panoptic_quality, segment_survey
 from deeplab_tf.reports import page
-from deeplab_tf.reports.evaluation import evaluation_page
+from deeplab_tf.reports.evaluation import evaluation_page, gallery_images
 from deeplab_tf.scoring import left_out, panoptic_files, workers
-from deeplab_tf.user_errors import DataError, MissingFileError
-from deeplab_tf.visualization import draw
+from deeplab_tf.user_errors import DataError
 
 PAGE, TABLE = 'index.html', 'images.csv'
-# Images with fewer segments are chosen last for the galleries.
-_LEAST_SEGMENTS = 3
 _CONFUSED_CLASSES = 16
-_MOST_NAMES = 6
-_LARGEST_SIDE = 1920  # Pixels; larger images are shown smaller.
-_GRAY = 150  # Gray value in place of a missing image.
 # Class id * divisor + segment id must fit into an int64.
 _DIVISOR = coco_panoptic.MAX_ID + 1
 
@@ -72,8 +64,9 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
     ValueError: The input is invalid, see panoptic_score.
   """
   files = panoptic_files.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
-  found, ambiguous = photograph_paths(images, files.images) if images else ({}, {})
-  pictures = _Pictures(files, found, dilation_ratio)
+  photographs = gallery_images.Photographs(
+      images, {image.image_id: _file_name(image) for image in files.images}, 'segments')
+  pictures = _Pictures(files, photographs, dilation_ratio)
   os.makedirs(directory, exist_ok=True)
   survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
   update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
@@ -98,7 +91,7 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
       best=pictures.entries(best, survey),
       table=TABLE,
       notices=[*score.warnings, *score.omitted.sentences(),
-               *_missing(images, found, ambiguous, files.images)]))
+               *photographs.notices]))
   return Report(page, score)
 
 
@@ -115,23 +108,6 @@ def _update(survey: segment_survey.SegmentSurvey, image: panoptic_files.ImagePai
   survey.update(comparison)
   wrong = panoptic_quality.wrong_areas(segments, comparison.matching.ground_truth_pixels)
   return left_out.image_counts(truth, prediction, wrong)
-
-
-def _missing(folder: Any, found: Mapping[Any, str], ambiguous: Mapping[Any, Sequence[str]],
-             images: Sequence[panoptic_files.ImagePair]) -> List[str]:
-  """Returns messages about images that cannot be shown."""
-  lines = []
-  absent = len(images) - len(found) - len(ambiguous)
-  if folder and absent:
-    lines.append(f'{absent} of the {len(images)} images are not in {folder}; their segments are '
-                 'shown on gray.')
-  unclear = [image for image in images if image.image_id in ambiguous]
-  if unclear:
-    fitting = image_names.shown(ambiguous[unclear[0].image_id])
-    lines.append(f'The names of {len(unclear)} of the {len(images)} images are ambiguous in '
-                 f'{folder}: {_file_name(unclear[0])} may be {fitting}; their segments are shown '
-                 'on gray.')
-  return lines
 
 
 def _facts(files: panoptic_files.ImagePairs,
@@ -165,70 +141,12 @@ def _write_table(file: Any, survey: segment_survey.SegmentSurvey,
 
 def chosen_images(survey: segment_survey.SegmentSurvey,
                   count: int) -> Tuple[List[int], List[int]]:
-  """Chooses the worst and the best images; no image is both.
-
-  Images with fewer than three ground truth segments are chosen only if there are not enough
-  others.
-
-  Args:
-    survey: Survey of all images.
-    count: Number of worst images, and of best images.
-
-  Returns:
-    Indices of the worst images, worst first, and of the best images, best first.
-  """
-  scores = [(pq, found + missed, position) for position, (pq, found, missed) in enumerate(zip(
-      survey.image_pq, survey.image_true_positives, survey.image_false_negatives))
-            if not math.isnan(pq)]
-  rich = [entry for entry in scores if entry[1] >= _LEAST_SEGMENTS]
-  if len(rich) < min(2 * count, len(scores)):
-    poor = sorted((entry for entry in scores if entry[1] < _LEAST_SEGMENTS),
-                  key=lambda entry: -entry[1])
-    rich += poor[:2 * count - len(rich)]
-  # Among equal scores, images with more segments come first.
-  worst = sorted(rich, key=lambda entry: (entry[0], -entry[1]))[:min(count, (len(rich) + 1) // 2)]
-  taken = set(worst)
-  best = sorted((entry for entry in rich if entry not in taken),
-                key=lambda entry: (-entry[0], -entry[1]))[:count]
-  return [position for *_, position in worst], [position for *_, position in best]
+  """Chooses the worst and the best images by PQ; see gallery_images.worst_and_best."""
+  segments = np.add(survey.image_true_positives, survey.image_false_negatives)
+  return gallery_images.worst_and_best(survey.image_pq, segments.tolist(), count)
 
 
 # --- Pictures ---------------------------------------------------------------------------------
-
-
-def photograph_paths(folder: coco_panoptic.PathLike, images: Sequence[panoptic_files.ImagePair]
-                     ) -> Tuple[Dict[Any, str], Dict[Any, Tuple[str, ...]]]:
-  """Finds the images of a ground truth by their names; see image_names.
-
-  Args:
-    folder: Folder of the images, possibly in subfolders.
-    images: Images of the ground truth.
-
-  Returns:
-    Image id -> path, for the images that were found; and image id -> paths that match its name
-    equally well, for images whose name is ambiguous.
-
-  Raises:
-    FileNotFoundError: The folder does not exist, or contains none of the images.
-  """
-  if not os.path.isdir(folder):
-    raise MissingFileError(f'{os.fspath(folder)}: there is no such folder; it should hold the '
-                           'images of the ground truth')
-  names = listing.files_below(folder, listing.IMAGE_EXTENSIONS)
-  pairing = image_names.pair([_file_name(image) for image in images], names)
-  found, ambiguous = {}, {}
-  for index, (image, position) in enumerate(zip(images, pairing.found)):
-    if position is not None:
-      found[image.image_id] = os.path.join(folder, names[position])
-    elif index in pairing.ambiguous:
-      ambiguous[image.image_id] = tuple(names[each] for each in pairing.ambiguous[index])
-  for position, wanting in pairing.others.items():
-    ambiguous.update((images[index].image_id, (names[position],)) for index in wanting)
-  if images and not found and not ambiguous:
-    raise MissingFileError(
-        f'{os.fspath(folder)}: none of the {len(images)} images of the ground truth is there, e.g. '
-        f'{_file_name(images[0])}; the folder and those inside hold {len(names)} other images')
-  return found, ambiguous
 
 
 def _file_name(image: panoptic_files.ImagePair) -> str:
@@ -238,13 +156,13 @@ def _file_name(image: panoptic_files.ImagePair) -> str:
 class _Pictures:
   """Creates the entries of the galleries, one image at a time."""
 
-  def __init__(self, files: panoptic_files.ImagePairs, photographs_found: Mapping[Any, str],
+  def __init__(self, files: panoptic_files.ImagePairs, photographs: gallery_images.Photographs,
                dilation_ratio: Optional[float]):
     self._files = files
-    self._photographs = photographs_found
+    self._photographs = photographs
     self._dilation_ratio = dilation_ratio
     self._info = catalog.from_annotation_file(files.ground_truth.path, _DIVISOR)
-    self.names = short_names(files.class_names)
+    self.names = gallery_images.short_names(files.class_names)
 
   def entries(self, positions: Sequence[int],
               survey: segment_survey.SegmentSurvey) -> Iterator[Dict[str, Any]]:
@@ -256,11 +174,11 @@ class _Pictures:
     truth, prediction = image.read_maps()
     comparison = segment_survey.compare(truth, image.ground_truth.segments, prediction,
                                         image.prediction.segments, self._dilation_ratio)
-    step = math.ceil(max(truth.shape) / _LARGEST_SIDE)
+    step = gallery_images.step(truth.shape)
     label, predicted = (self._label_map(ids[::step, ::step], segments) for ids, segments in (
         (truth, image.ground_truth.segments), (prediction, image.prediction.segments)))
-    photograph, problem = self._photograph(image, label.shape)
-    ground = np.full((*label.shape, 3), _GRAY, np.uint8) if photograph is None else photograph
+    photograph, problem = self._photographs.read(image.image_id, label.shape)
+    ground = gallery_images.gray(label.shape) if photograph is None else photograph
     entry = page.gallery_item(_file_name(image), ground, ground_truth=label, prediction=predicted,
                               dataset_info=self._info, score=pq)
     if photograph is None:
@@ -284,29 +202,6 @@ class _Pictures:
                      np.int64)
     return table[inverse].reshape(ids.shape)
 
-  def _photograph(self, image: panoptic_files.ImagePair,
-                  shape: Tuple[int, ...]) -> Tuple[Optional[np.ndarray], str]:
-    """Returns the image in the given size, or None, and a message if the file is corrupt."""
-    path = self._photographs.get(image.image_id)
-    if path is None:
-      return None, ''
-    try:
-      pixels = rgb_images.read(path)
-    except DataError as error:
-      # All images are scored already; the report is still written, without this image.
-      return None, f'\nWithout its image: {error}'
-    if pixels.shape[:2] != shape:
-      pixels = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
-    return pixels, ''
-
-
-def short_names(class_names: Mapping[int, str]) -> Dict[int, str]:
-  """Shortens class names as in overlays, unless two names would become equal."""
-  short = {category: draw.short_name(name) for category, name in class_names.items()}
-  times = collections.Counter(short.values())
-  return {category: short[category] if times[short[category]] == 1 else name
-          for category, name in class_names.items()}
-
 
 def describe(comparison: segment_survey.Comparison, names: Mapping[int, str]) -> str:
   """Describes matches, classification errors, false negatives and false positives in words.
@@ -329,14 +224,5 @@ def describe(comparison: segment_survey.Comparison, names: Mapping[int, str]) ->
       ('False negatives', [names[segment.category_id] for segment in missed]),
       ('False positives', [names[segment.category_id] for segment in invented])):
     if words:
-      lines.append(f'{verb}: {_listed(words)}')
+      lines.append(f'{verb}: {gallery_images.listed(words)}')
   return '\n'.join(lines)
-
-
-def _listed(words: Sequence[str]) -> str:
-  """Returns the most frequent names with their counts, as text."""
-  counted = collections.Counter(words).most_common()
-  parts = [name if times == 1 else f'{times}\u00a0×\u00a0{name}'
-           for name, times in counted[:_MOST_NAMES]]
-  rest = sum(times for _, times in counted[_MOST_NAMES:])
-  return ', '.join(parts) + (f' and {rest} more' if rest else '')

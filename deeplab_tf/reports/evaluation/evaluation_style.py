@@ -40,6 +40,8 @@ header .notice { margin-bottom: 16px; }
 .classes thead th { padding-bottom: 6px; }
 .classes th:first-child { text-align: left; }
 .classes .kind, .classes th:nth-child(2), .classes th:nth-child(4) { text-align: left; }
+.scored th:nth-child(n) { text-align: right; }
+.scored th:nth-child(1), .scored th:nth-child(3) { text-align: left; }
 .classes .kind { color: var(--muted); font-size: .8rem; }
 .classes .kind::before { content: ""; display: inline-block; width: 8px; height: 8px;
   border-radius: 2px; margin-right: 6px; background: var(--things); }
@@ -71,6 +73,12 @@ table.heat { width: auto; border-collapse: separate; border-spacing: 2px; font-s
 .mistaken th, .mistaken td { padding: 4px 8px; }
 .mistaken th:nth-child(2), .mistaken th:nth-child(3), .mistaken .as { text-align: left; }
 .mistaken .rank { color: var(--muted); }
+.kinds th, .kinds td { padding: 4px 10px; }
+.kinds th:nth-child(1), .kinds th:nth-child(2), .kinds .as { text-align: left; }
+.kinds .as { color: var(--muted); white-space: normal; }
+.kinds th[scope=row] { font-weight: 500; }
+.gap { height: 22px; }
+.recalls { width: auto; margin: 0 0 18px; }
 .rest { color: var(--muted); font-size: .9rem; margin: 8px 0 0; }
 article .note { margin: 0 0 10px; font-size: .9rem; white-space: pre-line; }
 @media (max-width: 900px) {
@@ -82,7 +90,7 @@ article .note { margin: 0 0 10px; font-size: .9rem; white-space: pre-line; }
   .classes th[scope=row], .heat tbody th { position: sticky; left: 0; background: var(--card);
     z-index: 1; white-space: normal; }
   .classes th, .classes td { padding: 4px 5px; }
-  .classes .kind, .classes th:nth-child(2) { font-size: 0; padding-right: 0; }
+  .classes .kind, .classes:not(.scored) th:nth-child(2) { font-size: 0; padding-right: 0; }
   .classes .kind::before { margin: 0; }
   .classes .wide { min-width: 112px; }
   .pictures:has(> :nth-child(3):last-child) { grid-template-columns: 1fr 1fr 1fr; }

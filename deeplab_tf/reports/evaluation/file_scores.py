@@ -4,7 +4,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics import mean_iou, panoptic_quality
-from deeplab_tf.reports.evaluation import evaluation_report
+from deeplab_tf.reports.evaluation import evaluation_report, instance_report, semantic_report
 from deeplab_tf.scoring import instance_files, left_out, panoptic_files, semantic_files
 
 
@@ -85,28 +85,45 @@ def _panoptic(options, progress):
         'boundary' if options.boundary else options.definition)
   result = scored.metric.result()
   table = panoptic_quality.format_result(result, scored.class_names if options.per_class else None)
-  return _scores(result, table, scored, scored.warnings,
-                 [f'written to {page}'] if page else [])
+  return _scores(result, table, scored, scored.warnings, _written(page))
 
 
 def _semantic(options, progress):
-  if options.num_classes is None:
+  page = None
+  folders = (options.ground_truth, options.predictions, options.num_classes)
+  ignore_label = 255 if options.ignore_label is None else options.ignore_label
+  if options.report:
+    source = (semantic_report.from_panoptic(*options.panoptic_files)
+              if options.num_classes is None
+              else semantic_report.from_label_pngs(*folders, ignore_label))
+    page, scored = semantic_report.write(options.report, source, options.images, progress,
+                                         num_workers=options.workers)
+  elif options.num_classes is None:
     scored = panoptic_files.semantic_score(*options.panoptic_files, progress, options.workers)
   else:
-    scored = semantic_files.label_png_score(
-        options.ground_truth, options.predictions, options.num_classes,
-        ignore_label=255 if options.ignore_label is None else options.ignore_label,
-        progress=progress, num_workers=options.workers)
+    scored = semantic_files.label_png_score(*folders, ignore_label=ignore_label,
+                                            progress=progress, num_workers=options.workers)
   result = scored.metric.result()
   table = mean_iou.format_result(result, scored.class_names if options.per_class else None)
-  return _scores(result, table, scored, scored.warnings)
+  return _scores(result, table, scored, scored.warnings, _written(page))
+
+
+def _written(page):
+  return [f'written to {page}'] if page else []
 
 
 def _instance(options, progress):
-  scored = instance_files.instance_score(
-      options.ground_truth, coco_panoptic.predictions_json(options.predictions),
-      'boundary' if options.boundary else 'segm', progress, options.workers)
-  return _scores(scored.figures, instance_files.format_result(scored, options.per_class), scored)
+  page = None
+  iou_type = 'boundary' if options.boundary else 'segm'
+  if options.report:
+    page, scored = instance_report.write(
+        options.report, options.ground_truth, options.predictions, iou_type, options.images,
+        progress, num_workers=options.workers)
+  else:
+    scored = instance_files.instance_score(options.ground_truth, options.predictions, iou_type,
+                                           progress, options.workers)
+  return _scores(scored.figures, instance_files.format_result(scored, options.per_class), scored,
+                 last_lines=_written(page))
 
 
 def _scores(result, table, scored, warnings=(), last_lines=()):

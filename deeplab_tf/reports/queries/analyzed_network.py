@@ -1,6 +1,6 @@
 """Runs a mask model on single images and returns the outputs for the analyses."""
 
-from typing import NamedTuple
+from typing import Mapping, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +14,11 @@ from deeplab_tf.layers.attention_records import recording
 from deeplab_tf.layers.resizing import ResizeRule, resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
+from deeplab_tf.postprocessing.full_size import FullSize
 from deeplab_tf.postprocessing.query_postprocessor import QueryPostprocessor
 from deeplab_tf.reports.queries import memory_attention
+from deeplab_tf.reports.queries import proposals as proposals_lib
+from deeplab_tf.reports.queries.proposals import Proposals
 from deeplab_tf.structures import split_layers
 from deeplab_tf.user_errors import DataError
 
@@ -36,6 +39,9 @@ class AnalyzedImage(NamedTuple):
       layer, from the first prediction to the last).
     padded_size: Height and width of the network's input.
     rule: Rule by which maps are resized.
+    proposals: Decoder layer -> masks of all queries after it, 0 being before the first layer, for
+      some layers. None if they were not asked for; empty if the network predicts masks after its
+      last layer only.
   """
   image: np.ndarray
   panoptic_map: np.ndarray
@@ -44,6 +50,7 @@ class AnalyzedImage(NamedTuple):
   raw: dict[str, np.ndarray]
   padded_size: tuple[int, int]
   rule: ResizeRule = 'aligned'
+  proposals: Optional[Mapping[int, Proposals]] = None
 
   def resized(self, maps: np.ndarray) -> np.ndarray:
     """Resizes maps in output resolution, [h, w, n], to the image, [height, width, n]."""
@@ -89,6 +96,7 @@ class AnalyzedNetwork:
       ValueError: The model has no queries, or the checkpoint belongs to another model.
     """
     architecture = models.architecture(config)
+    self._masks_compete = architecture.masks_compete
     if not architecture.has_queries:
       raise DataError('the analyses are about queries and their masks, and '
                       f'{config.model_options.WhichOneof("meta_architecture")} has none; give '
@@ -108,24 +116,30 @@ class AnalyzedNetwork:
     inputs, size = self._serving.prepare(tf.constant(image[None]))
     return self.on_prepared(inputs, size)
 
-  def on_prepared(self, inputs: tf.Tensor, size: tf.Tensor) -> AnalyzedImage:
+  def on_prepared(self, inputs: tf.Tensor, size: tf.Tensor,
+                  raw_size: Optional[tf.Tensor] = None) -> AnalyzedImage:
     """Runs the network on a prepared input.
 
     Args:
       inputs: float32 [1, height, width, 3], normalized and padded.
       size: int [2], height and width of the image inside the padding.
+      raw_size: int [2], height and width of the image's file, if proposals are wanted.
     """
     rows, columns = (int(n) for n in size)
-    found = {name: value[0].numpy() for name, value in self._run_image(inputs).items()}
+    outputs, proposals = self._run_image(inputs, size, raw_size)
+    if proposals is not None:
+      proposals = tf.nest.map_structure(lambda x: x.numpy(), proposals)
+    found = {name: value[0].numpy() for name, value in outputs.items()}
     panoptic_map, query_map = (
         found.pop(name)[:rows, :columns] for name in ('panoptic_map', 'query_map'))
     image = self._serving.augmentation.normalization.invert(inputs[0, :rows, :columns]).numpy()
     return AnalyzedImage(image=np.clip(np.round(image), 0, 255).astype(np.uint8),
                          panoptic_map=panoptic_map, query_map=query_map,
                          query_class=found.pop('query_class'), raw=found,
-                         padded_size=tuple(inputs.shape[1:3]), rule=self._rule)
+                         padded_size=tuple(inputs.shape[1:3]), rule=self._rule,
+                         proposals=proposals)
 
-  def _run(self, images):
+  def _run(self, images, resized_size, raw_size):
     with recording() as records:
       outputs = self._model.call_all_layers(images)
     size = dimensions(images)[1:3]
@@ -150,8 +164,20 @@ class AnalyzedNetwork:
     if readings:
       found['attention'] = readings[-1].pixel_weights()
       found['memory_share'] = readings[-1].memory_share()
-    return {name: tf.cast(value, tf.float32) if value.dtype.is_floating else value
-            for name, value in found.items()}
+    found = {name: tf.cast(value, tf.float32) if value.dtype.is_floating else value
+             for name, value in found.items()}
+    proposals = None
+    if raw_size is not None:
+      full_size = FullSize(size, resized_size, raw_size, self._serving.augmentation.resize_rule)
+      proposals = self._propose(layers, full_size.unstacked())
+    return found, proposals
+
+  def _propose(self, layers, full_size: FullSize) -> dict[int, Proposals]:
+    if len(layers) == 1:
+      return {}
+    return {number: proposals_lib.propose(layers[number], full_size, self._rule,
+                                          self._masks_compete)
+            for number in proposals_lib.measured_layers(len(layers))}
 
 
 def likely_queries(panoptic_map: tf.Tensor, outputs: dict[str, tf.Tensor],

@@ -1,4 +1,7 @@
-"""Figures of the MaX-DeepLab paper's analyses, as PNG files (figures 4, 5 and A.3 to A.6)."""
+"""Figures of the analyses, as PNG files.
+
+They are figures 4, 5 and A.3 to A.6 of the MaX-DeepLab paper and figure 3 of the Mask2Former paper.
+"""
 
 import math
 from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -230,6 +233,75 @@ def features(path: str, rows: Sequence[FeatureRow]) -> None:
         axes.imshow(getattr(row, kind))
         axes.set_title(titles[kind] if line == 0 else '')
         png_figures.bare(axes)
+
+
+def proposal_recall(path: str, layers: Sequence[int], recalls: Sequence[float]) -> None:
+  """Draws the recall of the proposals of some decoder layers as bars (Mask2Former, figure 3).
+
+  Args:
+    path: Path of the PNG file.
+    layers: Decoder layers, ascending.
+    recalls: AR@100 of each layer, in [0, 1].
+  """
+  with png_figures.figure(path, (1.6 + 0.8 * len(layers), 2.5)) as figure:
+    axes = figure.add_subplot()
+    places = range(len(layers))
+    axes.bar(places, [100 * recall for recall in recalls], width=0.62,
+             color=[_BAR, *[png_figures.THINGS] * (len(layers) - 1)])
+    for place, recall in zip(places, recalls):
+      axes.annotate(f'{100 * recall:.1f}', (place, 100 * recall), (0, 2),
+                    textcoords='offset points', ha='center', va='bottom', fontweight='bold')
+    axes.set_xticks(places, [f'layer {layer}' for layer in layers])
+    axes.set_xlabel('masks after the decoder layer (0: before the first)')
+    axes.set_ylabel('AR@100')
+    axes.set_ylim(0, max(100 * max(recalls), 1) * 1.15)
+    png_figures.plain(axes)
+
+
+class ProposalRow(NamedTuple):
+  """Things of one image and the proposals for them.
+
+  Attributes:
+    pictures: uint8 [height, width, 3], the things outlined, then their proposals in each layer.
+    notes: For each picture, texts that are written below it on the colors of the things.
+    colors: Colors of the things.
+  """
+  pictures: Sequence[np.ndarray]
+  notes: Sequence[Sequence[str]]
+  colors: Sequence[Tuple[int, int, int]]
+
+
+def proposals(path: str, rows: Sequence[ProposalRow], titles: Sequence[str]) -> None:
+  """Draws things and the best proposals for them (Mask2Former, figure 3).
+
+  Args:
+    path: Path of the PNG file.
+    rows: Rows, one per image.
+    titles: Titles of the columns.
+  """
+  unit, text = 2.5, 0.26
+  heights = [unit * row.pictures[0].shape[0] / row.pictures[0].shape[1] + text for row in rows]
+  with png_figures.figure(path, (len(titles) * unit, sum(heights) + 0.3)) as figure:
+    grid = figure.add_gridspec(len(rows), len(titles), height_ratios=heights, wspace=0.02,
+                               hspace=0.02)
+    for line, row in enumerate(rows):
+      for column, (picture, notes) in enumerate(zip(row.pictures, row.notes)):
+        axes = figure.add_subplot(grid[line, column])
+        axes.imshow(picture)
+        axes.set_title(titles[column] if line == 0 else '')
+        png_figures.bare(axes)
+        _write_notes(axes, notes, row.colors)
+
+
+def _write_notes(axes: Any, notes: Sequence[str],
+                 colors: Sequence[Tuple[int, int, int]]) -> None:
+  """Writes texts side by side below a picture."""
+  axes.set_xlabel(' ', fontsize=8)  # Reserves their space.
+  for place, (note, color) in enumerate(zip(notes, colors)):
+    axes.annotate(note, ((place + 0.5) / len(notes), 0), (0, -5), xycoords='axes fraction',
+                  textcoords='offset points', ha='center', va='top', fontsize=6.5,
+                  bbox={'boxstyle': 'round,pad=0.25', 'linewidth': 0,
+                        'facecolor': np.array(color) / 255})
 
 
 class Panel(NamedTuple):

@@ -19,6 +19,8 @@ _STYLE = """
 .sheet + .sheet, .notice + .sheet, .sheet + .notice { margin-top: 20px; }
 .sheet img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
   border-radius: 8px; padding: 8px; }
+table.plain { width: auto; margin: 0 0 20px; }
+table.plain thead th:first-child { text-align: left; }
 .sheet figcaption { color: var(--muted); font-size: .85rem; margin: 0 0 6px; }
 """
 
@@ -31,11 +33,13 @@ class Section(NamedTuple):
     reading: Explanation of the figures, plain text; text between two asterisks is bold.
     sheets: Paths of PNG files with their captions, which may be empty.
     notices: Messages to the reader, e.g. which parts were left out and why.
+    table: Rows of a table below the explanation, the first being the header.
   """
   title: str
   reading: str
   sheets: Sequence[Tuple[str, str]] = ()
   notices: Sequence[str] = ()
+  table: Sequence[Sequence[str]] = ()
 
 
 def write(path: str, title: str, facts: Mapping[str, Any], sections: Sequence[Section]) -> None:
@@ -56,8 +60,19 @@ def _section(section: Section) -> str:
   if section.sheets and section.reading:
     parts.append(f'<p class="reading">{_bold(section.reading)}</p>')
   parts += [f'<p class="notice">{html.escape(notice)}</p>' for notice in section.notices]
+  if section.table:
+    parts.append(_table(section.table))
   parts += [_sheet(path, caption, section.title) for path, caption in section.sheets]
   return '\n'.join(parts) + '</section>'
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+  head, *body = ([html.escape(cell) for cell in row] for row in rows)
+  lines = [f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}'
+           '</tr>' for row in body]
+  return (f'<div class="scroll"><table class="plain"><thead><tr>'
+          f'{"".join(f"<th>{cell}</th>" for cell in head)}</tr></thead>'
+          f'<tbody>{"".join(lines)}</tbody></table></div>')
 
 
 def _bold(text: str) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deeplab_tf.formats import coco_panoptic
 from deeplab_tf.metrics import panoptic_quality, segment_survey
-from deeplab_tf.reports.evaluation import evaluation_report
+from deeplab_tf.reports.evaluation import evaluation_report, gallery_images
 from deeplab_tf.scoring import panoptic_files
 
 CATEGORIES = [{'id': 3, 'name': 'disc', 'isthing': 1}, {'id': 5, 'name': 'box', 'isthing': 1},
@@ -108,7 +108,7 @@ def test_a_corrupt_photograph_is_left_out_and_one_of_another_size_fitted(tmp_pat
 
 
 def test_large_maps_are_drawn_smaller(tmp_path, monkeypatch):
-  monkeypatch.setattr(evaluation_report, '_LARGEST_SIDE', 15)
+  monkeypatch.setattr(gallery_images, '_LARGEST_SIDE', 15)
   files = _write_set(tmp_path, [_maps(1)])
   report = evaluation_report.write(tmp_path / 'report', *files)
   with open(report.page, encoding='utf-8') as file:
@@ -131,28 +131,21 @@ def test_a_folder_without_the_images_is_refused_before_the_work(tmp_path):
 
 def test_cityscapes_photographs_are_found_by_the_names_that_they_have(tmp_path):
   Image.new('RGB', (2, 2)).save(tmp_path / 'a_000000_000001_leftImg8bit.png')
-  image = panoptic_files.ImagePair(
-      coco_panoptic.Annotation('a_000000_000001', 'a_000000_000001_gtFine_panoptic.png', ()),
-      None, None, None, 'a_000000_000001_gtFine_leftImg8bit.png')
-  assert evaluation_report.photograph_paths(tmp_path, [image])[0] == {
-      'a_000000_000001': str(tmp_path / 'a_000000_000001_leftImg8bit.png')}
-
-
-def _named(image_id, name):
-  return panoptic_files.ImagePair(coco_panoptic.Annotation(image_id, 'x.png', ()), None, None,
-                                  None, name)
+  assert gallery_images.photograph_paths(
+      tmp_path, {'a_000000_000001': 'a_000000_000001_gtFine_leftImg8bit.png'})[0] == {
+          'a_000000_000001': str(tmp_path / 'a_000000_000001_leftImg8bit.png')}
 
 
 def test_photographs_of_one_name_are_told_by_their_folders(tmp_path):
   for name in ('val/cam0/1.JPG', 'val/cam1/1.JPG', 'val/cam1/._1.JPG', 'val/2.png'):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-  images = [_named(1, 'cam1\\1.jpg'), _named(2, 'cam0/1.jpg'), _named(3, 'other/2.jpg')]
-  found, ambiguous = evaluation_report.photograph_paths(tmp_path, images)
+  names = {1: 'cam1\\1.jpg', 2: 'cam0/1.jpg', 3: 'other/2.jpg'}
+  found, ambiguous = gallery_images.photograph_paths(tmp_path, names)
   assert found == {1: str(tmp_path / 'val/cam1/1.JPG'), 2: str(tmp_path / 'val/cam0/1.JPG'),
                    3: str(tmp_path / 'val/2.png')}
   assert ambiguous == {}
-  found, ambiguous = evaluation_report.photograph_paths(tmp_path, [_named(1, '1.jpg')])
+  found, ambiguous = gallery_images.photograph_paths(tmp_path, {1: '1.jpg'})
   assert found == {} and ambiguous == {1: ('val/cam0/1.JPG', 'val/cam1/1.JPG')}
 
 
@@ -231,10 +224,10 @@ def test_words_name_false_negatives_confused_classes_and_false_positives():
 
 
 def test_long_lists_of_words_are_cut():
-  assert evaluation_report._listed(list('abcdefgh') + ['h']) == (
+  assert gallery_images.listed(list('abcdefgh') + ['h']) == (
       '2\u00a0×\u00a0h, a, b, c, d, e and 2 more')
 
 
 def test_short_names_stay_distinct():
-  assert evaluation_report.short_names({1: 'wall-other', 2: 'wall-stuff', 3: 'sky-other-merged'}
+  assert gallery_images.short_names({1: 'wall-other', 2: 'wall-stuff', 3: 'sky-other-merged'}
                                        ) == {1: 'wall-other', 2: 'wall-stuff', 3: 'sky'}
