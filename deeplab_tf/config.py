@@ -267,4 +267,7 @@ def _check_averaged_scores(config, field):
     # A batch would be padded to its largest image before it is resized.
     return (f'{field} resizes each image to several sizes: set eval_dataset_options.batch_size, '
             f'which is {data.batch_size}, to 1')
+  if config.trainer_options.jit_compile:
+    return (f'{field} makes inputs of many sizes, which cannot be compiled: set '
+            'trainer_options.jit_compile to false')
   return None

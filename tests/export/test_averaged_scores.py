@@ -3,9 +3,11 @@
 import os
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 import tiny_mask2former
+from PIL import Image
 
 from deeplab_tf.checkpoints import convert
 from deeplab_tf.compat import keras
@@ -61,6 +63,7 @@ def test_an_exported_model_averages_images_of_any_size(setting, tmp_path):
     assert (mirrored[:, :, ::-1] == found).mean() > 0.995
 
 
+@pytest.mark.slow
 def test_an_evaluation_scores_the_maps_of_the_exported_model(setting):
   config, info, module, folder = setting
   result = runs.Run(config, os.fspath(folder), 'eval', distribution.build()).run()
@@ -71,3 +74,18 @@ def test_an_evaluation_scores_the_maps_of_the_exported_model(setting):
                   module.predict(tf.constant(image[None]))['semantic_map'][0].numpy())
   assert result['miou'] == pytest.approx(metric.result()['miou'], abs=2e-3)
   assert result['miou'] > 0
+
+
+@pytest.mark.slow
+def test_predict_averages_by_its_flags(setting, tmp_path):
+  config, _, module, folder = setting
+  pixels = _images(70, 90)[0]
+  Image.fromarray(pixels).save(tmp_path / 'scene.png')
+  (tmp_path / 'config.textproto').write_text(
+      str(config).replace('eval_scales: 0.75', '').replace('add_flipped_images: true', ''))
+  programs.run('evaluation/predict.py', f'--config_file={tmp_path / "config.textproto"}',
+               f'--checkpoint={folder / "ckpt-0"}', f'--output_dir={tmp_path / "out"}',
+               '--eval_scales=0.75', '--add_flipped_images', tmp_path / 'scene.png')
+  found = np.asarray(Image.open(tmp_path / 'out' / 'scene.png'))
+  expected = module.predict(tf.constant(pixels[None]))['semantic_map'][0].numpy()
+  assert found.shape == expected.shape and np.mean(found == expected) > 0.999

@@ -229,6 +229,7 @@ def test_a_mirrored_image_has_a_mirrored_map(network):
     (['clear: "eval_dataset_options.size_divisor"'], 'needs eval_dataset_options { resize_rule: '
      'SHORTER_SIDE size_divisor: 32 } without crop_size'),
     (['eval_dataset_options { batch_size: 4 }'], 'batch_size, which is 4, to 1'),
+    (['trainer_options { jit_compile: true }'], 'set trainer_options.jit_compile to false'),
 ])
 def test_what_cannot_be_averaged_is_refused(tmp_path, overrides, message):
   with pytest.raises(ConfigError) as caught:
