@@ -93,16 +93,16 @@ def _by_image(path, content, info, options):
   ids, by_category = coco_instances.known(content), info.by_category_id
   result = {image['id']: [] for image in content['images']}
   for annotation in annotations:
-    name = f'{path}: annotation {_shown(annotation.get("id"))}'
+    name = f'annotation {_shown(annotation.get("id"))}'
     try:
-      coco_fields.check([annotation], coco_instances.ANY_ANNOTATION, path, 'an annotation')
-      coco_instances.check_known(annotation, ids, name, path)
+      coco_fields.check([annotation], coco_instances.ANY_ANNOTATION, path, name)
+      coco_instances.check_known(annotation, ids, f'{path}: {name}', path)
     except DataError as error:
       options.report(str(error))
       continue
     category = by_category.get(annotation['category_id'])
     if category is None:
-      options.report(f'{name} has category id {annotation["category_id"]}, which data set '
+      options.report(f'{path}: {name} has category id {annotation["category_id"]}, which data set '
                      f'"{info.name}" does not have')
     elif not annotation.get('iscrowd') or not options.treat_crowd_as_ignore:
       result[annotation['image_id']].append(Instance(

@@ -294,11 +294,11 @@ PACKED = {'size': [20, 30], 'counts': ''}
     ({'image_id': '4'}, "annotation 40 has image_id '4', which FILE does not list; it lists the "
      "number 4, and this is the text '4'"),
     ({'category_id': 8}, 'annotation 40 has category_id 8, which FILE does not list'),
-    ({'category_id': 'dog'}, "an annotation has 'dog' as \"category_id\", which must be a whole"),
-    ({'iscrowd': 2}, 'an annotation has 2 as "iscrowd", which must be 0 or 1'),
-    ({'area': -3}, 'an annotation has -3 as "area", which must be a number of pixels'),
-    ({'area': float('nan')}, 'an annotation has nan as "area"'),
-    ({'id': [1]}, 'an annotation has [1] as "id"'),
+    ({'category_id': 'dog'}, "annotation 40 has 'dog' as \"category_id\", which must be a whole"),
+    ({'iscrowd': 2}, 'annotation 40 has 2 as "iscrowd", which must be 0 or 1'),
+    ({'area': -3}, 'annotation 40 has -3 as "area", which must be a number of pixels'),
+    ({'area': float('nan')}, 'annotation 40 has nan as "area"'),
+    ({'id': [1]}, 'annotation [1] has [1] as "id"'),
     ({'segmentation': []}, '1 of 4 annotations have no mask ("segmentation" is missing or empty), '
      'e.g. annotation 40: they are detection annotations'),
 ])
