@@ -1,13 +1,16 @@
 """The tasks that a model can be trained and used for, and the classes and labels of each."""
 
+from __future__ import annotations
+
 import dataclasses
 import enum
-from typing import Any, Optional
-
-import tensorflow as tf
+from typing import TYPE_CHECKING, Any, Optional
 
 from deeplab_tf import config as config_lib
 from deeplab_tf.classes import AnyInfo, DatasetInfo
+
+if TYPE_CHECKING:  # Files are scored and configs are checked without TensorFlow.
+  import tensorflow as tf
 
 
 class Task(enum.Enum):
@@ -97,6 +100,7 @@ def label_map(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tens
   if task is Task.SEMANTIC:
     return panoptic_map // info.label_divisor * info.label_divisor
   if task is Task.INSTANCE:
+    import tensorflow as tf
     is_thing = tf.reduce_any(
         (panoptic_map // info.label_divisor)[..., None] == tf.constant(
             info.thing_class_ids, panoptic_map.dtype), axis=-1)

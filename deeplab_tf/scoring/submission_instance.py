@@ -9,10 +9,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 
 from deeplab_tf.data import catalog
-from deeplab_tf.formats import coco_fields, coco_masks
+from deeplab_tf.formats import coco_fields, coco_masks, instance_masks
 from deeplab_tf.formats import coco_panoptic as panoptic_io
 from deeplab_tf.image_names import ImageId
-from deeplab_tf.metrics import instance_matching
 from deeplab_tf.scoring import image_pairs, submission_images, submission_zip
 from deeplab_tf.user_errors import DataError
 
@@ -137,7 +136,7 @@ def _mask(entry: Dict[str, Any], size: Optional[submission_images.Size],
   problem = coco_masks.problem(segmentation, own)
   if problem:
     raise DataError(f'{where}: the mask {problem}')
-  return instance_matching.run_lengths(segmentation, own)
+  return instance_masks.run_lengths(segmentation, own)
 
 
 def _is_size(value: Any) -> bool:

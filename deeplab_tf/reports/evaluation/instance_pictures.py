@@ -16,7 +16,7 @@ from typing import (
 import numpy as np
 
 from deeplab_tf.classes import Category, DatasetInfo
-from deeplab_tf.metrics import instance_matching
+from deeplab_tf.formats import instance_masks
 from deeplab_tf.metrics.instance_survey import CONFIDENT, Finding, InstanceSurvey
 from deeplab_tf.reports.evaluation import gallery_images
 from deeplab_tf.scoring.instance_files import ImageInstances, InstanceFiles
@@ -120,7 +120,7 @@ class Pictures:
 def _decoded(entry: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
   """Returns the mask of an instance; bool [height, width]."""
   from pycocotools import mask
-  return mask.decode(instance_matching.run_lengths(entry['segmentation'], size)).astype(bool)
+  return mask.decode(instance_masks.run_lengths(entry['segmentation'], size)).astype(bool)
 
 
 def _window(mask: np.ndarray) -> Tuple[slice, ...]:
