@@ -1,5 +1,6 @@
 """Results of segmenting one image, for the three tasks."""
 
+import functools
 from typing import Any, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
@@ -102,10 +103,11 @@ class InstanceResult:
     Args:
       min_score: Instances below this score are not drawn.
     """
-    return instances.overlay(self.image, self.drawn(), self.dataset_info, min_score)
+    return instances.overlay(self.image, self.encoded, self.dataset_info, min_score)
 
-  def drawn(self) -> instances.Instances:
-    """Returns the instances with their masks as run lengths."""
+  @functools.cached_property
+  def encoded(self) -> instances.Instances:
+    """The instances with their masks as run lengths."""
     from pycocotools import mask
     return instances.Instances(
         self.image.shape[:2],

@@ -1,16 +1,14 @@
-"""The tasks that a model can be trained and used for, and the classes and labels of each."""
+"""The tasks that a model can be trained and used for, and the classes of each.
 
-from __future__ import annotations
+The labels of a task are those of data.label_maps.
+"""
 
 import dataclasses
 import enum
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Optional
 
 from deeplab_tf import config as config_lib
-from deeplab_tf.classes import AnyInfo, DatasetInfo
-
-if TYPE_CHECKING:  # Files are scored and configs are checked without TensorFlow.
-  import tensorflow as tf
+from deeplab_tf.classes import AnyInfo
 
 
 class Task(enum.Enum):
@@ -68,41 +66,3 @@ def classes(task: Task, info: AnyInfo) -> AnyInfo:
   else:
     return info
   return dataclasses.replace(info, categories=categories)
-
-
-def label(task: Task, given: Any, info: AnyInfo) -> Any:
-  """Turns the label of a data set into that of a task.
-
-  Args:
-    task: The task.
-    given: Label of a structures.LabeledImage.
-    info: Classes of the data set.
-
-  Returns:
-    The label; only panoptic maps are changed, see `label_map`.
-  """
-  is_map = isinstance(info, DatasetInfo) and not info.masks_overlap
-  return label_map(task, given, info) if is_map else given
-
-
-def label_map(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
-  """Turns the panoptic map of a data set into the label map of a task.
-
-  Args:
-    task: PANOPTIC, INSTANCE or SEMANTIC.
-    panoptic_map: int32 [...], class id * label divisor + instance number.
-    info: Classes of the data set.
-
-  Returns:
-    int32 [...], of the same form: for SEMANTIC all instance numbers are 0, and for INSTANCE the
-    pixels of stuff are unlabeled.
-  """
-  if task is Task.SEMANTIC:
-    return panoptic_map // info.label_divisor * info.label_divisor
-  if task is Task.INSTANCE:
-    import tensorflow as tf
-    is_thing = tf.reduce_any(
-        (panoptic_map // info.label_divisor)[..., None] == tf.constant(
-            info.thing_class_ids, panoptic_map.dtype), axis=-1)
-    return tf.where(is_thing, panoptic_map, info.void_label)
-  return panoptic_map

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import tasks
-from deeplab_tf.data import catalog
+from deeplab_tf.data import catalog, label_maps
 from deeplab_tf.tasks import Task
 
 INFO = catalog.built_in('coco_panoptic')
@@ -16,14 +16,15 @@ LABEL = np.array([[1 * 256 + 1, 1 * 256 + 2], [1 * 256, 92 * 256], [0, 0]], np.i
 
 def test_panoptic_is_as_the_data_set_is():
   assert tasks.classes(Task.PANOPTIC, INFO) is INFO
-  np.testing.assert_array_equal(tasks.label_map(Task.PANOPTIC, tf.constant(LABEL), INFO), LABEL)
+  np.testing.assert_array_equal(
+      label_maps.map_of_task(Task.PANOPTIC, tf.constant(LABEL), INFO), LABEL)
 
 
 def test_semantic_has_all_classes_and_no_instances():
   info = tasks.classes(Task.SEMANTIC, INFO)
   assert info.class_ids == INFO.class_ids and not info.thing_class_ids
   assert len(info.stuff_class_ids) == 133
-  np.testing.assert_array_equal(tasks.label_map(Task.SEMANTIC, tf.constant(LABEL), INFO),
+  np.testing.assert_array_equal(label_maps.map_of_task(Task.SEMANTIC, tf.constant(LABEL), INFO),
                                 [[256, 256], [256, 92 * 256], [0, 0]])
 
 
@@ -31,7 +32,7 @@ def test_instance_has_things_alone():
   info = tasks.classes(Task.INSTANCE, INFO)
   assert info.class_ids == INFO.thing_class_ids and len(info.class_ids) == 80
   assert list(info.class_index.values()) == list(range(80))
-  np.testing.assert_array_equal(tasks.label_map(Task.INSTANCE, tf.constant(LABEL), INFO),
+  np.testing.assert_array_equal(label_maps.map_of_task(Task.INSTANCE, tf.constant(LABEL), INFO),
                                 [[257, 258], [256, 0], [0, 0]])
 
 
@@ -39,9 +40,9 @@ def test_unlabeled_pixels_stay_so_where_the_ignore_label_is_not_zero():
   info = catalog.built_in('cityscapes_panoptic')
   void = info.void_label
   label = tf.constant([void, 11 * info.label_divisor + 3, 0], tf.int32)
-  assert tasks.label_map(Task.SEMANTIC, label, info).numpy().tolist() == [
+  assert label_maps.map_of_task(Task.SEMANTIC, label, info).numpy().tolist() == [
       void, 11 * info.label_divisor, 0]
-  assert tasks.label_map(Task.INSTANCE, label, info).numpy().tolist() == [
+  assert label_maps.map_of_task(Task.INSTANCE, label, info).numpy().tolist() == [
       void, 11 * info.label_divisor + 3, void]
 
 

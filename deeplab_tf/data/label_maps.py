@@ -1,7 +1,8 @@
 """Labels of images as maps that are resized, cropped, mirrored and padded.
 
 A label is a panoptic map, int32 [height, width], or an InstanceLabel, whose map has a bit per
-instance. Augmentations move the map and leave the rest of the label unchanged.
+instance. Augmentations move the map and leave the rest of the label unchanged. A task may use a
+part of what a label of the data set tells.
 """
 
 from typing import Any, Sequence, Union
@@ -9,8 +10,11 @@ from typing import Any, Sequence, Union
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.classes import DatasetInfo, ImageClasses
+from deeplab_tf.classes import AnyInfo, DatasetInfo, ImageClasses
+from deeplab_tf.data import segments
+from deeplab_tf.formats import instance_masks
 from deeplab_tf.structures import InstanceLabel
+from deeplab_tf.tasks import Task
 
 Label = Union[tf.Tensor, InstanceLabel]
 
@@ -68,3 +72,72 @@ def of_image(label: Label, i: int, height: int, width: int) -> Any:
   count = int(np.count_nonzero(own.class_ids >= 0))
   bits = own.mask_bits[:height, :width, :-(-count // 8)]
   return InstanceLabel(bits, *(x[:count] for x in own[1:]))
+
+
+def annotations(label: Label, info: DatasetInfo) -> list[dict[str, Any]]:
+  """Returns the instances of a label in the form of COCO's annotations.
+
+  Args:
+    label: InstanceLabel without a batch dimension, whose unused rows are left out; or a panoptic
+      map, int32 [height, width], whose things are the instances.
+    info: The classes.
+
+  Returns:
+    Dictionaries of class_id, category_id, segmentation (run lengths of pycocotools), area (pixels)
+    and iscrowd (0 or 1). Those of a panoptic map also have `label`, the value in the map.
+  """
+  categories = info.by_class_id
+  if isinstance(label, InstanceLabel):
+    masks = instance_masks.from_bits(np.asarray(label.mask_bits), len(label.class_ids))
+    rows = zip(masks, *(np.asarray(values).tolist() for values in label[1:]))
+    return [{'class_id': class_id, 'category_id': categories[class_id].category_id,
+             'segmentation': mask, 'area': area, 'iscrowd': int(is_crowd)}
+            for mask, class_id, is_crowd, area in rows if class_id >= 0]
+  found = []
+  for value, area in zip(*(x.tolist() for x in np.unique(label, return_counts=True))):
+    class_id, number = divmod(value, info.label_divisor)
+    if class_id in categories and categories[class_id].isthing:
+      (mask,) = instance_masks.from_bits((label == value)[..., None], 1)
+      found.append({'class_id': class_id, 'category_id': categories[class_id].category_id,
+                    'segmentation': mask, 'area': area, 'iscrowd': int(number == 0),
+                    'label': value})
+  return found
+
+
+# --- Labels of a task -------------------------------------------------------------------------
+
+
+def of_task(task: Task, label: Any, info: AnyInfo) -> Any:
+  """Turns the label of a data set into that of a task.
+
+  Args:
+    task: The task.
+    label: Label of a structures.LabeledImage.
+    info: Classes of the data set.
+
+  Returns:
+    The label; only panoptic maps are changed, see `map_of_task`.
+  """
+  is_map = isinstance(info, DatasetInfo) and not info.masks_overlap
+  return map_of_task(task, label, info) if is_map else label
+
+
+def map_of_task(task: Task, panoptic_map: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
+  """Turns the panoptic map of a data set into that of a task.
+
+  Args:
+    task: PANOPTIC, INSTANCE or SEMANTIC.
+    panoptic_map: int32 [...], class id * label divisor + instance number.
+    info: Classes of the data set.
+
+  Returns:
+    int32 [...], of the same form: for SEMANTIC all instance numbers are 0, and for INSTANCE the
+    pixels of stuff are unlabeled.
+  """
+  if task is Task.SEMANTIC:
+    return segments.class_map(panoptic_map, info) * info.label_divisor
+  if task is Task.INSTANCE:
+    is_thing = tf.gather(segments.class_table(info, info.thing_class_ids),
+                         segments.class_map(panoptic_map, info))
+    return tf.where(is_thing, panoptic_map, info.void_label)
+  return panoptic_map

@@ -191,7 +191,7 @@ def _open(config, options, dataset_info, field):
 
   def load_for_task(*payload):
     loaded = load(*payload)
-    label = tasks.label(task, loaded.example.label, info)
+    label = label_maps.of_task(task, loaded.example.label, info)
     return loaded._replace(example=loaded.example._replace(label=label))
 
   return source, load_for_task

@@ -112,7 +112,7 @@ class _Instance(_Format):
 
   def add(self, entry, result, path):
     del path  # All masks are in the JSON.
-    for instance, runs in zip(result.instances, result.drawn().masks):
+    for instance, runs in zip(result.instances, result.encoded.masks):
       y1, x1, y2, x2 = instance.box
       self._results.append({
           'image_id': entry.image_id, 'category_id': instance.category_id,

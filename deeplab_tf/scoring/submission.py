@@ -32,7 +32,7 @@ class Benchmark(NamedTuple):
   """A test server.
 
   Attributes:
-    name: Its name.
+    name: Name of the server's benchmark, a key of BENCHMARKS.
     help: Description of the content of the zip, for users.
     task: 'panoptic', 'instance' or 'semantic'; panoptic predictions are also taken by the others,
       unless `only_own` is set.

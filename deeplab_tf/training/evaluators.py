@@ -18,6 +18,7 @@ from deeplab_tf.training.instance_evaluator import InstanceEvaluator
 from deeplab_tf.training.panoptic_evaluator import PanopticEvaluator
 from deeplab_tf.training.reporting import monitor, summaries
 from deeplab_tf.training.semantic_evaluator import SemanticEvaluator
+from deeplab_tf.user_errors import ConfigError
 
 
 class Surroundings(NamedTuple):
@@ -45,45 +46,41 @@ def build(config, architecture: Architecture, dataset_info: AnyInfo, surrounding
     dataset_info: The classes.
     surroundings: Outputs and step of the run.
     **loop: Arguments of BatchEvaluator.
+
+  Raises:
+    ConfigError: An option of evaluator_options is not for the config's task.
   """
-  return _EVALUATORS[tasks.of(config)](config, architecture, dataset_info, surroundings, **loop)
-
-
-def _panoptic(config, architecture, dataset_info, surroundings, **loop):
+  task = tasks.of(config)
+  if task is Task.CLASSIFICATION:
+    return _classification(config, dataset_info, surroundings, **loop)
+  if task is Task.INSTANCE and config.evaluator_options.save_raw_predictions:
+    raise ConfigError('evaluator_options.save_raw_predictions writes panoptic maps, and the task '
+                      'is INSTANCE: set it to false, and let evaluation/predict.py write the masks')
+  # This also refuses extra scores of other tasks.
+  scores = extra_scores.build(config, architecture, dataset_info)
   postprocess = architecture.build_postprocessor(config, dataset_info)
-  return PanopticEvaluator(logits_rule=getattr(postprocess, 'rule', 'aligned'),
-                           extra_scores=extra_scores.build(config, architecture, dataset_info),
-                           **_of_images(config, architecture, dataset_info, surroundings), **loop)
+  images = {**_of_images(config, dataset_info, surroundings),
+            'at_full_size': getattr(postprocess, 'at_full_size', None), **loop}
+  if task is Task.PANOPTIC:
+    return PanopticEvaluator(logits_rule=getattr(postprocess, 'rule', 'aligned'),
+                             extra_scores=scores, **images)
+  return {Task.INSTANCE: InstanceEvaluator, Task.SEMANTIC: SemanticEvaluator}[task](**images)
 
 
-def _instance(config, architecture, dataset_info, surroundings, **loop):
-  extra_scores.build(config, architecture, dataset_info)  # There are none for this task.
-  return InstanceEvaluator(**_of_images(config, architecture, dataset_info, surroundings), **loop)
-
-
-def _semantic(config, architecture, dataset_info, surroundings, **loop):
-  extra_scores.build(config, architecture, dataset_info)  # There are none for this task.
-  return SemanticEvaluator(**_of_images(config, architecture, dataset_info, surroundings), **loop)
-
-
-def _of_images(config, architecture, dataset_info, surroundings) -> dict:
-  """Returns the arguments of ImageEvaluator."""
-  postprocess = architecture.build_postprocessor(config, dataset_info)
+def _of_images(config, dataset_info, surroundings) -> dict:
+  """Returns the arguments of ImageEvaluator that concern images and pictures."""
   samples = None
   if surroundings.shows_images:
     samples = monitor.SampleMonitor(surroundings.writer, dataset_info, config.evaluator_options,
                                     surroundings.model_dir, surroundings.global_step)
   return {'dataset_info': dataset_info,
           'normalization': image_normalization.build(config.model_options),
-          'at_full_size': getattr(postprocess, 'at_full_size', None),
           'resize_rule': pipeline.evaluation_augmentation(config).resize_rule,
           'on_sample': samples.on_sample if samples else None,
           'num_images': samples.num_images if samples else None}
 
 
-def _classification(config, architecture, dataset_info, surroundings, **loop):
-  del architecture
-
+def _classification(config, dataset_info, surroundings, **loop):
   def write(position, picture):
     surroundings.writer.image(f'pictures/{position:02d}', picture,
                               int(surroundings.global_step.numpy()))
@@ -92,10 +89,6 @@ def _classification(config, architecture, dataset_info, surroundings, **loop):
       dataset_info=dataset_info, normalization=image_normalization.build(config.model_options),
       on_picture=write if surroundings.shows_images else None,
       num_pictures=config.evaluator_options.num_vis_samples, **loop)
-
-
-_EVALUATORS = {Task.PANOPTIC: _panoptic, Task.INSTANCE: _instance, Task.SEMANTIC: _semantic,
-               Task.CLASSIFICATION: _classification}
 
 
 def build_postprocessor(config, dataset_info: AnyInfo, static_shapes: bool) -> Callable:

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,7 @@ from deeplab_tf import config as config_lib
 from deeplab_tf import image_names, tasks
 from deeplab_tf.architecture import Architecture
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import label_maps
 from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.metrics import panoptic_quality
 from deeplab_tf.metrics.accumulator import Accumulator
@@ -221,7 +222,7 @@ class QueryAveragePrecision(ExtraScore):
     if self._annotations is not None:
       image_id, annotations = self._annotations.of_file(image.name)
     else:
-      image_id, annotations = image.name, thing_annotations(image.ground_truth, self._info)
+      image_id, annotations = image.name, label_maps.annotations(image.ground_truth, self._info)
     metric.update(image_id, image.ground_truth.shape, annotations, detections)
 
 
@@ -253,30 +254,14 @@ class MapAveragePrecision(ExtraScore):
                                     self._info)
       return
     image_id, annotations = self._annotations.of_file(image.name)
-    detections = [{**thing, 'score': scores[label]}
-                  for label, thing in _things(panoptic_map, self._info)]
+    detections = [{**thing, 'score': scores[thing['label']]}
+                  for thing in label_maps.annotations(panoptic_map, self._info)]
     metric.update(image_id, panoptic_map.shape, annotations, detections)
 
 
 def _average_precision(dataset_info: DatasetInfo) -> InstanceAveragePrecision:
   return InstanceAveragePrecision(
       dataset_info.by_class_id[class_id].category_id for class_id in dataset_info.thing_class_ids)
-
-
-def _things(panoptic_map: np.ndarray, dataset_info: DatasetInfo) -> Iterator[tuple[int, dict]]:
-  """Yields the labels of things in a map, each with category and mask."""
-  for label in np.unique(panoptic_map).tolist():
-    category = dataset_info.by_class_id.get(label // dataset_info.label_divisor)
-    if category is not None and category.isthing:
-      yield label, {'category_id': category.category_id,
-                    'segmentation': _run_lengths(panoptic_map == label)}
-
-
-def thing_annotations(ground_truth: np.ndarray, dataset_info: DatasetInfo) -> list[dict]:
-  """Returns COCO annotations of the things in a panoptic map, int32 [height, width]."""
-  return [{**thing, 'area': int(np.count_nonzero(ground_truth == label)),
-           'iscrowd': int(label % dataset_info.label_divisor == 0)}
-          for label, thing in _things(ground_truth, dataset_info)]
 
 
 def _run_lengths(mask: np.ndarray) -> dict:

@@ -1,16 +1,13 @@
 """Scores instance segmentation on the evaluation data, for Orbit's Controller."""
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.formats import instance_masks
+from deeplab_tf.data import label_maps
 from deeplab_tf.metrics.accumulator import Group
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 from deeplab_tf.metrics.percent import percent
-from deeplab_tf.structures import InstanceLabel, InstancePrediction, OverlappingMaskTargets
-from deeplab_tf.training import extra_scores
+from deeplab_tf.structures import InstancePrediction
 from deeplab_tf.training.evaluator import EvaluatedImage, ImageEvaluator
 from deeplab_tf.visualization.instances import Instances
 
@@ -50,50 +47,21 @@ class InstanceEvaluator(ImageEvaluator):
     return {**result['segm'], _BOUNDARY: result['boundary']}
 
   def _score_image(self, metric: Group, image: EvaluatedImage):
-    truths = ground_truth(image.label, self._dataset_info)
+    annotations = label_maps.annotations(image.label, self._dataset_info)
     found = predicted(tf.nest.map_structure(
         lambda x: x[0].numpy(), self._restored(image, image.prediction)))
     categories = self._dataset_info.by_class_id
-    annotations = [
-        {'category_id': categories[class_id].category_id, 'segmentation': runs, 'area': area,
-         'iscrowd': int(is_crowd)}
-        for class_id, runs, area, is_crowd in zip(truths.class_ids, truths.masks,
-                                                  _areas(image.label, truths), truths.is_crowd)]
     detections = [{'category_id': categories[class_id].category_id, 'segmentation': runs,
                    'score': score}
                   for class_id, runs, score in zip(found.class_ids, found.masks, found.scores)]
     for part in metric.parts.values():
-      part.update(image.name, truths.size, annotations, detections)
-    return truths, found
+      part.update(image.name, image.raw_size, annotations, detections)
+    return Instances.of_annotations(image.raw_size, annotations), found
 
   def _scalars(self, result: dict) -> dict:
     values = {**{name: result[name] for name in NAMES},
               **{f'{_BOUNDARY}/{name}': result[_BOUNDARY][name] for name in NAMES}}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def ground_truth(label: Any, dataset_info) -> Instances:
-  """Returns the annotated instances of an image.
-
-  Args:
-    label: InstanceLabel or OverlappingMaskTargets without a batch dimension, as numpy arrays; or a
-      panoptic map, int32 [height, width], whose things are the instances.
-    dataset_info: The classes.
-  """
-  if isinstance(label, InstanceLabel):
-    return Instances(label.mask_bits.shape[:2],
-                     instance_masks.from_bits(label.mask_bits, len(label.class_ids)),
-                     label.class_ids.tolist(), (), label.is_crowd.tolist())
-  if isinstance(label, OverlappingMaskTargets):
-    runs = instance_masks.from_bits(label.mask_bits, len(label.mask_classes))
-    used = np.flatnonzero(label.mask_classes >= 0).tolist()
-    return Instances(label.mask_bits.shape[:2], [runs[i] for i in used],
-                     [dataset_info.class_ids[label.mask_classes[i]] for i in used])
-  things = extra_scores.thing_annotations(label, dataset_info)
-  by_category = dataset_info.by_category_id
-  return Instances(label.shape, [thing['segmentation'] for thing in things],
-                   [by_category[thing['category_id']].class_id for thing in things], (),
-                   [bool(thing['iscrowd']) for thing in things])
 
 
 def predicted(prediction: InstancePrediction) -> Instances:
@@ -105,10 +73,3 @@ def predicted(prediction: InstancePrediction) -> Instances:
   return Instances(masks.shape[1:],
                    [mask.encode(np.asfortranarray(each)) for each in masks[:count]],
                    class_ids[:count].tolist(), prediction.instance_scores[:count].tolist())
-
-
-def _areas(label: Any, truths: Instances) -> list:
-  if isinstance(label, InstanceLabel):
-    return label.areas.tolist()
-  from pycocotools import mask
-  return mask.area(list(truths.masks)).tolist() if truths.masks else []

@@ -38,6 +38,14 @@ class Instances(NamedTuple):
   scores: Sequence[float] = ()
   is_crowd: Sequence[bool] = ()
 
+  @classmethod
+  def of_annotations(cls, size: Tuple[int, int],
+                     annotations: Sequence[Mapping[str, Any]]) -> 'Instances':
+    """Returns the instances of data.label_maps.annotations."""
+    masks, class_ids, crowds = ([each[key] for each in annotations]
+                                for key in ('segmentation', 'class_id', 'iscrowd'))
+    return cls(tuple(size), masks, class_ids, (), [bool(crowd) for crowd in crowds])
+
   def shown(self, min_score: float = MIN_SCORE) -> 'Instances':
     """Returns the instances with at least a score; annotations stay as they are."""
     if not self.scores:
@@ -90,7 +98,7 @@ def error_map(image: np.ndarray, ground_truth: Instances, prediction: Instances,
              prediction),
             ('correct', [i for i, truth in matches.items() if not crowds[truth]], prediction)]
   gray = np.repeat(image.mean(-1, keepdims=True), 3, -1)
-  picture = 0.5 * gray + 0.4 * 255 * 0.5
+  picture = 0.5 * gray + 0.2 * 255  # Faint, so that the colors stand out.
   for name, rows, instances in layers:
     mask = np.zeros(ground_truth.size, bool)
     for row in rows:

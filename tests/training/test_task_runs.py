@@ -44,9 +44,12 @@ def test_a_training_without_evaluation_draws_its_batches(tmp_path, task):
   assert {'pictures/00', 'losses/total'} <= set(tiny_runs.read_scalars(model_dir / 'train'))
 
 
-def test_extra_scores_of_another_task_are_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize('options,message', [
+    ('extra_scores: AP_TH_PAN', 'AP_TH_PAN is for task PANOPTIC, and the task is INSTANCE'),
+    ('save_raw_predictions: true', 'save_raw_predictions writes panoptic maps, and the task')])
+def test_options_of_another_task_are_refused_in_one_line(tmp_path, options, message):
   path = tiny_mask2former.write_config(tmp_path)
   line = programs.error_line(
       TRAIN, f'--config_file={path}', '--mode=train_and_eval', f'--model_dir={tmp_path / "run"}',
-      '--override=task: INSTANCE', '--override=evaluator_options { extra_scores: AP_TH_PAN }')
-  assert 'AP_TH_PAN is for task PANOPTIC, and the task is INSTANCE' in line
+      '--override=task: INSTANCE', f'--override=evaluator_options {{ {options} }}')
+  assert message in line

@@ -81,7 +81,7 @@ def from_python(read: Callable[..., InstanceMasks],
 
   Args:
     read: Function of arrays that returns the instances of an image; their masks are valid.
-    arguments: Its arguments.
+    arguments: Arguments of the function, tensors.
   """
 
   def arrays(*values):

@@ -13,7 +13,6 @@ _LOSSES = (('imprecise', 'localization errors', figures.IMPRECISE),
            ('wrong_class', 'classification errors', figures.WRONG_CLASS),
            ('missed', 'false negatives', figures.MISSED),
            ('invented', 'false positives', figures.INVENTED))
-_LONGEST_LIST = 20
 
 
 class Content(NamedTuple):
@@ -189,22 +188,14 @@ def _mistaken(content: Content) -> str:
   if not pairs:
     return ('<h3>By segments</h3><p class="notice">No false negative has a prediction of '
             'another class in the same place, with an IoU above 0.5.</p>')
-  rows = []
-  for rank, pair in enumerate(pairs[:_LONGEST_LIST], start=1):
-    truth, prediction = (html.escape(content.class_names[pair[side]])
-                         for side in ('ground_truth', 'prediction'))
-    rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
-                f'<td class="as">{prediction}</td><td>{pair["segments"]:,}</td>'
-                f'<td>{percent(pair["share"])}</td></tr>')
   total = sum(pair['segments'] for pair in pairs)
-  more = len(pairs) - len(rows)
-  rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
-  table = parts.plain_table(('', 'ground truth', 'prediction', 'segments', 'share, %'), rows,
-                            'mistaken')
+  table = parts.confused_pairs(pairs, content.class_names, {
+      'segments': lambda pair: f'{pair["segments"]:,}',
+      'share, %': lambda pair: percent(pair['share'])})
   noun = 'false negative has' if total == 1 else 'false negatives have'
   return (f'<h3>By segments</h3><p class="reading">{total:,} {noun} a prediction of another class '
           'in the same place, with an IoU above 0.5. The share is relative to all segments of the '
-          f'ground truth class.</p>{table}{rest}')
+          f'ground truth class.</p>{table}')
 
 
 # --- Images -----------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """The parts that the pages of panoptic, instance and semantic evaluations share, as HTML."""
 
 import html
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from deeplab_tf.metrics.percent import percent
 from deeplab_tf.reports import page
 from deeplab_tf.reports.evaluation import evaluation_style
+
+# Number of pairs of classes that are listed.
+_LONGEST_LIST = 20
 
 
 def write(path: str, title: str, header: str, sections: Mapping[str, Tuple[str, str]],
@@ -91,6 +94,27 @@ def plain_table(heads: Sequence[str], rows: Sequence[str], kind: str = 'plain') 
   head = ''.join(f'<th scope="col">{name}</th>' for name in heads)
   return (f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
           f'<tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def confused_pairs(pairs: Sequence[Mapping[str, Any]], class_names: Mapping[int, str],
+                   columns: Mapping[str, Callable[[Mapping[str, Any]], str]]) -> str:
+  """Returns the HTML of a table of confused classes, of which the first ones are listed.
+
+  Args:
+    pairs: Dictionaries with ground_truth and prediction, category ids, in the order of the table.
+    class_names: Category id -> name.
+    columns: Name of a further column -> function of a pair that returns the text of its cell.
+  """
+  rows = []
+  for rank, pair in enumerate(pairs[:_LONGEST_LIST], start=1):
+    truth, prediction = (html.escape(class_names[pair[side]])
+                         for side in ('ground_truth', 'prediction'))
+    cells = ''.join(f'<td>{text(pair)}</td>' for text in columns.values())
+    rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
+                f'<td class="as">{prediction}</td>{cells}</tr>')
+  more = len(pairs) - len(rows)
+  rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
+  return plain_table(('', 'ground truth', 'prediction', *columns), rows, 'mistaken') + rest
 
 
 def details(summary: str, inside: str) -> str:

@@ -64,9 +64,9 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
     ValueError: The input is invalid, see panoptic_score.
   """
   files = panoptic_files.pairs(ground_truth, predictions, ground_truth_dir, predictions_dir)
-  photographs = gallery_images.Photographs(
+  image_files = gallery_images.ImageFiles(
       images, {image.image_id: _file_name(image) for image in files.images}, 'segments')
-  pictures = _Pictures(files, photographs, dilation_ratio)
+  pictures = _Pictures(files, image_files, dilation_ratio)
   os.makedirs(directory, exist_ok=True)
   survey = segment_survey.SegmentSurvey(files.ground_truth.categories)
   update = functools.partial(_update, path=files.predictions.path, dilation_ratio=dilation_ratio)
@@ -91,7 +91,7 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
       best=pictures.entries(best, survey),
       table=TABLE,
       notices=[*score.warnings, *score.omitted.sentences(),
-               *photographs.notices]))
+               *image_files.notices]))
   return Report(page, score)
 
 
@@ -156,10 +156,10 @@ def _file_name(image: panoptic_files.ImagePair) -> str:
 class _Pictures:
   """Creates the entries of the galleries, one image at a time."""
 
-  def __init__(self, files: panoptic_files.ImagePairs, photographs: gallery_images.Photographs,
+  def __init__(self, files: panoptic_files.ImagePairs, image_files: gallery_images.ImageFiles,
                dilation_ratio: Optional[float]):
     self._files = files
-    self._photographs = photographs
+    self._image_files = image_files
     self._dilation_ratio = dilation_ratio
     self._info = catalog.from_annotation_file(files.ground_truth.path, _DIVISOR)
     self.names = gallery_images.short_names(files.class_names)
@@ -177,11 +177,11 @@ class _Pictures:
     step = gallery_images.step(truth.shape)
     label, predicted = (self._label_map(ids[::step, ::step], segments) for ids, segments in (
         (truth, image.ground_truth.segments), (prediction, image.prediction.segments)))
-    photograph, problem = self._photographs.read(image.image_id, label.shape)
-    ground = gallery_images.gray(label.shape) if photograph is None else photograph
+    pixels, problem = self._image_files.read(image.image_id, label.shape)
+    ground = gallery_images.gray(label.shape) if pixels is None else pixels
     entry = page.gallery_item(_file_name(image), ground, ground_truth=label, prediction=predicted,
                               dataset_info=self._info, score=pq)
-    if photograph is None:
+    if pixels is None:
       entry['image'] = None
     return {**entry, 'note': describe(comparison, self.names) + problem}
 

@@ -1,4 +1,4 @@
-"""Which images the pages of evaluations show, and how: photographs, sizes, names, lists."""
+"""Which images the pages of evaluations show, and how: image files, sizes, names, lists."""
 
 import collections
 import math
@@ -50,10 +50,10 @@ def worst_and_best(scores: Sequence[float], segments: Sequence[int],
   return [position for *_, position in worst], [position for *_, position in best]
 
 
-# --- Photographs ------------------------------------------------------------------------------
+# --- Image files ------------------------------------------------------------------------------
 
 
-class Photographs:
+class ImageFiles:
   """The images of a ground truth, which are read one at a time.
 
   Attributes:
@@ -72,7 +72,7 @@ class Photographs:
     Raises:
       FileNotFoundError: The folder does not exist, or contains none of the images.
     """
-    self._paths, ambiguous = photograph_paths(folder, names) if folder else ({}, {})
+    self._paths, ambiguous = image_paths(folder, names) if folder else ({}, {})
     self.notices = _missing(folder, self._paths, ambiguous, names, shown) if folder else []
 
   def read(self, image_id: Any, shape: Tuple[int, ...]) -> Tuple[Optional[np.ndarray], str]:
@@ -99,7 +99,7 @@ class Photographs:
     return pixels, ''
 
 
-def photograph_paths(folder: coco_panoptic.PathLike, names: Mapping[Any, str]
+def image_paths(folder: coco_panoptic.PathLike, names: Mapping[Any, str]
                      ) -> Tuple[Dict[Any, str], Dict[Any, Tuple[str, ...]]]:
   """Finds the images of a ground truth by their names; see image_names.
 

@@ -15,7 +15,6 @@ from deeplab_tf.reports.evaluation import instance_figures
 from deeplab_tf.reports.evaluation.instance_pictures import NAMES
 from deeplab_tf.visualization import instances
 
-_LONGEST_LIST = 20
 _TILES = (('AP', 'mean over the IoU thresholds 0.50 to 0.95'), ('AP50', 'at an IoU of 0.50'),
           ('AP75', 'at an IoU of 0.75'), ('APs', 'areas up to 32² pixels'),
           ('APm', 'areas from 32² to 96² pixels'), ('APl', 'areas from 96² pixels'))
@@ -183,16 +182,8 @@ def _mistaken(content: Content) -> str:
   bound = f'with a score of {instance_survey.CONFIDENT:g} or more'
   if not pairs:
     return f'<p class="notice">No classification errors {bound}.</p>'
-  rows = []
-  for rank, pair in enumerate(pairs[:_LONGEST_LIST], start=1):
-    truth, prediction = (html.escape(content.class_names[pair[side]])
-                         for side in ('ground_truth', 'prediction'))
-    rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
-                f'<td class="as">{prediction}</td><td>{pair["segments"]:,}</td></tr>')
-  more = len(pairs) - len(rows)
-  rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
-  return f'<h3>Classification errors {bound}</h3>' + parts.plain_table(
-      ('', 'ground truth', 'prediction', 'predictions'), rows, 'mistaken') + rest
+  return f'<h3>Classification errors {bound}</h3>' + parts.confused_pairs(
+      pairs, content.class_names, {'predictions': lambda pair: f'{pair["segments"]:,}'})
 
 
 # --- Sizes and images -------------------------------------------------------------------------

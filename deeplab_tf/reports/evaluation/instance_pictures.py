@@ -38,15 +38,15 @@ _Entries = Sequence[Mapping[str, Any]]
 class Pictures:
   """Creates the entries of the galleries, one at a time."""
 
-  def __init__(self, files: InstanceFiles, photographs: gallery_images.Photographs):
+  def __init__(self, files: InstanceFiles, image_files: gallery_images.ImageFiles):
     """Initializes the pictures.
 
     Args:
       files: Ground truth and predictions.
-      photographs: Images by image id.
+      image_files: Images by image id.
     """
     self._images = files.images
-    self._photographs = photographs
+    self._image_files = image_files
     self.names = gallery_images.short_names(files.class_names)
     self._info = DatasetInfo(
         'instances', tuple(
@@ -88,17 +88,17 @@ class Pictures:
              center: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
     """Draws annotations and predictions on an image, or on the part of it around one instance."""
     step = gallery_images.step(image.size)
-    photograph, problem = self._photographs.read(
+    pixels, problem = self._image_files.read(
         image.image_id, tuple(-(-side // step) for side in image.size))
     window = _window(np.ones(image.size, bool) if center is None else _decoded(center, image.size))
     shape = [-(-(span.stop - span.start) // step) for span in window]
-    ground = gallery_images.gray(tuple(shape)) if photograph is None else photograph[tuple(
+    ground = gallery_images.gray(tuple(shape)) if pixels is None else pixels[tuple(
         slice(span.start // step, span.start // step + side)
         for span, side in zip(window, shape))]
     ground = draw.enlarge(ground, _SMALLEST_SIDE)
     truths, results = (self._drawn(entries, image.size, window) for entries in sides)
     return {'name': image.file_name or str(image.image_id), 'note': note + problem,
-            'image': None if photograph is None else ground,
+            'image': None if pixels is None else ground,
             'ground_truth': instances.overlay(ground, truths, self._info),
             'prediction': instances.overlay(ground, results, self._info, min_score=-math.inf),
             'error': (instances.error_map(ground, truths, results, CONFIDENT)

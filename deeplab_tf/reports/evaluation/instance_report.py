@@ -46,7 +46,7 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
     ValueError: The input is invalid, see instance_score.
   """
   files = instance_files.load(ground_truth, predictions, iou_type)
-  photographs = gallery_images.Photographs(
+  image_files = gallery_images.ImageFiles(
       images, {image.image_id: _file_name(image) for image in files.images}, 'masks')
   os.makedirs(directory, exist_ok=True)
   survey = instance_survey.InstanceSurvey(files.category_ids, iou_type)
@@ -54,7 +54,7 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
   score = instance_files.average_precision(survey.result(), files)
   with atomic_file.writing(os.path.join(directory, TABLE)) as file:
     _write_table(file, survey, files)
-  pictures = instance_pictures.Pictures(files, photographs)
+  pictures = instance_pictures.Pictures(files, image_files)
   worst, best = gallery_images.worst_and_best(survey.image_ap, survey.image_truths, count)
   path = os.path.join(directory, PAGE)
   instance_page.write(path, instance_page.Content(
@@ -69,7 +69,7 @@ def write(directory: coco_panoptic.PathLike, ground_truth: coco_panoptic.PathLik
       false_positives=pictures.false_positives(survey.false_positives[:count]),
       false_negatives=pictures.false_negatives(survey.false_negatives[:count]),
       table=TABLE,
-      notices=[*score.omitted.sentences(), *photographs.notices]))
+      notices=[*score.omitted.sentences(), *image_files.notices]))
   return Report(path, score)
 
 

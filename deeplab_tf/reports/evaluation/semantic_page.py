@@ -12,7 +12,6 @@ from deeplab_tf.reports.evaluation import evaluation_figures as figures
 from deeplab_tf.reports.evaluation import evaluation_parts as parts
 from deeplab_tf.visualization import draw
 
-_LONGEST_LIST = 20
 # Explanations of mean_iou.SCORES, whose names are those of the table in the terminal.
 _NOTES = {
     'miou': 'averaged over the classes in the ground truth',
@@ -137,19 +136,11 @@ def _confusion(content: Content) -> str:
 def _pairs(content: Content) -> str:
   if not content.pairs:
     return ''
-  rows = []
-  for rank, pair in enumerate(content.pairs[:_LONGEST_LIST], start=1):
-    truth, prediction = (html.escape(content.class_names[pair[side]])
-                         for side in ('ground_truth', 'prediction'))
-    rows.append(f'<tr><td class="rank">{rank}</td><th scope="row">{truth}</th>'
-                f'<td class="as">{prediction}</td><td>{pair["pixels"]:,}</td>'
-                f'<td>{percent(pair["share"])}</td></tr>')
-  more = len(content.pairs) - len(rows)
-  rest = '' if more <= 0 else f'<p class="rest">and {more} more pairs of classes</p>'
-  table = parts.plain_table(('', 'ground truth', 'prediction', 'pixels', 'share, %'), rows,
-                            'mistaken')
+  table = parts.confused_pairs(content.pairs, content.class_names, {
+      'pixels': lambda pair: f'{pair["pixels"]:,}',
+      'share, %': lambda pair: percent(pair['share'])})
   return '<h3>Pairs with the most pixels</h3>' + parts.reading(
-      'The share is relative to all pixels of the ground truth class.') + table + rest
+      'The share is relative to all pixels of the ground truth class.') + table
 
 
 def _images(content: Content) -> str:

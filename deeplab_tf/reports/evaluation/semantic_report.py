@@ -116,14 +116,14 @@ def write(directory: coco_panoptic.PathLike, source: Source,
     FileNotFoundError: A file or folder is missing, or `images` has no image of the ground truth.
     ValueError: The input is invalid, see semantic_score and label_png_score.
   """
-  photographs = gallery_images.Photographs(
+  image_files = gallery_images.ImageFiles(
       images, {image.image_id: image.name for image in source.images}, 'classes')
   os.makedirs(directory, exist_ok=True)
   score = source.score(progress, num_workers)
   survey = score.metric
   with atomic_file.writing(os.path.join(directory, TABLE)) as file:
     _write_table(file, survey, source.images)
-  pictures = _Pictures(source, photographs)
+  pictures = _Pictures(source, image_files)
   worst, best = gallery_images.worst_and_best(survey.image_miou, survey.image_classes, count)
   path = os.path.join(directory, PAGE)
   semantic_page.write(path, semantic_page.Content(
@@ -136,7 +136,7 @@ def write(directory: coco_panoptic.PathLike, source: Source,
       worst=pictures.entries(worst, survey),
       best=pictures.entries(best, survey),
       table=TABLE,
-      notices=[*score.warnings, *score.omitted.sentences(), *photographs.notices]))
+      notices=[*score.warnings, *score.omitted.sentences(), *image_files.notices]))
   return Report(path, score)
 
 
@@ -165,9 +165,9 @@ def _write_table(file: Any, survey: semantic_survey.SemanticSurvey,
 class _Pictures:
   """Creates the entries of the galleries, one image at a time."""
 
-  def __init__(self, source: Source, photographs: gallery_images.Photographs):
+  def __init__(self, source: Source, image_files: gallery_images.ImageFiles):
     self._source = source
-    self._photographs = photographs
+    self._image_files = image_files
     self.names = gallery_images.short_names({c.class_id: c.name for c in source.categories})
     # Class ids of the pictures are positions, and the one after them is void.
     self._void = len(source.categories)
@@ -190,12 +190,12 @@ class _Pictures:
     step = gallery_images.step(truth.shape)
     truth, prediction = truth[::step, ::step], prediction[::step, ::step]
     labels = np.where(truth == self._source.ignore_label, self._void, self._positions(truth))
-    photograph, problem = self._photographs.read(image.image_id, labels.shape)
-    ground = gallery_images.gray(labels.shape) if photograph is None else photograph
+    pixels, problem = self._image_files.read(image.image_id, labels.shape)
+    ground = gallery_images.gray(labels.shape) if pixels is None else pixels
     entry = page.gallery_item(image.name, ground, ground_truth=labels,
                               prediction=self._positions(prediction), dataset_info=self._info,
                               score=survey.image_miou[position])
-    if photograph is None:
+    if pixels is None:
       entry['image'] = None
     return {**entry, 'measure': 'mIoU', 'note': note + problem}
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import mask_values
-from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.formats import instance_masks
 from deeplab_tf.layers.resizing import ResizeRule
 from deeplab_tf.layers.shapes import dimensions
@@ -22,7 +21,6 @@ from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_average_precision import InstanceAveragePrecision
 from deeplab_tf.postprocessing import bands, query_maps
 from deeplab_tf.postprocessing.full_size import FullSize, resizing_matrices
-from deeplab_tf.structures import InstanceLabel
 
 # Number of predictions of figure 3: before the first layer and after layers 3, 6 and 9.
 _MEASURED = 4
@@ -94,31 +92,6 @@ def propose(outputs: Mapping[str, tf.Tensor], full_size: FullSize, rule: ResizeR
   return Proposals(bands.join(bits, dimensions(rows)[0]), probability[0] * quality)
 
 
-def things(label: Union[np.ndarray, InstanceLabel], info: DatasetInfo) -> list[dict[str, Any]]:
-  """Returns the things of the ground truth of one image in the form of COCO's annotations.
-
-  Args:
-    label: int [height, width], panoptic map, whose things of instance number 0 are crowds; or an
-      InstanceLabel.
-    info: Description of the classes.
-
-  Returns:
-    Annotations with category_id, segmentation (RLE), area and iscrowd.
-  """
-  if isinstance(label, InstanceLabel):
-    masks = instance_masks.from_bits(np.asarray(label.mask_bits), len(label.class_ids))
-    found = zip(masks, *(np.asarray(values).tolist() for values in label[1:]))
-  else:
-    values = [value for value in np.unique(label).tolist()
-              if value // info.label_divisor in info.thing_class_ids]
-    masks = [mask for value in values for mask in instance_masks.from_bits(
-        (label == value).astype(np.uint8)[..., None], 1)]
-    found = [(mask, value // info.label_divisor, value % info.label_divisor == 0, area)
-             for mask, value, area in zip(masks, values, instance_matching.areas(masks))]
-  return [{'category_id': class_id, 'segmentation': mask, 'iscrowd': int(crowd), 'area': area}
-          for mask, class_id, crowd, area in found if class_id in info.thing_class_ids]
-
-
 class Match(NamedTuple):
   """The proposal that fits a thing best.
 
@@ -176,7 +149,7 @@ class ProposalSurvey:
       name: File name without extension.
       image: uint8 [h, w, 3], RGB, of any size.
       proposals: Decoder layer -> proposals of the image.
-      ground_truth: Annotations of the things; see `things`.
+      ground_truth: Annotations of the things; see label_maps.annotations.
     """
     found = {layer: each.detections() for layer, each in proposals.items()}
     for layer, detections in found.items():
@@ -209,5 +182,5 @@ def _example(name: str, image: np.ndarray, proposals: Mapping[int, Proposals],
   from pycocotools import mask as mask_lib
   shown = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
   return Example(name, np.asarray(shown)[::step, ::step],
-                 [thing['category_id'] for thing in ground_truth],
+                 [thing['class_id'] for thing in ground_truth],
                  [mask_lib.decode(mask)[::step, ::step] > 0 for mask in masks], matches)

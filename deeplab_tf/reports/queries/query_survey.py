@@ -6,7 +6,7 @@ import numpy as np
 
 from deeplab_tf.data import label_maps
 from deeplab_tf.reports.queries.analyzed_network import AnalyzedImage, AnalyzedNetwork
-from deeplab_tf.reports.queries.proposals import ProposalSurvey, things
+from deeplab_tf.reports.queries.proposals import ProposalSurvey
 from deeplab_tf.reports.queries.query_statistics import QueryStatistics, fired
 from deeplab_tf.structures import EvaluationBatch
 from deeplab_tf.user_errors import DataError
@@ -65,8 +65,9 @@ def survey(network: AnalyzedNetwork, samples: Iterable[EvaluationBatch], num_pic
     found = network.on_prepared(sample.images, sample.resized_size[0], sample.raw_size[0])
     if found.proposals:
       proposals.update(name, found.image, found.proposals,
-                       things(label_maps.of_image(sample.label, 0, *sample.raw_size[0].numpy()),
-                              network.dataset_info))
+                       label_maps.annotations(
+                           label_maps.of_image(sample.label, 0, *sample.raw_size[0].numpy()),
+                           network.dataset_info))
     statistics.update(found.query_map, found.query_class)
     queries = fired(found.query_map)
     if 'memory_share' in found.raw and queries:

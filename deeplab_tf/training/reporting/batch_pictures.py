@@ -6,18 +6,21 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.classes import DatasetInfo
+from deeplab_tf.data import label_maps
 from deeplab_tf.data.image_normalization import Normalization
 from deeplab_tf.structures import (
   CenterTargets,
+  InstanceLabel,
   InstancePrediction,
   MaskTargets,
   OverlappingMaskTargets,
   SemanticPrediction,
 )
 from deeplab_tf.training.evaluator import Sample
-from deeplab_tf.training.instance_evaluator import ground_truth, predicted
+from deeplab_tf.training.instance_evaluator import predicted
 from deeplab_tf.training.reporting import summaries
 from deeplab_tf.training.reporting.pictures import side_by_side
+from deeplab_tf.visualization.instances import Instances
 
 
 class BatchPictures:
@@ -55,29 +58,37 @@ class BatchPictures:
     predictions = self._predict(images[:count])
     pixels = np.clip(np.round(self._normalization.invert(images[:count]).numpy()), 0, 255)
     for i in range(count):
-      own_targets, own = tf.nest.map_structure(lambda x, i=i: x[i].numpy(), (targets, predictions))
+      own = tf.nest.map_structure(lambda x, i=i: x[i].numpy(), targets)
       sample = Sample(f'{i}', pixels[i].astype(np.uint8),
-                      *shown(own_targets, own, self._dataset_info))
+                      *shown(own, predictions, i, self._dataset_info))
       self._writer.image(f'pictures/{i:02d}', side_by_side(sample, self._dataset_info), step)
     self._writer.flush()
 
 
-def shown(targets: Any, prediction: Any, info: DatasetInfo) -> tuple[Any, Any]:
+def shown(targets: Any, prediction: Any, i: int, info: DatasetInfo) -> tuple[Any, Any]:
   """Returns ground truth and prediction of one image as a Sample has them.
 
   Args:
-    targets: Targets of one image, numpy arrays without a batch dimension.
-    prediction: Prediction for the image, likewise.
+    targets: Targets of the image, numpy arrays without a batch dimension.
+    prediction: Prediction for the batch.
+    i: Index of the image in the batch.
     info: The classes.
   """
   if isinstance(prediction, InstancePrediction):
-    label = targets
-    if not isinstance(targets, OverlappingMaskTargets):
-      label = label_map(targets, info)
-    return ground_truth(label, info), predicted(prediction)
+    is_map = not isinstance(targets, OverlappingMaskTargets)
+    label = label_map(targets, info) if is_map else _instance_label(targets, info)
+    found = predicted(InstancePrediction(*(x[i].numpy() for x in prediction)))
+    return Instances.of_annotations(found.size, label_maps.annotations(label, info)), found
   if isinstance(prediction, SemanticPrediction):
-    return label_map(targets, info), prediction.semantic_map * info.label_divisor
-  return label_map(targets, info), prediction.panoptic_map
+    return label_map(targets, info), prediction.semantic_map[i].numpy() * info.label_divisor
+  return label_map(targets, info), prediction.panoptic_map[i].numpy()
+
+
+def _instance_label(targets: OverlappingMaskTargets, info: DatasetInfo) -> InstanceLabel:
+  classes = targets.mask_classes
+  class_ids = np.where(classes >= 0, np.array(info.class_ids)[classes], -1)
+  return InstanceLabel(targets.mask_bits, class_ids, np.zeros(len(classes), bool),
+                       np.zeros(len(classes)))
 
 
 def label_map(targets: Union[MaskTargets, CenterTargets], info: DatasetInfo) -> np.ndarray:

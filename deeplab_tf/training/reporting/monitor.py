@@ -10,7 +10,7 @@ from deeplab_tf.training.reporting import memory, run_log, summaries
 from deeplab_tf.training.reporting import progress as progress_lib
 from deeplab_tf.training.reporting.pictures import side_by_side
 from deeplab_tf.user_errors import ConfigError
-from deeplab_tf.visualization import draw
+from deeplab_tf.visualization import draw, instances
 
 
 class TrainingMonitor:
@@ -112,7 +112,9 @@ class SampleMonitor:
       self._writer.image(f'pictures/{position:02d}', side_by_side(sample, self._dataset_info),
                          int(self._global_step.numpy()))
     if self._options.save_predictions:
-      picture = draw.overlay(sample.image, sample.prediction, self._dataset_info)
+      draw_over = (instances.overlay if isinstance(sample.prediction, instances.Instances)
+                   else draw.overlay)
+      picture = draw_over(sample.image, sample.prediction, self._dataset_info)
       path = self._path('', sample.name)
       Image.fromarray(picture).save(path.with_name(f'{path.name}_overlay.png'))
     if self._options.save_raw_predictions:

@@ -131,7 +131,7 @@ def test_a_folder_without_the_images_is_refused_before_the_work(tmp_path):
 
 def test_cityscapes_photographs_are_found_by_the_names_that_they_have(tmp_path):
   Image.new('RGB', (2, 2)).save(tmp_path / 'a_000000_000001_leftImg8bit.png')
-  assert gallery_images.photograph_paths(
+  assert gallery_images.image_paths(
       tmp_path, {'a_000000_000001': 'a_000000_000001_gtFine_leftImg8bit.png'})[0] == {
           'a_000000_000001': str(tmp_path / 'a_000000_000001_leftImg8bit.png')}
 
@@ -141,11 +141,11 @@ def test_photographs_of_one_name_are_told_by_their_folders(tmp_path):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
   names = {1: 'cam1\\1.jpg', 2: 'cam0/1.jpg', 3: 'other/2.jpg'}
-  found, ambiguous = gallery_images.photograph_paths(tmp_path, names)
+  found, ambiguous = gallery_images.image_paths(tmp_path, names)
   assert found == {1: str(tmp_path / 'val/cam1/1.JPG'), 2: str(tmp_path / 'val/cam0/1.JPG'),
                    3: str(tmp_path / 'val/2.png')}
   assert ambiguous == {}
-  found, ambiguous = gallery_images.photograph_paths(tmp_path, {1: '1.jpg'})
+  found, ambiguous = gallery_images.image_paths(tmp_path, {1: '1.jpg'})
   assert found == {} and ambiguous == {1: ('val/cam0/1.JPG', 'val/cam1/1.JPG')}
 
 

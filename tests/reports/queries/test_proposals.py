@@ -10,7 +10,7 @@ from pycocotools import coco, cocoeval
 from pycocotools import mask as mask_lib
 
 from deeplab_tf import mask_values
-from deeplab_tf.data import catalog
+from deeplab_tf.data import catalog, label_maps
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.postprocessing.full_size import FullSize
 from deeplab_tf.reports.queries import proposal_section, proposals, query_figures
@@ -112,7 +112,7 @@ def test_recall_equals_that_of_pycocotools_without_categories():
     # The proposals of the other layer are those without the first eight queries.
     fewer = proposals.Proposals(found.bits[..., 1:], found.scores[8:])
     survey.update('image', np.zeros((20, 30, 3), np.uint8), {0: fewer, 3: found},
-                  proposals.things(label, INFO))
+                  label_maps.annotations(label, INFO))
   results, expected = survey.results(), _reference(images)
   assert list(results) == [0, 3]
   for name, index in (('AR100', 8), ('ARs', 9), ('ARm', 10), ('ARl', 11)):
@@ -126,7 +126,7 @@ def test_examples_show_the_best_proposal_for_each_of_the_largest_things():
   survey = proposals.ProposalSurvey(1)
   for i, (found, _, label) in enumerate(images):
     survey.update(f'image {i}', np.zeros((20, 30, 3), np.uint8), {0: found},
-                  proposals.things(label, INFO))
+                  label_maps.annotations(label, INFO))
   (example,) = survey.examples
   _, masks, label = images[0]
   assert example.name == 'image 0' and example.image.shape[:2] == label.shape
@@ -145,7 +145,7 @@ def test_things_of_instance_labels_are_those_of_the_data():
   masks = rng.uniform(size=(9, 7, 3)) < 0.5
   label = InstanceLabel(mask_values.pack(masks), tf.constant([THING[1], THING[0], -1]),
                         tf.constant([True, False, False]), tf.constant([30.0, 12.5, 0.0]))
-  found = proposals.things(label, INFO)
+  found = label_maps.annotations(label, INFO)
   # The last one is padding.
   assert [(thing['category_id'], thing['iscrowd'], thing['area']) for thing in found] == [
       (THING[1], 1, 30.0), (THING[0], 0, 12.5)]
@@ -160,7 +160,7 @@ def test_large_examples_are_shown_smaller():
   survey = proposals.ProposalSurvey(1)
   survey.update('tall', np.zeros((70, 10, 3), np.uint8),
                 {0: proposals.Proposals(bits, np.ones(1, np.float32))},
-                proposals.things(label, INFO))
+                label_maps.annotations(label, INFO))
   (example,) = survey.examples
   shapes = {example.image.shape[:2], example.masks[0].shape, example.matches[0][0].mask.shape}
   assert shapes == {(700, 10)} and example.matches[0][0].iou == 1
@@ -172,7 +172,7 @@ def test_data_without_things_are_left_out_of_the_page(tmp_path):
   label = np.full((8, 8), STUFF * INFO.label_divisor, np.int32)
   survey.update('stuff', np.zeros((8, 8, 3), np.uint8),
                 {0: proposals.Proposals(np.ones((8, 8, 1), np.uint8), np.ones(1, np.float32))},
-                proposals.things(label, INFO))
+                label_maps.annotations(label, INFO))
   section = proposal_section.proposals(str(tmp_path), survey, INFO, numbers)
   assert 'no things' in section.notices[0] and not section.sheets and not numbers
 

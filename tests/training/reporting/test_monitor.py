@@ -9,10 +9,11 @@ import step_outputs
 import tensorflow as tf
 import tiny_runs
 
-from deeplab_tf.data import catalog
+from deeplab_tf.data import catalog, label_maps
 from deeplab_tf.data.sources import _shape_scenes
 from deeplab_tf.training.evaluator import Sample
 from deeplab_tf.training.reporting import monitor, run_log, summaries
+from deeplab_tf.visualization.instances import Instances
 
 
 @pytest.fixture(name='run')
@@ -116,6 +117,21 @@ def test_the_name_of_a_record_leads_nowhere_else(tmp_path, name):
   watching.on_sample(0, Sample(name, image, label, label))
   (written,) = tmp_path.rglob('*_overlay.png')
   assert folder in written.parents
+
+
+def test_samples_of_instances_become_pictures_and_files(tmp_path):
+  info = catalog.built_in('shapes')
+  options = types.SimpleNamespace(num_vis_samples=1, save_predictions=True,
+                                  save_raw_predictions=False, override_save_dir='')
+  writer = summaries.Writer(tmp_path, summaries.EVAL)
+  watching = monitor.SampleMonitor(writer, info, options, str(tmp_path), tf.Variable(7))
+  image, label = _shape_scenes.generate('val', 0)
+  truth = Instances.of_annotations(label.shape, label_maps.annotations(label, info))
+  found = truth._replace(scores=[0.9] * len(truth.masks), is_crowd=())
+  watching.on_sample(0, Sample('val_0', image, truth, found))
+  writer.close()
+  assert tiny_runs.read_scalars(tmp_path / summaries.EVAL) == {'pictures/00': {7: None}}
+  assert [path.name for path in (tmp_path / 'vis').iterdir()] == ['val_0_overlay.png']
 
 
 def test_samples_become_pictures_and_files(tmp_path):
