@@ -132,6 +132,19 @@ def test_the_queries_of_mask2former_are_analyzed(tmp_path, capsys):
   assert f'<th scope="row">after layer 3</th><td>{100 * found["AR100"][3]:.1f}</td>' in page
 
 
+@pytest.mark.parametrize('task,classes', [('INSTANCE', 6), ('SEMANTIC', 9)])
+def test_models_of_other_tasks_are_analyzed_too(tmp_path, task, classes):
+  path, override = tiny_mask2former.write_config(tmp_path), f'task: {task}'
+  model = deeplab_tf.build_model(deeplab_tf.load_config(path, [override]))
+  prefix = convert.save_checkpoint(model, str(tmp_path / 'ckpt-0'))
+  flags = _flags((path, prefix), tmp_path / 'out', '--num_images=1', f'--override={override}')
+  assert analyze.main(flags) == 0
+  numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
+  assert np.array(numbers['query_classes']['histogram']).shape == (12, classes)
+  # Classes without instances have no proposals.
+  assert ('proposals' in numbers) == (task == 'INSTANCE')
+
+
 def test_an_empty_data_set_is_refused():
   network = types.SimpleNamespace(num_queries=4, dataset_info=catalog.built_in('shapes'))
   with pytest.raises(ValueError, match='contains no images'):

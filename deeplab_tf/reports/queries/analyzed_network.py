@@ -20,6 +20,7 @@ from deeplab_tf.reports.queries import memory_attention
 from deeplab_tf.reports.queries import proposals as proposals_lib
 from deeplab_tf.reports.queries.proposals import Proposals
 from deeplab_tf.structures import split_layers
+from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import DataError
 
 
@@ -104,9 +105,12 @@ class AnalyzedNetwork:
     self.dataset_info = catalog.from_config(config)
     self._model = serving_module.build_network(config, self.dataset_info)
     load_checkpoint(self._model, checkpoint)
-    self._postprocess = architecture.build_postprocessor(config, self.dataset_info)
+    # The analyses are about the one query of each pixel, also if the model is for another task.
+    self._postprocess = architecture.build_postprocessor(config, self.dataset_info,
+                                                         task=Task.PANOPTIC)
     self._rule = getattr(self._postprocess, 'rule', 'aligned')
-    self._serving = serving_module.build(config, self.dataset_info, self._model)
+    self._serving = serving_module.build(config, self.dataset_info, self._model,
+                                         task=Task.PANOPTIC)
     options = getattr(config.model_options, config.model_options.WhichOneof('meta_architecture'))
     self.num_queries = options.num_queries
     self._run_image = tf.function(self._run, autograph=False, reduce_retracing=True)
