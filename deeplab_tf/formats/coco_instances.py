@@ -21,14 +21,13 @@ UNNAMED_IMAGE = {**IMAGE, 'file_name': coco_fields.FILE_NAME._replace(optional=T
 # An instance of a model's results.
 INSTANCE = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
             'bbox': coco_fields.BOX._replace(optional=True)}
-# An annotation of COCO.
-ANNOTATION = {**INSTANCE, 'id': coco_fields.INTEGER, 'area': coco_fields.NUMBER,
-              'iscrowd': coco_fields.FLAG._replace(optional=True)}
-# An annotation of any tool.
+# An annotation of COCO or of a labeling tool.
 ANY_ANNOTATION = {'image_id': coco_fields.IMAGE_ID, 'category_id': coco_fields.INTEGER,
                   'id': coco_fields.IMAGE_ID._replace(optional=True),
                   'area': coco_fields.AREA._replace(optional=True),
                   'iscrowd': coco_fields.FLAG._replace(optional=True)}
+# An annotation whose box is used too.
+ANNOTATION = {**ANY_ANNOTATION, 'bbox': INSTANCE['bbox']}
 
 
 def read_json(path: Union[str, os.PathLike], expected: str,

@@ -4,7 +4,13 @@ import functools
 import os
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from deeplab_tf.formats import coco_fields, coco_instances, coco_masks, coco_panoptic
+from deeplab_tf.formats import (
+  coco_fields,
+  coco_instances,
+  coco_masks,
+  coco_panoptic,
+  instance_masks,
+)
 from deeplab_tf.metrics import instance_matching
 from deeplab_tf.metrics.instance_average_precision import NAMES, InstanceAveragePrecision
 from deeplab_tf.metrics.percent import percent
@@ -181,7 +187,8 @@ def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> D
     iou_type: If 'bbox', annotations must have boxes, otherwise masks.
 
   Returns:
-    Content of the file: images, annotations, categories.
+    Content of the file: images, annotations, categories. An annotation without `area`, which many
+    labeling tools do not write, has that of its mask, or of its box for 'bbox'.
 
   Raises:
     FileNotFoundError: The file does not exist.
@@ -194,11 +201,20 @@ def load_ground_truth(path: coco_panoptic.PathLike, iou_type: str = 'segm') -> D
   for annotation in content['annotations']:
     where = f'{path}: annotation {annotation.get("id")}'
     shape = 'bbox' if iou_type == 'bbox' else 'segmentation'
-    _require(annotation, {'id', 'image_id', 'category_id', 'area', shape}, where, expected)
+    _require(annotation, {'image_id', 'category_id', shape}, where, expected)
     coco_fields.check([annotation], coco_instances.ANNOTATION, path, 'an annotation')
     coco_instances.check_known(annotation, known, where, path)
     _check_mask(annotation, shape, known, where)
+    if annotation.get('area') is None:
+      annotation['area'] = _area(annotation, shape, known['image_id'][annotation['image_id']])
   return content
+
+
+def _area(annotation: Dict[str, Any], shape: str, size: Tuple[int, int]) -> float:
+  if shape == 'bbox':
+    return annotation['bbox'][2] * annotation['bbox'][3]
+  from pycocotools import mask
+  return float(mask.area(instance_masks.run_lengths(annotation['segmentation'], size)))
 
 
 def _load_results(path: coco_panoptic.PathLike, truth: Dict[str, Any],

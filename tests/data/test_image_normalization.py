@@ -100,7 +100,7 @@ def test_pictures_show_the_pixels(own, monkeypatch):
   image = _pixels((6, 8))
   images = tf.pad(own.apply(image), [[0, 2], [0, 1], [0, 0]])[None]
   batch = EvaluationBatch(images, tf.constant([[6, 8]]), tf.constant([[6, 8]]), None, None)
-  np.testing.assert_array_equal(evaluator._pixels(batch, 0, own), image)
+  np.testing.assert_array_equal(evaluator.resized_back(batch, 0, own), image)
 
   shown = []
   monkeypatch.setattr(batch_pictures, 'side_by_side', lambda sample, info: shown.append(sample))

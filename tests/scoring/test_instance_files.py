@@ -96,6 +96,18 @@ def test_wrong_results_are_refused(files, content, words):
     _score(files)
 
 
+@pytest.mark.parametrize('iou_type', ['segm', 'bbox'])
+@pytest.mark.parametrize('changes', [{'area': None}, {'id': 'a-1', 'area': None}, {}])
+def test_what_labeling_tools_leave_out_is_taken_from_the_mask(files, iou_type, changes):
+  kept = {key: value for key, value in TRUTH['annotations'][0].items()
+          if key not in ('id', 'area', 'iscrowd')}
+  (files / 'gt.json').write_text(json.dumps({**TRUTH, 'annotations': [{**kept, **changes}]}))
+  (annotation,) = instance_files.load_ground_truth(files / 'gt.json', iou_type)['annotations']
+  assert annotation['area'] == 16
+  assert instance_files.instance_score(files / 'gt.json', files / 'results.json',
+                                       iou_type).figures['APs'] == pytest.approx(1.0)
+
+
 def test_a_panoptic_json_is_refused_as_ground_truth(files):
   panoptic = {**TRUTH, 'annotations': [{'image_id': 4, 'segments_info': []}]}
   (files / 'gt.json').write_text(json.dumps(panoptic))
