@@ -16,7 +16,7 @@ from deeplab_tf.training import distribution, state, trainer
 
 
 def inference(config, options: MeasureOptions) -> Results:
-  """Measures inference from uint8 images to panoptic maps, with random weights.
+  """Measures inference from uint8 images to the prediction of the task, with random weights.
 
   Class (or center) predictions are replaced by ones of which some are confident, so that
   post-processing takes as long as with a trained network.
@@ -38,9 +38,9 @@ def inference(config, options: MeasureOptions) -> Results:
   def confident(inputs):
     outputs = network(inputs)
     if 'class_logits' in outputs:
-      shape = outputs['class_logits'].shape[1:]
-      outputs = {**outputs, 'class_logits': outputs['class_logits'] +
-                 synthetic_batches.confidence(*shape)}
+      # There are several if predictions are averaged over passes.
+      outputs = {**outputs, 'class_logits': tf.nest.map_structure(
+          lambda x: x + synthetic_batches.confidence(*x.shape[1:]), outputs['class_logits'])}
     if 'center_heatmap' in outputs:
       size = outputs['center_heatmap'].shape[1:3]
       outputs = {**outputs, 'center_heatmap': synthetic_batches.centers(options.batch_size, size)}
@@ -49,7 +49,7 @@ def inference(config, options: MeasureOptions) -> Results:
   module = serving_module.build(config, dataset_info, model, confident)
   module.predict.get_concrete_function()
   traced = time.perf_counter()
-  result = measuring.calls(start, lambda: module.predict(images)['panoptic_map'].numpy(),
+  result = measuring.calls(start, lambda: tf.nest.flatten(module.predict(images))[0].numpy(),
                            options.repeats, options.batch_size)
   return {'inference': {'build_s': built - start, 'trace_s': traced - built, **result}}
 
@@ -97,4 +97,4 @@ def postprocess(config, options: MeasureOptions) -> Results:
   function = tf.function(lambda outputs: postprocess_batch(outputs, (height, width)),
                          autograph=False)
   return {'postprocess': measuring.calls(
-      start, lambda: function(inputs).panoptic_map.numpy(), options.repeats, options.batch_size)}
+      start, lambda: function(inputs)[0].numpy(), options.repeats, options.batch_size)}

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import structures
-from deeplab_tf.data import targets
+from deeplab_tf.data import pipeline
 
 # Number of segments in synthetic predictions and ground truth.
 _SEGMENTS = 20
@@ -26,30 +26,37 @@ def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[i
     float32 [batch, height, width, 3], normalized, and the targets; see structures.py.
   """
   rng = np.random.default_rng(0)
-  height, width = size
-  images = rng.uniform(-1, 1, (batch, height, width, 3)).astype(np.float32)
+  images = rng.uniform(-1, 1, (batch, *size, 3)).astype(np.float32)
   if kind == 'class':
     classes = rng.integers(0, dataset_info.num_classes, batch, dtype=np.int32)
     return tf.constant(images), structures.ClassTargets(tf.constant(classes))
-  background = dataset_info.class_ids[-1] * dataset_info.label_divisor
-  labels = np.full((batch, height, width), background, np.int32)
-  instances = min(_SEGMENTS, config.train_dataset_options.max_thing_id)
-  for label in labels:
-    for instance in range(1, instances + 1):
-      class_id = int(rng.choice(dataset_info.thing_class_ids))
-      y, x = rng.integers(0, height * 3 // 4), rng.integers(0, width * 3 // 4)
-      label[y:y + height // 4, x:x + width // 4] = class_id * dataset_info.label_divisor + instance
-  options = config.train_dataset_options
-
-  def make(label):
-    if kind == 'mask':
-      return targets.mask_targets(label, dataset_info, options.max_thing_id,
-                                  targets.SmallInstances(), tf.constant('synthetic'),
-                                  label if options.keep_empty_masks else None)
-    return targets.center_targets(label, dataset_info, options.sigma, targets.SmallInstances())
-
-  made = [make(tf.constant(label)) for label in labels]
+  labels = [_label(rng, config.train_dataset_options, dataset_info, size) for _ in range(batch)]
+  make = pipeline.target_function(config.train_dataset_options, dataset_info, kind)
+  made = [make(label, structures.LabeledImage(tf.zeros([*size, 3], tf.uint8), label,
+                                              tf.constant('synthetic'))) for label in labels]
   return tf.constant(images), tf.nest.map_structure(lambda *parts: tf.stack(parts), *made)
+
+
+def _label(rng: np.random.Generator, options, info, size: Sequence[int]):
+  """Returns a label with boxes, as a data set of these classes has it; see LabeledImage."""
+  height, width = size
+  instances = min(_SEGMENTS, options.max_thing_id)
+  classes = rng.choice(info.thing_class_ids or info.class_ids, instances)
+  corners = rng.integers(0, (height * 3 // 4, width * 3 // 4), (instances, 2))
+  boxes = [np.s_[y:y + height // 4, x:x + width // 4] for y, x in corners]
+  if info.masks_overlap:
+    masks = np.zeros((*size, instances), bool)
+    for instance, box in enumerate(boxes):
+      masks[(*box, instance)] = True
+    return structures.InstanceLabel(
+        tf.constant(np.packbits(masks, axis=-1, bitorder='little')),
+        tf.constant(classes, tf.int32), tf.zeros([instances], tf.bool), tf.zeros([instances]))
+  label = np.full(size, (info.stuff_class_ids or [info.ignore_label])[-1] * info.label_divisor,
+                  np.int32)
+  for instance, (class_id, box) in enumerate(zip(classes, boxes), start=1):
+    is_thing = info.by_class_id[int(class_id)].isthing
+    label[box] = class_id * info.label_divisor + (instance if is_thing else 0)
+  return tf.constant(label)
 
 
 def confidence(queries: int, outputs: int) -> np.ndarray:

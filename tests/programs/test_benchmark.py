@@ -2,10 +2,18 @@
 
 import json
 
+import numpy as np
 import programs
 import pytest
 import tiny
 import tiny_centers
+import tiny_mask2former
+
+import deeplab_tf
+from deeplab_tf.benchmark import network, synthetic_batches
+from deeplab_tf.benchmark.measuring import MeasureOptions
+from deeplab_tf.data import catalog
+from deeplab_tf.structures import OverlappingMaskTargets
 
 PROGRAM = 'evaluation/benchmark.py'
 
@@ -64,3 +72,27 @@ def test_a_network_without_attention_has_none_to_measure(tmp_path):
 def test_what_needs_a_config_says_so():
   assert '--what=postprocess needs a --config_file' in programs.error_line(
       PROGRAM, '--what=postprocess')
+
+
+@pytest.mark.parametrize('what', ['inference', 'postprocess', 'train_step'])
+@pytest.mark.parametrize('overrides', [
+    pytest.param(['task: INSTANCE'], marks=pytest.mark.slow), ['task: SEMANTIC'],
+    ['task: INSTANCE', 'train_dataset_options { dataset: "coco_instances" } '
+     'eval_dataset_options { dataset: "coco_instances" }']],
+                         ids=['instance', 'semantic', 'overlapping'])
+def test_every_task_is_measured(tmp_path, what, overrides):
+  config = deeplab_tf.load_config(tiny_mask2former.write_config(tmp_path), overrides)
+  options = MeasureOptions(input_size=(64, 96), batch_size=2, repeats=1)
+  (result,) = getattr(network, what)(config, options).values()
+  assert result['median_s'] > 0
+
+
+def test_synthetic_instances_may_overlap(tmp_path):
+  config = deeplab_tf.load_config(tiny_mask2former.write_config(tmp_path), [
+      'task: INSTANCE', 'train_dataset_options { dataset: "coco_instances" } '
+      'eval_dataset_options { dataset: "coco_instances" }'])
+  _, targets = synthetic_batches.training_batch(
+      config, catalog.from_config(config), 'mask', 2, (64, 96))
+  assert isinstance(targets, OverlappingMaskTargets)
+  masks = np.unpackbits(targets.mask_bits, axis=-1, bitorder='little')
+  assert (masks.sum((1, 2)) > 0).sum() == 2 * 16 and masks.sum(-1).max() > 1
