@@ -40,7 +40,8 @@ def training_batch(config, dataset_info, kind: str, batch: int, size: Sequence[i
 def _label(rng: np.random.Generator, options, info, size: Sequence[int]):
   """Returns a label with boxes, as a data set of these classes has it; see LabeledImage."""
   height, width = size
-  instances = min(_SEGMENTS, options.max_thing_id)
+  # max_thing_id limits things alone.
+  instances = min(_SEGMENTS, options.max_thing_id) if info.thing_class_ids else _SEGMENTS
   classes = rng.choice(info.thing_class_ids or info.class_ids, instances)
   corners = rng.integers(0, (height * 3 // 4, width * 3 // 4), (instances, 2))
   boxes = [np.s_[y:y + height // 4, x:x + width // 4] for y, x in corners]

@@ -2,47 +2,23 @@
 
 import contextlib
 import io
-import json
 
 import numpy as np
 import pytest
 import shared
 import tensorflow as tf
-from google.protobuf import text_format
-from PIL import Image
+from data_sources import build_instances, load, open_source
 
 from deeplab_tf import cli
 from deeplab_tf import config as config_lib
-from deeplab_tf.data import build, catalog, errors, label_maps, pipeline, readers, sources
-from deeplab_tf.data.sources import coco_instance_format
-from deeplab_tf.protos import config_pb2, data_pb2
+from deeplab_tf.data import build, catalog, label_maps, pipeline
+from deeplab_tf.protos import config_pb2
 from deeplab_tf.structures import InstanceLabel, OverlappingMaskTargets
-from deeplab_tf.user_errors import DataError
-
-# Errors of a Python function, inside tf.data and outside.
-FAILURES = (tf.errors.OpError, DataError)
 
 
 @pytest.fixture(name='folder')
 def _folder(instance_folder):
   return instance_folder
-
-
-def run(folder, *arguments):
-  return cli.run(build.main, ['--dataset=coco_instance_format', f'--root={folder.root}',
-                              '--split=val', *map(str, arguments)])
-
-
-def open_source(text):
-  options = text_format.Parse(text, data_pb2.DatasetOptions())
-  return readers.open_source(options, catalog.from_options(options), 'dataset_options')
-
-
-def load(text):
-  """Name -> LabeledImage of numpy arrays, in order."""
-  source = open_source(text)
-  found = source.in_order().map(source.load)
-  return {e.name.numpy().decode(): tf.nest.map_structure(lambda x: x.numpy(), e) for e in found}
 
 
 def masks_of(label):
@@ -87,7 +63,7 @@ def test_files_and_records_give_the_masks_of_pycocotools(folder, tmp_path):
   (overlap,) = np.argwhere(masks_of(direct['photo0'].label)[..., :2].all(-1))[:1]
   assert overlap.shape == (2,)  # The masks of cat and dog do share pixels.
   assert direct['photo2'].label.mask_bits.shape == (12, 10, 0)
-  assert run(folder, f'--output_dir={tmp_path}/records') == 0
+  assert build_instances(folder, f'--output_dir={tmp_path}/records') == 0
   records = load('dataset: "coco_instance_format" coco_instance_format { annotation_file: "'
                  f'{folder.json_file}" }} file_pattern: "{tmp_path}/records/val-*"')
   assert list(records) == list(direct)
@@ -142,14 +118,14 @@ def test_shapes_are_known_while_tracing(folder):
 @pytest.mark.parametrize('flag, count', [([], 3), (['--keep_crowd'], 3),
                                          (['--treat_crowd_as_ignore'], 2)])
 def test_crowds_are_kept_unless_they_are_not_wanted(folder, tmp_path, flag, count):
-  assert run(folder, f'--output_dir={tmp_path}/records', *flag) == 0
+  assert build_instances(folder, f'--output_dir={tmp_path}/records', *flag) == 0
   found = load('dataset: "coco_instance_format" coco_instance_format { annotation_file: "'
                f'{folder.json_file}" }} file_pattern: "{tmp_path}/records/val-*"')
   assert len(found['photo0'].label.class_ids) == count
 
 
 def test_the_pipeline_takes_files_and_records(folder, experiment, tmp_path, capsys):
-  assert run(folder, f'--output_dir={tmp_path}/records') == 0
+  assert build_instances(folder, f'--output_dir={tmp_path}/records') == 0
   (path,) = (tmp_path / 'records').iterdir()
   records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
   with tf.io.TFRecordWriter(str(path)) as writer:
@@ -282,227 +258,3 @@ def test_what_labeling_tools_write_is_read(folder, change):
     for one, other in zip(after[name].label, before[name].label):
       if one.dtype != np.int32:
         np.testing.assert_array_equal(one, other)
-
-
-# --- What is refused --------------------------------------------------------------------------
-
-PACKED = {'size': [20, 30], 'counts': ''}
-
-
-@pytest.mark.parametrize('change, words', [
-    ({'image_id': 99}, 'annotation 40 has image_id 99, which FILE does not list'),
-    ({'image_id': '4'}, "annotation 40 has image_id '4', which FILE does not list; it lists the "
-     "number 4, and this is the text '4'"),
-    ({'category_id': 8}, 'annotation 40 has category_id 8, which FILE does not list'),
-    ({'category_id': 'dog'}, "annotation 40 has 'dog' as \"category_id\", which must be a whole"),
-    ({'iscrowd': 2}, 'annotation 40 has 2 as "iscrowd", which must be 0 or 1'),
-    ({'area': -3}, 'annotation 40 has -3 as "area", which must be a number of pixels'),
-    ({'area': float('nan')}, 'annotation 40 has nan as "area"'),
-    ({'id': [1]}, 'annotation [1] has [1] as "id"'),
-    ({'segmentation': []}, '1 of 4 annotations have no mask ("segmentation" is missing or empty), '
-     'e.g. annotation 40: they are detection annotations'),
-])
-def test_statements_are_checked_when_the_file_is_read(folder, change, words, capsys):
-  folder.content['annotations'][1].update(change)
-  folder.save()
-  with pytest.raises(ValueError) as error:
-    open_source(folder.options())
-  line = str(error.value)
-  assert line.startswith(f'{folder.json_file}: ') and '\n' not in line
-  assert words.replace('FILE', str(folder.json_file)) in line
-  assert run(folder, '--dry_run') == 2
-  output = capsys.readouterr().out
-  assert f'problems: 1\n  {" ".join(line.split())}' in output and 'images: 3,' in output
-
-
-@pytest.mark.parametrize('mask, words', [
-    ([[1, 1, 5, 5]], 'has a polygon of 2 corners; three or more are needed'),
-    ([[]], 'has a polygon of 0 corners'),
-    ([[1, 1, 5, 5, 7]], 'has a polygon that is not a list of three or more x, y'),
-    ([[1, 1, 5, 5, 7, None]], 'has a polygon with a corner that is not a number'),
-    ('xyz', 'is neither run lengths'),
-    ({**PACKED, 'counts': 'zzz'}, 'has counts that are not run lengths'),
-    ({**PACKED, 'counts': '0'}, 'has run lengths that add up to 0, not to 20 x 30'),
-    ({**PACKED, 'counts': [600, 1]}, 'has run lengths that add up to 601, not to 20 x 30'),
-    ({'size': [30, 20], 'counts': [600]}, 'is of size [30, 20], and its image of [20, 30]'),
-])
-def test_wrong_masks_are_named_with_annotation_image_and_class(folder, mask, words, capsys):
-  folder.content['annotations'][1]['segmentation'] = mask
-  folder.save()
-  expected_line = (f'{folder.json_file}: annotation 40 of photo0.png (category 3 "dog"): the mask '
-                   f'{words}')
-  source = open_source(folder.options())
-  with pytest.raises(FAILURES) as error:
-    source.load(tf.constant(0, tf.int64))
-  assert errors.describe_data_error(error.value).startswith(expected_line)
-  assert source.load(tf.constant(1, tf.int64)).label.class_ids.numpy().tolist() == [1]
-  assert run(folder, '--dry_run') == 2
-  output = capsys.readouterr().out
-  assert f'problems: 1\n  {expected_line}' in output and 'images: 3,' in output
-  assert run(folder, f'--output_dir={folder.root}/records') == 2
-  assert expected_line in capsys.readouterr().err
-
-
-def test_a_detection_json_is_refused_in_one_line(folder, capsys):
-  for annotation in folder.content['annotations']:
-    annotation.update(segmentation=[], bbox=[1, 1, 5, 5])
-  folder.save()
-  assert run(folder, f'--output_dir={folder.root}/records') == 2
-  assert capsys.readouterr().err == (
-      f'error: {folder.json_file}: 4 of 4 annotations have no mask ("segmentation" is missing or '
-      'empty), e.g. annotation 11: they are detection annotations, which have boxes only. Export '
-      'polygons or run lengths from the labeling tool, or remove these annotations\n')
-
-
-def test_a_panoptic_json_is_refused(panoptic_folder):
-  json_file, images = panoptic_folder.json_file, panoptic_folder.image_dir
-  with pytest.raises(ValueError, match='panoptic_val.json: this is a panoptic JSON; expected an '
-                     'instance JSON'):
-    open_source('dataset: "coco_instance_format" coco_instance_format { annotation_file: '
-                f'"{json_file}" image_dir: "{images}" }}')
-
-
-def test_a_category_that_coco_does_not_have_is_named(folder):
-  content = json.loads(folder.json_file.read_text())
-  content['categories'] = [{'id': 3, 'name': 'car'}, {'id': 7, 'name': 'train'}, {'id': 12}]
-  content['annotations'][0]['category_id'] = 12
-  (folder.root / 'annotations' / 'instances_val2017.json').write_text(json.dumps(content))
-  folder.image_dir.rename(folder.root / 'val2017')
-  raw = f'dataset: "coco_instances" raw_data {{ root: "{folder.root}" split: "val" }}'
-  with pytest.raises(ValueError, match='annotation 11 has category id 12, which data set '
-                     '"coco_instances" does not have'):
-    open_source(raw)
-  content['categories'][1]['name'] = 'cat'
-  (folder.root / 'annotations' / 'instances_val2017.json').write_text(json.dumps(content))
-  with pytest.raises(ValueError, match='category 7 is \'cat\', but "train" in data set "coco_ins'):
-    open_source(raw)
-
-
-def test_missing_images_are_named(folder):
-  folder.content['images'][1]['file_name'] = 'photo9.png'
-  folder.save()
-  with pytest.raises(FileNotFoundError, match='photo9.png: no such file; the JSON names it as the'):
-    open_source(folder.options())
-  folder.content['images'] = folder.content['annotations'] = []
-  folder.save()
-  with pytest.raises(ValueError, match='instances_val.json: has no images'):
-    open_source(folder.options())
-
-
-def test_usual_places_are_found_or_named(folder):
-  options = sources.BuildOptions(root=str(folder.root), split='val')
-  assert len(coco_instance_format.files(options)) == 3
-  folder.json_file.rename(folder.root / 'mine.json')
-  with pytest.raises(FileNotFoundError, match='holds none of annotations/instances_val.json.*name '
-                     'it with --annotation_file'):
-    coco_instance_format.files(options)
-  assert len(coco_instance_format.files(options._replace(annotation_file='mine.json'))) == 3
-  # A test split needs no JSON.
-  folder.image_dir.rename(folder.root / 'test')
-  test = sources.BuildOptions(root=str(folder.root), split='test')
-  assert [file.read_label for file in coco_instance_format.files(test)] == [None] * 3
-  assert coco_instance_format.classes(test).masks_overlap
-
-
-# --- Sizes ------------------------------------------------------------------------------------
-
-
-def test_a_stated_size_that_the_image_does_not_have_is_named(folder, capsys):
-  image = folder.content['images'][1]
-  image['height'], image['width'] = 10, 11
-  folder.save()
-  with pytest.raises(FAILURES) as error:
-    open_source(folder.options()).load(tf.constant(1, tf.int64))
-  assert errors.describe_data_error(error.value) == (
-      f'{folder.image_dir}/photo1.png: the image is 16x24, but its label is 10x11')
-  assert run(folder, '--dry_run') == 2
-  assert f'{folder.image_dir}/photo1.png: is 16x24, but the JSON states 10x11' in (
-      capsys.readouterr().out)
-
-
-def test_a_size_stated_for_the_image_as_stored_is_explained(folder, capsys):
-  path = folder.image_dir / 'photo1.png'
-  with Image.open(path) as image:
-    exif = image.getexif()
-    exif[274] = 6
-    image.save(path, exif=exif)
-  with pytest.raises(FAILURES) as error:
-    open_source(folder.options()).load(tf.constant(1, tf.int64))
-  line = errors.describe_data_error(error.value)
-  assert 'the image is 24x16, but its label is 16x24 (the image is turned upright by its EXIF' in (
-      line)
-  assert 'the label fits the image as it is stored' in line
-  folder.content['images'][1].update(height=24, width=16)
-  folder.save()
-  assert load(folder.options())['photo1'].label.mask_bits.shape == (24, 16, 1)
-
-
-def test_a_huge_stated_size_takes_no_memory(folder):
-  folder.content['images'][0].update(height=60000, width=60000)
-  folder.content['annotations'] = folder.content['annotations'][:1]
-  folder.save()
-  with pytest.raises(FAILURES, match='the image photo0.png is 60000x60000: at most'):
-    open_source(folder.options()).load(tf.constant(0, tf.int64))
-
-
-# --- Instances as partitions ------------------------------------------------------------------
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize('split', ['train', 'val'])
-@pytest.mark.parametrize('name', ['cityscapes', 'ade20k'])
-def test_instances_of_a_panoptic_data_set_are_its_things(name, split, tmp_path):
-  root = shared.path('data', f'made_up_{name}')
-  raw = f'raw_data {{ root: "{root}" split: "{split}" }}'
-  panoptic = load(f'dataset: "{name}_panoptic" {raw}')
-  info = catalog.built_in(f'{name}_instances')
-  assert not info.masks_overlap and info.stuff_class_ids == ()
-  found = load(f'dataset: "{name}_instances" {raw}')
-  assert list(found) == list(panoptic) and found
-  for key, example in panoptic.items():
-    is_thing = np.isin(example.label // 1000, info.class_ids)
-    assert is_thing.any() and not is_thing.all()
-    np.testing.assert_array_equal(
-        found[key].label, np.where(is_thing, example.label, info.void_label), err_msg=key)
-    assert found[key].label.dtype == np.int32
-  assert cli.run(build.main, [f'--dataset={name}_instances', f'--root={root}', f'--split={split}',
-                              f'--output_dir={tmp_path}']) == 0
-  records = load(f'dataset: "{name}_instances" file_pattern: "{tmp_path}/{split}-*"')
-  for key, example in records.items():
-    np.testing.assert_array_equal(example.label, found[key].label)
-
-
-@pytest.mark.parity
-def test_crowds_of_cityscapes_can_be_left_out(tmp_path):
-  root = shared.path('data', 'made_up_cityscapes')
-  text = ('dataset: "cityscapes_instances" raw_data { root: "%s" split: "val" '
-          'treat_crowd_as_ignore: %s }')
-  kept, ignored = [load(text % (root, value)) for value in ('false', 'true')]
-  crowd = 0
-  for key, example in kept.items():
-    is_crowd = (example.label % 1000 == 0) & (example.label != 255000)
-    crowd += is_crowd.sum()
-    np.testing.assert_array_equal(ignored[key].label, np.where(is_crowd, 255000, example.label))
-  assert crowd
-  without = load('dataset: "cityscapes_instances" decode_groundtruth_label: false raw_data '
-                 f'{{ root: "{root}" split: "test" }}')
-  assert all((example.label == 255000).all() for example in without.values())
-
-
-def test_ade20k_needs_its_instance_pngs_only(tmp_path):
-  for folder, pixels in (('images', np.zeros((4, 5, 3))), ('annotations_instance', [
-      [[0, 0, 9], [2, 1, 9], [2, 1, 9], [2, 2, 0], [1, 3, 0]]] * 4)):
-    (tmp_path / folder / 'validation').mkdir(parents=True)
-    Image.fromarray(np.array(pixels, np.uint8)).save(tmp_path / folder / 'validation' / 'a.png')
-  raw = f'dataset: "ade20k_instances" raw_data {{ root: "{tmp_path}" split: "val" }}'
-  things = catalog.built_in('ade20k_instances').class_ids
-  assert len(things) == 100
-  np.testing.assert_array_equal(load(raw)['a'].label, [
-      [0, 1000 * things[1] + 1, 1000 * things[1] + 1, 1000 * things[1] + 2,
-       1000 * things[0] + 1]] * 4)
-  path = tmp_path / 'annotations_instance' / 'validation' / 'a.png'
-  Image.fromarray(np.full((4, 5, 3), 101, np.uint8)).save(path)
-  with pytest.raises(FAILURES, match=r'a.png: \(R, G\) = \(101, 101\) \(20 pixels\) is'):
-    load(raw)
-  with pytest.raises(ValueError, match='split "test": ade20k_instances has train and val'):
-    open_source(raw.replace('"val"', '"test"'))
