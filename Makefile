@@ -13,8 +13,8 @@ TEST_PROCESSES ?= 2
 
 .PHONY: demo test test-kernels test-slow parity lint figures env clean
 
-# Tests that train layers, and a training step of every architecture.
-KERNEL_TESTS := tests/layers tests/pixel_decoders tests/transformer_decoders tests/training/test_train_step.py
+# Tests that train layers, compute losses and post-process, and a training step of every architecture.
+KERNEL_TESTS := tests/layers tests/losses tests/pixel_decoders tests/postprocessing tests/transformer_decoders tests/training/test_train_step.py
 
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py --output_dir=demo
