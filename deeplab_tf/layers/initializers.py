@@ -1,4 +1,4 @@
-"""Initializers of linear layers that Keras does not name: those of PyTorch's modules.
+"""Initializers that Keras does not name: those of PyTorch's modules and of Detectron2.
 
 Each function returns a new initializer, since one that is shared by two variables would give both
 the same numbers.
@@ -36,3 +36,8 @@ def joint_xavier(parts: int) -> keras.initializers.Initializer:
     parts: Number of kernels in the matrix, 3 for query, key and value.
   """
   return keras.initializers.VarianceScaling(2 / (parts + 1), 'fan_avg', 'uniform')
+
+
+def caffe2_xavier() -> keras.initializers.Initializer:
+  """Returns Detectron2's initializer of convolutions: uniform in +-sqrt(3 / fan_in)."""
+  return keras.initializers.VarianceScaling(1.0, 'fan_in', 'uniform')

@@ -12,7 +12,7 @@ from typing import Sequence
 
 import tensorflow as tf
 
-from deeplab_tf import backbones, models, tasks
+from deeplab_tf import backbones, models, pixel_decoders, tasks
 from deeplab_tf import config as config_lib
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones.features import Backbone
@@ -25,7 +25,6 @@ from deeplab_tf.layers.normalization import BatchNorm, GroupNorm, LayerNorm
 from deeplab_tf.losses.mask2former import Mask2FormerCriterion
 from deeplab_tf.models import _score_passes
 from deeplab_tf.models._keras_model import KerasModel
-from deeplab_tf.pixel_decoders.deformable_decoder import DeformablePixelDecoder
 from deeplab_tf.postprocessing import mask2former_panoptic
 from deeplab_tf.postprocessing.averaged_scores import AveragedScores
 from deeplab_tf.postprocessing.mask2former_instances import Mask2FormerInstances
@@ -55,7 +54,7 @@ class Mask2Former(KerasModel):
   """
 
   def __init__(self, *, dataset_info: DatasetInfo, backbone: Backbone,
-               pixel_decoder: DeformablePixelDecoder,
+               pixel_decoder: keras.layers.Layer,
                transformer_decoder: MaskedAttentionDecoder):
     """Initializes the model from its layers, the attributes of the class."""
     super().__init__(dataset_info)
@@ -112,14 +111,12 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> Mas
   options = config.model_options.mask2former
   backbone = backbones.build(config.model_options.backbone,
                              models.norm_factory(config.trainer_options.solver_options))
-  pixels = options.pixel_decoder
-  pixel_decoder = DeformablePixelDecoder(
-      _features(backbone, config.model_options.backbone.name), channels=pixels.channels,
-      mask_channels=options.mask_channels, num_layers=pixels.num_layers,
-      num_heads=options.num_heads, num_points=pixels.num_points,
-      feed_forward_channels=pixels.feed_forward_channels, recompute=options.recompute_layers)
+  pixel_decoder = pixel_decoders.build(
+      options.pixel_decoder, _features(backbone, config.model_options.backbone.name),
+      mask_channels=options.mask_channels, num_heads=options.num_heads,
+      recompute=options.recompute_layers)
   transformer_decoder = MaskedAttentionDecoder(
-      feature_channels=pixels.channels, mask_channels=options.mask_channels,
+      feature_channels=pixel_decoder.channels, mask_channels=options.mask_channels,
       num_queries=options.num_queries,
       # num_classes may count the ignored class too.
       num_classes=len(dataset_info.class_ids), num_layers=options.num_layers,

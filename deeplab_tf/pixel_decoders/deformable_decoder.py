@@ -4,7 +4,7 @@ Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentatio
 section 3.2.2; the encoder is that of Zhu et al., "Deformable DETR" (ICLR 2021).
 """
 
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import tensorflow as tf
 
@@ -19,25 +19,11 @@ from deeplab_tf.layers.precision import policy
 from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
-from deeplab_tf.user_errors import ConfigError
+from deeplab_tf.pixel_decoders.output import PixelDecoderOutput, check_strides
 
-_STRIDES = (4, 8, 16, 32)
 _LEVELS = 3
 
 Size = tuple[Dimension, Dimension]
-
-
-class PixelDecoderOutput(NamedTuple):
-  """Features of a pixel decoder.
-
-  Attributes:
-    levels: Features of strides 32, 16 and 8 for the transformer decoder, each
-      [batch, h, w, channels].
-    mask_features: [batch, h4, w4, mask_channels], features of stride 4 whose products with mask
-      embeddings are mask logits.
-  """
-  levels: tuple[tf.Tensor, ...]
-  mask_features: tf.Tensor
 
 
 class DeformableEncoderLayer(keras.layers.Layer):
@@ -100,6 +86,7 @@ class DeformablePixelDecoder(keras.layers.Layer):
   Attributes:
     channels: Channels of the levels.
     mask_channels: Channels of the mask features.
+    coarsest_channels: Channels of the backbone's feature of stride 32.
     input_projections: 1x1 convolution with group norm for each level, the first for stride 32.
     level_embedding: float32 [3, channels], added to the position embedding of each level.
     encoder_layers: DeformableEncoderLayers.
@@ -129,11 +116,9 @@ class DeformablePixelDecoder(keras.layers.Layer):
     """
     # Without autocast, since `call` returns the precision of its inputs.
     super().__init__(dtype='float32', autocast=False)
-    if tuple(feature.stride for feature in features) != _STRIDES:
-      strides = ', '.join(f'{f.name} of stride {f.stride}' for f in features)
-      raise ConfigError(f'the pixel decoder needs features of strides 4, 8, 16 and 32: the '
-                        f'backbone has {strides or "none"}; choose another backbone')
+    check_strides(features)
     self.channels, self.mask_channels = channels, mask_channels
+    self.coarsest_channels = features[-1].channels
     self._names = [feature.name for feature in features]
     self._recompute = recompute
     with policy('float32'):
@@ -146,11 +131,11 @@ class DeformablePixelDecoder(keras.layers.Layer):
                                  feed_forward_channels=feed_forward_channels)
           for _ in range(num_layers)]
       self.lateral = Convolution(features[0].channels, channels, norm=GroupNorm,
-                                 kernel_initializer=_caffe2_xavier())
+                                 kernel_initializer=initializers.caffe2_xavier())
       self.fuse = Convolution(channels, channels, 3, norm=GroupNorm, activation='relu',
-                              kernel_initializer=_caffe2_xavier())
+                              kernel_initializer=initializers.caffe2_xavier())
       self.mask_projection = Convolution(channels, mask_channels,
-                                         kernel_initializer=_caffe2_xavier())
+                                         kernel_initializer=initializers.caffe2_xavier())
 
   def call(self, features: dict[str, tf.Tensor], training: bool = False) -> PixelDecoderOutput:
     """Maps the features of a backbone, by name, to levels and mask features.
@@ -170,7 +155,7 @@ class DeformablePixelDecoder(keras.layers.Layer):
     upsampled = resize_bilinear(levels[-1], dimensions(lateral)[1:3], 'half_pixel')
     mask_features = self.mask_projection(self.fuse(lateral + upsampled))
     return PixelDecoderOutput(tuple(tf.cast(level, dtype) for level in levels),
-                              tf.cast(mask_features, dtype))
+                              tf.cast(mask_features, dtype), features[self._names[-1]])
 
   def _encode(self, levels, training):
     """Passes the levels through the encoder layers; all have the same channels."""
@@ -209,8 +194,3 @@ def pixel_centers(height: Dimension, width: Dimension) -> tf.Tensor:
   x, y = (tf.cast(tf.range(n), tf.float32) + 0.5 for n in (width, height))
   x, y = tf.meshgrid(x / tf.cast(width, tf.float32), y / tf.cast(height, tf.float32))
   return tf.reshape(tf.stack([x, y], -1), [height * width, 2])
-
-
-def _caffe2_xavier() -> keras.initializers.Initializer:
-  """Returns Detectron2's initializer of convolutions: uniform in +-sqrt(3 / fan_in)."""
-  return keras.initializers.VarianceScaling(1.0, 'fan_in', 'uniform')

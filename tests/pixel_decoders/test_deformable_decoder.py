@@ -65,7 +65,7 @@ def _inputs(height=50, width=41, batch=2):
 
 @pytest.mark.parametrize('size', [(64, 96), (50, 41), (33, 130), (3, 5)])
 def test_shapes_at_odd_sizes(size):
-  levels, mask_features = _decoder()(_inputs(*size))
+  levels, mask_features, _ = _decoder()(_inputs(*size))
   assert [x.shape.as_list() for x in (*levels, mask_features)] == [
       [2, -(-size[0] // stride), -(-size[1] // stride), channels]
       for stride, channels in ((32, 32), (16, 32), (8, 32), (4, 7))]
@@ -98,7 +98,7 @@ def test_pixel_centers_are_parts_of_width_and_height():
 
 def test_mask_features_are_an_fpn_step_on_the_finest_level():
   decoder, inputs = _decoder(), _inputs()
-  levels, mask_features = decoder(inputs)
+  levels, mask_features, _ = decoder(inputs)
   upsampled = tf.image.resize(levels[2], [13, 11], 'bilinear', antialias=False)
   lateral = decoder.lateral.norm(tf.nn.conv2d(inputs['res2'], decoder.lateral.kernel, 1, 'SAME'))
   fused = tf.nn.conv2d(lateral + upsampled, decoder.fuse.kernel, 1, 'SAME')
