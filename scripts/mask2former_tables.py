@@ -1,0 +1,253 @@
+"""Small versions of the tables 4 and 5 of Mask2Former's paper, on the synthetic data set `shapes`.
+
+  python scripts/mask2former_tables.py --output_dir=runs/mask2former_tables --minutes=60
+
+Each row is a training of configs/shapes/mask2former_tables.textproto with other options. Finished
+trainings are passed over, and each result is added to results.jsonl in the output folder, so that
+the same command goes on where it was stopped. --minutes=0 prints the tables alone.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, Iterable, NamedTuple, Optional
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = 'configs/shapes/mask2former_tables.textproto'
+_TRAIN_IMAGES = 6000
+# The first and the last row of a table have several seeds, since the seed alone changes scores.
+_SEEDS = 3
+# The shown tables, unless others are asked for.
+_SHOWN = ('4a', '4c', '4e')
+
+
+class Row(NamedTuple):
+  """A row of a table.
+
+  Attributes:
+    name: Name of the row in the paper.
+    options: Override of the config, '' for Mask2Former as it is.
+    paper: PQ of the row on COCO panoptic in the paper, in percent.
+  """
+  name: str
+  options: str
+  paper: float
+
+
+def _decoder(options: str) -> str:
+  return f'model_options {{ mask2former {{ transformer_decoder {{ {options} }} }} }}'
+
+
+def _pixels(options: str) -> str:
+  return f'model_options {{ mask2former {{ pixel_decoder {{ {options} }} }} }}'
+
+
+def _losses(options: str) -> str:
+  return f'trainer_options {{ loss_options {{ mask2former_loss {{ {options} }} }} }}'
+
+
+_AS_IT_IS, _FULL = '', _decoder('cross_attention: FULL')
+# In place of the pixels of the mask logits, which the small config compares.
+_POINTS = 'num_points: 1024'
+TABLES = {
+    '4a': (Row('Mask2Former', _AS_IT_IS, 51.9),
+           Row('without masked attention', _FULL, 47.1),
+           Row('without high-resolution features', _decoder('scales: STRIDE_32'), 50.2)),
+    '4b': (Row('Mask2Former', _AS_IT_IS, 51.9),
+           Row('without learnable query features', _decoder('query_features: ZERO'), 51.2),
+           Row('without cross-attention first', _decoder('self_attention_first: true'), 51.6),
+           Row('with dropout', _decoder('dropout_rate: 0.1'), 51.3),
+           Row('all three', _decoder('query_features: ZERO self_attention_first: true '
+                                     'dropout_rate: 0.1'), 50.8)),
+    '4c': (Row('cross-attention', _FULL, 47.1),
+           Row('SMCA', _decoder('cross_attention: SMCA'), 47.2),
+           Row('mask pooling', _decoder('cross_attention: MASK_POOLING'), 51.5),
+           Row('masked attention', _AS_IT_IS, 51.9)),
+    '4d': (Row('single scale (1/32)', _decoder('scales: STRIDE_32'), 50.2),
+           Row('single scale (1/16)', _decoder('scales: STRIDE_16'), 51.5),
+           Row('single scale (1/8)', _decoder('scales: STRIDE_8'), 51.8),
+           Row('naive multi-scale', _decoder('scales: CONCATENATED'), 51.9),
+           Row('efficient multi-scale', _AS_IT_IS, 51.9)),
+    '4e': (Row('FPN', _pixels('kind: FPN'), 50.7),
+           Row('Semantic FPN', _pixels('kind: SEMANTIC_FPN'), 51.2),
+           Row('FaPN', _pixels('kind: FAPN'), 51.8),
+           # Of nine layers in the full size, as of six of the deformable attention one is left.
+           Row('BiFPN', _pixels('kind: BIFPN num_fusion_layers: 2'), 51.8),
+           Row('MSDeformAttn', _AS_IT_IS, 51.9)),
+    '5': (Row('matching on masks, loss on masks',
+              _losses('matching_at: MASKS loss_at: MASKS'), 50.3),
+          Row('matching on masks, loss on points', _losses(f'{_POINTS} matching_at: MASKS'), 50.8),
+          Row('matching on points, loss on masks', _losses(f'{_POINTS} loss_at: MASKS'), 51.4),
+          Row('matching on points, loss on points', _losses(_POINTS), 51.9)),
+}
+
+
+def main() -> None:
+  """Runs the program."""
+  args = _parse()
+  args.output_dir.mkdir(parents=True, exist_ok=True)
+  results = Results(args.output_dir / 'results.jsonl')
+  end, left = time.monotonic() + 60 * args.minutes, 0
+  for options, seed in _runs(args.tables):
+    if results.find(options, seed) is not None:
+      continue
+    if time.monotonic() >= end:
+      left += 1
+      continue
+    records = _records(args.output_dir)
+    results.add({'options': options, 'seed': seed, **_train(
+        args.output_dir / _folder(options, seed), records, options, seed)})
+  for name in args.tables:
+    print(*table(name, results), '', sep='\n')
+  if left:
+    print(f'{left} trainings are left; rerun the same command to go on')
+
+
+def _parse() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0],
+                                   epilog=__doc__.split('\n\n')[2])
+  parser.add_argument('--output_dir', type=pathlib.Path, required=True, metavar='D',
+                      help='folder of the trainings and of results.jsonl')
+  parser.add_argument('--tables', default=_SHOWN, metavar='A,B,...',
+                      type=lambda text: tuple(text.split(',')),
+                      help=f'tables, of {", ".join(TABLES)} (default: {",".join(_SHOWN)})')
+  parser.add_argument('--minutes', type=float, default=float('inf'), metavar='N',
+                      help='time after which no further training is started (default: no limit)')
+  args = parser.parse_args()
+  unknown = [name for name in args.tables if name not in TABLES]
+  if unknown:
+    parser.error(f'there is no table "{unknown[0]}": the tables are {", ".join(TABLES)}')
+  return args
+
+
+class Results:
+  """The results of finished trainings, a line of JSON each.
+
+  Attributes:
+    all: The results, oldest first.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+    self.all = [json.loads(line) for line in lines if line.strip()]
+
+  def find(self, options: str, seed: int) -> Optional[dict[str, Any]]:
+    """Returns the result of a training, or None."""
+    found = [r for r in self.all if (r['options'], r['seed']) == (options, seed)]
+    return found[-1] if found else None
+
+  def add(self, result: dict[str, Any]) -> None:
+    """Appends a result to the file."""
+    with open(self._path, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(result) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+    self.all.append(result)
+
+
+def _seeds(name: str, index: int) -> range:
+  """Returns the seeds of a row."""
+  return range(_SEEDS if index in (0, len(TABLES[name]) - 1) else 1)
+
+
+def _runs(tables: Iterable[str]) -> list[tuple[str, int]]:
+  """Returns options and seed of all trainings, those of the first seed first."""
+  runs = {(row.options, seed) for name in tables for index, row in enumerate(TABLES[name])
+          for seed in _seeds(name, index)}
+  order = list(dict.fromkeys(row.options for name in tables for row in TABLES[name]))
+  return sorted(runs, key=lambda run: (run[1], order.index(run[0])))
+
+
+def _folder(options: str, seed: int) -> str:
+  """Returns the name of a training's folder, in which it goes on if it was stopped."""
+  return f'{hashlib.sha256(options.encode()).hexdigest()[:8]}-seed{seed}'
+
+
+# === Training ===
+
+
+def _records(folder: pathlib.Path) -> str:
+  """Returns the pattern of the training images, which are generated once."""
+  records = folder / 'records'
+  pattern = str(records / 'train-*.tfrecord')
+  if not (records / 'complete').exists():
+    subprocess.run([sys.executable, '-m', 'deeplab_tf.data.build', '--dataset=shapes',
+                    '--split=train', f'--num_images={_TRAIN_IMAGES}', f'--output_dir={records}'],
+                   cwd=ROOT, check=True)
+    (records / 'complete').touch()
+  return pattern
+
+
+def _train(folder: pathlib.Path, records: str, options: str, seed: int) -> dict[str, Any]:
+  """Trains once and returns the scores, in percent, seconds per step and the peak memory."""
+  overrides = [options, f'trainer_options {{ seed: {seed} }}',
+               f'train_dataset_options {{ file_pattern: {json.dumps(records)} }}']
+  command = [sys.executable, 'trainer/train.py', '--mode=train_and_eval',
+             f'--config_file={CONFIG}', f'--model_dir={folder.resolve()}',
+             *[f'--override={text}' for text in overrides if text]]
+  print(f'{folder.name}: seed {seed}, {options or "Mask2Former as it is"}', flush=True)
+  start = time.monotonic()
+  with open(folder.with_suffix('.log'), 'w', encoding='utf-8') as log:
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(process.pid, 0)
+  if status:
+    sys.exit(f'error: the training failed; see {folder.with_suffix(".log")}')
+  scores = json.loads((folder / 'metrics.json').read_text(encoding='utf-8'))
+  return {'steps': scores['step'],
+          **{key: 100 * scores[group]['pq'] for key, group in (
+              ('pq', 'All'), ('pq_things', 'Things'), ('pq_stuff', 'Stuff'))},
+          'seconds_per_step': seconds_per_step(folder / 'log.jsonl'),
+          'memory_gb': usage.ru_maxrss * 1024 / 1e9,
+          'minutes': (time.monotonic() - start) / 60}
+
+
+def seconds_per_step(log: pathlib.Path) -> float:
+  """Returns the median over the logged parts of a training, without its first."""
+  points = []
+  for line in log.read_text(encoding='utf-8').splitlines():
+    entry = json.loads(line)
+    if entry['event'] == 'train':
+      points.append((datetime.datetime.fromisoformat(entry['time']).timestamp(), entry['step']))
+  return statistics.median((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(points, points[1:]))
+
+
+# === Tables ===
+
+
+def table(name: str, results: Results) -> Iterable[str]:
+  """Returns the lines of a table, as Markdown."""
+  yield _line('table ' + name, 'PQ', 'things', 'stuff', 'seeds', 'seconds per step', 'memory',
+              "paper's PQ")
+  yield _line(*['---'] * 8)
+  for index, row in enumerate(TABLES[name]):
+    found = [results.find(row.options, seed) for seed in _seeds(name, index)]
+    found = [result for result in found if result]
+    if not found:
+      yield _line(row.name, *['not yet trained'] + [''] * 5, f'{row.paper:.1f}')
+      continue
+    yield _line(row.name, *(_spread([r[key] for r in found]) for key in (
+        'pq', 'pq_things', 'pq_stuff')), str(len(found)),
+                f'{statistics.median(r["seconds_per_step"] for r in found):.2f}',
+                f'{max(r["memory_gb"] for r in found):.1f} GB', f'{row.paper:.1f}')
+
+
+def _spread(values: list[float]) -> str:
+  """Returns the mean, and smallest and largest value of several."""
+  mean = f'{statistics.mean(values):.1f}'
+  return mean if len(values) == 1 else f'{mean} ({min(values):.1f} to {max(values):.1f})'
+
+
+def _line(*cells: str) -> str:
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+if __name__ == '__main__':
+  main()
