@@ -82,7 +82,8 @@ class Augmentation(NamedTuple):
 
   def scaled(self, factor: float) -> 'Augmentation':
     """Returns the options with all random sizes multiplied by a factor."""
-    # DeepLab2 does not say that the step of the scales is multiplied too, so it is kept.
+    # DeepLab2 does not say that the step of the scales is multiplied too, so it is kept. So is
+    # crop_first, whose crops are resized afterwards.
     low, high, step = self.scale
     return self._replace(scale=(low * factor, high * factor, step),
                          jitter=tuple(bound * factor for bound in self.jitter),
