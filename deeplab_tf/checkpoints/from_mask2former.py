@@ -21,6 +21,7 @@ _BLOCK = r'^backbone/stages/(\d+)/blocks/(\d+)'
 
 # From the path of a variable to its name: the first rule that matches, then all of _VARIABLES.
 _PARTS: tuple[_Rule, ...] = (
+    (r'^backbone/stem/(conv\d)/', r'backbone.stem.\1.'),
     (r'^backbone/stem/', 'backbone.stem.conv1.'),
     (r'^backbone/stages/(\d+)/(\d+)/', lambda m: f'backbone.res{int(m[1]) + 2}.{m[2]}.'),
     (r'^backbone/patch_embedding/projection/', 'backbone.patch_embed.proj.'),

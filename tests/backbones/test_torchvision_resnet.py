@@ -46,7 +46,10 @@ def _small(**fields):
 class TestTorchvisionResNet(backbone_battery.FourStageBattery):
   OPTIONS = {'batch norm': {'name': 'torchvision_resnet50', 'resnet': SMALL},
              'frozen': {'name': 'torchvision_resnet50',
-                        'resnet': {**SMALL, 'frozen_batch_norm': True}}}
+                        'resnet': {**SMALL, 'frozen_batch_norm': True}},
+             'deeplab form': {'name': 'torchvision_resnet50',
+                              'resnet': {**SMALL, 'num_blocks': [1, 1, 1, 2],
+                                         'deeplab_form': True}}}
 
 
 # --- The reference's numbers ------------------------------------------------------------------
@@ -103,10 +106,11 @@ def test_parameters_are_those_of_the_pytorch_code_without_frozen_norms(variant, 
 def _convolved(x, layer):
   """The convolution and the norm of a layer, in numpy, with PyTorch's symmetric padding."""
   kernel = layer.kernel.numpy().astype(np.float64)
-  size, stride = kernel.shape[0], layer.stride
-  padded = np.pad(x, [(0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)])
-  rows, columns = (range(0, n - size + 1, stride) for n in padded.shape[1:3])
-  y = np.stack([np.stack([np.einsum('bijc,ijco->bo', padded[:, i:i + size, j:j + size], kernel)
+  reach, rate = kernel.shape[0] // 2 * layer.rate, layer.rate
+  padded = np.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)])
+  rows, columns = (range(0, n, layer.stride) for n in x.shape[1:3])
+  y = np.stack([np.stack([np.einsum(
+      'bijc,ijco->bo', padded[:, i:i + 2 * reach + 1:rate, j:j + 2 * reach + 1:rate], kernel)
                           for j in columns], 1) for i in rows], 1)
   norm = layer.norm
   scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
@@ -123,6 +127,52 @@ def test_a_strided_block_is_its_equation_at_even_and_odd_sizes(stride_in_1x1, si
   expected = np.maximum(_convolved(x, block.shortcut) + _convolved(branch, block.conv3), 0)
   np.testing.assert_allclose(block(tf.constant(x, tf.float32)), expected, atol=1e-4)
   assert (block.conv1.stride, block.conv2.stride) == ((2, 1) if stride_in_1x1 else (1, 2))
+
+
+@pytest.mark.parametrize('size', [(12, 10), (9, 11)], ids=str)
+def test_deeplabs_stem_is_its_equation_at_even_and_odd_sizes(size):
+  backbone = _small(resnet={'deeplab_form': True})
+  x = np.random.default_rng(1).normal(size=[2, *size, 3])
+  convolutions = [backbone.stem.conv1, backbone.stem.conv2, backbone.stem.conv3]
+  assert [c.kernel.shape.as_list() for c in convolutions] == [
+      [3, 3, 3, 6], [3, 3, 6, 6], [3, 3, 6, 12]]
+  assert [c.stride for c in convolutions] == [2, 1, 1]
+  expected = x
+  for convolution in convolutions:
+    expected = np.maximum(_convolved(expected, convolution), 0)
+  np.testing.assert_allclose(backbone.stem(tf.constant(x, tf.float32)), expected, atol=1e-4)
+  assert backbone.stages[0][0].shortcut.kernel.shape == (1, 1, 12, 8)
+
+
+def test_the_last_stage_of_deeplabs_form_is_dilated_and_keeps_its_strides():
+  backbone = _small(resnet={'deeplab_form': True, 'num_blocks': [1, 2, 1, 3]})
+  rates = [[block.conv2.rate for block in stage] for stage in backbone.stages]
+  assert rates == [[1], [1, 1], [1], [1, 2, 4]]
+  assert [f.stride for f in backbone.features] == [4, 8, 16, 32]
+  x = np.random.default_rng(1).normal(size=[1, 9, 10, 32])
+  expected = x
+  for block in backbone.stages[3]:
+    branch = np.maximum(_convolved(expected, block.conv1), 0)
+    branch = _convolved(np.maximum(_convolved(branch, block.conv2), 0), block.conv3)
+    shortcut = _convolved(expected, block.shortcut) if block.shortcut else expected
+    expected = np.maximum(shortcut + branch, 0)
+  assert expected.shape == (1, 5, 5, 64)
+  found = tf.constant(x, tf.float32)
+  for block in backbone.stages[3]:
+    found = block(found)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_deeplabs_form_of_resnet101_has_more_parameters():
+  counts = []
+  for form in (False, True):
+    with tf.Graph().as_default():  # Variables without values.
+      backbone = backbones.build(_options('torchvision_resnet101', {
+          'frozen_batch_norm': True, 'deeplab_form': form}), NORM)
+    counts.append(sum(v.shape.num_elements() for v in backbone.trainable_variables))
+  # Three convolutions instead of one, and twice the channels before the first block.
+  stem = 9 * (3 * 64 + 64 * 64 + 64 * 128) - 49 * 3 * 64
+  assert counts[1] - counts[0] == stem + 64 * (64 + 256) == 123_392
 
 
 def test_the_pooling_is_symmetric():

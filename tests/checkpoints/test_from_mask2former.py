@@ -175,6 +175,21 @@ def test_a_swin_alone_sets_the_backbone_without_the_norms_of_its_features(tmp_pa
   assert {'norm.weight', 'head.weight', 'layers.0.blocks.1.attn_mask'} <= set(account.skipped)
 
 
+def test_a_resnet_of_deeplabs_form_has_a_stem_of_three_convolutions():
+  weights = ('weight', *(f'norm.{name}' for name in ('weight', 'bias', 'running_mean',
+                                                     'running_var')))
+  variables = ('kernel', *(f'norm/{name}' for name in ('gamma', 'beta', 'moving_mean',
+                                                       'moving_variance')))
+  for number in (1, 2, 3):
+    for weight, variable in zip(weights, variables):
+      (origin,) = from_mask2former.origins(f'backbone/stem/conv{number}/{variable}')
+      assert [piece.name for piece in origin.pieces] == [f'backbone.stem.conv{number}.{weight}']
+  # Alone, as Detectron2's R-103.
+  names = [f'stem.conv{number}.{weight}' for number in (1, 2, 3) for weight in weights]
+  assert list(from_mask2former.weight_names([*names, 'stem.fc.weight']).values()) == [
+      f'backbone.{name}' for name in names]
+
+
 @pytest.mark.parametrize('names,expected', [
     (['conv1.weight', 'layer1.0.bn3.running_var', 'layer4.0.downsample.0.weight', 'fc.bias',
       'bn1.num_batches_tracked'],

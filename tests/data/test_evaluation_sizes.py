@@ -72,6 +72,14 @@ def test_a_batch_is_padded_to_its_largest_image(experiment, panoptic_folder):
   assert not both.images[1, 16:].numpy().any() and not both.images[1, :, 24:].numpy().any()
 
 
+def test_without_padding_a_batch_has_the_size_of_its_largest_image(experiment, panoptic_folder):
+  config = _config(experiment, panoptic_folder, SHORTER_SIDE + 'size_divisor: 1')
+  assert [batch.images.shape for batch in _batches(config)] == [(1, 25, 37, 3)] * 2
+  (both,) = _batches(_config(experiment, panoptic_folder, 'size_divisor: 1', batch_size=2))
+  assert both.images.shape == (2, 20, 30, 3)
+  np.testing.assert_array_equal(both.resized_size, [[20, 30], [16, 24]])
+
+
 def test_without_padding_and_resizing_images_come_as_they_are(experiment, panoptic_folder):
   for number, batch in enumerate(_batches(_config(experiment, panoptic_folder, 'size_divisor: 1'))):
     np.testing.assert_allclose(batch.images[0],
@@ -112,7 +120,8 @@ def test_without_any_size_the_error_names_both_fields(experiment, panoptic_folde
 @pytest.mark.parametrize('sizes', [
     'crop_size: [21, 33]', 'crop_size: [17, 19]', 'crop_size: [64, 64] min_resize_value: 40',
     'size_divisor: 1', 'size_divisor: 32', 'size_divisor: 8 max_resize_value: 19',
-    SHORTER_SIDE + 'size_divisor: 32', SHORTER_SIDE + 'crop_size: [40, 40]',
+    SHORTER_SIDE + 'size_divisor: 32', SHORTER_SIDE + 'size_divisor: 1',
+    SHORTER_SIDE + 'crop_size: [40, 40]',
     'resize_rule: SHORTER_SIDE min_resize_value: 13 size_divisor: 4'])
 def test_an_exported_model_sees_what_an_evaluation_sees(experiment, panoptic_folder, sizes):
   config = _config(experiment, panoptic_folder, sizes)

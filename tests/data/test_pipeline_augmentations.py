@@ -19,14 +19,16 @@ RECIPES = {
     'jitter': 'large_scale_jitter {} color_jitter {}',
     'shorter_side': 'random_shorter_side { sides: [60, 100, 180] max_longer_side: 200 } '
                     'max_category_share: 0.75 color_jitter {}',
+    'crop_first': 'random_shorter_side { sides: [60, 80] max_longer_side: 129 crop_first { '
+                  'sides: [50, 90] min_crop_side: 40 max_crop_side: 60 } }',
     'paste': f'min_scale_factor: 0.5 max_scale_factor: 1.5 {PASTE} '
              'autoaugment_policy_name: "simple_classification_policy"',
     'jitter_and_paste': f'large_scale_jitter {{}} {PASTE}',
 }
 
 
-# What two have, the other two have as well.
-SLOW = ('jitter', 'paste')
+# What two have, the others have as well.
+SLOW = ('jitter', 'paste', 'crop_first')
 
 
 @pytest.fixture(name='text', params=[
@@ -100,6 +102,8 @@ def test_corrupt_images_are_replaced_in_both_roles(tmp_path, experiment, capsys)
     ('random_shorter_side { min_side: 9 max_side: 3 }', 'lengths are [9, 3]; positive ones'),
     ('random_shorter_side { sides: [-5] }', 'lengths are [-5]; positive ones'),
     ('random_shorter_side { sides: 5 max_longer_side: -1 }', 'max_longer_side is -1'),
+    ('random_shorter_side { sides: 5 crop_first { min_crop_side: 700 } }',
+     'crop_first has min_crop_side 700 and max_crop_side 600: min_crop_side <='),
     ('random_shorter_side { sides: 5 } large_scale_jitter {}', 'are both set; remove one'),
     ('large_scale_jitter {} max_scale_factor: 2', 'leave the latter at 1'),
     ('large_scale_jitter {} max_category_share: 0.5', 'one crop per image; remove one'),

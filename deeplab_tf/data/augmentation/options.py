@@ -7,6 +7,24 @@ from deeplab_tf.data.augmentation import autoaugment, color_jitter, copy_paste
 from deeplab_tf.data.image_normalization import SYMMETRIC, Normalization
 from deeplab_tf.layers.resizing import ResizeRule
 
+# Lengths of the shorter side before DETR's crop.
+_DETR_SIDES = (400, 500, 600)
+
+
+class CropFirst(NamedTuple):
+  """DETR's crop of an image before its shorter side gets its length.
+
+  Attributes:
+    probability: Probability of the crop.
+    shorter_sides: Lengths of the shorter side before the crop, to choose from.
+    min_side: Smallest side of the crop, unless the image is smaller.
+    max_side: Largest side of the crop.
+  """
+  probability: float
+  shorter_sides: tuple[int, ...]
+  min_side: int
+  max_side: int
+
 
 class Augmentation(NamedTuple):
   """Augmentation options; sizes are (height, width), and empty where unused.
@@ -20,6 +38,7 @@ class Augmentation(NamedTuple):
     jitter: Smallest and largest scale of large scale jittering.
     shorter_sides: Lengths of the shorter side to choose from; a single one in evaluation.
     max_longer_side: Maximum length of the longer side; 0 for no limit.
+    crop_first: Crop before the shorter side is resized; None for none.
     max_category_share: Share of one class in the labeled pixels from which a crop is drawn again.
     colors: Strength of data.augmentation.color_jitter; None for none.
     paste: Choice of data.augmentation.copy_paste; None for none.
@@ -36,6 +55,7 @@ class Augmentation(NamedTuple):
   jitter: tuple = ()
   shorter_sides: tuple = ()
   max_longer_side: int = 0
+  crop_first: Optional[CropFirst] = None
   max_category_share: float = 1.0
   colors: Optional[color_jitter.Strength] = None
   paste: Optional[copy_paste.Choice] = None
@@ -62,7 +82,8 @@ class Augmentation(NamedTuple):
 
   def scaled(self, factor: float) -> 'Augmentation':
     """Returns the options with all random sizes multiplied by a factor."""
-    # DeepLab2 does not say that the step of the scales is multiplied too, so it is kept.
+    # DeepLab2 does not say that the step of the scales is multiplied too, so it is kept. So is
+    # crop_first, whose crops are resized afterwards.
     low, high, step = self.scale
     return self._replace(scale=(low * factor, high * factor, step),
                          jitter=tuple(bound * factor for bound in self.jitter),
@@ -101,6 +122,7 @@ def build(options, field: str, normalization: Normalization = SYMMETRIC) -> Augm
       jitter=_jitter(augmentations, field),
       shorter_sides=_shorter_sides(augmentations, field),
       max_longer_side=augmentations.random_shorter_side.max_longer_side,
+      crop_first=_crop_first(augmentations.random_shorter_side, f'{field}.random_shorter_side'),
       max_category_share=augmentations.max_category_share,
       colors=_colors(augmentations, field),
       paste=_paste(augmentations.panoptic_copy_paste, f'{field}.panoptic_copy_paste'))
@@ -165,6 +187,16 @@ def _shorter_sides(augmentations, field):
   _require(options.max_longer_side >= 0, f'{field}.max_longer_side is {options.max_longer_side}: '
            'a length, or 0 for no limit, is expected')
   return sides
+
+
+def _crop_first(shorter_side, field):
+  if not shorter_side.HasField('crop_first'):
+    return None
+  options = shorter_side.crop_first
+  low, high = options.min_crop_side, options.max_crop_side
+  _require(low <= high, f'{field}.crop_first has min_crop_side {low} and max_crop_side {high}: '
+           'min_crop_side <= max_crop_side is expected')
+  return CropFirst(options.probability, tuple(options.sides) or _DETR_SIDES, low, high)
 
 
 def _colors(augmentations, field):

@@ -115,19 +115,28 @@ def resize(image: tf.Tensor, place: placement.Placement,
 
 
 def _resize_like_pillow(values, place):
-  """Resizes bilinearly with antialiasing (a pixel averages those that it covers) and rounds."""
+  """Resizes bilinearly with antialiasing (a pixel averages those that it covers) and rounds.
+
+  If there are two resizings, the places of the pixels are composed, and values are computed once.
+  """
   size = place.scaled
   enlarges = tf.reduce_all(size >= place.source)
   is_near = tf.reduce_prod(size) <= _WHOLE * tf.reduce_prod(place.kept)
-  factor = tf.cast(size, tf.float32) / tf.cast(place.source, tf.float32)
+  is_once = tf.reduce_all((place.resized == place.source) & (place.first_kept == place.source))
+  second = _ratio(size, place.first_kept)
+  shift = second * tf.cast(place.first_start, tf.float32) + tf.cast(place.start, tf.float32)
   # Both branches compute the same values up to rounding; the first is faster where it applies.
   resized = tf.cond(
-      enlarges & is_near,
+      enlarges & is_near & is_once,
       lambda: _window(tf.image.resize(values, size), place),
       lambda: tf.raw_ops.ScaleAndTranslate(
-          images=values[None], size=place.kept, scale=factor, kernel_type='triangle',
-          translation=-tf.cast(place.start, tf.float32), antialias=True)[0])
+          images=values[None], size=place.kept, scale=second * _ratio(place.resized, place.source),
+          kernel_type='triangle', translation=-shift, antialias=True)[0])
   return tf.round(resized)
+
+
+def _ratio(size, other):
+  return tf.cast(size, tf.float32) / tf.cast(other, tf.float32)
 
 
 def change_colors(image: tf.Tensor, augmentation: options_lib.Augmentation,

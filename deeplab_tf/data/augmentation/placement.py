@@ -23,6 +23,9 @@ class Placement(NamedTuple):
   Attributes:
     source: int32 [2], size of the original image.
     resized: int32 [2], size after the first resizing.
+    first_start: int32 [2], first row and column of what is resized a second time.
+    first_kept: int32 [2], size of what is resized a second time; all of the image, unless it is
+      cropped between the two.
     scaled: int32 [2], size after the second resizing; the window is cut out of this image.
     start: int32 [2], first row and column of the window.
     kept: int32 [2], size of the window.
@@ -31,6 +34,8 @@ class Placement(NamedTuple):
   """
   source: tf.Tensor
   resized: tf.Tensor
+  first_start: tf.Tensor
+  first_kept: tf.Tensor
   scaled: tf.Tensor
   start: tf.Tensor
   kept: tf.Tensor
@@ -68,8 +73,7 @@ def _deeplab2(source, augmentation, flip, seeds, is_diverse):
   scaled = resized
   if augmentation.scale[:2] != (1.0, 1.0):
     scaled = transforms.scaled_size(resized, transforms.draw_scale(*augmentation.scale, seeds[0]))
-  made = _window(Placement(source, resized, scaled, *[tf.zeros([2], tf.int32)] * 3, flip),
-                 augmentation, seeds[1], is_diverse)
+  made = _window(_whole(source, resized, scaled, flip), augmentation, seeds[1], is_diverse)
   offset = _random_below(tf.maximum(augmentation.crop_size - scaled, 1),
                          tf.random.experimental.stateless_fold_in(seeds[1], 1))
   # The whole crop is mirrored, including its padding.
@@ -80,9 +84,25 @@ def _deeplab2(source, augmentation, flip, seeds, is_diverse):
 def _shorter_side(source, augmentation, flip, seeds, is_diverse):
   sides = tf.constant(augmentation.shorter_sides)
   number = tf.random.stateless_uniform([], seeds[0], 0, tf.size(sides), tf.int32)
-  scaled = shorter_side_size(source, sides[number], augmentation.max_longer_side)
-  return _window(Placement(source, source, scaled, *[tf.zeros([2], tf.int32)] * 3, flip),
-                 augmentation, seeds[1], is_diverse)
+  resized, start, kept = source, tf.zeros([2], tf.int32), source
+  if augmentation.crop_first:
+    resized, start, kept = _crop_first(source, augmentation.crop_first, seeds[0])
+  scaled = shorter_side_size(kept, sides[number], augmentation.max_longer_side)
+  place = _whole(source, resized, scaled, flip)._replace(first_start=start, first_kept=kept)
+  return _window(place, augmentation, seeds[1], is_diverse)
+
+
+def _crop_first(source, crop, seed):
+  """Returns the size after the first resizing, and start and size of the crop from it."""
+  seeds = [tf.random.experimental.stateless_fold_in(seed, number) for number in range(1, 5)]
+  is_cropped = tf.random.stateless_uniform([], seeds[0]) < crop.probability
+  number = tf.random.stateless_uniform([], seeds[1], 0, len(crop.shorter_sides), tf.int32)
+  resized = shorter_side_size(source, tf.constant(crop.shorter_sides)[number], 0)
+  low, high = tf.minimum(resized, crop.min_side), tf.minimum(resized, crop.max_side)
+  kept = low + _random_below(high - low + 1, seeds[2])
+  start = _random_below(resized - kept + 1, seeds[3])
+  return (tf.where(is_cropped, resized, source), tf.where(is_cropped, start, 0),
+          tf.where(is_cropped, kept, source))
 
 
 def _large_scale_jitter(source, augmentation, flip, seeds):
@@ -93,9 +113,15 @@ def _large_scale_jitter(source, augmentation, flip, seeds):
   kept = tf.minimum(scaled, augmentation.crop_size)
   # Mask2Former flips first, so the window lies in the mirrored image.
   mirrored = tf.stack([start[0], scaled[1] - kept[1] - start[1]])
-  return Placement(source=source, resized=source, scaled=scaled,
-                   start=tf.where(flip, mirrored, start), kept=kept, offset=tf.zeros([2], tf.int32),
-                   flip=flip)
+  return _whole(source, source, scaled, flip)._replace(
+      start=tf.where(flip, mirrored, start), kept=kept)
+
+
+def _whole(source, resized, scaled, flip):
+  """Returns the placement of a whole image; its window is still to be set."""
+  zero = tf.zeros([2], tf.int32)
+  return Placement(source=source, resized=resized, first_start=zero, first_kept=resized,
+                   scaled=scaled, start=zero, kept=zero, offset=zero, flip=flip)
 
 
 # --- Sizes and windows ------------------------------------------------------------------------
@@ -224,7 +250,8 @@ def take_label(label: tf.Tensor, placement: Placement, half_pixel: bool) -> tf.T
 def _source_indices(placement, axis, half_pixel):
   """Returns int32 [kept rows or columns], the source index of each row or column."""
   index = placement.start[axis] + tf.range(placement.kept[axis])
-  index = nearest(index, placement.resized[axis], placement.scaled[axis], half_pixel)
+  index = nearest(index, placement.first_kept[axis], placement.scaled[axis], half_pixel)
+  index += placement.first_start[axis]
   return nearest(index, placement.source[axis], placement.resized[axis], half_pixel)
 
 

@@ -17,6 +17,8 @@ AUGMENTATIONS = {
     'large scale jittering': options.Augmentation((65, 97), flip=True, jitter=(0.1, 2.0)),
     'shorter side': options.Augmentation((65, 97), flip=True, shorter_sides=(40, 80, 150),
                                          max_longer_side=180),
+    'crop first': options.Augmentation((65, 97), flip=True, shorter_sides=(40, 60),
+                                       crop_first=options.CropFirst(1.0, (50, 80), 30, 60)),
     'deeplab2': options.Augmentation((65, 97), flip=True, scale=(0.5, 2.0, 0.25)),
     'crop': options.Augmentation((33, 40)),
 }

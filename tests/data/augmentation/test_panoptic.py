@@ -36,7 +36,12 @@ augmentations = strategies.one_of(
             CROP, flip=True, shorter_sides=tuple(sides), max_longer_side=200,
             max_category_share=share),
         strategies.lists(strategies.integers(50, 150), min_size=1, max_size=4),
-        strategies.sampled_from([0.6, 1.0])))
+        strategies.sampled_from([0.6, 1.0])),
+    strategies.builds(
+        lambda first, side, low: options.Augmentation(
+            CROP, flip=True, shorter_sides=(side,), max_longer_side=200,
+            crop_first=options.CropFirst(0.7, (first,), low, low + 40)),
+        strategies.integers(80, 140), strategies.integers(60, 150), strategies.integers(50, 80)))
 
 
 def example(size, seed, labels=LABELS):

@@ -8,6 +8,7 @@ import pytest
 import shared
 import tensorflow as tf
 from hypothesis import strategies
+from PIL import Image
 
 from deeplab_tf.data import catalog
 from deeplab_tf.data.augmentation import options, panoptic, placement, transforms
@@ -74,7 +75,8 @@ def test_a_window_equals_that_of_the_whole_resized_twice(size, first, second, ke
   kept = np.minimum(kept, second)
   start = np.random.default_rng(seed).integers(0, np.array(second) - kept + 1)
   place = placement.Placement(
-      *(tf.constant(x, tf.int32) for x in (size, first, second, start, kept, (0, 0))),
+      *(tf.constant(x, tf.int32)
+        for x in (size, first, (0, 0), first, second, start, kept, (0, 0))),
       tf.constant(flip))
   made = options.Augmentation(tuple(kept), min_size=(1, 1), scale=(0.5, 2.0, 0.0), flip=True)
   image, label = numbered(*size)
@@ -125,7 +127,8 @@ def test_sizes_by_the_shorter_side_equal_mask2former():
 
 def whole_placement(before, after, start=(0, 0), kept=None):
   return placement.Placement(
-      *(tf.constant(x, tf.int32) for x in (before, before, after, start, kept or after, (0, 0))),
+      *(tf.constant(x, tf.int32)
+        for x in (before, before, (0, 0), before, after, start, kept or after, (0, 0))),
       tf.constant(False))
 
 
@@ -178,6 +181,108 @@ def test_shorter_sides_are_drawn_from_the_list_and_limited():
       tf.ones([12, 24], tf.int32), made, INFO, tf.constant([3, i], tf.int64)).scaled.numpy())
            for i in range(40)}
   assert found == {(10, 20), (20, 40), (25, 50)}
+
+
+# --- DETR's crop before the resizing ----------------------------------------------------------
+
+
+CROP_FIRST = options.CropFirst(0.5, (30, 45), 20, 33)
+RECIPE = options.Augmentation((90, 90), shorter_sides=(24, 40, 61), max_longer_side=80, flip=True,
+                              crop_first=CROP_FIRST)
+
+
+def by_shorter_side(size, shorter, longest=None):
+  """Sizes of an image whose shorter side is resized, as in the released code."""
+  scale = shorter / min(size)
+  scale *= min((longest or np.inf) / (scale * max(size)), 1)
+  return tuple(int(scale * side + 0.5) for side in size)
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(strategies.tuples(*[strategies.integers(12, 70)] * 2), seeds)
+def test_sizes_of_the_first_crop_follow_detrs_recipe(size, seed):
+  place = panoptic.draw_placement(tf.ones(size, tf.int32), RECIPE, INFO,
+                                  tf.constant([seed, 3], tf.int64))
+  source, resized, start, kept, scaled = (tuple(x.numpy().tolist()) for x in place[:5])
+  assert source == size
+  if kept != size or resized != size:
+    assert resized in {by_shorter_side(size, side) for side in CROP_FIRST.shorter_sides}
+    for whole, first, length in zip(resized, start, kept):
+      assert min(whole, 20) <= length <= min(whole, 33) and 0 <= first <= whole - length
+  else:
+    assert start == (0, 0)
+  assert scaled in {by_shorter_side(kept, side, 80) for side in RECIPE.shorter_sides}
+  np.testing.assert_array_equal(place.kept, scaled)
+  np.testing.assert_array_equal([place.start, place.offset], 0)
+
+
+def test_half_of_the_images_are_cropped_first_everywhere_and_of_every_size():
+  found = [panoptic.draw_placement(tf.ones([31, 50], tf.int32), RECIPE, INFO,
+                                   tf.constant([5, number], tf.int64)) for number in range(200)]
+  cropped = [place for place in found if place.resized[0] != 31]
+  assert 75 < len(cropped) < 125
+  assert {tuple(place.resized.numpy()) for place in cropped} == {(30, 48), (45, 73)}
+  rows, columns = np.array([place.first_kept for place in cropped]).T
+  assert set(rows) == set(columns) == set(range(20, 34))
+  assert np.any(rows < columns) and np.any(rows > columns), 'sides are drawn separately'
+  ends = np.array([place.resized - place.first_kept - place.first_start for place in cropped])
+  starts = np.array([place.first_start for place in cropped])
+  assert (starts.min(0) == 0).all() and (ends.min(0) == 0).all() and (starts.max(0) > 10).all()
+  assert {by_shorter_side(place.first_kept.numpy(), side, 80) for place in cropped
+          for side in (24, 40, 61)} >= {tuple(place.scaled.numpy()) for place in cropped}
+
+
+def test_without_it_nothing_changes():
+  plain = RECIPE._replace(crop_first=None)
+  never = RECIPE._replace(crop_first=CROP_FIRST._replace(probability=0.0))
+  for number in range(10):
+    key = tf.constant([6, number], tf.int64)
+    for one, other in zip(*(panoptic.draw_placement(tf.ones([31, 50], tf.int32), made, INFO, key)
+                            for made in (plain, never))):
+      np.testing.assert_array_equal(one, other)
+
+
+def by_nearest(label, size):
+  """Pixels whose centers are the nearest, without Pillow's rounding errors."""
+  rows, columns = ((2 * np.arange(n) + 1) * before // (2 * n)
+                   for n, before in zip(size, label.shape))
+  return label[rows][:, columns]
+
+
+def by_pillow(image, size):
+  return np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
+
+
+def resized_and_cropped(pixels, place, resize):
+  """The recipe in two steps."""
+  for size, start, kept in ((place.resized, place.first_start, place.first_kept),
+                            (place.scaled, place.start, place.kept)):
+    pixels = resize(pixels, tuple(size.numpy().tolist()))
+    pixels = pixels[start[0]:, start[1]:][:kept[0], :kept[1]]
+  return pixels[:, ::-1] if place.flip else pixels
+
+
+@pytest.mark.parametrize('crop_size', [(90, 90), (21, 34)], ids=str)
+def test_pixels_of_the_first_crop_equal_resizing_twice(crop_size):
+  made = RECIPE._replace(crop_size=crop_size, crop_first=CROP_FIRST._replace(probability=1.0))
+  label = np.random.default_rng(0).integers(1, 9, (37, 58)).astype(np.int32)
+  rows, columns = np.meshgrid(np.arange(37), np.arange(58), indexing='ij')
+  # Waves that are long enough to survive a resizing.
+  image = np.stack([128 + 100 * np.sin(rows / 9), 128 + 100 * np.cos(columns / 11),
+                    128 + 60 * np.sin(rows / 8 + columns / 10)], -1).astype(np.uint8)
+  for number in range(8):
+    place = panoptic.draw_placement(label, made, INFO, tf.constant([7, number], tf.int64))
+    height, width = place.kept.numpy()
+    found, found_label = panoptic.crop(panoptic.resize(tf.constant(image), place, made),
+                                       tf.constant(label), place, made, 0)
+    np.testing.assert_array_equal(found_label[:height, :width],
+                                  resized_and_cropped(label, place, by_nearest))
+    expected = resized_and_cropped(image, place, by_pillow).astype(np.float32)
+    difference = np.abs(found[:height, :width] - expected)
+    # The second resizing repeats the border of the crop; here it sees the pixels beyond.
+    assert np.median(difference) <= 1 and difference.max() <= 12
+    np.testing.assert_array_equal(found[height:], 128.0)
+    np.testing.assert_array_equal(found_label[height:], 0)
 
 
 # --- Crops of several classes -----------------------------------------------------------------
