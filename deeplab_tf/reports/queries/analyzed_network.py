@@ -35,7 +35,7 @@ class AnalyzedImage(NamedTuple):
     raw: Outputs of the network in output resolution, including padding: mask_logits [h, w,
       queries] and, if the model has them, pixel_features [h, w, channels], attention [heads,
       queries, h, w] (of queries to pixels, in the last layer that has it: M2P of the last dual-path
-      layer, or masked attention), memory_share [heads, queries] (fraction of the attention to
+      layer, or cross-attention), memory_share [heads, queries] (fraction of the attention to
       the memory) and layer_masks, bool [predictions, h, w, queries] (the masks of each decoder
       layer, from the first prediction to the last).
     first_prediction: Decoder layer of the first prediction; 0: before the first layer.
