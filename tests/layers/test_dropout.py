@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.layers import dropout as dropout_lib
 from deeplab_tf.layers import randomness
 from deeplab_tf.layers.dropout import dropout
 from deeplab_tf.layers.recomputation import recompute
+
+
+@pytest.fixture(name='way', params=['at once', 'by image'], autouse=True)
+def fixture_way(request, monkeypatch):
+  """Lets each test draw the numbers of all images at once, and those of one image at a time."""
+  if request.param == 'by image':
+    monkeypatch.setattr(dropout_lib, '_MOST_AT_ONCE', 0)
 
 
 def _kept(images=8, first=0, batch=8, seed=(3, 5)):

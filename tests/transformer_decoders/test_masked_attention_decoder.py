@@ -157,11 +157,11 @@ def test_masks_that_nothing_reads_are_not_computed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', CrossAttention)
-def test_xla_compiles_a_training_with_every_option(kind):
+@pytest.mark.parametrize('kind', [CrossAttention.SMCA, CrossAttention.MASK_POOLING])
+def test_xla_compiles_a_training(kind):
   levels, mask_features = _inputs()
-  decoder = _decoder(cross_attention=kind, scales=Scales.CONCATENATED, dropout_rate=0.2,
-                     query_features=QueryFeatures.ZERO, recompute_layers=True)
+  decoder = _decoder(num_layers=2, cross_attention=kind, scales=Scales.CONCATENATED,
+                     dropout_rate=0.2, query_features=QueryFeatures.ZERO, recompute_layers=True)
 
   def step():
     with randomness.seeded(tf.constant([0, 1])), tf.GradientTape() as tape:
@@ -185,9 +185,9 @@ def test_masks_that_queries_read_inside_have_no_gradient():
 
 @pytest.mark.parametrize('options', [
     {}, {'pre_norm': True},
-    {'dropout_rate': 0.3, 'query_features': QueryFeatures.ZERO},
-    {'cross_attention': CrossAttention.SMCA, 'scales': Scales.CONCATENATED},
-], ids=['post-norm', 'pre-norm', 'dropout', 'SMCA'])
+    {'num_layers': 2, 'dropout_rate': 0.3, 'query_features': QueryFeatures.ZERO,
+     'cross_attention': CrossAttention.SMCA, 'scales': Scales.CONCATENATED},
+], ids=['post-norm', 'pre-norm', 'dropout'])
 def test_recomputation_gives_the_same_gradients(options):
   gradients, (levels, mask_features) = [], _inputs()
   for recomputes in (False, True):
