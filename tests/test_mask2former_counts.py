@@ -116,9 +116,8 @@ ABLATIONS = {
     'naive_multi_scale': 'table 4d: naive multi-scale, 3 scales'}
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=() if name in ('mask_pooling', 'naive_multi_scale')
-                 else pytest.mark.slow) for name in ABLATIONS])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ABLATIONS)
 def test_flops_of_ablations_are_the_papers(name):
   tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
   (flops,) = [row['flops_g'] for row in tables['mask2former']['rows']
