@@ -93,13 +93,41 @@ def test_flops_are_the_papers(name, row):
   (paper,) = [found for found in tables['mask2former']['rows']
               if found['name'] == f'Mask2Former {row}' and found['task'] == 'coco panoptic']
   config = deeplab_tf.load_config(CONFIGS / f'coco/mask2former/panoptic_{name}.textproto')
+  assert _mean_flops(config, paper['params_m']) / 1e9 == pytest.approx(paper['flops_g'], rel=0.005)
+
+
+def _mean_flops(config, parameters):
+  """Returns the mean multiply-adds of the released code; checks the parameters, in millions."""
   # The paper averages over 100 images of val2017. Most have an aspect ratio of 4:3 or 3:2.
   mean = 0.0
   for size, share in (((800, 1088), 0.68), ((800, 1216), 0.32)):
     total = profiling.summarize(config, size).total
-    assert total.inference_parameters / 1e6 == pytest.approx(paper['params_m'], abs=0.5)
+    assert total.inference_parameters / 1e6 == pytest.approx(parameters, abs=0.5)
     mean += share * (total.madds + _more_in_the_released_code(config, size))
-  assert mean / 1e9 == pytest.approx(paper['flops_g'], rel=0.005)
+  return mean
+
+
+# Ablations of the transformer decoder, and their rows of the paper's tables.
+ABLATIONS = {
+    'cross_attention': 'table 4c: cross-attention', 'smca': 'table 4c: SMCA',
+    'mask_pooling': 'table 4c: mask pooling', 'single_scale_32': 'table 4d: single scale 1/32',
+    'single_scale_16': 'table 4d: single scale 1/16',
+    'single_scale_8': 'table 4d: single scale 1/8',
+    'naive_multi_scale': 'table 4d: naive multi-scale, 3 scales'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_flops_of_ablations_are_the_papers(name):
+  tables = json.loads(shared.path('reference', 'paper_tables.json').read_text())
+  (flops,) = [row['flops_g'] for row in tables['mask2former']['rows']
+              if row['name'] == ABLATIONS[name]]
+  path = CONFIGS / f'coco/mask2former/ablation_{name}.textproto'
+  header = re.sub(r'\n# +', ' ', path.read_text())
+  parameters = float(re.search(r'Counts: +([\d.]+) M parameters', header)[1])
+  mean = _mean_flops(deeplab_tf.load_config(path), parameters) / 1e9
+  assert mean == pytest.approx(flops, rel=0.005)
+  assert mean == pytest.approx(float(re.search(r'describes, ([\d.]+) G', header)[1]), abs=0.051)
 
 
 def _more_in_the_released_code(config, size):
@@ -111,7 +139,8 @@ def _more_in_the_released_code(config, size):
   """
   options, backbone = config.model_options.mask2former, config.model_options.backbone.name
   pixels = {stride: math.prod(-(-side // stride) for side in size) for stride in (4, 8, 16, 32)}
-  masks = 3 * sum(pixels[4] - pixels[stride] for stride in (32, 16, 8))
+  masks = sum(pixels[4] - sum(map(pixels.get, strides))
+              for strides in _strides_of_masks(options.transformer_decoder, options.num_layers))
   more = options.num_queries * options.mask_channels * masks
   if backbone in swin.VARIANTS:
     variant = swin.VARIANTS[backbone]
@@ -120,3 +149,14 @@ def _more_in_the_released_code(config, size):
       padded = math.prod(-(-side // (stride * window)) * window for side in size)
       more += blocks * (padded - pixels[stride]) * (variant.embedding_channels * 2**stage)**2
   return more
+
+
+def _strides_of_masks(design, num_layers):
+  """Returns the strides of the features that each layer with a mask reads."""
+  if design.cross_attention in (design.FULL, design.SMCA):
+    return []
+  strides = {design.CONCATENATED: [(32, 16, 8)], design.STRIDE_32: [(32,)],
+             design.STRIDE_16: [(16,)], design.STRIDE_8: [(8,)]}.get(
+                 design.scales, [(32,), (16,), (8,)])
+  first = 0 if design.query_features == design.LEARNED else 1
+  return [strides[i % len(strides)] for i in range(first, num_layers)]

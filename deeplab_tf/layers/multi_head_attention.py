@@ -8,6 +8,7 @@ from deeplab_tf.compat import keras
 from deeplab_tf.layers import initializers
 from deeplab_tf.layers.attention_records import AttentionRecord, report
 from deeplab_tf.layers.convolution import Projection, merge_heads, split_heads
+from deeplab_tf.layers.dropout import dropout
 from deeplab_tf.layers.shapes import Dimension
 from deeplab_tf.user_errors import ConfigError
 
@@ -22,12 +23,14 @@ class MultiHeadAttention(keras.layers.Layer):
     query, key, value: Projections of the inputs; head i has the i-th block of their channels.
     output_projection: Projection of the heads' outputs.
   """
-  def __init__(self, channels: int, num_heads: int):
+
+  def __init__(self, channels: int, num_heads: int, dropout_rate: float = 0.0):
     """Initializes the layer.
 
     Args:
       channels: Channels of all inputs and of the output.
       num_heads: Number of heads.
+      dropout_rate: Rate of dropout of the attention weights, after the softmax, in [0, 1).
 
     Raises:
       ConfigError: The channels are not divisible by the number of heads.
@@ -37,6 +40,7 @@ class MultiHeadAttention(keras.layers.Layer):
       raise ConfigError(f'attention: {channels} channels do not divide into {num_heads} heads; '
                         'change one of them')
     self.num_heads = num_heads
+    self.dropout_rate = dropout_rate
     self.query, self.key, self.value = (
         Projection(channels, channels, kernel_initializer=initializers.joint_xavier(3))
         for _ in range(3))
@@ -44,7 +48,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
   def call(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor,
            blocked: Optional[tf.Tensor] = None,
-           key_size: Optional[tuple[Dimension, Dimension]] = None) -> tf.Tensor:
+           key_size: Optional[tuple[Dimension, Dimension]] = None,
+           log_modulation: Optional[tf.Tensor] = None, training: bool = False) -> tf.Tensor:
     """Computes softmax(Q K^T / sqrt(d)) V for each head, where d is the channels of a head.
 
     Args:
@@ -54,6 +59,9 @@ class MultiHeadAttention(keras.layers.Layer):
       blocked: bool [batch, queries, keys], the keys that a query does not attend to, in all heads.
         A query whose keys are all blocked attends to all of them equally.
       key_size: Height and width of the map whose pixels are the keys, for attention records.
+      log_modulation: float32 [batch, heads, queries, keys], which is added to the logits; see
+        layers.spatial_modulation.
+      training: Whether attention weights are dropped.
 
     Returns:
       [batch, queries, channels].
@@ -62,8 +70,11 @@ class MultiHeadAttention(keras.layers.Layer):
         (self.query, queries), (self.key, keys), (self.value, values)))
     logits = tf.matmul(query * query.shape[-1]**-0.5, key, transpose_b=True)
     logits = tf.cast(logits, tf.float32)
+    if log_modulation is not None:
+      logits += log_modulation
     if blocked is not None:
       logits = tf.where(blocked[:, None], tf.float32.min, logits)
     weights = tf.nn.softmax(logits)
     report(AttentionRecord(self, (query, key, value), weights, key_size))
-    return self.output_projection(merge_heads(tf.matmul(tf.cast(weights, value.dtype), value)))
+    weights = dropout(tf.cast(weights, value.dtype), self.dropout_rate, training)
+    return self.output_projection(merge_heads(tf.matmul(weights, value)))

@@ -56,6 +56,14 @@ class KerasModel(keras.Model):
     """
     return self(images, training=False)
 
+  @property
+  def first_prediction(self) -> int:
+    """Number of the decoder layer after which the first prediction of `call_all_layers` is made.
+
+    0 stands for a prediction before the first layer.
+    """
+    return 0
+
   def describe_by(self, config, for_inference: bool) -> None:
     """Stores what the model was built from, which a file of the whole model has to hold.
 

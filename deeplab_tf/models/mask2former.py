@@ -5,6 +5,8 @@ transformer decoder that reads three of the pixel decoder's features in turn:
 
   backbone -> pixel_decoder -> transformer_decoder
 
+Options give the ablations of tables 4 and 5, and MaskFormer (NeurIPS 2021, arXiv 2107.06278).
+
 Where the paper and its released code differ, the network follows the code, and comments say so.
 """
 
@@ -20,7 +22,7 @@ from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import variable_paths
 from deeplab_tf.layers.features import Feature
-from deeplab_tf.layers.masked_decoder import MaskedDecoderOptions
+from deeplab_tf.layers.masked_decoder import CrossAttention, MaskedDecoderOptions
 from deeplab_tf.layers.normalization import BatchNorm, GroupNorm, LayerNorm
 from deeplab_tf.losses.mask2former import Mask2FormerCriterion
 from deeplab_tf.models import _score_passes
@@ -31,7 +33,11 @@ from deeplab_tf.postprocessing.mask2former_instances import Mask2FormerInstances
 from deeplab_tf.postprocessing.mask2former_semantic import Mask2FormerSemantic
 from deeplab_tf.structures import join_layers
 from deeplab_tf.tasks import Task
-from deeplab_tf.transformer_decoders.masked_attention_decoder import MaskedAttentionDecoder
+from deeplab_tf.transformer_decoders.masked_attention_decoder import (
+    MaskedAttentionDecoder,
+    QueryFeatures,
+    Scales,
+)
 from deeplab_tf.user_errors import ConfigError
 
 # Features of the backbone that the pixel decoder reads, and their strides.
@@ -79,18 +85,22 @@ class Mask2Former(KerasModel):
       mask features, whose products with the queries' embeddings are the masks; h and w are
       ceil(height / 4) and ceil(width / 4). If all predictions are returned, `class_logits_0`,
       `mask_logits_0` are those before the first layer, `class_logits_1`, `mask_logits_1` those
-      after it, and so on.
+      after it, and so on. If query features have no loss, `_0` are those after the first layer.
     """
     features = self.backbone(images, training=training)
     decoded = self.pixel_decoder(features, training=training)
+    levels = self.transformer_decoder.scales.select(decoded.levels, decoded.coarsest)
     outputs = join_layers(self.transformer_decoder(
-        decoded.levels, decoded.mask_features, training=training,
-        all_predictions=all_predictions))
+        levels, decoded.mask_features, training=training, all_predictions=all_predictions))
     outputs['pixel_features'] = tf.cast(decoded.mask_features, tf.float32)
     return outputs
 
   def call_all_layers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
     return self(images, training=False, all_predictions=True)
+
+  @property
+  def first_prediction(self) -> int:
+    return self.transformer_decoder.first_prediction
 
 
 # === From a config ===
@@ -115,20 +125,39 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> Mas
       options.pixel_decoder, _features(backbone, config.model_options.backbone.name),
       mask_channels=options.mask_channels, num_heads=options.num_heads,
       recompute=options.recompute_layers)
-  transformer_decoder = MaskedAttentionDecoder(
-      feature_channels=pixel_decoder.channels, mask_channels=options.mask_channels,
-      num_queries=options.num_queries,
-      # num_classes may count the ignored class too.
-      num_classes=len(dataset_info.class_ids), num_layers=options.num_layers,
-      options=MaskedDecoderOptions(
-          channels=options.hidden_channels, feed_forward_channels=options.feed_forward_channels,
-          num_heads=options.num_heads, pre_norm=options.pre_norm),
-      force_input_projections=options.force_input_projection,
-      recompute_layers=options.recompute_layers)
+  transformer_decoder = _build_transformer_decoder(
+      options, pixel_decoder, num_classes=len(dataset_info.class_ids))
   model = Mask2Former(dataset_info=dataset_info, backbone=backbone, pixel_decoder=pixel_decoder,
                       transformer_decoder=transformer_decoder)
   model.describe_by(config, for_inference)
   return model
+
+
+def _build_transformer_decoder(options, pixel_decoder, num_classes):
+  """Returns the transformer decoder of Mask2FormerOptions.
+
+  Args:
+    options: Mask2FormerOptions.
+    pixel_decoder: The pixel decoder whose features it reads.
+    num_classes: Number of classes; that of a DatasetInfo may count the ignored class too.
+  """
+  design = options.transformer_decoder
+  scales = Scales[design.Scales.Name(design.scales)]
+  reads_backbone = scales is Scales.BACKBONE_STRIDE_32
+  return MaskedAttentionDecoder(
+      feature_channels=(pixel_decoder.coarsest_channels if reads_backbone
+                        else pixel_decoder.channels),
+      mask_channels=options.mask_channels, num_queries=options.num_queries,
+      num_classes=num_classes, num_layers=options.num_layers,
+      options=MaskedDecoderOptions(
+          channels=options.hidden_channels, feed_forward_channels=options.feed_forward_channels,
+          num_heads=options.num_heads, pre_norm=options.pre_norm,
+          cross_attention=CrossAttention[design.CrossAttention.Name(design.cross_attention)],
+          self_attention_first=design.self_attention_first, dropout_rate=design.dropout_rate),
+      scales=scales,
+      query_features=QueryFeatures[design.QueryFeatures.Name(design.query_features)],
+      force_input_projections=options.force_input_projection,
+      recompute_layers=options.recompute_layers)
 
 
 def _features(backbone, name: str) -> Sequence[Feature]:

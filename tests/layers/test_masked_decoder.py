@@ -1,12 +1,17 @@
 """The decoder layer of Mask2Former against PyTorch's recorded one and its equation in numpy."""
 
 import numpy as np
+import plain_decoder
 import pytest
 import shared
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import randomness
+from deeplab_tf.layers.attention_records import recording
+from deeplab_tf.layers.dropout import dropout
 from deeplab_tf.layers.masked_decoder import (
+    CrossAttention,
     MaskedDecoderLayer,
     MaskedDecoderOptions,
     Memory,
@@ -15,46 +20,69 @@ from deeplab_tf.layers.masked_decoder import (
 from deeplab_tf.layers.recomputation import recompute
 
 
-def _norm(norm, x):
-  x = np.asarray(x, np.float64)
-  centered = x - x.mean(-1, keepdims=True)
-  scale = 1 / np.sqrt(centered.var(-1, keepdims=True) + 1e-5)
-  return centered * scale * norm.gamma.numpy() + norm.beta.numpy()
-
-
-def _layer(pre_norm=False):
+def _layer(**options):
   keras.utils.set_random_seed(0)
-  layer = MaskedDecoderLayer(MaskedDecoderOptions(8, 20, 2, pre_norm))
+  layer = MaskedDecoderLayer(MaskedDecoderOptions(8, 20, 2, **options))
   for i, variable in enumerate(layer.variables):
     variable.assign_add(0.1 * tf.random.stateless_normal(variable.shape, [2, i]))
   return layer
 
 
-def _inputs():
+def _inputs(maps=1):
   queries, positions, values, embedding = (tf.random.stateless_normal(shape, [3, i]) for i, shape in
                                            enumerate(([2, 5, 8], [5, 8], [2, 6, 8], [6, 8])))
   blocked = attention_mask(tf.random.stateless_normal([2, 5, 6], [3, 4]))
-  return queries, positions, Memory(values, values + embedding, (2, 3)), blocked
+  # Of several maps, one with two by two pixels and one with one by two.
+  sizes = [(2, 3)] if maps == 1 else [(2, 2), (1, 2)]
+  return queries, positions, Memory(values, values + embedding, sizes), blocked
 
 
-@pytest.mark.parametrize('pre_norm', [False, True], ids=['post-norm', 'pre-norm'])
-def test_it_is_three_residual_branches(pre_norm):
-  layer, (x, positions, memory, blocked) = _layer(pre_norm), _inputs()
-  branches = [
-      (layer.cross_norm, lambda x: layer.cross_attention(x + positions, memory.keys, memory.values,
-                                                         blocked)),
-      (layer.self_norm, lambda x: layer.self_attention(x + positions, x + positions, x)),
-      (layer.feed_forward_norm, lambda x: np.maximum(
-          x @ layer.fc1.kernel.numpy() + layer.fc1.bias.numpy(), 0) @ layer.fc2.kernel.numpy()
-       + layer.fc2.bias.numpy()),
-  ]
-  expected = x.numpy()
-  for norm, branch in branches:
-    if pre_norm:
-      expected = expected + np.asarray(branch(_norm(norm, expected).astype(np.float32)))
-    else:
-      expected = _norm(norm, expected + np.asarray(branch(expected))).astype(np.float32)
-  np.testing.assert_allclose(layer(x, positions, memory, blocked), expected, rtol=1e-4, atol=1e-5)
+FORMS = {
+    'post-norm': {},
+    'pre-norm': {'pre_norm': True},
+    'self-attention first': {'self_attention_first': True},
+    'SMCA': {'cross_attention': CrossAttention.SMCA},
+    'mask pooling': {'cross_attention': CrossAttention.MASK_POOLING},
+    'pre-norm, self-attention first': {'pre_norm': True, 'self_attention_first': True},
+}
+
+
+@pytest.mark.parametrize('maps', [1, 2])
+@pytest.mark.parametrize('form', FORMS)
+def test_it_is_the_equation(form, maps):
+  layer, inputs = _layer(**FORMS[form]), _inputs(maps)
+  for own in (inputs, inputs[:3]):  # With masks and without.
+    expected = plain_decoder.decoder_layer(layer, *own)
+    np.testing.assert_allclose(layer(*own), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('pools', [False, True], ids=['attention', 'mask pooling'])
+def test_dropout_is_where_detr_has_it(pools):
+  kind = CrossAttention.MASK_POOLING if pools else CrossAttention.MASKED
+  layer = _layer(dropout_rate=0.3, cross_attention=kind)
+  inputs = _inputs()
+
+  def drop(x):
+    return x * dropout(tf.ones(x.shape), 0.3, True).numpy()
+
+  with randomness.seeded(tf.constant([0, 1])):
+    expected = plain_decoder.decoder_layer(layer, *inputs, drop=drop)
+  with randomness.seeded(tf.constant([0, 1])):
+    found = layer(*inputs, training=True)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  inference = layer(*inputs)
+  assert np.abs(found - inference).max() > 0.1
+  np.testing.assert_array_equal(inference, _layer(cross_attention=kind)(*inputs))
+
+
+def test_pooling_and_attention_to_several_maps_are_no_attention_to_pixels():
+  sizes = []
+  for kind, maps in ((CrossAttention.SMCA, 1), (CrossAttention.FULL, 2),
+                     (CrossAttention.MASK_POOLING, 1)):
+    with recording() as records:
+      _layer(cross_attention=kind)(*_inputs(maps))
+    sizes.append([record.key_size for record in records])
+  assert sizes == [[(2, 3), None], [None, None], [None]]
 
 
 def test_a_query_with_an_empty_mask_attends_to_all_pixels():
@@ -68,7 +96,7 @@ def test_recomputation_gives_the_same_gradients():
   logits = tf.random.stateless_normal([2, 5, 6], [3, 4])
 
   def run(x, values, keys, logits):
-    return layer(x, positions, Memory(values, keys, (2, 3)), attention_mask(logits))
+    return layer(x, positions, Memory(values, keys, memory.sizes), attention_mask(logits))
 
   inputs = [x, memory.values, memory.keys, logits]
   gradients = []
@@ -137,7 +165,7 @@ def test_every_step_equals_the_released_code(form):
   np.testing.assert_array_equal(blocked, arrays['blocked_after_row_rule'])
   assert np.any(arrays['blocked_after_row_rule'] != arrays['blocked_bhql_before_row_rule'])
   values = batch_first('memory_lbc')
-  memory = Memory(values, values + batch_first('key_pos_lbc'), (5, 6))
+  memory = Memory(values, values + batch_first('key_pos_lbc'), [(5, 6)])
   positions = batch_first('query_pos_qbc')
   x = layer.read_memory(batch_first('target_qbc'), positions, memory, blocked)
   np.testing.assert_allclose(x, batch_first('after_cross'), atol=2e-5)

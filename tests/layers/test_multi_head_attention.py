@@ -1,11 +1,14 @@
 """Multi-head attention against its equation in numpy; blocked keys, precision, initial weights."""
 
 import numpy as np
+import plain_decoder
 import pytest
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import randomness
 from deeplab_tf.layers.attention_records import recording
+from deeplab_tf.layers.dropout import dropout
 from deeplab_tf.layers.multi_head_attention import MultiHeadAttention
 from deeplab_tf.training import precision
 from deeplab_tf.user_errors import ConfigError
@@ -13,9 +16,9 @@ from deeplab_tf.user_errors import ConfigError
 _CHANNELS, _HEADS = 12, 3
 
 
-def _layer():
+def _layer(dropout_rate=0.0):
   keras.utils.set_random_seed(0)
-  layer = MultiHeadAttention(_CHANNELS, _HEADS)
+  layer = MultiHeadAttention(_CHANNELS, _HEADS, dropout_rate)
   for i, variable in enumerate(layer.variables):  # Biases too.
     variable.assign(0.3 * tf.random.stateless_normal(variable.shape, [0, i]))
   return layer
@@ -23,23 +26,6 @@ def _layer():
 
 def _inputs():
   return [tf.random.stateless_normal([2, n, _CHANNELS], [1, i]) for i, n in enumerate((4, 7, 7))]
-
-
-def _attention(layer, queries, keys, values, blocked=None):
-  """The equation, head by head, in float64."""
-  def project(projection, x):
-    return np.asarray(x, np.float64) @ projection.kernel.numpy() + projection.bias.numpy()
-
-  q, k, v = project(layer.query, queries), project(layer.key, keys), project(layer.value, values)
-  depth, heads = _CHANNELS // _HEADS, []
-  for i in range(_HEADS):
-    part = slice(i * depth, (i + 1) * depth)
-    logits = q[..., part] @ np.swapaxes(k[..., part], 1, 2) / np.sqrt(depth)
-    if blocked is not None:
-      logits[blocked] = -np.inf
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    heads.append(weights / weights.sum(-1, keepdims=True) @ v[..., part])
-  return project(layer.output_projection, np.concatenate(heads, -1))
 
 
 def _blocked():
@@ -51,8 +37,31 @@ def _blocked():
 @pytest.mark.parametrize('blocked', [None, _blocked()], ids=['all keys', 'blocked keys'])
 def test_it_is_the_papers_equation(blocked):
   layer, inputs = _layer(), _inputs()
-  np.testing.assert_allclose(layer(*inputs, blocked), _attention(layer, *inputs, blocked),
+  np.testing.assert_allclose(layer(*inputs, blocked),
+                             plain_decoder.attention(layer, *inputs, blocked),
                              rtol=1e-4, atol=1e-4)
+
+
+def test_a_modulation_multiplies_the_weights_before_they_are_normalized():
+  layer, inputs = _layer(), _inputs()
+  modulation = np.random.default_rng(1).random((2, _HEADS, 4, 7))
+  found = layer(*inputs, log_modulation=tf.constant(np.log(modulation), tf.float32))
+  expected = plain_decoder.attention(layer, *inputs, modulation=modulation)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert np.abs(found - layer(*inputs)).max() > 0.1
+
+
+def test_weights_are_dropped_after_the_softmax_in_training():
+  layer, inputs, seed = _layer(0.4), _inputs(), tf.constant([2, 3])
+  with randomness.seeded(seed):
+    kept = dropout(tf.ones([2, _HEADS, 4, 7]), 0.4, True).numpy()
+  with randomness.seeded(seed), recording() as records:
+    found = layer(*inputs, training=True)
+  expected = plain_decoder.attention(layer, *inputs, drop=lambda weights: weights * kept)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  # Records are of the attention itself.
+  np.testing.assert_allclose(tf.reduce_sum(records[0].weights, -1), 1, rtol=1e-5)
+  np.testing.assert_array_equal(layer(*inputs), _layer()(*inputs))
 
 
 def test_blocked_keys_have_no_weight_and_no_gradient():

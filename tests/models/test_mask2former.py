@@ -26,6 +26,14 @@ class TestMask2Former(model_battery.ModelBattery):
       'pre-norm, no projections': 'mask2former { hidden_channels: 64 pre_norm: true }',
       'projections, recomputed': 'mask2former { hidden_channels: 64 force_input_projection: true '
                                  'recompute_layers: true }',
+      # Options that do not interact, together. With zero queries and self-attention first, the
+      # projections of the first self-attention would have no gradient.
+      'SMCA of the backbone, zero queries, dropout':
+          'mask2former { transformer_decoder { cross_attention: SMCA scales: BACKBONE_STRIDE_32 '
+          'query_features: ZERO dropout_rate: 0.1 } }',
+      'mask pooling of all scales, queries without loss, self-attention first':
+          'mask2former { transformer_decoder { cross_attention: MASK_POOLING scales: CONCATENATED '
+          'query_features: LEARNED_WITHOUT_LOSS self_attention_first: true } }',
   }
   # A bias of keys adds the same to all logits of a query. The embedding only enters sampling
   # offsets and attention weights, whose kernels are zero in a new model.
@@ -53,7 +61,10 @@ class TestMask2Former(model_battery.ModelBattery):
     assert list(network.architecture.last_layers(network.model)) == ['semantic']
 
 
-@pytest.mark.parametrize('overrides', [(), (tiny_mask2former.SWIN,)], ids=['resnet', 'swin'])
+@pytest.mark.parametrize('overrides', [
+    (), (tiny_mask2former.SWIN,),
+    ('model_options { mask2former { transformer_decoder { cross_attention: SMCA scales: STRIDE_8 '
+     'query_features: ZERO } } }',)], ids=['resnet', 'swin', 'SMCA'])
 def test_norms_and_embeddings_do_not_decay(tmp_path, overrides):
   model = deeplab_tf.build_model(_config(tmp_path, *overrides))
   paths = {id(v): path for path, v in variables_by_path(model).items()}

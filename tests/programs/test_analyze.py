@@ -132,6 +132,25 @@ def test_the_queries_of_mask2former_are_analyzed(tmp_path, capsys):
   assert f'<th scope="row">after layer 3</th><td>{100 * found["AR100"][3]:.1f}</td>' in page
 
 
+def test_a_decoder_without_attention_and_learned_queries_is_analyzed(tmp_path, capsys):
+  override = ('model_options { mask2former { transformer_decoder { cross_attention: MASK_POOLING '
+              'query_features: ZERO } } }')
+  path = tiny_mask2former.write_config(tmp_path)
+  model = deeplab_tf.build_model(deeplab_tf.load_config(path, [override]))
+  prefix = convert.save_checkpoint(model, str(tmp_path / 'ckpt-0'))
+  flags = _flags((path, prefix), tmp_path / 'out', '--num_images=1', f'--override={override}')
+  assert analyze.main(flags) == 0
+  numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
+  # There is no prediction before the first of the three layers.
+  assert numbers['proposals']['layers'] == [1, 2, 3] and 'attention' not in numbers
+  assert np.shape(numbers['layer_masks'][0]['iou_with_the_last'])[0] == 3
+  assert f'before the first) 1: {100 * numbers["proposals"]["AR100"][0]:.1f}, 2: ' in (
+      capsys.readouterr().out)
+  page = (tmp_path / 'out' / 'analysis.html').read_text()
+  assert 'queries do not attend to the pixels of one feature map' in page
+  assert 'after layer 1' in page and 'before layer 1' not in page and 'Layer 0' not in page
+
+
 @pytest.mark.parametrize('task,classes', [('INSTANCE', 6), ('SEMANTIC', 9)])
 def test_models_of_other_tasks_are_analyzed_too(tmp_path, task, classes):
   path, override = tiny_mask2former.write_config(tmp_path), f'task: {task}'

@@ -1,28 +1,39 @@
 """Mask2Former's transformer decoder: predictions, attention masks, projections, initial weights."""
 
 import numpy as np
+import plain_decoder
 import pytest
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
+from deeplab_tf.layers import randomness
 from deeplab_tf.layers.attention_records import recording
-from deeplab_tf.layers.masked_decoder import MaskedDecoderOptions, Memory, attention_mask
-from deeplab_tf.layers.position_embedding import sine_position_embedding
+from deeplab_tf.layers.masked_decoder import (
+    CrossAttention,
+    MaskedDecoderOptions,
+    Memory,
+    attention_mask,
+)
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.training import precision
-from deeplab_tf.transformer_decoders.masked_attention_decoder import MaskedAttentionDecoder
+from deeplab_tf.transformer_decoders.masked_attention_decoder import (
+    MaskedAttentionDecoder,
+    QueryFeatures,
+    Scales,
+)
 
 _CHANNELS, _MASK_CHANNELS, _QUERIES, _CLASSES = 16, 12, 6, 5
 # Odd sizes: those of stride 32, 16, 8 and 4.
 _SIZES = [(2, 3), (3, 5), (6, 9), (11, 18)]
 
 
-def _decoder(num_layers=4, feature_channels=_CHANNELS, pre_norm=False, **options):
+def _decoder(num_layers=4, feature_channels=_CHANNELS, **options):
   keras.utils.set_random_seed(0)
+  layer = {name: options.pop(name) for name in MaskedDecoderOptions._fields if name in options}
   return MaskedAttentionDecoder(
       feature_channels=feature_channels, mask_channels=_MASK_CHANNELS, num_queries=_QUERIES,
       num_classes=_CLASSES, num_layers=num_layers,
-      options=MaskedDecoderOptions(_CHANNELS, 24, 4, pre_norm), **options)
+      options=MaskedDecoderOptions(_CHANNELS, 24, 4, **layer), **options)
 
 
 def _inputs(feature_channels=_CHANNELS):
@@ -32,36 +43,87 @@ def _inputs(feature_channels=_CHANNELS):
   return levels, mask_features
 
 
-def _heads(decoder, queries, mask_features):
-  """Returns class logits and mask logits [batch, h, w, queries], by the definition."""
-  z = decoder.norm(queries)
-  embedding = z
-  for layer in decoder.mask_head:
-    embedding = layer(embedding)
-  return decoder.class_head(z), tf.einsum('bqc,bhwc->bhwq', embedding, mask_features)
+# What queries read in each layer: places of the levels, first the coarsest.
+READ = {Scales.ALTERNATING: [[0], [1], [2], [0]], Scales.CONCATENATED: [[0, 1, 2]] * 4,
+        Scales.STRIDE_32: [[0]] * 4, Scales.STRIDE_16: [[1]] * 4, Scales.STRIDE_8: [[2]] * 4}
+# Options that do not interact are tested together.
+FORMS = {
+    'as published': {},
+    'pre-norm': {'pre_norm': True},
+    'full attention': {'cross_attention': CrossAttention.FULL},
+    'SMCA, stride 8': {'cross_attention': CrossAttention.SMCA, 'scales': Scales.STRIDE_8},
+    'mask pooling, zero queries': {'cross_attention': CrossAttention.MASK_POOLING,
+                                   'query_features': QueryFeatures.ZERO},
+    'queries without loss, stride 16': {'query_features': QueryFeatures.LEARNED_WITHOUT_LOSS,
+                                        'scales': Scales.STRIDE_16},
+    'naive multi-scale': {'scales': Scales.CONCATENATED},
+    'stride 32, self-attention first': {'scales': Scales.STRIDE_32, 'self_attention_first': True},
+}
 
 
-@pytest.mark.parametrize('pre_norm', [False, True], ids=['post-norm', 'pre-norm'])
-def test_a_query_reads_inside_its_last_mask_at_strides_32_16_8_in_turn(pre_norm):
-  decoder, (levels, mask_features) = _decoder(pre_norm=pre_norm), _inputs()
-  memories = []
-  for i, level in enumerate(levels):
-    values = tf.reshape(level + decoder.level_embedding[i], [2, -1, _CHANNELS])
-    position = sine_position_embedding(*_SIZES[i], _CHANNELS)
-    memories.append(Memory(values, values + tf.reshape(position, [-1, _CHANNELS]), _SIZES[i]))
-  queries = tf.tile(decoder.query_features[None], [2, 1, 1])
-  expected = [_heads(decoder, queries, mask_features)]
-  for i, layer in enumerate(decoder.layers):
-    # The mask logits themselves are resized, by TensorFlow's own kernel.
-    logits = tf.image.resize(expected[-1][1], _SIZES[i % 3], antialias=False)
-    logits = tf.transpose(tf.reshape(logits, [2, -1, _QUERIES]), [0, 2, 1])
-    queries = layer(queries, decoder.query_positions, memories[i % 3], attention_mask(logits))
-    expected.append(_heads(decoder, queries, mask_features))
-  found = decoder(levels, mask_features, all_predictions=True)
-  assert len(found) == len(expected) == 5
+@pytest.mark.parametrize('form', FORMS)
+def test_layers_and_predictions_are_the_equations(form):
+  decoder, (levels, mask_features) = _decoder(**FORMS[form]), _inputs()
+  chosen = decoder.scales.select(levels, None)
+  values, keys = [], []
+  for i, level in enumerate(level for level in levels if any(level is own for own in chosen)):
+    value = np.reshape(level, [2, -1, _CHANNELS])
+    if decoder.level_embedding is not None:
+      value = value + decoder.level_embedding[i].numpy()
+    values.append(value)
+    keys.append(value + plain_decoder.sine_embedding(*level.shape[1:3], _CHANNELS))
+  queries = np.zeros((2, _QUERIES, _CHANNELS))
+  if decoder.query_features is not None:
+    queries = queries + decoder.query_features.numpy()
+  has_masks = decoder.layers[0].pools_masks or 'cross_attention' not in FORMS[form]
+  expected = []
+  if FORMS[form].get('query_features') is None:
+    expected.append(plain_decoder.heads(decoder, queries, mask_features))
+  read = READ[decoder.scales]
+  first = min(place for places in read for place in places)
+  for layer, places in zip(decoder.layers, read):
+    sizes = [_SIZES[place] for place in places]
+    memory = Memory(*(np.concatenate([own[place - first] for place in places], 1)
+                      for own in (values, keys)), sizes)
+    blocked = None
+    if has_masks and expected:
+      # The mask logits themselves are resized, by TensorFlow's own kernel.
+      logits = np.concatenate([np.reshape(tf.image.resize(expected[-1][1], size), [2, -1, _QUERIES])
+                               for size in sizes], 1)
+      blocked = attention_mask(np.swapaxes(logits, 1, 2)).numpy()
+    queries = plain_decoder.decoder_layer(layer, queries, decoder.query_positions, memory, blocked)
+    expected.append(plain_decoder.heads(decoder, queries, mask_features))
+  found = decoder(chosen, mask_features, all_predictions=True)
+  assert len(found) == len(expected) == 5 - decoder.first_prediction
   for prediction, (class_logits, mask_logits) in zip(found, expected):
-    np.testing.assert_allclose(prediction['class_logits'], class_logits, atol=1e-5)
+    np.testing.assert_allclose(prediction['class_logits'], class_logits, atol=2e-5)
     np.testing.assert_allclose(prediction['mask_logits'], mask_logits, atol=1e-4)
+  (last,) = decoder(chosen, mask_features)
+  np.testing.assert_allclose(last['mask_logits'], expected[-1][1], atol=1e-4)
+
+
+def test_variables_exist_only_where_they_are_used():
+  published = set(variables_by_path(_decoder()))
+
+  def difference(**options):
+    return published ^ set(variables_by_path(_decoder(**options)))
+
+  assert {'query_features', 'query_positions', 'level_embedding'} <= published
+  assert difference(scales=Scales.CONCATENATED, cross_attention=CrossAttention.FULL) == set()
+  assert difference(scales=Scales.STRIDE_16) == {'level_embedding'}
+  assert difference(query_features=QueryFeatures.LEARNED_WITHOUT_LOSS) == set()
+  assert difference(query_features=QueryFeatures.ZERO) == {'query_features'}
+  assert {path.split('/')[-2] for path in difference(
+      cross_attention=CrossAttention.MASK_POOLING)} == {'query', 'key'}
+  assert {path.split('/')[2] for path in difference(
+      cross_attention=CrossAttention.SMCA)} == {'modulation'}
+
+
+def test_features_are_those_of_one_stride_or_of_all():
+  levels, coarsest = ['32', '16', '8'], 'backbone'
+  assert {scales.name: scales.select(levels, coarsest) for scales in Scales} == {
+      'ALTERNATING': levels, 'CONCATENATED': levels, 'STRIDE_32': ['32'], 'STRIDE_16': ['16'],
+      'STRIDE_8': ['8'], 'BACKBONE_STRIDE_32': ['backbone']}
 
 
 def test_inference_returns_the_last_prediction_and_training_all():
@@ -84,6 +146,34 @@ def test_its_attention_is_recorded_with_the_sizes_of_the_maps():
       _SIZES[0], None, _SIZES[1], None, _SIZES[2], None, _SIZES[0], None]
 
 
+def test_masks_that_nothing_reads_are_not_computed():
+  levels, mask_features = _inputs()
+  decoder = _decoder(cross_attention=CrossAttention.FULL)
+  traced = tf.function(decoder, autograph=False).get_concrete_function(levels, mask_features)
+  products = [operation.outputs[0].shape for operation in traced.graph.get_operations()
+              if operation.type.startswith('BatchMatMul')]
+  assert [shape for shape in products if _QUERIES in shape[-2:]
+          and _SIZES[3][0] * _SIZES[3][1] in shape[-2:]] == [(2, 11 * 18, _QUERIES)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', [CrossAttention.SMCA, CrossAttention.MASK_POOLING])
+def test_xla_compiles_a_training(kind):
+  levels, mask_features = _inputs()
+  decoder = _decoder(num_layers=2, cross_attention=kind, scales=Scales.CONCATENATED,
+                     dropout_rate=0.2, query_features=QueryFeatures.ZERO, recompute_layers=True)
+
+  def step():
+    with randomness.seeded(tf.constant([0, 1])), tf.GradientTape() as tape:
+      predictions = decoder(levels, mask_features, training=True)
+      loss = tf.add_n([tf.reduce_mean(x**2) for p in predictions for x in p.values()])
+    return loss, tape.gradient(loss, decoder.query_positions)
+
+  plain, compiled = (tf.function(step, autograph=False, jit_compile=jit)() for jit in (False, True))
+  for expected, found in zip(plain, compiled):
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_masks_that_queries_read_inside_have_no_gradient():
   decoder, (levels, mask_features) = _decoder(), _inputs()
   with tf.GradientTape() as tape:
@@ -93,15 +183,19 @@ def test_masks_that_queries_read_inside_have_no_gradient():
   assert gradients == [None] * 4
 
 
-@pytest.mark.parametrize('pre_norm', [False, True], ids=['post-norm', 'pre-norm'])
-def test_recomputation_gives_the_same_gradients(pre_norm):
+@pytest.mark.parametrize('options', [
+    {}, {'pre_norm': True},
+    {'num_layers': 2, 'dropout_rate': 0.3, 'query_features': QueryFeatures.ZERO,
+     'cross_attention': CrossAttention.SMCA, 'scales': Scales.CONCATENATED},
+], ids=['post-norm', 'pre-norm', 'dropout'])
+def test_recomputation_gives_the_same_gradients(options):
   gradients, (levels, mask_features) = [], _inputs()
   for recomputes in (False, True):
-    decoder = _decoder(pre_norm=pre_norm, recompute_layers=recomputes)
+    decoder = _decoder(recompute_layers=recomputes, **options)
 
     @tf.function(autograph=False)
     def step(decoder=decoder):
-      with tf.GradientTape() as tape:
+      with randomness.seeded(tf.constant([0, 1])), tf.GradientTape() as tape:
         tape.watch([levels, mask_features])
         predictions = decoder(levels, mask_features, training=True)
         loss = tf.add_n([tf.reduce_sum(x**2) for p in predictions for x in p.values()])

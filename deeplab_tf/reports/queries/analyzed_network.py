@@ -35,9 +35,10 @@ class AnalyzedImage(NamedTuple):
     raw: Outputs of the network in output resolution, including padding: mask_logits [h, w,
       queries] and, if the model has them, pixel_features [h, w, channels], attention [heads,
       queries, h, w] (of queries to pixels, in the last layer that has it: M2P of the last dual-path
-      layer, or masked attention), memory_share [heads, queries] (fraction of the attention to
+      layer, or cross-attention), memory_share [heads, queries] (fraction of the attention to
       the memory) and layer_masks, bool [predictions, h, w, queries] (the masks of each decoder
       layer, from the first prediction to the last).
+    first_prediction: Decoder layer of the first prediction; 0: before the first layer.
     padded_size: Height and width of the network's input.
     rule: Rule by which maps are resized.
     proposals: Decoder layer -> masks of all queries after it, 0 being before the first layer, for
@@ -51,6 +52,7 @@ class AnalyzedImage(NamedTuple):
   raw: dict[str, np.ndarray]
   padded_size: tuple[int, int]
   rule: ResizeRule = 'aligned'
+  first_prediction: int = 0
   proposals: Optional[Mapping[int, Proposals]] = None
 
   def resized(self, maps: np.ndarray) -> np.ndarray:
@@ -141,7 +143,7 @@ class AnalyzedNetwork:
                          panoptic_map=panoptic_map, query_map=query_map,
                          query_class=found.pop('query_class'), raw=found,
                          padded_size=tuple(inputs.shape[1:3]), rule=self._rule,
-                         proposals=proposals)
+                         first_prediction=self._model.first_prediction, proposals=proposals)
 
   def _run(self, images, resized_size, raw_size):
     with recording() as records:
@@ -179,9 +181,10 @@ class AnalyzedNetwork:
   def _propose(self, layers, full_size: FullSize) -> dict[int, Proposals]:
     if len(layers) == 1:
       return {}
-    return {number: proposals_lib.propose(layers[number], full_size, self._rule,
+    first = self._model.first_prediction
+    return {number: proposals_lib.propose(layers[number - first], full_size, self._rule,
                                           self._masks_compete)
-            for number in proposals_lib.measured_layers(len(layers))}
+            for number in proposals_lib.measured_layers(len(layers), first)}
 
 
 def likely_queries(panoptic_map: tf.Tensor, outputs: dict[str, tf.Tensor],

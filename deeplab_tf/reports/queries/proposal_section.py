@@ -43,26 +43,25 @@ def proposals(folder: str, survey: ProposalSurvey, info: DatasetInfo,
   bars, pictures = (os.path.join(folder, name) for name in ('proposal_recall.png',
                                                             'proposals.png'))
   query_figures.proposal_recall(bars, layers, [results[layer]['AR100'] for layer in layers])
-  query_figures.proposals(pictures, [_row(example, info) for example in survey.examples],
-                          ['things of the ground truth', *map(_name, layers)])
+  query_figures.proposals(
+      pictures, [_row(example, info) for example in survey.examples],
+      ['things of the ground truth', *map(query_figures.layer_title, layers)])
   table = [('layer', *_SCORES)] + [
-      (_name(layer), *(percent(result[name]) for name in _SCORES.values()))
+      (query_figures.layer_title(layer), *(percent(result[name]) for name in _SCORES.values()))
       for layer, result in results.items()]
+  learned = (
+      'Layer 0 stands for the learned queries before the first layer, whose masks are region '
+      'proposals: *if their recall is near that of the last layer, learned queries find things '
+      'before they read the image*. ' if 0 in layers else '')
   return Section(
       title,
       'How well the masks of the queries cover the things of the ground truth, *whatever class '
       'they predict*: COCO\'s average recall with at most 100 masks per image (AR@100, over IoUs '
-      'from 0.5 to 0.95), in percent. Layer 0 stands for the learned queries before the first '
-      'layer, whose masks are region proposals: *if their recall is near that of the last layer, '
-      'learned queries find things before they read the image*. The table also tells small (below '
+      f'from 0.5 to 0.95), in percent. {learned}The table also tells small (below '
       '32² pixels), medium and large (96² pixels or more) things apart. Below, the largest things '
       'of some images and, in the same colors, the mask that fits each of them best after each '
       'layer, with its query and its IoU. (Mask2Former, figure 3)',
       [(bars, ''), (pictures, '')], (), table)
-
-
-def _name(layer: int) -> str:
-  return f'after layer {layer}' if layer else 'before layer 1'
 
 
 def _numbers(example: Example) -> dict[str, Any]:

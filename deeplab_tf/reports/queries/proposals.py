@@ -53,14 +53,16 @@ class Proposals(NamedTuple):
     return self.bits[..., query // 8] >> query % 8 & 1 > 0
 
 
-def measured_layers(predictions: int) -> list[int]:
-  """Returns the decoder layers that are measured: 0, 3, 6 and 9 of nine layers.
+def measured_layers(predictions: int, first: int = 0) -> list[int]:
+  """Returns the decoder layers that are measured: of nine layers 0, 3, 6 and 9.
 
   Args:
-    predictions: Number of predictions of the network. The first one, of layer 0, is that of the
-      learned queries before the first layer.
+    predictions: Number of predictions of the network.
+    first: Layer of the first prediction: 0 if it is that of the learned queries before the first
+      layer, else 1.
   """
-  return np.unique(np.rint(np.linspace(0, predictions - 1, _MEASURED)).astype(int)).tolist()
+  layers = np.rint(np.linspace(0, first + predictions - 1, _MEASURED)).astype(int)
+  return np.unique(layers[layers >= first]).tolist()
 
 
 def propose(outputs: Mapping[str, tf.Tensor], full_size: FullSize, rule: ResizeRule,

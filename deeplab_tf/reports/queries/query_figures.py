@@ -235,6 +235,11 @@ def features(path: str, rows: Sequence[FeatureRow]) -> None:
         png_figures.bare(axes)
 
 
+def layer_title(layer: int) -> str:
+  """Returns what stands above a prediction: the decoder layer that made it, 0 being none."""
+  return f'after layer {layer}' if layer else 'before layer 1'
+
+
 def proposal_recall(path: str, layers: Sequence[int], recalls: Sequence[float]) -> None:
   """Draws the recall of the proposals of some decoder layers as bars (Mask2Former, figure 3).
 
@@ -247,7 +252,7 @@ def proposal_recall(path: str, layers: Sequence[int], recalls: Sequence[float]) 
     axes = figure.add_subplot()
     places = range(len(layers))
     axes.bar(places, [100 * recall for recall in recalls], width=0.62,
-             color=[_BAR, *[png_figures.THINGS] * (len(layers) - 1)])
+             color=[png_figures.THINGS if layer else _BAR for layer in layers])
     for place, recall in zip(places, recalls):
       axes.annotate(f'{100 * recall:.1f}', (place, 100 * recall), (0, 2),
                     textcoords='offset points', ha='center', va='bottom', fontweight='bold')

@@ -128,7 +128,8 @@ def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndar
   """
   title = 'Attention of the masks'
   if not pictures or 'attention' not in pictures[0].found.raw:
-    return Section(title, '', (), ['Left out: in this model queries do not attend to pixels.'])
+    return Section(title, '', (), [
+        'Left out: in this model queries do not attend to the pixels of one feature map.'])
   sheets, arrays, entries = [], {}, []
   for number, picture in enumerate(pictures, 1):
     chosen = query_statistics.choose_masks(picture.found.query_map, _isthing(picture, info),
@@ -165,8 +166,8 @@ def attention(folder: str, pictures: Sequence[Picture], shares: Optional[np.ndar
       'their attention is above uniform attention, with one scale per mask over all heads: dark '
       'heads attend to all pixels equally, or to the memory. In MaX-DeepLab memory-to-pixel (M2P) '
       'and memory-to-memory (M2M) attention share one softmax; the percentage is the fraction of '
-      'attention to the memory, mean over the masks shown. In Mask2Former a query reads only '
-      'inside the mask that it predicted before the layer. (Figure A.6)',
+      'attention to the memory, mean over the masks shown. With masked attention (Mask2Former) a '
+      'query reads only inside the mask that it predicted before the layer. (Figure A.6)',
       sheets, notices)
 
 
@@ -240,7 +241,7 @@ def _draw_layer_masks(path: str, picture: Picture, masks: np.ndarray, chosen: Se
   for prediction in masks:
     full = draw.enlarge(found.resized(prediction.astype(np.float32)) > 0.5, _SIDE)
     pictures.append(query_pictures.outlined(image, list(np.moveaxis(full, -1, 0)), width))
-  titles = ['before layer 1', *(f'after layer {i}' for i in range(1, len(masks)))]
+  titles = [query_figures.layer_title(found.first_prediction + i) for i in range(len(masks))]
   legend = [(f'{draw.short_name(info.categories[found.query_class[query]].name)} (query {query})',
              color) for query, color in zip(chosen, query_pictures.COLORS)]
   query_figures.attention(

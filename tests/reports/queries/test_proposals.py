@@ -26,6 +26,11 @@ def test_layers_are_spread_evenly_from_first_to_last(predictions, expected):
   assert proposals.measured_layers(predictions) == expected
 
 
+@pytest.mark.parametrize('predictions,expected', [(9, [3, 6, 9]), (6, [2, 4, 6]), (2, [1, 2])])
+def test_layers_have_the_same_numbers_without_a_prediction_before_the_first(predictions, expected):
+  assert proposals.measured_layers(predictions, first=1) == expected
+
+
 def _outputs(queries, seed=0):
   rng = np.random.default_rng(seed)
   return {'mask_logits': tf.constant(rng.normal(size=(1, 6, 7, queries)) * 4, tf.float32),
