@@ -4,6 +4,7 @@ import model_battery
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_backbones
 import tiny_mask2former
 
 import deeplab_tf
@@ -26,10 +27,16 @@ class TestMask2Former(model_battery.ModelBattery):
       'pre-norm, no projections': 'mask2former { hidden_channels: 64 pre_norm: true }',
       'projections, recomputed': 'mask2former { hidden_channels: 64 force_input_projection: true '
                                  'recompute_layers: true }',
+      'FPN with an encoder': 'mask2former { pixel_decoder { kind: FPN num_encoder_layers: 1 '
+                             'dropout_rate: 0.1 } }',
+      'Semantic FPN': 'mask2former { pixel_decoder { kind: SEMANTIC_FPN } }',
+      'BiFPN': 'mask2former { pixel_decoder { kind: BIFPN num_fusion_layers: 2 } }',
+      'FaPN': 'mask2former { pixel_decoder { kind: FAPN } }',
   }
-  # A bias of keys adds the same to all logits of a query. The embedding only enters sampling
-  # offsets and attention weights, whose kernels are zero in a new model.
-  INVARIANT = ('attention/key/bias', 'pixel_decoder/level_embedding')
+  # A bias of keys adds the same to all logits of a query. The embedding and FaPN's guides only
+  # enter sampling offsets and attention weights, whose kernels are zero in a new model.
+  INVARIANT = ('attention/key/bias', 'pixel_decoder/level_embedding', 'guide/kernel',
+               'guide/norm/gamma', 'guide/norm/beta')
   STOCHASTIC = tiny_mask2former.SWIN
 
   def shapes(self, network, size):
@@ -77,10 +84,34 @@ def test_a_backbone_without_these_strides_is_one_line(tmp_path):
   with pytest.raises(ConfigError) as error:
     deeplab_tf.build_model(config)
   assert str(error.value) == (
-      'model_options.backbone.name is "resnet50": mask2former needs res2, res3, res4 and res5 of '
-      'stride 4, 8, 16 and 32, and the backbone has res2 of stride 4, res3 of stride 8, res4 of '
-      'stride 16, res5 of stride 16; set output_stride to 32 or use a backbone such as '
+      'model_options.backbone.name is "resnet50": mask2former needs features of stride 4, '
+      '8, 16 and 32, and the backbone has res1 of stride 2, res2 of stride 4, res3 of stride 8, '
+      'backbone_output of stride 16; set output_stride to 32 or use a backbone such as '
       'torchvision_resnet50')
+
+
+@pytest.mark.parametrize('kind, name', [
+    ('DEFORMABLE_ATTENTION', 'resnet50_beta'), ('FPN', 'resnet50'),
+    ('SEMANTIC_FPN', 'max_deeplab_s'), ('BIFPN', 'full_axial_resnet'), ('FAPN', 'max_deeplab_l')])
+def test_every_pixel_decoder_takes_the_backbones_of_deeplab2(tmp_path, kind, name):
+  model = deeplab_tf.build_model(_config(tmp_path, tiny_backbones.deeplab2(name), f"""
+      model_options {{ mask2former {{ pixel_decoder {{ kind: {kind} }} }} }}"""))
+  outputs = model(tf.random.stateless_normal([1, 50, 41, 3], [0, 1]))
+  assert outputs['mask_logits'].shape == [1, 13, 11, 12]
+  for name, value in outputs.items():
+    assert np.isfinite(value).all(), name
+
+
+def test_the_last_activated_feature_of_each_stride_is_read(tmp_path):
+  with tf.Graph().as_default():  # Variables without values.
+    model = deeplab_tf.build_model(_config(tmp_path, tiny_backbones.deeplab2('max_deeplab_l'), """
+        model_options { mask2former { pixel_decoder { kind: FPN } } }"""))
+  channels = {feature.name: feature.channels for feature in model.backbone.features}
+  inputs = [layer.kernel.shape[2] for layer in
+            (*reversed(model.pixel_decoder.laterals), model.pixel_decoder.outputs[0])]
+  # Its decoder walks to stride 4 and back; the features on the way are before their activation.
+  assert inputs == [channels[name] for name in ('res2', 'res3', 'res4', 'backbone_output')]
+  assert channels['decoder6'] == channels['backbone_output'] != channels['res5']
 
 
 # === Sizes ===
