@@ -42,7 +42,8 @@ def test_selection():
 def test_alignment():
   layer, finer, coarser = FeatureAlignment(64), _map(2, 5, 7, 64), _map(2, 3, 4, 64)
   plain_maps.randomize(layer, 0.1)
-  np.testing.assert_allclose(layer(finer, tf.constant(coarser)), _align(layer, finer, coarser), atol=1e-4)
+  np.testing.assert_allclose(layer(finer, tf.constant(coarser)), _align(layer, finer, coarser),
+                             atol=1e-4)
 
 
 def test_a_new_alignment_does_not_move_features():
