@@ -64,12 +64,12 @@ class DeformableConvolution(keras.layers.Layer):
     predicted = tf.cast(self.offsets(guide), tf.float32)
     points = self.groups * self.kernel.shape[0]**2
     offsets, logits = tf.split(predicted, [2 * points, points], axis=-1)
-    return deform_convolve(x, offsets, tf.sigmoid(logits), self.kernel, self.groups,
-                           lambda y: add_bias(y, self.bias))
+    y = deform_convolve(x, offsets, tf.sigmoid(logits), self.kernel, self.groups)
+    return add_bias(y, self.bias)
 
 
 def deform_convolve(x: tf.Tensor, offsets: tf.Tensor, weights: tf.Tensor, kernel: tf.Tensor,
-                    groups: int, finish=tf.identity) -> tf.Tensor:
+                    groups: int) -> tf.Tensor:
   """Computes the sum over taps k of kernel[k] * weights[k] * x(p + p_k + offsets[k]).
 
   p is a pixel, and p_k the position of a tap, from -size // 2 to size // 2 in both directions. x is
@@ -81,7 +81,6 @@ def deform_convolve(x: tf.Tensor, offsets: tf.Tensor, weights: tf.Tensor, kernel
     weights: float32 [batch, height, width, groups * taps].
     kernel: [size, size, in_channels, channels]; the size is odd.
     groups: Number of groups of neighboring input channels.
-    finish: Function that is applied to the product [pixels, channels], such as adding a bias.
 
   Returns:
     [batch, height, width, channels], in the precision of x.
@@ -97,7 +96,7 @@ def deform_convolve(x: tf.Tensor, offsets: tf.Tensor, weights: tf.Tensor, kernel
   samples = sample(values, tf.reshape(positions, [batch, pixels * taps, groups, 1, 1, 2]),
                    tf.reshape(weights, [batch, pixels * taps, groups, 1, 1]), [(height, width)])
   samples = tf.reshape(tf.cast(samples, x.dtype), [batch, height, width, taps * channels])
-  return project(samples, tf.reshape(kernel, [taps * channels, kernel.shape[-1]]), finish)
+  return project(samples, tf.reshape(kernel, [taps * channels, kernel.shape[-1]]), tf.identity)
 
 
 def _undeformed(height, width, size, groups):

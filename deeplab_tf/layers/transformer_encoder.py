@@ -14,7 +14,7 @@ from deeplab_tf.layers.multi_head_attention import MultiHeadAttention
 from deeplab_tf.layers.normalization import LayerNorm
 from deeplab_tf.layers.position_embedding import sine_position_embedding
 from deeplab_tf.layers.recomputation import recompute
-from deeplab_tf.layers.shapes import Dimension, dimensions
+from deeplab_tf.layers.shapes import dimensions
 
 
 class TransformerEncoderLayer(keras.layers.Layer):
@@ -53,21 +53,20 @@ class TransformerEncoderLayer(keras.layers.Layer):
                           bias_initializer=initializers.torch_linear_bias(feed_forward_channels))
     self.norm2 = LayerNorm(channels)
 
-  def call(self, pixels: tf.Tensor, positions: tf.Tensor, size: tuple[Dimension, Dimension],
-           training: bool = False) -> tf.Tensor:
+  def call(self, pixels: tf.Tensor, positions: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Updates the pixels.
 
     Args:
       pixels: [batch, pixels, channels], the map row by row.
       positions: [pixels, channels], position embedding, added to queries and keys.
-      size: Height and width of the map, for attention records.
       training: Whether dropout is on.
 
     Returns:
       [batch, pixels, channels].
     """
     keys = pixels + tf.cast(positions, pixels.dtype)
-    read = self.attention(keys, keys, pixels, key_size=size)
+    # Without the map's size, since its record is not one of what queries read.
+    read = self.attention(keys, keys, pixels)
     pixels = self.norm1(pixels + self._dropped(read, training))
     hidden = self._dropped(self.fc1(pixels), training)
     return self.norm2(pixels + self._dropped(self.fc2(hidden), training))
@@ -121,7 +120,7 @@ class TransformerEncoder(keras.layers.Layer):
                            [height * width, self.channels])
     pixels = tf.reshape(self.input_projection(feature), [batch, height * width, self.channels])
     for layer in self.encoder_layers:
-      run = functools.partial(layer, size=(height, width), training=training)
+      run = functools.partial(layer, training=training)
       if training and self._recompute:
         pixels = recompute(run, pixels, positions)
       else:

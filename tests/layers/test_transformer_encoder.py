@@ -45,7 +45,7 @@ def _map(*shape):
 
 def test_a_layer_is_its_equation():
   layer, x, positions = _layer(), _map(2, 6, 8), _map(6, 8)
-  np.testing.assert_allclose(layer(x, positions, (2, 3)), _plain(layer, x, positions), atol=1e-5)
+  np.testing.assert_allclose(layer(x, positions), _plain(layer, x, positions), atol=1e-5)
 
 
 def test_the_encoder_adds_sine_positions_of_the_map_in_every_layer():
@@ -63,7 +63,7 @@ def test_dropout_leaves_out_and_rescales_in_training_alone():
 
   def run(layer, seed, training=True):
     with randomness.seeded(tf.constant([0, seed])):
-      return layer(x, positions, (2, 3), training=training).numpy()
+      return layer(x, positions, training=training).numpy()
 
   np.testing.assert_array_equal(run(layer, 1), run(layer, 1))
   assert np.abs(run(layer, 1) - run(layer, 2)).max() > 0.1
