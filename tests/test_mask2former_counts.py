@@ -160,3 +160,17 @@ def _strides_of_masks(design, num_layers):
                  design.scales, [(32,), (16,), (8,)])
   first = 0 if design.query_features == design.LEARNED else 1
   return [strides[i % len(strides)] for i in range(first, num_layers)]
+
+
+@pytest.mark.parametrize('name, flops, tolerance', [
+    ('fpn', 195, 0.04), ('semantic_fpn', 258, 0.03), ('bifpn', 204, 0.04), ('fapn', None, None)])
+def test_flops_of_other_pixel_decoders_are_the_papers(name, flops, tolerance):
+  path = CONFIGS / f'coco/mask2former/ablation_pixel_decoder_{name}.textproto'
+  config = deeplab_tf.load_config(path)
+  total = profiling.summarize(config, SIZES['coco']).total
+  header = re.search(r'# Counts: +([\d.]+) M parameters, ([\d.]+) G', path.read_text())
+  assert float(header[1]) == pytest.approx(total.trainable_parameters / 1e6, abs=0.051)
+  assert float(header[2]) == pytest.approx(total.madds / 1e9, rel=0.001)
+  if flops:
+    found = total.madds + _more_in_the_released_code(config, SIZES['coco'])
+    assert found / 1e9 == pytest.approx(flops, rel=tolerance)

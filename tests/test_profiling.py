@@ -9,7 +9,9 @@ import tiny
 
 import deeplab_tf
 from deeplab_tf import profiling
-from deeplab_tf.layers.resizing import resize_bilinear
+from deeplab_tf.layers.deformable_convolution import deform_convolve
+from deeplab_tf.layers.resizing import resize_bilinear, upsample_nearest
+from deeplab_tf.pixel_decoders.bifpn_decoder import FusionNode, halve
 
 
 def _madds(function, *shapes):
@@ -29,9 +31,20 @@ def _madds(function, *shapes):
     (lambda x, y: tf.einsum('nlhd,lmd->nhlm', x, y), ([2, 3, 4, 5], [3, 6, 5]), 2 * 3 * 4 * 5 * 6),
     (lambda x: resize_bilinear(x, (17, 21)), ([1, 5, 6, 8],), 0),
     (lambda x: tf.nn.relu(x * 2) + 1, ([4, 4],), 0),
+    (lambda x: upsample_nearest(x, (11, 20)), ([1, 5, 6, 8],), 0),
+    (lambda x: halve(x), ([1, 5, 6, 8],), 0),
+    # The convolution, and four neighbors with their weights for each sample, as in deformable
+    # attention.
+    (lambda x, o, w, k: deform_convolve(x, o, w, k, 2),
+     ([1, 5, 6, 8], [1, 5, 6, 36], [1, 5, 6, 18], [3, 3, 8, 7]), 30 * 9 * 8 * (7 + 4)),
 ])
 def test_operations_are_counted(function, shapes, expected):
   assert _madds(function, *shapes) == expected
+
+
+def test_a_node_of_bifpn_is_a_depthwise_and_a_pointwise_convolution():
+  node = FusionNode(32, 2)
+  assert _madds(lambda x, y: node([x, y]), *[[1, 5, 6, 32]] * 2) == 30 * 32 * (9 + 32)
 
 
 def test_an_unknown_shape_is_an_error_and_not_a_wrong_count():

@@ -133,22 +133,23 @@ class Convolution(_LinearLayer):
 
 
 class DepthwiseConvolution(_LinearLayer):
-  """Depthwise convolution of stride 1, batch norm, activation.
+  """Depthwise convolution of stride 1, norm, activation.
 
   Attributes:
     depthwise_kernel: float32 [size, size, in_channels, 1].
-    norm: BatchNorm; None once it is folded.
+    norm: The norm; None if there is none or it is folded.
     bias: float32 [in_channels] once the norm is folded, else None.
   """
 
-  def __init__(self, in_channels: int, kernel_size: int, *, norm: NormFactory,
+  def __init__(self, in_channels: int, kernel_size: int, *, norm: Optional[NormFactory],
                activation: str = 'none', rate: int = 1):
+    """Initializes the layer; without a norm it has no bias either. See Convolution."""
     super().__init__()
     self.rate = rate
     self.depthwise_kernel = self.add_weight('depthwise_kernel',
                                             (kernel_size, kernel_size, in_channels, 1),
                                             initializer='glorot_uniform')
-    self._make_end(in_channels, norm, activation)
+    self._make_end(in_channels, norm, activation, bias_initializer=None)
 
   def _scale_kernel(self, scale):
     self.depthwise_kernel.assign(self.depthwise_kernel.numpy() * scale[:, None])

@@ -1,7 +1,8 @@
 """Bilinear resizing as two small matrix products, with aligned corners or half-pixel centers.
 
 The weights of the interpolation are constants, so XLA compiles it, gradients are matrix
-products too, and no host kernel is needed (TensorFlow's CPU kernel runs on one core).
+products too, and no host kernel is needed (TensorFlow's CPU kernel runs on one core). Nearest
+resizing repeats or gathers rows and columns.
 """
 
 from typing import Literal, Sequence
@@ -78,6 +79,32 @@ def resize_bilinear(x: tf.Tensor, size: Sequence[Dimension],
     x = tf.matmul(columns, tf.reshape(x, [batch * target_height, width, channels]))
     x = tf.reshape(x, [batch, target_height, target_width, channels])
   return x
+
+
+def upsample_nearest(x: tf.Tensor, size: Sequence[Dimension]) -> tf.Tensor:
+  """Resizes [batch, height, width, channels] to [batch, *size, channels] by repeating pixels.
+
+  Position i of an axis is the source's position floor(i * source / target), as in PyTorch's
+  'nearest'.
+  """
+  for axis, target in zip((1, 2), size):
+    x = _copied(x, axis, dimensions(x)[axis], target)
+  return x
+
+
+def _copied(x, axis, source, target):
+  """Resizes one axis."""
+  if isinstance(source, int) and isinstance(target, int):
+    if source == target:
+      return x
+    if target in (2 * source - 1, 2 * source):
+      # Each position twice, without the last one if the number is odd. The gradient is a sum over
+      # pairs, and not a scatter as that of a gather.
+      x = tf.repeat(x, 2, axis=axis)
+      return x[:, :target] if axis == 1 else x[:, :, :target]
+  # Integers, so that a position on the edge of two pixels does not depend on rounding.
+  index, source, target = (tf.cast(n, tf.int64) for n in (tf.range(target), source, target))
+  return tf.gather(x, index * source // target, axis=axis)
 
 
 def _differ(a: Dimension, b: Dimension) -> bool:

@@ -40,8 +40,10 @@ from deeplab_tf.transformer_decoders.masked_attention_decoder import (
 )
 from deeplab_tf.user_errors import ConfigError
 
-# Features of the backbone that the pixel decoder reads, and their strides.
-_FEATURES = {'res2': 4, 'res3': 8, 'res4': 16, 'res5': 32}
+# Strides of the features of the backbone that the pixel decoder reads.
+_STRIDES = (4, 8, 16, 32)
+# Features of DeepLab2's backbones before their activation: `res2` is `stage2` after it.
+_BEFORE_ACTIVATION = ('stage', 'decoder')
 # Variables without weight decay besides those of norms: in the released code they are embeddings.
 # The level embedding of the pixel decoder is a bare parameter there, and decays.
 _EMBEDDINGS = tuple(f'transformer_decoder/{name}' for name in (
@@ -163,23 +165,21 @@ def _build_transformer_decoder(options, pixel_decoder, num_classes):
 def _features(backbone, name: str) -> Sequence[Feature]:
   """Returns the features of a backbone that the pixel decoder reads, from high resolution to low.
 
+  They are the last of each stride, without those before their activation.
+
   Args:
     backbone: The backbone.
     name: Name of its variant.
   """
-  strides = {feature.name: feature.stride for feature in backbone.features}
-  found = {key: strides.get(key) for key in _FEATURES}
-  if found != _FEATURES:
+  by_stride = {feature.stride: feature for feature in backbone.features
+               if not feature.name.startswith(_BEFORE_ACTIVATION)}
+  if not set(_STRIDES) <= set(by_stride):
+    listed = ', '.join(f'{f.name} of stride {f.stride}' for f in by_stride.values())
     raise ConfigError(
-        f'model_options.backbone.name is "{name}": mask2former needs res2, res3, res4 and res5 of '
-        f'stride 4, 8, 16 and 32, and the backbone has {_listed(found)}; set output_stride to 32 '
-        'or use a backbone such as torchvision_resnet50')
-  return [feature for feature in backbone.features if feature.name in _FEATURES]
-
-
-def _listed(strides) -> str:
-  return ', '.join(f'{key} of stride {stride}' if stride else f'no {key}'
-                   for key, stride in strides.items())
+        f'model_options.backbone.name is "{name}": mask2former needs features of stride 4, 8, 16 '
+        f'and 32, and the backbone has {listed}; set output_stride to 32 or use a backbone such as '
+        'torchvision_resnet50')
+  return [by_stride[stride] for stride in _STRIDES]
 
 
 def parameter_groups(model: Mask2Former, solver) -> list[ParameterGroup]:

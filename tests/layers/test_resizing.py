@@ -5,7 +5,7 @@ import pytest
 import shared
 import tensorflow as tf
 
-from deeplab_tf.layers.resizing import interpolation_matrix, resize_bilinear
+from deeplab_tf.layers.resizing import interpolation_matrix, resize_bilinear, upsample_nearest
 from deeplab_tf.postprocessing.resize_back import resize_nearest
 
 # (source, target) heights and widths: up, down, one axis each way, odd, single pixels.
@@ -127,3 +127,51 @@ def test_nearest_with_half_pixel_centers_is_the_pixel_that_holds_the_center(sour
   rows, columns = ([int((i + 0.5) * n / m) for i in range(m)] for n, m in zip(source, target))
   np.testing.assert_array_equal(resize_nearest(tf.constant(x), target, 'half_pixel'),
                                 x[np.ix_(rows, columns)])
+
+
+# (source, target) heights and widths; the first three are doubled, up to one row or column.
+UPSAMPLED = [((5, 7), (10, 14)), ((5, 7), (9, 13)), ((1, 6), (1, 12)), ((3, 4), (7, 10)),
+             ((8, 3), (5, 3)), ((7, 9), (31, 100))]
+
+
+def _copied(x, size):
+  """The definition: index floor(i * source / target) of each axis."""
+  rows, columns = ([i * n // m for i in range(m)] for n, m in zip(x.shape[1:3], size))
+  return x[:, rows][:, :, columns]
+
+
+@pytest.mark.parametrize('source, target', UPSAMPLED)
+def test_nearest_upsampling_copies_pixels(source, target):
+  x = _map(source)
+  found = upsample_nearest(tf.constant(x), target)
+  assert found.shape == (2, *target, 3)
+  np.testing.assert_array_equal(found, _copied(x, target))
+  half = upsample_nearest(tf.constant(x, tf.bfloat16), target)
+  np.testing.assert_array_equal(half, tf.cast(found, tf.bfloat16))
+  run = tf.function(lambda x, n: upsample_nearest(x, (n[0], n[1])), autograph=False,
+                    input_signature=[tf.TensorSpec([None] * 3 + [3]), tf.TensorSpec([2], tf.int32)])
+  np.testing.assert_array_equal(run(x, target), found)
+
+
+@pytest.mark.parametrize('source, target', UPSAMPLED)
+def test_the_gradient_of_nearest_upsampling_is_a_sum_over_copies(source, target):
+  x, weights = tf.constant(_map(source)), _map(target)
+  for compiled in (False, True):
+    run = tf.function(lambda x: tf.gradients(
+        tf.reduce_sum(upsample_nearest(x, target) * weights), x)[0], jit_compile=compiled)
+    expected = np.zeros(x.shape)
+    index = np.arange(np.prod(source)).reshape(1, *source, 1)
+    np.add.at(expected.reshape(2, -1, 3), (slice(None), _copied(index, target)[0, ..., 0]), weights)
+    np.testing.assert_allclose(run(x), expected, atol=1e-5)
+
+
+@pytest.mark.parity
+def test_nearest_upsampling_is_pytorchs():
+  with np.load(shared.path('parity', 'mask2former', 'ops.npz')) as recorded:
+    case = 'resize_nearest_asymmetric/'
+    x = recorded[f'{case}input_nchw'].transpose(0, 2, 3, 1)
+    outputs = [name for name in recorded if name.startswith(case) and 'input' not in name]
+    for name in outputs:
+      expected = recorded[name].transpose(0, 2, 3, 1)
+      np.testing.assert_array_equal(upsample_nearest(tf.constant(x), expected.shape[1:3]), expected)
+    assert outputs

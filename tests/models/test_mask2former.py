@@ -4,10 +4,14 @@ import model_battery
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_backbones
 import tiny_mask2former
 
 import deeplab_tf
+from deeplab_tf import pixel_decoders
 from deeplab_tf.config import load_config
+from deeplab_tf.data import catalog
+from deeplab_tf.export import saved_model, serving_module
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.models import mask2former
 from deeplab_tf.protos import trainer_pb2
@@ -34,10 +38,16 @@ class TestMask2Former(model_battery.ModelBattery):
       'mask pooling of all scales, queries without loss, self-attention first':
           'mask2former { transformer_decoder { cross_attention: MASK_POOLING scales: CONCATENATED '
           'query_features: LEARNED_WITHOUT_LOSS self_attention_first: true } }',
+      'FPN with an encoder': 'mask2former { pixel_decoder { kind: FPN num_encoder_layers: 1 '
+                             'dropout_rate: 0.1 } }',
+      'Semantic FPN': 'mask2former { pixel_decoder { kind: SEMANTIC_FPN } }',
+      'BiFPN': 'mask2former { pixel_decoder { kind: BIFPN num_fusion_layers: 2 } }',
+      'FaPN': 'mask2former { pixel_decoder { kind: FAPN } }',
   }
-  # A bias of keys adds the same to all logits of a query. The embedding only enters sampling
-  # offsets and attention weights, whose kernels are zero in a new model.
-  INVARIANT = ('attention/key/bias', 'pixel_decoder/level_embedding')
+  # A bias of keys adds the same to all logits of a query. The embedding and FaPN's guides only
+  # enter sampling offsets and attention weights, whose kernels are zero in a new model.
+  INVARIANT = ('attention/key/bias', 'pixel_decoder/level_embedding', 'guide/kernel',
+               'guide/norm/gamma', 'guide/norm/beta')
   STOCHASTIC = tiny_mask2former.SWIN
 
   def shapes(self, network, size):
@@ -88,10 +98,48 @@ def test_a_backbone_without_these_strides_is_one_line(tmp_path):
   with pytest.raises(ConfigError) as error:
     deeplab_tf.build_model(config)
   assert str(error.value) == (
-      'model_options.backbone.name is "resnet50": mask2former needs res2, res3, res4 and res5 of '
-      'stride 4, 8, 16 and 32, and the backbone has res2 of stride 4, res3 of stride 8, res4 of '
-      'stride 16, res5 of stride 16; set output_stride to 32 or use a backbone such as '
+      'model_options.backbone.name is "resnet50": mask2former needs features of stride 4, '
+      '8, 16 and 32, and the backbone has res1 of stride 2, res2 of stride 4, res3 of stride 8, '
+      'backbone_output of stride 16; set output_stride to 32 or use a backbone such as '
       'torchvision_resnet50')
+
+
+@pytest.mark.parametrize('kind, name', [
+    ('DEFORMABLE_ATTENTION', 'resnet50_beta'), ('FPN', 'resnet50'),
+    ('SEMANTIC_FPN', 'max_deeplab_s'), ('BIFPN', 'full_axial_resnet'), ('FAPN', 'max_deeplab_l')])
+def test_every_pixel_decoder_takes_the_backbones_of_deeplab2(tmp_path, kind, name):
+  model = deeplab_tf.build_model(_config(tmp_path, tiny_backbones.deeplab2(name), f"""
+      model_options {{ mask2former {{ pixel_decoder {{ kind: {kind} }} }} }}"""))
+  outputs = model(tf.random.stateless_normal([1, 50, 41, 3], [0, 1]))
+  assert outputs['mask_logits'].shape == [1, 13, 11, 12]
+  for name, value in outputs.items():
+    assert np.isfinite(value).all(), name
+
+
+def test_a_saved_model_with_fapn_gives_the_same_maps(tmp_path):
+  config = _config(tmp_path, 'model_options { mask2former { pixel_decoder { kind: FAPN } } }')
+  info = catalog.from_config(config)
+  module = serving_module.build(config, info, serving_module.build_network(config, info))
+  image = tf.constant(np.random.default_rng(0).integers(0, 256, (1, 47, 70, 3)), tf.uint8)
+  expected = module.predict(image)
+  saved_model.export_saved_model(module, config, info, str(tmp_path / 'saved'))
+  found = tf.saved_model.load(str(tmp_path / 'saved')).signatures['serving_default'](images=image)
+  assert found['panoptic_map'].shape == (1, 47, 70)
+  assert (found['panoptic_map'] == expected['panoptic_map']).numpy().mean() > 0.99
+
+
+def test_the_last_activated_feature_of_each_stride_is_read(tmp_path, monkeypatch):
+  original, read = pixel_decoders.build, []
+
+  def build(options, features, **others):
+    read.extend((feature.name, feature.stride) for feature in features)
+    return original(options, features, **others)
+
+  monkeypatch.setattr(pixel_decoders, 'build', build)
+  with tf.Graph().as_default():  # Variables without values.
+    deeplab_tf.build_model(_config(tmp_path, tiny_backbones.deeplab2('max_deeplab_l')))
+  # Its decoder walks to stride 4 and back; the features on the way are before their activation.
+  assert read == [('res2', 4), ('res3', 8), ('res4', 16), ('backbone_output', 32)]
 
 
 # === Sizes ===

@@ -1,4 +1,4 @@
-"""Small backbones, as overrides of `model_options` over a config with one of DeepLab2's."""
+"""Small backbones: overrides of `model_options` over DeepLab2's, and DeepLab2's over others."""
 
 _DEFAULTS = ('output_stride: 32 stem_width_multiplier: 1 backbone_width_multiplier: 1 '
              'backbone_layer_multiplier: 1')
@@ -11,3 +11,15 @@ SWIN = (f'backbone {{ name: "swin_tiny" {_DEFAULTS} drop_path_keep_prob: 0.9 '
         'num_heads: [1, 2, 2, 4] window_size: 3 } }')
 
 OPTIONS = {'residual network of torchvision': RESNET, 'Swin': SWIN}
+
+
+def deeplab2(name: str) -> str:
+  """Returns the override of a config with another backbone that makes it a small DeepLab2 one."""
+  return f"""
+      clear: "model_options.backbone"
+      model_options {{
+        backbone {{
+          name: "{name}" output_stride: 32 stem_width_multiplier: 0.25
+          backbone_width_multiplier: 0.125 backbone_layer_multiplier: 0.34
+        }}
+      }}"""

@@ -1,0 +1,84 @@
+"""The transformer encoder of a feature map: its equation and dropout."""
+
+import numpy as np
+import plain_maps
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.layers import randomness
+from deeplab_tf.layers.position_embedding import sine_position_embedding
+from deeplab_tf.layers.transformer_encoder import TransformerEncoder, TransformerEncoderLayer
+from deeplab_tf.user_errors import ConfigError
+
+
+def _layer(**options):
+  layer = TransformerEncoderLayer(8, num_heads=2, feed_forward_channels=12, **options)
+  plain_maps.randomize(layer)
+  return layer
+
+
+def _linear(projection, x):
+  return x @ projection.kernel.numpy().astype(np.float64) + projection.bias.numpy()
+
+
+def _norm(norm, x):
+  centered = x - x.mean(-1, keepdims=True)
+  scale = 1 / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
+  return centered * scale * norm.gamma.numpy() + norm.beta.numpy()
+
+
+def _plain(layer, x, positions):
+  """x = norm1(x + attention(x + p, x + p, x)), norm2(x + fc2(relu(fc1(x)))); two heads."""
+  attention, read = layer.attention, []
+  q, k = (_linear(part, x + positions) for part in (attention.query, attention.key))
+  v = _linear(attention.value, x)
+  for head in (slice(0, 4), slice(4, 8)):
+    logits = np.exp(q[..., head] @ k[..., head].swapaxes(1, 2) / 2)
+    read.append(logits / logits.sum(-1, keepdims=True) @ v[..., head])
+  x = _norm(layer.norm1, x + _linear(attention.output_projection, np.concatenate(read, -1)))
+  return _norm(layer.norm2, x + _linear(layer.fc2, np.maximum(_linear(layer.fc1, x), 0)))
+
+
+def _map(*shape):
+  return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def test_a_layer_is_its_equation():
+  layer, x, positions = _layer(), _map(2, 6, 8), _map(6, 8)
+  np.testing.assert_allclose(layer(x, positions), _plain(layer, x, positions), atol=1e-5)
+
+
+def test_the_encoder_adds_sine_positions_of_the_map_in_every_layer():
+  encoder = TransformerEncoder(5, 8, num_layers=2, num_heads=2, feed_forward_channels=12)
+  plain_maps.randomize(encoder)
+  feature = _map(2, 3, 4, 5)
+  x = plain_maps.block(encoder.input_projection, feature).reshape(2, 12, 8)
+  for layer in encoder.encoder_layers:
+    x = _plain(layer, x, np.reshape(sine_position_embedding(3, 4, 8), [12, 8]))
+  np.testing.assert_allclose(encoder(feature), x.reshape(2, 3, 4, 8), atol=2e-5)
+
+
+def test_dropout_leaves_out_and_rescales_in_training_alone():
+  layer, x, positions = _layer(dropout_rate=0.25), _map(2, 6, 8), _map(6, 8)
+
+  def run(layer, seed, training=True):
+    with randomness.seeded(tf.constant([0, seed])):
+      return layer(x, positions, training=training).numpy()
+
+  np.testing.assert_array_equal(run(layer, 1), run(layer, 1))
+  assert np.abs(run(layer, 1) - run(layer, 2)).max() > 0.1
+  np.testing.assert_array_equal(run(layer, 1, training=False), run(_layer(), 2))
+  # The hidden channels and both branches, once each, in the order of the computation.
+  drawn = []
+  original, layer._dropped = layer._dropped, lambda x, training: drawn.append(x) or x
+  run(layer, 1)
+  assert [part.shape[-1] for part in drawn] == [8, 12, 8]
+  with randomness.seeded(tf.constant([0, 1])):
+    dropped = original(tf.ones([4, 50, 60]), True).numpy()
+  assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)}
+  assert abs(dropped.mean() - 1) < 0.03
+
+
+def test_channels_divide_into_heads():
+  with pytest.raises(ConfigError, match='8 channels do not divide into 3 heads'):
+    TransformerEncoderLayer(8, num_heads=3, feed_forward_channels=12)
