@@ -1,8 +1,9 @@
-"""Finds the weight of Mask2Former's PyTorch code for each variable of a model.
+"""Finds the weight of Mask2Former's or MaskFormer's PyTorch code for each variable of a model.
 
-A checkpoint is that of a whole Mask2Former, or of its backbone alone, pre-trained on ImageNet: a
-ResNet by torchvision's or Detectron2's names, or a Swin by its authors'. The kind is decided by the
-names in the file; in `origins` the weights have the names of the newest released code.
+A checkpoint is that of a whole Mask2Former or MaskFormer, or of its backbone alone, pre-trained on
+ImageNet: a ResNet by torchvision's or Detectron2's names, or a Swin by its authors'. The kind is
+decided by the names in the file; in `origins` the weights have the names of the newest released
+code.
 """
 
 import re
@@ -11,6 +12,7 @@ from typing import Callable, Collection, Iterable, Union
 import numpy as np
 
 from deeplab_tf.checkpoints import origins as origins_lib
+from deeplab_tf.transformer_decoders.masked_attention_decoder import Scales
 
 _Rule = tuple[str, Union[str, Callable[[re.Match], str]]]
 
@@ -46,6 +48,13 @@ _PARTS: tuple[_Rule, ...] = (
     (r'^pixel_decoder/lateral/', f'{_PIXELS}.adapter_1.'),
     (r'^pixel_decoder/fuse/', f'{_PIXELS}.layer_1.'),
     (r'^pixel_decoder/mask_projection/', f'{_PIXELS}.mask_features.'),
+    # FPN, with or without a transformer encoder.
+    (r'^pixel_decoder/laterals/(\d)/', lambda m: f'{_PIXELS}.adapter_{3 - int(m[1])}.'),
+    (r'^pixel_decoder/outputs/(\d)/', lambda m: f'{_PIXELS}.layer_{4 - int(m[1])}.'),
+    (r'^pixel_decoder/encoder/input_projection/', f'{_PIXELS}.input_proj.'),
+    (r'^pixel_decoder/encoder/encoder_layers/(\d+)/attention/', rf'{_ENCODER}.\1.self_attn.'),
+    (r'^pixel_decoder/encoder/encoder_layers/(\d+)/fc', rf'{_ENCODER}.\1.linear'),
+    (r'^pixel_decoder/encoder/encoder_layers/(\d+)/', rf'{_ENCODER}.\1.'),
     (r'^transformer_decoder/query_features$', f'{_PREDICTOR}.query_feat.weight'),
     (r'^transformer_decoder/query_positions$', f'{_PREDICTOR}.query_embed.weight'),
     (r'^transformer_decoder/level_embedding$', f'{_PREDICTOR}.level_embed.weight'),
@@ -63,6 +72,19 @@ _PARTS: tuple[_Rule, ...] = (
     (r'^transformer_decoder/class_head/', f'{_PREDICTOR}.class_embed.'),
     (r'^transformer_decoder/mask_head/', f'{_PREDICTOR}.mask_embed.layers.'),
 )
+# The same for MaskFormer's transformer decoder; its other parts have the names above.
+_MASKFORMER_LAYER = rf'{_PREDICTOR}.transformer.decoder.layers'
+_MASKFORMER_PARTS: tuple[_Rule, ...] = (
+    (r'^transformer_decoder/input_projections/0/', f'{_PREDICTOR}.input_proj.'),
+    (r'^transformer_decoder/layers/(\d+)/cross_attention/',
+     rf'{_MASKFORMER_LAYER}.\1.multihead_attn.'),
+    (r'^transformer_decoder/layers/(\d+)/self_attention/', rf'{_MASKFORMER_LAYER}.\1.self_attn.'),
+    (r'^transformer_decoder/layers/(\d+)/self_norm/', rf'{_MASKFORMER_LAYER}.\1.norm1.'),
+    (r'^transformer_decoder/layers/(\d+)/cross_norm/', rf'{_MASKFORMER_LAYER}.\1.norm2.'),
+    (r'^transformer_decoder/layers/(\d+)/feed_forward_norm/', rf'{_MASKFORMER_LAYER}.\1.norm3.'),
+    (r'^transformer_decoder/layers/(\d+)/fc', rf'{_MASKFORMER_LAYER}.\1.linear'),
+    (r'^transformer_decoder/norm/', f'{_PREDICTOR}.transformer.decoder.norm.'),
+)
 _VARIABLES: tuple[_Rule, ...] = (
     (r'(kernel|gamma)$', 'weight'),
     (r'beta$', 'bias'),
@@ -70,9 +92,11 @@ _VARIABLES: tuple[_Rule, ...] = (
     (r'moving_variance$', 'running_var'),
     (r'/', '.'),
 )
-# Queries, keys and values of the transformer decoder's attentions, which are one tensor in the
-# checkpoint, in this order.
-_PROJECTION = re.compile(r'^(transformer_decoder/.*_attention)/(query|key|value)/(kernel|bias)$')
+# Queries, keys and values of attentions, which are one tensor in the checkpoint, in this order, and
+# the projection of their outputs.
+_ATTENTION = r'^(transformer_decoder/.*_attention|pixel_decoder/encoder/.*/attention)'
+_PROJECTION = re.compile(rf'{_ATTENTION}/(query|key|value)/(kernel|bias)$')
+_OUTPUT_PROJECTION = re.compile(rf'{_ATTENTION}/output_projection/')
 _PROJECTIONS = ('query', 'key', 'value')
 
 # From older names to those of the newest released code.
@@ -136,19 +160,23 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
 
 def origins(path: str, model=None) -> list[origins_lib.Origin]:
   """Returns the origin of the variable at a path; see variable_paths.variables_by_path."""
-  del model
+  is_maskformer = model is not None and _is_maskformer(model)
   projection = _PROJECTION.match(path)
   if projection:
-    name = _name(f'{projection[1]}/in_proj_{projection[3]}')
+    name = _name(f'{projection[1]}/in_proj_{projection[3]}', is_maskformer)
     return [origins_lib.part(name, _PROJECTIONS.index(projection[2]), 3, _transform(path))]
-  # The last projection of an attention.
-  path_there = re.sub(r'^(transformer_decoder/.*_attention)/output_projection/', r'\1/out_proj/',
-                      path)
-  return [origins_lib.whole(_name(path_there), _transform(path))]
+  path_there = _OUTPUT_PROJECTION.sub(r'\1/out_proj/', path)
+  return [origins_lib.whole(_name(path_there, is_maskformer), _transform(path))]
 
 
-def _name(path: str) -> str:
-  name = _first(_PARTS, path)
+def _is_maskformer(model) -> bool:
+  """Returns whether queries read the backbone's last feature, as in MaskFormer alone."""
+  decoder = getattr(model, 'transformer_decoder', None)
+  return decoder is not None and decoder.scales is Scales.BACKBONE_STRIDE_32
+
+
+def _name(path: str, is_maskformer: bool) -> str:
+  name = _first((*_MASKFORMER_PARTS, *_PARTS) if is_maskformer else _PARTS, path)
   for pattern, replacement in _VARIABLES:
     name = re.sub(pattern, replacement, name)
   return name

@@ -8,8 +8,9 @@ import functools
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
-from deeplab_tf.layers import initializers, randomness
+from deeplab_tf.layers import initializers
 from deeplab_tf.layers.convolution import Convolution, Projection
+from deeplab_tf.layers.dropout import dropout
 from deeplab_tf.layers.multi_head_attention import MultiHeadAttention
 from deeplab_tf.layers.normalization import LayerNorm
 from deeplab_tf.layers.position_embedding import sine_position_embedding
@@ -36,15 +37,15 @@ class TransformerEncoderLayer(keras.layers.Layer):
       channels: Channels of the pixels.
       num_heads: Number of heads.
       feed_forward_channels: Hidden channels of the feed-forward network.
-      dropout_rate: Share of the hidden channels and of the outputs of both branches that is dropped
-        in training.
+      dropout_rate: Rate of dropout in training, in [0, 1), as in PyTorch's layer of DETR: of
+        attention weights, hidden channels and the outputs of both branches.
 
     Raises:
       ConfigError: The channels are not divisible by the number of heads.
     """
     super().__init__()
-    self._dropout_rate = dropout_rate
-    self.attention = MultiHeadAttention(channels, num_heads)
+    self.dropout_rate = dropout_rate
+    self.attention = MultiHeadAttention(channels, num_heads, dropout_rate)
     self.norm1 = LayerNorm(channels)
     self.fc1 = Projection(channels, feed_forward_channels, activation='relu',
                           kernel_initializer='glorot_uniform',
@@ -66,16 +67,10 @@ class TransformerEncoderLayer(keras.layers.Layer):
     """
     keys = pixels + tf.cast(positions, pixels.dtype)
     # Without the map's size, since its record is not one of what queries read.
-    read = self.attention(keys, keys, pixels)
-    pixels = self.norm1(pixels + self._dropped(read, training))
-    hidden = self._dropped(self.fc1(pixels), training)
-    return self.norm2(pixels + self._dropped(self.fc2(hidden), training))
-
-  def _dropped(self, x, training):
-    if not training or not self._dropout_rate:
-      return x
-    kept = randomness.uniform(dimensions(x)) >= self._dropout_rate
-    return tf.where(kept, x / (1.0 - self._dropout_rate), tf.zeros([], x.dtype))
+    read = self.attention(keys, keys, pixels, training=training)
+    pixels = self.norm1(pixels + dropout(read, self.dropout_rate, training))
+    hidden = dropout(self.fc1(pixels), self.dropout_rate, training)
+    return self.norm2(pixels + dropout(self.fc2(hidden), self.dropout_rate, training))
 
 
 class TransformerEncoder(keras.layers.Layer):
