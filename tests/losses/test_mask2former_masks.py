@@ -180,7 +180,8 @@ def test_matching_and_loss_choose_points_or_masks_apart(matching_at, loss_at, nu
   shapes = ([POINTS], [criterion.num_pairs(targets), 60], [criterion.num_pairs(targets), 5])
   points = [Points(*(rng.random((2, *shape, 2)).astype(np.float32) for shape in shapes))
             for _ in range(2)]
-  result = criterion.losses_at(points, outputs, targets, criterion.normalizers(targets))
+  given = [Points(*map(tf.constant, own)) for own in points]
+  result = criterion.losses_at(given, outputs, targets, criterion.normalizers(targets))
   _assert_losses(result, outputs, masks, classes, options, points)
 
 
@@ -272,7 +273,7 @@ def test_an_unknown_comparison_is_refused(option):
 
 @pytest.mark.parametrize('solver', SOLVERS)
 def test_masks_of_full_size_exist_a_few_at_a_time(solver):
-  queries, images, size, masks = 100, 4, 256, 100
+  queries, images, size, masks = 100, 3, 256, 100
   outputs = {'mask_logits': tf.TensorSpec([images, size, size, queries]),
              'class_logits': tf.TensorSpec([images, queries, 134])}
   targets = OverlappingMaskTargets(
