@@ -28,7 +28,8 @@ SIZES = {'4 times': (24, 20), 'larger': (31, 27), 'smaller': (10, 7), 'fewer pix
 def _masks(size=(24, 20), overlapping=False, images=2):
   """Returns bool [images, masks, *size] and classes; the last image has no masks."""
   rng = np.random.default_rng(0)
-  ids = rng.integers(-1, MASKS, (images, 8, 7)).repeat(4, 1).repeat(4, 2)[:, :size[0], :size[1]]
+  ids = rng.integers(-1, MASKS, (images, 8, 7))
+  ids = ids[:, np.arange(size[0]) * 8 // size[0]][:, :, np.arange(size[1]) * 7 // size[1]]
   masks = ids[:, None] == np.arange(MASKS)[:, None, None]
   if overlapping:
     masks[:, 1] |= masks[:, 2] | masks[:, 3]
