@@ -151,6 +151,43 @@ def on_grid(targets: AnyMaskTargets, height: int, width: int) -> tf.Tensor:
   return values
 
 
+def nearest_on_grid(targets: AnyMaskTargets, height: int, width: int) -> tf.Tensor:
+  """Resizes masks to a grid by nearest values.
+
+  This equals PyTorch's `interpolate(mode='nearest')`: row i of the grid is row
+  floor(i * rows of the masks / height), and columns likewise.
+
+  Args:
+    targets: Targets with a static size.
+    height: Rows of the grid.
+    width: Columns of the grid.
+
+  Returns:
+    bool [batch, height, width, masks].
+  """
+  rows, columns = (np.arange(target) * source // target
+                   for source, target in zip(_size(targets), (height, width)))
+  return _crossings(targets, rows, columns)
+
+
+def whole(targets: AnyMaskTargets, image: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+  """Returns some masks of one image at all of its pixels.
+
+  Args:
+    targets: Targets with a static size.
+    image: int32 [], the image.
+    rows: int32 [n], the masks.
+
+  Returns:
+    bool [n, height, width].
+  """
+  if isinstance(targets, MaskTargets):
+    return tf.equal(tf.gather(targets.mask_ids, image), rows[:, tf.newaxis, tf.newaxis])
+  own = tf.gather(tf.gather(targets.mask_bits, image), rows // 8, axis=2)
+  bit = tf.bitwise.left_shift(1, rows % 8)
+  return tf.transpose(tf.bitwise.bitwise_and(tf.cast(own, tf.int32), bit) > 0, [2, 0, 1])
+
+
 def _size(targets: AnyMaskTargets) -> tuple[int, int]:
   maps = targets.mask_ids if isinstance(targets, MaskTargets) else targets.mask_bits
   return tuple(maps.shape[1:3])

@@ -147,6 +147,30 @@ def test_a_coarser_grid_has_the_values_of_the_points_at_its_centers(size):
   np.testing.assert_allclose(at_centers, tf.transpose(grid, [0, 2, 1]), atol=1e-5)
 
 
+@pytest.mark.parametrize('size', [(HEIGHT, WIDTH), (3, 4), (1, 1), (14, 23)])
+def test_nearest_values_are_those_of_the_rounded_down_index(size):
+  for targets, masks in _both_forms():
+    found = mask_values.nearest_on_grid(targets, *size).numpy()
+    assert found.shape == (BATCH, *size, MASKS)
+    for row, column in np.ndindex(*size):
+      source = masks[:, :, row * HEIGHT // size[0], column * WIDTH // size[1]]
+      np.testing.assert_array_equal(found[:, row, column], source)
+
+
+def test_whole_masks_are_those_of_the_image():
+  for targets, masks in _both_forms():
+    for image, rows in ((0, [9, 0, 10]), (1, [8, 8])):
+      found = mask_values.whole(targets, tf.constant(image), tf.constant(rows))
+      np.testing.assert_array_equal(found, masks[image, rows])
+
+
+def _both_forms():
+  """Returns both forms of the same masks, and masks that overlap, each with the masks."""
+  partition_of_masks, bits, masks = as_partition_and_bits()
+  several = RNG.random((BATCH, MASKS, HEIGHT, WIDTH)) < 0.5
+  return (partition_of_masks, masks), (bits, masks), (overlapping(several), several)
+
+
 def test_a_mask_has_a_class_and_a_pixel():
   classes = np.zeros((BATCH, MASKS), np.int32)
   classes[0, 2] = classes[1, 4] = -1
@@ -165,7 +189,9 @@ def test_all_functions_compile():
 
   def run(targets):
     return (mask_values.at_points(targets, points), mask_values.at_points(targets, own_points),
-            mask_values.on_grid(targets, 3, 4), mask_values.are_masks(targets))
+            mask_values.on_grid(targets, 3, 4), mask_values.nearest_on_grid(targets, 3, 4),
+            mask_values.whole(targets, tf.constant(1), tf.constant([9, 2])),
+            mask_values.are_masks(targets))
 
   for targets in (whole, bits):
     compiled = tf.function(run, jit_compile=True)(targets)

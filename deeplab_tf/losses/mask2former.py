@@ -2,7 +2,9 @@
 
 Each prediction of the decoder has a matching of its own. Masks are compared at points alone: at
 uniform ones in the matching, and in the loss of a matched pair mostly at those where the predicted
-mask is the most uncertain.
+mask is the most uncertain. ComparisonOptions also has comparisons of whole masks (table 5) and the
+focal loss, as in MaskFormer (Cheng et al., "Per-pixel classification is not all you need for
+semantic segmentation", 2021).
 
 The losses equal those of the released code, except that the number of masks and the sum of class
 weights are those of the whole batch, where the released code has the mean number of masks per
@@ -10,7 +12,7 @@ process, and each process the sum of its own weights. Ground-truth masks without
 that a crop loses, are matched and counted on request only; the released code always does so.
 """
 
-from typing import NamedTuple, Optional, Sequence
+from typing import Literal, NamedTuple, Optional, Sequence, get_args
 
 import tensorflow as tf
 
@@ -18,7 +20,8 @@ from deeplab_tf import mask_values
 from deeplab_tf import matching as matchers
 from deeplab_tf.layers import randomness, recomputation
 from deeplab_tf.layers.shapes import dimensions
-from deeplab_tf.losses import criterion, point_sampling
+from deeplab_tf.losses import criterion, mask_comparison, matched_pairs, point_sampling
+from deeplab_tf.losses.mask_comparison import Comparison, Focal
 from deeplab_tf.mask_values import AnyMaskTargets
 from deeplab_tf.structures import split_layers
 from deeplab_tf.user_errors import ConfigError
@@ -27,10 +30,13 @@ from deeplab_tf.user_errors import ConfigError
 _AT_A_TIME = 16
 
 Layer = dict[str, tf.Tensor]
+ComparedAt = Literal['points', 'masks']
 
 
 class Points(NamedTuple):
   """The points at which one prediction of the decoder is compared, in place of drawn ones.
+
+  What is compared at masks needs no points.
 
   Attributes:
     matching: float32 [batch, points, 2], points of the matching costs.
@@ -38,22 +44,37 @@ class Points(NamedTuple):
       are in the order of the masks; see `Mask2FormerCriterion.num_pairs`.
     others: float32 [batch, pairs, others, 2], the other points of the loss.
   """
-  matching: tf.Tensor
-  drawn: tf.Tensor
-  others: tf.Tensor
+  matching: Optional[tf.Tensor] = None
+  drawn: Optional[tf.Tensor] = None
+  others: Optional[tf.Tensor] = None
 
 
-class Comparison(NamedTuple):
-  """Costs of pairs of a query and a mask, without gradient; lower is better.
+class ComparisonOptions(NamedTuple):
+  """How predicted masks are compared with ground-truth masks.
 
   Attributes:
-    classes: float32 [batch, queries, masks], negated probability of the mask's class.
-    masks: float32 [batch, queries, masks], binary cross-entropy, averaged over the points.
-    dice: float32 [batch, queries, masks], 1 - dice coefficient.
+    matching_at: Where they are compared in the matching: 'points', at uniform points, the same for
+      all masks of an image; or 'masks', at all pixels of the mask logits, with the nearest values
+      of the ground truth.
+    loss_at: Where they are compared in the loss: 'points', mostly at those where the predicted
+      mask is the most uncertain; or 'masks', at all pixels of the ground truth, with resized
+      logits.
+    num_points: Number of points; 0: 'points' are the pixels of the mask logits, with interpolated
+      values of the ground truth.
+    oversample_ratio: Number of points that are drawn for a mask of the loss to select from, as a
+      multiple of num_points, at least 1.
+    importance_sample_ratio: Share of the points of the loss that are selected, in [0, 1].
+    focal: Options of the focal loss of MaskFormer; None for the binary cross-entropy.
   """
-  classes: tf.Tensor
-  masks: tf.Tensor
-  dice: tf.Tensor
+  matching_at: ComparedAt = 'points'
+  loss_at: ComparedAt = 'points'
+  num_points: int = 12544
+  oversample_ratio: float = 3.0
+  importance_sample_ratio: float = 0.75
+  focal: Optional[Focal] = None
+
+
+_AT_POINTS = ComparisonOptions()
 
 
 class Mask2FormerCriterion(criterion.Criterion):
@@ -70,9 +91,7 @@ class Mask2FormerCriterion(criterion.Criterion):
                mask_weight: float = 5.0,
                dice_weight: float = 5.0,
                no_object_weight: float = 0.1,
-               num_points: int = 12544,
-               oversample_ratio: float = 3.0,
-               importance_sample_ratio: float = 0.75,
+               comparison: ComparisonOptions = _AT_POINTS,
                keep_empty_masks: bool = False,
                solver: str = 'scipy'):
     """Initializes the criterion.
@@ -80,28 +99,27 @@ class Mask2FormerCriterion(criterion.Criterion):
     Args:
       num_queries: Number of queries.
       class_weight: Weight of the class cross-entropy, in the loss and in the matching cost.
-      mask_weight: Weight of the binary cross-entropy of masks, in the loss and in the cost.
+      mask_weight: Weight of the pixel loss of masks, in the loss and in the cost.
       dice_weight: Weight of the dice loss of masks, in the loss and in the cost.
       no_object_weight: Weight of "no object" among the classes, above 0; the others have 1.
-      num_points: Number of points at which masks are compared; 0 for all pixels of the mask logits.
-      oversample_ratio: Number of points that are drawn for a mask of the loss to select from, as a
-        multiple of num_points, at least 1.
-      importance_sample_ratio: Share of the points of the loss that are selected, in [0, 1].
+      comparison: How masks are compared.
       keep_empty_masks: Whether rows with a class but without pixels are masks, as in the released
         code; see `data.targets.mask_targets`.
       solver: Matching solver, 'scipy' or 'native' (needed under XLA).
 
     Raises:
-      ConfigError: The solver is unknown.
+      ConfigError: The solver, or where masks are compared, is unknown.
     """
-    if solver not in matchers.SOLVERS:
-      raise ConfigError(f'unknown solver "{solver}": use one of {", ".join(matchers.SOLVERS)}.')
+    _check('solver', solver, matchers.SOLVERS)
+    _check('matching_at', comparison.matching_at, get_args(ComparedAt))
+    _check('loss_at', comparison.loss_at, get_args(ComparedAt))
     self._num_queries = num_queries
     self._weights = {'class_loss': class_weight, 'mask_loss': mask_weight, 'dice_loss': dice_weight}
     self._no_object_weight = no_object_weight
-    self._num_points = num_points
-    self._drawn = int(num_points * oversample_ratio)
-    self._others = num_points - int(importance_sample_ratio * num_points)
+    self._comparison = comparison
+    self._num_points = points = comparison.num_points
+    self._drawn = int(points * comparison.oversample_ratio)
+    self._others = points - int(comparison.importance_sample_ratio * points)
     self._keep_empty_masks = keep_empty_masks
     self._solver = solver
 
@@ -152,10 +170,11 @@ class Mask2FormerCriterion(criterion.Criterion):
               for layer in split_layers(outputs)]
     checks = {f'{name}_{i}': x for i, layer in enumerate(layers) for name, x in layer.items()}
     sources = self._points(len(layers), outputs['mask_logits']) if points is None else [
-        {f'{name}_points': x for name, x in own._asdict().items()} for own in points]
+        {f'{name}_points': x for name, x in own._asdict().items() if x is not None}
+        for own in points]
     layers = [{**layer, **source} for layer, source in zip(layers, sources)]
-    whole = None if self._num_points else _whole_masks(targets, layers[0]['mask_logits'])
-    compared = [self._compare(layer, targets, whole) for layer in layers]
+    matching_labels, loss_labels = self._grid_labels(targets, layers[0]['mask_logits'])
+    compared = [self._compare(layer, targets, matching_labels) for layer in layers]
     costs = tf.concat([self._cost(found) for found in compared], axis=0)
     pairs = [self._pairs(own) for own in self._match(costs, targets, len(layers))]
     if self._solver == 'scipy':
@@ -163,29 +182,30 @@ class Mask2FormerCriterion(criterion.Criterion):
     layers = [{**layer, **own} for layer, own in zip(layers, pairs)]
 
     def losses_of(layer):
-      return self._layer_losses(layer, targets, normalizers, whole)
+      return self._layer_losses(layer, targets, normalizers, loss_labels)
 
     losses, weights = criterion.losses_of_layers(losses_of, layers, self._weights)
     return criterion.CriterionResult(
         losses, weights, tf.add_n(list(losses.values()) or [tf.zeros([])]),
-        _statistics(layers[-1], compared[-1]),
+        mask_comparison.statistics(layers[-1], compared[-1]),
         criterion.are_finite({**checks, 'matching_costs': costs, **losses}))
 
   # === Points ===
 
   def _points(self, count: int, mask_logits: tf.Tensor) -> list[Layer]:
-    """Returns what each prediction draws its points from; nothing if all pixels are compared."""
-    if not self._num_points:
-      return [{}] * count
-    images = dimensions(mask_logits)[0]
-    return [{'matching_points': randomness.uniform([images, self._num_points, 2]),
-             'seeds': randomness.image_seeds(images)} for _ in range(count)]
+    """Returns what each prediction draws its points from; nothing where it needs none."""
+    images, found = dimensions(mask_logits)[0], [{} for _ in range(count)]
+    for layer in found if self._num_points else ():
+      if self._comparison.matching_at == 'points':
+        layer['matching_points'] = randomness.uniform([images, self._num_points, 2])
+      if self._comparison.loss_at == 'points':
+        layer['seeds'] = randomness.image_seeds(images)
+    return found
 
   def _loss_points(self, maps: tf.Tensor, layer: Layer, masks: int) -> tf.Tensor:
     """Returns the points at which the pairs of one prediction are compared.
 
-    Many more points are drawn than kept. Therefore images are processed one at a time, and only
-    pairs that exist, a few of them at once.
+    Many more points are drawn than kept.
 
     Args:
       maps: float32 [batch, pairs, h, w], mask logits of the pairs.
@@ -193,53 +213,64 @@ class Mask2FormerCriterion(criterion.Criterion):
       masks: Number of rows for masks.
 
     Returns:
-      float32 [batch, pairs, points, 2], without gradient; 0 for pairs that do not exist.
+      float32 [batch, pairs, points, 2], without gradient; of no meaning for pairs that do not
+      exist.
     """
+    maps = tf.stop_gradient(maps)
     # Random numbers must not depend on whether unused rows are cut off.
-    pairs, some = dimensions(maps)[1], min(self._num_queries, masks, _AT_A_TIME)
-    source = {name: layer[name] for name in ('seeds', 'drawn_points', 'others_points')
-              if name in layer}
+    some = min(self._num_queries, masks, _AT_A_TIME)
 
-    def one_image(arguments):
-      own_maps, is_pair, own_source = arguments
-      count = tf.math.count_nonzero(is_pair, dtype=tf.int32)
+    def points(image, step, rows):
+      drawn, others = self._candidates(layer, image, step, rows)
+      return point_sampling.uncertain_points(
+          matched_pairs.pick(maps, image, rows), drawn, others, self._num_points)
 
-      def step(i, points):
-        rows = tf.minimum(i * some + tf.range(some), pairs - 1)
-        drawn, others = self._candidates(own_source, i, rows)
-        new = point_sampling.uncertain_points(
-            tf.gather(own_maps, rows), drawn, others, self._num_points)
-        return i + 1, tf.tensor_scatter_nd_update(points, [[i]], new[tf.newaxis])
+    return tf.stop_gradient(matched_pairs.in_parts(
+        points, layer['is_pair'], some, [self._num_points, 2]))
 
-      start = (tf.constant(0), tf.zeros([-(-pairs // some), some, self._num_points, 2]))
-      points = tf.while_loop(lambda i, _: i * some < count, step, start, parallel_iterations=1)[1]
-      return tf.reshape(points, [-1, self._num_points, 2])[:pairs]
-
-    points = tf.map_fn(
-        one_image, (tf.stop_gradient(maps), layer['is_pair'], source), parallel_iterations=1,
-        fn_output_signature=tf.TensorSpec([maps.shape[1], self._num_points, 2]))
-    return tf.stop_gradient(points)
-
-  def _candidates(self, source: Layer, step: tf.Tensor,
+  def _candidates(self, layer: Layer, image: tf.Tensor, step: tf.Tensor,
                   rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the points to select from, and the others, for some pairs of one image."""
-    if 'seeds' not in source:
-      return tf.gather(source['drawn_points'], rows), tf.gather(source['others_points'], rows)
+    if 'seeds' not in layer:
+      return tuple(matched_pairs.pick(layer[name], image, rows)
+                   for name in ('drawn_points', 'others_points'))
     shape = [rows.shape[0], self._drawn + self._others, 2]
-    points = randomness.uniform_of(source['seeds'], step, shape)
+    points = randomness.uniform_of(tf.gather(layer['seeds'], image), step, shape)
     return points[:, :self._drawn], points[:, self._drawn:]
 
   # === Matching ===
 
+  def _grid_labels(self, targets: AnyMaskTargets,
+                   mask_logits: tf.Tensor) -> tuple[Optional[tf.Tensor], Optional[tf.Tensor]]:
+    """Returns the masks at the pixels of the mask logits, float32 [batch, masks, pixels].
+
+    There are those for the matching and those for the loss; None if it compares elsewhere.
+    """
+    height, width = mask_logits.shape[1:3]
+
+    def flat(masks):
+      masks = tf.cast(tf.reshape(masks, [-1, height * width, masks.shape[3]]), tf.float32)
+      return tf.transpose(masks, [0, 2, 1])
+
+    at = (self._comparison.matching_at, self._comparison.loss_at)
+    of_points = None
+    if 'points' in at and not self._num_points:
+      of_points = flat(mask_values.on_grid(targets, height, width))
+    of_matching = of_points
+    if at[0] == 'masks':
+      of_matching = flat(mask_values.nearest_on_grid(targets, height, width))
+    return of_matching, of_points if at[1] == 'points' else None
+
   def _compare(self, layer: Layer, targets: AnyMaskTargets,
-               whole: Optional[tf.Tensor]) -> Comparison:
+               labels: Optional[tf.Tensor]) -> Comparison:
     """Compares all queries of one prediction with all masks."""
-    logits, labels = layer['mask_logits'], whole
-    if whole is None:
+    logits = layer['mask_logits']
+    if labels is None:
       points = layer['matching_points']
       logits, labels = point_sampling.sample(logits, points), mask_values.at_points(targets, points)
     logits = tf.reshape(logits, [tf.shape(logits)[0], -1, self._num_queries])
-    return compare(layer['class_logits'], targets.mask_classes, logits, labels)
+    return mask_comparison.compare(layer['class_logits'], targets.mask_classes, logits, labels,
+                                   self._comparison.focal)
 
   def _cost(self, compared: Comparison) -> tf.Tensor:
     """Returns the matching costs, float32 [batch, queries, masks]."""
@@ -282,15 +313,15 @@ class Mask2FormerCriterion(criterion.Criterion):
   # === Losses ===
 
   def _layer_losses(self, layer: Layer, targets: AnyMaskTargets, normalizers: Layer,
-                    whole: Optional[tf.Tensor]) -> Layer:
+                    labels: Optional[tf.Tensor]) -> Layer:
     """Returns the weighted terms of one prediction."""
     losses = {}
     if self._weights['class_loss']:
       losses['class_loss'] = self._class_loss(layer, targets) / normalizers['class_weights']
     if self._weights['mask_loss'] or self._weights['dice_loss']:
       masks = tf.maximum(normalizers['masks'], 1.0)
-      cross_entropy, dice = self._mask_losses(layer, targets, whole)
-      losses.update(mask_loss=cross_entropy / masks, dice_loss=dice / masks)
+      pixel_loss, dice = self._mask_losses(layer, targets, labels)
+      losses.update(mask_loss=pixel_loss / masks, dice_loss=dice / masks)
     return {name: self._weights[name] * loss for name, loss in losses.items()
             if self._weights[name]}
 
@@ -307,25 +338,29 @@ class Mask2FormerCriterion(criterion.Criterion):
     return tf.reduce_sum(tf.where(is_matched, 1.0, self._no_object_weight) * losses)
 
   def _mask_losses(self, layer: Layer, targets: AnyMaskTargets,
-                   whole: Optional[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the binary cross-entropy and the dice loss, each summed over the matched pairs."""
+                   labels: Optional[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the pixel loss and the dice loss, each summed over the matched pairs."""
     maps = tf.transpose(layer['mask_logits'], [0, 3, 1, 2])
     maps = tf.gather(maps, layer['pair_query'], batch_dims=1)
-    if whole is None:
+    focal = self._comparison.focal
+    if self._comparison.loss_at == 'masks':
+      losses = matched_pairs.full_size_losses(maps, targets, layer['pair_mask'], layer['is_pair'],
+                                              focal)
+    elif labels is None:
       points = self._loss_points(maps, layer, targets.mask_classes.shape[1])
       labels = mask_values.at_points(targets, points, layer['pair_mask'])
       # The indices and weights of the interpolation take more memory than all other activations.
       logits = recomputation.recompute(lambda x: point_sampling.sample_each(x, points), maps)
+      losses = mask_comparison.pair_losses(logits, labels, focal)
     else:
-      labels = tf.gather(whole, layer['pair_mask'], batch_dims=1)
-      logits = tf.reshape(maps, tf.shape(labels))
-    cross_entropy = tf.reduce_mean(
-        tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), axis=2)
-    probabilities = tf.sigmoid(logits)
-    area = tf.reduce_sum(probabilities + labels, axis=2)
-    dice = 1.0 - (2.0 * tf.reduce_sum(probabilities * labels, axis=2) + 1.0) / (area + 1.0)
-    return tuple(tf.reduce_sum(tf.where(layer['is_pair'], loss, 0.0))
-                 for loss in (cross_entropy, dice))
+      labels = tf.gather(labels, layer['pair_mask'], batch_dims=1)
+      losses = mask_comparison.pair_losses(tf.reshape(maps, tf.shape(labels)), labels, focal)
+    return tuple(tf.reduce_sum(tf.where(layer['is_pair'], loss, 0.0)) for loss in losses)
+
+
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+  if value not in allowed:
+    raise ConfigError(f'unknown {name} "{value}": use one of {", ".join(allowed)}.')
 
 
 def _cut_off_unused(layers: list[Layer]) -> list[Layer]:
@@ -340,51 +375,3 @@ def _cut_off_unused(layers: list[Layer]) -> list[Layer]:
   # An empty tensor would have no gradient.
   used = tf.maximum(used, 1)
   return [{name: value[:, :used] for name, value in layer.items()} for layer in layers]
-
-
-def compare(class_logits: tf.Tensor, mask_classes: tf.Tensor, logits: tf.Tensor,
-            labels: tf.Tensor) -> Comparison:
-  """Compares all queries with all masks.
-
-  Args:
-    class_logits: float32 [batch, queries, classes + 1]; the last is "no object".
-    mask_classes: int32 [batch, masks], class indices, -1 in unused rows.
-    logits: float32 [batch, points, queries], mask logits at points.
-    labels: float32 [batch, masks, points] in [0, 1], values of the masks at the same points.
-  """
-
-  def product(values, masks):
-    return tf.matmul(values, masks, transpose_a=True, transpose_b=True)
-
-  cross_entropy = (product(tf.nn.softplus(-logits), labels)
-                   + product(tf.nn.softplus(logits), 1.0 - labels))
-  probabilities = tf.sigmoid(logits)
-  predicted, actual = tf.reduce_sum(probabilities, axis=1), tf.reduce_sum(labels, axis=2)
-  area = predicted[:, :, tf.newaxis] + actual[:, tf.newaxis]
-  dice = 1.0 - (2.0 * product(probabilities, labels) + 1.0) / (area + 1.0)
-  of_classes = tf.gather(tf.nn.softmax(class_logits), tf.maximum(mask_classes, 0), axis=2,
-                         batch_dims=1)
-  points = tf.cast(tf.shape(logits)[1], tf.float32)
-  return Comparison(*map(tf.stop_gradient, (-of_classes, cross_entropy / points, dice)))
-
-
-def _whole_masks(targets: AnyMaskTargets, mask_logits: tf.Tensor) -> tf.Tensor:
-  """Returns the masks at the pixels of the mask logits, float32 [batch, masks, pixels]."""
-  height, width = mask_logits.shape[1:3]
-  masks = mask_values.on_grid(targets, height, width)
-  return tf.transpose(tf.reshape(masks, [-1, height * width, masks.shape[3]]), [0, 2, 1])
-
-
-def _statistics(layer: Layer, compared: Comparison) -> dict[str, tf.Tensor]:
-  """Returns means over the matched pairs of the last prediction, and the pairs per image."""
-  is_pair = tf.cast(layer['is_pair'], tf.float32)
-  pairs = tf.reduce_sum(is_pair)
-
-  def mean(values):
-    of_query = tf.gather(values, layer['pair_query'], batch_dims=1)
-    of_pair = tf.gather(of_query, layer['pair_mask'], batch_dims=2)
-    return tf.math.divide_no_nan(tf.reduce_sum(is_pair * of_pair), pairs)
-
-  return {'matched_class_confidence': mean(-compared.classes),
-          'matched_mask_dice': mean(1.0 - compared.dice),
-          'matched_masks': pairs / tf.cast(tf.shape(is_pair)[0], tf.float32)}

@@ -24,7 +24,8 @@ from deeplab_tf.layers import variable_paths
 from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.masked_decoder import CrossAttention, MaskedDecoderOptions
 from deeplab_tf.layers.normalization import BatchNorm, GroupNorm, LayerNorm
-from deeplab_tf.losses.mask2former import Mask2FormerCriterion
+from deeplab_tf.losses.mask2former import ComparisonOptions, Mask2FormerCriterion
+from deeplab_tf.losses.mask_comparison import Focal
 from deeplab_tf.models import _score_passes
 from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.postprocessing import mask2former_panoptic
@@ -218,12 +219,17 @@ def build_criterion(config, dataset_info) -> Mask2FormerCriterion:
   """Returns the loss of the network's outputs; see losses.mask2former."""
   del dataset_info
   losses = config.trainer_options.loss_options.mask2former_loss
+  compared_at = {losses.POINTS: 'points', losses.MASKS: 'masks'}
+  focal = Focal(losses.focal_alpha, losses.focal_gamma)
+  comparison = ComparisonOptions(
+      matching_at=compared_at[losses.matching_at], loss_at=compared_at[losses.loss_at],
+      num_points=losses.num_points, oversample_ratio=losses.oversample_ratio,
+      importance_sample_ratio=losses.importance_sample_ratio,
+      focal=focal if losses.mask_loss == losses.FOCAL else None)
   return Mask2FormerCriterion(
       config.model_options.mask2former.num_queries, class_weight=losses.class_weight,
       mask_weight=losses.mask_weight, dice_weight=losses.dice_weight,
-      no_object_weight=losses.no_object_weight, num_points=losses.num_points,
-      oversample_ratio=losses.oversample_ratio,
-      importance_sample_ratio=losses.importance_sample_ratio,
+      no_object_weight=losses.no_object_weight, comparison=comparison,
       keep_empty_masks=config.train_dataset_options.keep_empty_masks,
       solver=models.matching_solver(config))
 

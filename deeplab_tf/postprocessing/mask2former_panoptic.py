@@ -2,7 +2,8 @@
 
 Each pixel belongs to the kept query of the highest product of class probability and mask
 probability. A query of which too little of its mask is left loses all its pixels, and every query
-those where its mask probability is below 1/2.
+those where its mask probability is below 1/2. MaskFormer does not do the latter; then a segment is
+all that its query won.
 
 The released code resizes mask logits to the size of the image file before the argmax. So does
 `Mask2FormerPostprocessor.at_full_size`, which evaluation and exported models use. Called with a
@@ -31,19 +32,22 @@ class PanopticOptions(NamedTuple):
       the argmax.
     thing_area_limit: Things of fewer pixels become void.
     stuff_area_limit: Stuff regions of fewer pixels become void.
+    confident_pixels_only: Whether pixels with a mask probability below 1/2 become void; false for
+      MaskFormer.
   """
   object_mask_threshold: float = 0.8
   overlap_threshold: float = 0.8
   thing_area_limit: int = 0
   stuff_area_limit: int = 0
+  confident_pixels_only: bool = True
 
 
 class Mask2FormerPostprocessor(QueryPostprocessor):
   """Callable from raw outputs to a PanopticPrediction.
 
   Things are numbered from 1 in the order of their queries. The score of a segment is the class
-  probability times the mean mask probability inside the segment; of a stuff class it is that of
-  its best query. (The released code has no scores.)
+  probability times the mean mask probability of all its pixels; of a stuff class it is that of its
+  best query. (The released code has no scores.)
   """
   rule = 'half_pixel'
 
@@ -87,15 +91,17 @@ class Mask2FormerPostprocessor(QueryPostprocessor):
     static = [n if isinstance(n, int) else None for n in (height, width)]
 
     def one_image(arguments):
-      return _assign_pixels(*arguments, size, self.options.overlap_threshold, self.static_shapes)
+      return _assign_pixels(*arguments, size, self.options, self.static_shapes)
 
+    of_query = query_class.shape[1:]
     signature = (tf.TensorSpec(static, tf.int32), tf.TensorSpec(static),
-                 tf.TensorSpec(static, tf.bool), tf.TensorSpec(query_class.shape[1:]))
-    query_map, pixel_score, confident, quality = tf.map_fn(
+                 tf.TensorSpec(static, tf.bool), tf.TensorSpec(of_query, tf.bool),
+                 tf.TensorSpec(of_query))
+    query_map, pixel_score, confident, accepted, quality = tf.map_fn(
         one_image, (tf.cast(outputs['mask_logits'], tf.float32), query_score, kept),
         fn_output_signature=signature, parallel_iterations=1)
     is_thing = tf.gather(tf.constant(self.classes.is_thing), query_class)
-    found = tf.cast(is_thing & (quality > 0), tf.int32)
+    found = tf.cast(is_thing & accepted, tf.int32)
     maps = QueryMaps(query_map=query_map, pixel_score=pixel_score, confident=confident,
                      query_class=query_class, query_score=query_score,
                      query_instance=tf.cumsum(found, axis=1), kept=kept)
@@ -106,8 +112,7 @@ class Mask2FormerPostprocessor(QueryPostprocessor):
 
 
 def _assign_pixels(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: Size,
-                   overlap_threshold: float,
-                   static_shapes: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+                   options: PanopticOptions, static_shapes: bool) -> tuple[tf.Tensor, ...]:
   """Assigns the pixels of one image to queries.
 
   Args:
@@ -115,28 +120,28 @@ def _assign_pixels(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: S
     score: float32 [queries], class probabilities.
     kept: bool [queries].
     size: Size of the maps.
-    overlap_threshold: See PanopticOptions.
+    options: Thresholds.
     static_shapes: See Mask2FormerPostprocessor.
 
   Returns:
-    (query_map, pixel_score, confident) of QueryMaps for one image, and float32 [queries], the mean
-    mask probability of each query's confident pixels; 0 for queries without any.
+    (query_map, pixel_score, confident) of QueryMaps for one image; bool [queries], which queries
+    become segments; and float32 [queries], the mean mask probability of their pixels, 0 for others.
   """
   queries = dimensions(kept)[0]
   owner, probability, mask_area = _best_query(logits, score, kept, size, static_shapes)
-  flat_owner, flat_probability = tf.reshape(owner, [-1]), tf.reshape(probability, [-1])
-  # Without a kept query the probability is 0 everywhere.
-  inside = tf.cast(flat_probability >= 0.5, tf.float32)
+  # Without a kept query the probability is 0 everywhere, and so are the areas of masks.
+  is_inside = probability >= (0.5 if options.confident_pixels_only else 0.0)
+  flat_owner, inside = tf.reshape(owner, [-1]), tf.reshape(tf.cast(is_inside, tf.float32), [-1])
 
   def count(pixels):
     return tf.math.unsorted_segment_sum(tf.cast(pixels, tf.int32), flat_owner, queries)
 
   area, own_area = count(tf.ones_like(flat_owner)), count(inside)
   share = tf.cast(area, tf.float32) / tf.cast(tf.maximum(mask_area, 1), tf.float32)
-  accepted = (mask_area > 0) & (own_area > 0) & (share >= overlap_threshold)
-  total = tf.math.unsorted_segment_sum(inside * flat_probability, flat_owner, queries)
+  accepted = (mask_area > 0) & (own_area > 0) & (share >= options.overlap_threshold)
+  total = tf.math.unsorted_segment_sum(inside * tf.reshape(probability, [-1]), flat_owner, queries)
   quality = tf.where(accepted, tf.math.divide_no_nan(total, tf.cast(own_area, tf.float32)), 0.0)
-  return owner, probability, (probability >= 0.5) & tf.gather(accepted, owner), quality
+  return owner, probability, is_inside & tf.gather(accepted, owner), accepted, quality
 
 
 def _best_query(logits: tf.Tensor, score: tf.Tensor, kept: tf.Tensor, size: Size,
@@ -184,4 +189,5 @@ def build(evaluator_options, dataset_info,
       object_mask_threshold=fields.object_mask_threshold,
       overlap_threshold=fields.overlap_threshold,
       thing_area_limit=evaluator_options.thing_area_limit,
-      stuff_area_limit=evaluator_options.stuff_area_limit), static_shapes)
+      stuff_area_limit=evaluator_options.stuff_area_limit,
+      confident_pixels_only=fields.confident_pixels_only), static_shapes)

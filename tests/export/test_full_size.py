@@ -22,13 +22,16 @@ from deeplab_tf.training.replicated_prediction import ReplicatedPrediction
 SIZES = 'eval_dataset_options { crop_size: 96 crop_size: 96 min_resize_value: 77 ' \
         'max_resize_value: 96 resize_rule: %s }'
 RULES = {'aligned': 'DEEPLAB2', 'half_pixel': 'SHORTER_SIDE'}
+# The rules are independent of the form of segments, of which each is tested once.
+ONLY_CONFIDENT = {'aligned': 'true', 'half_pixel': 'false'}
+SEGMENTS = 'evaluator_options { mask2former_postprocessing { confident_pixels_only: %s } }'
 
 
 @pytest.fixture(name='setting', scope='module', params=RULES)
 def fixture_setting(tmp_path_factory, request):
   """Returns config, classes, network and exported module, and the rule for images."""
   config = load_config(tiny_mask2former.write_config(tmp_path_factory.mktemp('config')),
-                       [SIZES % RULES[request.param]])
+                       [SIZES % RULES[request.param], SEGMENTS % ONLY_CONFIDENT[request.param]])
   info = catalog.from_config(config)
   keras.utils.set_random_seed(1)
   model = serving_module.build_network(config, info)

@@ -8,12 +8,19 @@ from scipy import optimize
 
 from deeplab_tf import structures
 from deeplab_tf.layers import randomness
-from deeplab_tf.losses.mask2former import Mask2FormerCriterion, Points
+from deeplab_tf.losses.mask2former import ComparisonOptions, Mask2FormerCriterion, Points
+from deeplab_tf.losses.mask_comparison import Focal
 from deeplab_tf.structures import MaskTargets
 from deeplab_tf.user_errors import ConfigError
 
 SOLVERS = ('scipy', 'native')
 QUERIES, CLASSES = 7, 5
+
+
+def _criterion(queries, **options):
+  """Returns a criterion; options are its arguments and those of ComparisonOptions."""
+  own = {name: options.pop(name) for name in ComparisonOptions._fields if name in options}
+  return Mask2FormerCriterion(queries, comparison=ComparisonOptions(**own), **options)
 
 
 def _targets(seed=0, images=3, masks=6, size=(24, 20)):
@@ -110,7 +117,7 @@ def _assert_terms(result, layers, expected_of):
 @pytest.mark.parametrize('solver', SOLVERS)
 def test_losses_at_given_points_are_the_equations(solver, queries):
   targets, outputs = _targets(), _outputs(queries=queries)
-  criterion = Mask2FormerCriterion(queries, num_points=20, solver=solver)
+  criterion = _criterion(queries, num_points=20, solver=solver)
   rng = np.random.default_rng(1)
   pairs = criterion.num_pairs(targets)
   assert pairs == min(queries, 6)
@@ -146,7 +153,7 @@ def test_without_points_all_pixels_of_the_mask_logits_are_compared(solver):
     grid = mask.reshape(12, 2, 10, 2).mean((1, 3))
     return logits.ravel(), grid.ravel()
 
-  result = Mask2FormerCriterion(QUERIES, num_points=0, solver=solver)(outputs, targets)
+  result = _criterion(QUERIES, num_points=0, solver=solver)(outputs, targets)
   _assert_terms(result, structures.split_layers(outputs),
                 lambda i, layer: _numpy_losses(layer, targets, whole, whole))
 
@@ -163,7 +170,7 @@ def test_empty_masks_are_matched_and_counted_on_request(solver):
 
   totals = []
   for keep in (True, False):
-    criterion = Mask2FormerCriterion(QUERIES, num_points=0, keep_empty_masks=keep, solver=solver)
+    criterion = _criterion(QUERIES, num_points=0, keep_empty_masks=keep, solver=solver)
     result = criterion(outputs, targets)
     _assert_terms(result, structures.split_layers(outputs), lambda i, layer, keep=keep:
                   _numpy_losses(layer, targets, whole, whole, keep_empty_masks=keep))
@@ -173,9 +180,9 @@ def test_empty_masks_are_matched_and_counted_on_request(solver):
 
 def test_drawn_points_estimate_the_mean_over_the_image():
   targets, outputs = _targets(), _outputs(size=(12, 10), layers=1)
-  every = Mask2FormerCriterion(QUERIES, num_points=0)(outputs, targets).losses
-  uniform = Mask2FormerCriterion(QUERIES, num_points=20000, oversample_ratio=1.0,
-                                 importance_sample_ratio=0.0)
+  every = _criterion(QUERIES, num_points=0)(outputs, targets).losses
+  uniform = _criterion(QUERIES, num_points=20000, oversample_ratio=1.0,
+                       importance_sample_ratio=0.0)
   with randomness.seeded(tf.constant([1, 2])):
     drawn = uniform(outputs, targets).losses
   np.testing.assert_allclose(drawn['class_loss'], every['class_loss'], rtol=1e-6)
@@ -189,7 +196,7 @@ def test_selected_points_are_harder_than_uniform_ones():
   # Confident and right in most places.
   one_hot = tf.one_hot(targets.mask_ids[:, 2::4, 2::4], QUERIES, 6.0, -6.0)
   outputs['mask_logits'] = one_hot + 0.1 * outputs['mask_logits']
-  losses = [float(Mask2FormerCriterion(QUERIES, num_points=500, importance_sample_ratio=share)(
+  losses = [float(_criterion(QUERIES, num_points=500, importance_sample_ratio=share)(
       outputs, targets).losses['mask_loss']) for share in (0.0, 0.75)]
   assert losses[1] > 1.3 * losses[0]
 
@@ -201,10 +208,12 @@ def _seeded(criterion, outputs, targets, normalizers, first, images=3):
   return result, tape.gradient(result.total, outputs)
 
 
-@pytest.mark.parametrize('num_points', [24, 0])
-def test_parts_of_a_batch_add_up_to_the_whole(num_points):
+@pytest.mark.parametrize('options', [
+    {'num_points': 24}, {'num_points': 0}, {'num_points': 24, 'matching_at': 'masks'},
+    {'num_points': 24, 'loss_at': 'masks', 'focal': Focal()}], ids=str)
+def test_parts_of_a_batch_add_up_to_the_whole(options):
   targets, outputs = _targets(), _outputs(queries=3)
-  criterion = Mask2FormerCriterion(3, num_points=num_points)
+  criterion = _criterion(3, **options)
   normalizers = criterion.normalizers(targets)
   whole, gradients = _seeded(criterion, outputs, targets, normalizers, 0)
   parts, sums = [], dict.fromkeys(normalizers, 0.0)
@@ -221,7 +230,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(num_points):
 
 
 def test_normalizers_are_masks_and_class_weights():
-  criterion = Mask2FormerCriterion(5, no_object_weight=0.25)
+  criterion = _criterion(5, no_object_weight=0.25)
   found = criterion.normalizers(_targets())
   # 6, 4 and 0 masks; 5 and 4 of them are matched, and 1 + 5 queries are not.
   assert float(found['masks']) == 10 and float(found['class_weights']) == 9 + 0.25 * 6
@@ -229,7 +238,7 @@ def test_normalizers_are_masks_and_class_weights():
 
 def test_random_numbers_depend_on_seed_and_image_alone():
   targets, outputs = _targets(), _outputs()
-  criterion = Mask2FormerCriterion(QUERIES, num_points=24)
+  criterion = _criterion(QUERIES, num_points=24)
   normalizers = criterion.normalizers(targets)
 
   def total(seed):
@@ -242,12 +251,12 @@ def test_random_numbers_depend_on_seed_and_image_alone():
 
 def test_a_weight_of_0_leaves_the_term_out():
   targets, outputs = _targets(), _outputs(layers=1)
-  full = Mask2FormerCriterion(QUERIES, num_points=0)(outputs, targets)
+  full = _criterion(QUERIES, num_points=0)(outputs, targets)
   assert set(full.losses) == {'class_loss', 'mask_loss', 'dice_loss'}
-  some = Mask2FormerCriterion(QUERIES, num_points=0, dice_weight=0.0)(outputs, targets)
+  some = _criterion(QUERIES, num_points=0, dice_weight=0.0)(outputs, targets)
   assert set(some.losses) == {'class_loss', 'mask_loss'}
-  none = Mask2FormerCriterion(QUERIES, num_points=0, class_weight=0.0, mask_weight=0.0,
-                              dice_weight=0.0)(outputs, targets)
+  none = _criterion(QUERIES, num_points=0, class_weight=0.0, mask_weight=0.0,
+                    dice_weight=0.0)(outputs, targets)
   assert not none.losses and float(none.total) == 0
 
 
@@ -262,7 +271,7 @@ def test_a_perfect_prediction_is_matched_and_monitored():
     labels[:, query] = np.where(classes[:, mask] >= 0, classes[:, mask], CLASSES)
   outputs = {'mask_logits': tf.constant(masks, tf.float32),
              'class_logits': 30 * tf.one_hot(labels, CLASSES + 1)}
-  result = Mask2FormerCriterion(QUERIES, num_points=0)(outputs, targets)
+  result = _criterion(QUERIES, num_points=0)(outputs, targets)
   assert float(result.total) < 1e-6
   np.testing.assert_allclose(result.statistics['matched_class_confidence'], 1.0, rtol=1e-6)
   np.testing.assert_allclose(result.statistics['matched_mask_dice'], 1.0, rtol=1e-6)
@@ -275,7 +284,7 @@ def test_outputs_that_are_not_finite_are_reported(solver):
   broken = outputs['mask_logits_0'].numpy()
   broken[0, 0, 0, 0] = np.nan
   outputs['mask_logits_0'] = tf.constant(broken)
-  checks = Mask2FormerCriterion(QUERIES, num_points=0, solver=solver)(outputs, targets).checks
+  checks = _criterion(QUERIES, num_points=0, solver=solver)(outputs, targets).checks
   failed = {name for name, is_finite in checks.items() if not is_finite}
   assert {'mask_logits_0', 'matching_costs'} <= failed
   assert not failed & {'class_logits', 'class_logits_0', 'mask_logits', 'mask_loss', 'class_loss'}
@@ -283,14 +292,14 @@ def test_outputs_that_are_not_finite_are_reported(solver):
 
 def test_an_unknown_solver_is_refused():
   with pytest.raises(ConfigError, match='unknown solver "best": use one of scipy, native'):
-    Mask2FormerCriterion(QUERIES, solver='best')
+    _criterion(QUERIES, solver='best')
 
 
 def test_losses_are_float32_for_outputs_of_low_precision():
   targets, outputs = _targets(), _outputs()
   low = {name: tf.cast(x, tf.bfloat16) for name, x in outputs.items()}
   rounded = {name: tf.cast(x, tf.float32) for name, x in low.items()}
-  criterion = Mask2FormerCriterion(QUERIES, num_points=0)
+  criterion = _criterion(QUERIES, num_points=0)
   found = criterion(low, targets)
   assert found.total.dtype == tf.float32
   np.testing.assert_array_equal(found.total, criterion(rounded, targets).total)
@@ -298,7 +307,7 @@ def test_losses_are_float32_for_outputs_of_low_precision():
 
 def test_all_predictions_are_matched_by_one_call_of_the_host():
   targets, outputs = _targets(), _outputs(layers=4)
-  criterion = Mask2FormerCriterion(QUERIES, num_points=16)
+  criterion = _criterion(QUERIES, num_points=16)
   graph = tf.function(criterion, autograph=False).get_concrete_function(outputs, targets).graph
   assert [op.type for op in graph.get_operations()].count('EagerPyFunc') == 1
 
@@ -315,7 +324,7 @@ def test_only_one_image_at_a_time_has_all_points_that_are_drawn():
   def step(outputs, targets):
     with tf.GradientTape() as tape, randomness.seeded(tf.constant([1, 2]), 16, 0):
       tape.watch(outputs)
-      total = Mask2FormerCriterion(queries)(outputs, targets).total
+      total = _criterion(queries)(outputs, targets).total
     return tape.gradient(total, outputs)
 
   tensors = list(graphs.tensors(step, outputs, targets))
@@ -331,7 +340,7 @@ def test_only_one_image_at_a_time_has_all_points_that_are_drawn():
 @pytest.mark.parametrize('num_points', [24, 0])
 def test_compiled_it_gives_the_same_losses_and_gradients(num_points, queries):
   targets, outputs = _targets(), _outputs(queries=queries)
-  criterion = Mask2FormerCriterion(queries, num_points=num_points, solver='native')
+  criterion = _criterion(queries, num_points=num_points, solver='native')
   normalizers = criterion.normalizers(targets)
 
   def step(outputs, targets, normalizers, first):

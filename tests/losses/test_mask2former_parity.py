@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from deeplab_tf import mask_values, matching, structures
 from deeplab_tf.losses import point_sampling
-from deeplab_tf.losses.mask2former import Mask2FormerCriterion, Points, compare
+from deeplab_tf.losses.mask2former import ComparisonOptions, Mask2FormerCriterion, Points
+from deeplab_tf.losses.mask_comparison import compare
 from deeplab_tf.structures import OverlappingMaskTargets
 
 CASES = ('two_images', 'one_empty_image', 'more_targets_than_queries', 'padded_batch',
@@ -42,8 +43,9 @@ class _Case:
     return Mask2FormerCriterion(
         info['num_queries'], class_weight=weights['ce'], mask_weight=weights['mask'],
         dice_weight=weights['dice'], no_object_weight=info['eos_coef'],
-        num_points=info['num_points'], oversample_ratio=info['oversample_ratio'],
-        importance_sample_ratio=info['importance_sample_ratio'], solver=solver)
+        comparison=ComparisonOptions(
+            num_points=info['num_points'], oversample_ratio=info['oversample_ratio'],
+            importance_sample_ratio=info['importance_sample_ratio']), solver=solver)
 
   def _targets(self):
     height, width = self.info['target_hw']

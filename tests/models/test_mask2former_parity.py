@@ -16,6 +16,7 @@ from deeplab_tf.config import load_config
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.losses import mask2former as losses
 from deeplab_tf.losses import point_sampling
+from deeplab_tf.losses.mask_comparison import compare
 from deeplab_tf.models import mask2former
 from deeplab_tf.protos import trainer_pb2
 from deeplab_tf.structures import OverlappingMaskTargets, split_layers
@@ -200,9 +201,9 @@ def _points(arrays, layers, targets):
   for number, layer in enumerate(layers):
     matching_points = tf.constant(np.stack(
         [arrays[f'train/match_points_{number}_{i}'] for i in range(2)]))
-    compared = losses.compare(layer['class_logits'], targets.mask_classes,
-                              point_sampling.sample(layer['mask_logits'], matching_points),
-                              mask_values.at_points(targets, matching_points))
+    compared = compare(layer['class_logits'], targets.mask_classes,
+                       point_sampling.sample(layer['mask_logits'], matching_points),
+                       mask_values.at_points(targets, matching_points))
     costs = 2 * compared.classes + 5 * compared.masks + 5 * compared.dice
     query_of = matching.match(costs, is_mask, 'scipy').numpy()
     order = [(image, mask) for image, queries in enumerate(query_of)

@@ -57,7 +57,9 @@ def _numpy_prediction(outputs, image, size, info, options):
   owner = np.array(kept)[np.argmax([scores[q] * masks[q] for q in kept], axis=0)]
   for q in kept:
     area, original = (owner == q).sum(), (masks[q] >= 0.5).sum()
-    final = (owner == q) & (masks[q] >= 0.5)
+    final = owner == q
+    if options.confident_pixels_only:
+      final &= masks[q] >= 0.5
     if not original or not final.any() or area / original < options.overlap_threshold:
       continue
     category = info.categories[labels[q]]
@@ -112,7 +114,9 @@ def test_maps_and_segments_equal_the_reference(name, static_shapes):
 
 @pytest.mark.parametrize('static_shapes', [False, True])
 @pytest.mark.parametrize('seed', range(3))
-@pytest.mark.parametrize('thresholds', [(0.6, 0.7), (0.0, 0.3), (0.4, 0.0), (1.0, 0.0)])
+@pytest.mark.parametrize('thresholds', [
+    (0.6, 0.7), (0.0, 0.3), (0.4, 0.0), (1.0, 0.0),
+    (0.6, 0.7, 0, 0, False), (0.0, 0.3, 0, 0, False)])
 def test_predictions_are_the_definition(thresholds, seed, static_shapes):
   options, info, size = PanopticOptions(*thresholds), _info(6, {0, 2, 5}, first_id=1), (31, 43)
   outputs = _outputs(seed, queries=[21, 5, 40][seed])
@@ -133,6 +137,39 @@ def test_predictions_are_the_definition(thresholds, seed, static_shapes):
   np.testing.assert_array_equal(prediction.instance_map,
                                 np.where(void, 0, prediction.panoptic_map % 1000))
   assert segments == 0 if thresholds[0] == 1.0 else segments >= 4
+
+
+@pytest.mark.parametrize('static_shapes', [False, True])
+def test_a_segment_may_be_all_that_its_query_won(static_shapes):
+  info, sizes = _info(6, {0, 2, 5}), FullSize((36, 44), (31, 41), (57, 77), 'half_pixel')
+  outputs = _outputs(1)
+  confident, whole = (
+      Mask2FormerPostprocessor(info, PanopticOptions(0.4, 0.5, 0, 0, only), static_shapes)
+      .at_full_size(outputs, sizes) for only in (True, False))
+  written = confident.panoptic_map != info.void_label
+  # Segments keep their pixels and gain less certain ones.
+  np.testing.assert_array_equal(whole.semantic_map[written], confident.semantic_map[written])
+  assert np.mean(whole.panoptic_map == info.void_label) < np.mean(~written) - 0.05
+  for image in range(2):
+    found = _listed(whole, image)
+    assert set(found) == set(np.unique(whole.panoptic_map[image])) - {info.void_label}
+    assert len(found) >= len(_listed(confident, image)) > 1
+    assert all(0 < score < 1 for score in found.values())
+
+
+@pytest.mark.parametrize('static_shapes', [False, True])
+def test_things_of_uncertain_pixels_have_numbers_of_their_own(static_shapes):
+  # Query 0 wins the left, 1 the right; where 0 is above 1/2, 1 is stronger. The masks of both
+  # are 0 by rounding in most of their regions.
+  masks = np.full((1, 4, 8, 2), -200.0, np.float32)
+  masks[0, 0, 6:, 0], masks[0, 0, 6:, 1] = 1.0, 30.0
+  classes = 50 * tf.one_hot([[0, 0]], 7)
+  prediction = Mask2FormerPostprocessor(
+      _info(6, {0}), PanopticOptions(0.5, 0.0, 0, 0, False), static_shapes)(
+          {'mask_logits': tf.constant(masks), 'class_logits': classes}, (4, 8))
+  np.testing.assert_array_equal(prediction.instance_map[0], np.where(masks[0, ..., 1] > 0, 2, 1))
+  found = _listed(prediction, 0)
+  assert set(found) == {1, 2} and found[1] < 1e-6 and found[2] > 0.99
 
 
 def test_the_queries_lead_to_the_map():
@@ -216,7 +253,8 @@ def test_sizes_may_be_known_only_when_the_graph_runs():
 
 def test_compiled_it_gives_the_same_prediction():
   info = _info(6, {0, 2, 5})
-  for options in (PanopticOptions(0.4, 0.3), PanopticOptions(1.0)):
+  for options in (PanopticOptions(0.4, 0.3), PanopticOptions(0.4, 0.3, 0, 0, False),
+                  PanopticOptions(1.0)):
     run = tf.function(functools.partial(
         Mask2FormerPostprocessor(info, options, static_shapes=True), output_size=(31, 43)),
                       jit_compile=True, autograph=False)
@@ -233,8 +271,9 @@ def test_options_of_a_config_are_used():
       np.float32(0.8), np.float32(0.8), 3, 4)
   text.mask2former_postprocessing.object_mask_threshold = 0.25
   text.mask2former_postprocessing.overlap_threshold = 0.5
+  text.mask2former_postprocessing.confident_pixels_only = False
   built = mask2former_panoptic.build(text, _info(6, {0}), static_shapes=True)
-  assert built.options == PanopticOptions(0.25, 0.5, 3, 4) and built.static_shapes
+  assert built.options == PanopticOptions(0.25, 0.5, 3, 4, False) and built.static_shapes
 
 
 # === Memory ===
