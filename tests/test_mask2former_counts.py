@@ -163,7 +163,9 @@ def _strides_of_masks(design, num_layers):
 
 
 @pytest.mark.parametrize('name, flops, tolerance', [
-    ('fpn', 195, 0.04), ('semantic_fpn', 258, 0.03), ('bifpn', 204, 0.04), ('fapn', None, None)])
+    ('fpn', 195, 0.04), ('semantic_fpn', 258, 0.03),
+    pytest.param('bifpn', 204, 0.04, marks=pytest.mark.slow),
+    pytest.param('fapn', None, None, marks=pytest.mark.slow)])
 def test_flops_of_other_pixel_decoders_are_the_papers(name, flops, tolerance):
   path = CONFIGS / f'coco/mask2former/ablation_pixel_decoder_{name}.textproto'
   config = deeplab_tf.load_config(path)

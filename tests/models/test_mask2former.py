@@ -116,6 +116,7 @@ def test_every_pixel_decoder_takes_the_backbones_of_deeplab2(tmp_path, kind, nam
     assert np.isfinite(value).all(), name
 
 
+@pytest.mark.slow
 def test_a_saved_model_with_fapn_gives_the_same_maps(tmp_path):
   config = _config(tmp_path, 'model_options { mask2former { pixel_decoder { kind: FAPN } } }')
   info = catalog.from_config(config)
