@@ -3,8 +3,8 @@
   python scripts/mask2former_tables.py --output_dir=runs/mask2former_tables --minutes=60
 
 Each row is a training of configs/shapes/mask2former_tables.textproto with other options. Finished
-trainings are passed over, and each result is added to results.jsonl in the output folder, so that
-the same command goes on where it was stopped. --minutes=0 prints the tables alone.
+trainings are passed over, and each result is added to a file, so that the same command goes on
+where it was stopped. --minutes=0 prints the tables alone.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main() -> None:
   """Runs the program."""
   args = _parse()
   args.output_dir.mkdir(parents=True, exist_ok=True)
-  results = Results(args.output_dir / 'results.jsonl')
+  results = Results(args.results or args.output_dir / 'results.jsonl')
   end, left = time.monotonic() + 60 * args.minutes, 0
   for options, seed in _runs(args.tables):
     if results.find(options, seed) is not None:
@@ -114,7 +114,9 @@ def _parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0],
                                    epilog=__doc__.split('\n\n')[2])
   parser.add_argument('--output_dir', type=pathlib.Path, required=True, metavar='D',
-                      help='folder of the trainings and of results.jsonl')
+                      help='folder of the trainings')
+  parser.add_argument('--results', type=pathlib.Path, metavar='F',
+                      help='file of the results (default: results.jsonl in the output folder)')
   parser.add_argument('--tables', default=_SHOWN, metavar='A,B,...',
                       type=lambda text: tuple(text.split(',')),
                       help=f'tables, of {", ".join(TABLES)} (default: {",".join(_SHOWN)})')

@@ -4,7 +4,7 @@ The score of a class at a pixel is the sum over the queries of class probability
 probability. The released code makes semantic models and others differently: a semantic model
 computes the scores at the size of the network's input and resizes the scores to the size of the
 file, while a model that also does panoptic or instance segmentation resizes the mask logits first.
-MaskFormer's read-out is the same.
+MaskFormer's code does the same.
 """
 
 from typing import Sequence, Union

@@ -38,7 +38,8 @@ def test_results_are_kept_and_printed_with_their_spread(tables, tmp_path):
     result = {'options': options, 'seed': seed, 'pq': pq, 'pq_things': 1.0, 'pq_stuff': 2.0,
               'seconds_per_step': 0.25, 'memory_gb': 1.5}
     tables.Results(tmp_path / 'results.jsonl').add(result)
-  done = _program(f'--output_dir={tmp_path}', '--tables=4a', '--minutes=0')
+  done = _program(f'--output_dir={tmp_path / "runs"}', f'--results={tmp_path / "results.jsonl"}',
+                  '--tables=4a', '--minutes=0')
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   assert lines[2].startswith('| Mask2Former | 32.0 (30.0 to 34.0) |') and '| 2 | 0.25 |' in lines[2]
