@@ -19,6 +19,8 @@ import sys
 import time
 from typing import Any, Iterable, NamedTuple, Optional
 
+from deeplab_tf.formats import atomic_file
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = 'configs/shapes/mask2former_tables.textproto'
 _TRAIN_IMAGES = 6000
@@ -123,6 +125,8 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--minutes', type=float, default=float('inf'), metavar='N',
                       help='time after which no further training is started (default: no limit)')
   args = parser.parse_args()
+  # The programs run in the folder of the repository.
+  args.output_dir = args.output_dir.resolve()
   unknown = [name for name in args.tables if name not in TABLES]
   if unknown:
     parser.error(f'there is no table "{unknown[0]}": the tables are {", ".join(TABLES)}')
@@ -138,8 +142,11 @@ class Results:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    self.all = [json.loads(line) for line in lines if line.strip()]
+    self.all = self._read()
+
+  def _read(self) -> list[dict[str, Any]]:
+    lines = self._path.read_text(encoding='utf-8').splitlines() if self._path.exists() else []
+    return [json.loads(line) for line in lines if line.strip()]
 
   def find(self, options: str, seed: int) -> Optional[dict[str, Any]]:
     """Returns the result of a training, or None."""
@@ -147,12 +154,10 @@ class Results:
     return found[-1] if found else None
 
   def add(self, result: dict[str, Any]) -> None:
-    """Appends a result to the file."""
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(result) + '\n')
-      file.flush()
-      os.fsync(file.fileno())
-    self.all.append(result)
+    """Adds a result to the file, which is written whole and may have got others meanwhile."""
+    self.all = [*self._read(), result]
+    with atomic_file.writing(self._path) as file:
+      file.writelines(json.dumps(line) + '\n' for line in self.all)
 
 
 def _seeds(name: str, index: int) -> range:
@@ -193,7 +198,7 @@ def _train(folder: pathlib.Path, records: str, options: str, seed: int) -> dict[
   overrides = [options, f'trainer_options {{ seed: {seed} }}',
                f'train_dataset_options {{ file_pattern: {json.dumps(records)} }}']
   command = [sys.executable, 'trainer/train.py', '--mode=train_and_eval',
-             f'--config_file={CONFIG}', f'--model_dir={folder.resolve()}',
+             f'--config_file={CONFIG}', f'--model_dir={folder}',
              *[f'--override={text}' for text in overrides if text]]
   print(f'{folder.name}: seed {seed}, {options or "Mask2Former as it is"}', flush=True)
   start = time.monotonic()
@@ -207,7 +212,8 @@ def _train(folder: pathlib.Path, records: str, options: str, seed: int) -> dict[
           **{key: 100 * scores[group]['pq'] for key, group in (
               ('pq', 'All'), ('pq_things', 'Things'), ('pq_stuff', 'Stuff'))},
           'seconds_per_step': seconds_per_step(folder / 'log.jsonl'),
-          'memory_gb': usage.ru_maxrss * 1024 / 1e9,
+          # Kilobytes, on macOS bytes.
+          'memory_gb': usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9,
           'minutes': (time.monotonic() - start) / 60}
 
 

@@ -6,11 +6,11 @@ import re
 
 import mask2former_configs
 import pytest
+import released_configs
 import shared
 
 import deeplab_tf
 from deeplab_tf import profiling
-from deeplab_tf.backbones import swin
 
 pytestmark = pytest.mark.parity
 CONFIGS = mask2former_configs.CONFIGS
@@ -141,14 +141,8 @@ def _more_in_the_released_code(config, size):
   pixels = {stride: math.prod(-(-side // stride) for side in size) for stride in (4, 8, 16, 32)}
   masks = sum(pixels[4] - sum(map(pixels.get, strides))
               for strides in _strides_of_masks(options.transformer_decoder, options.num_layers))
-  more = options.num_queries * options.mask_channels * masks
-  if backbone in swin.VARIANTS:
-    variant = swin.VARIANTS[backbone]
-    for stage, (stride, blocks) in enumerate(zip(pixels, variant.num_blocks)):
-      window = variant.window_size
-      padded = math.prod(-(-side // (stride * window)) * window for side in size)
-      more += blocks * (padded - pixels[stride]) * (variant.embedding_channels * 2**stage)**2
-  return more
+  return (options.num_queries * options.mask_channels * masks
+          + released_configs.madds_of_window_padding(backbone, size))
 
 
 def _strides_of_masks(design, num_layers):

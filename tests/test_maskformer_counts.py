@@ -5,10 +5,10 @@ import re
 
 import maskformer_configs
 import pytest
+import released_configs
 
 import deeplab_tf
 from deeplab_tf import profiling
-from deeplab_tf.backbones import swin
 
 # Millions of parameters, from the shapes in the released code: backbones with 150 classes, and with
 # 133 classes and an encoder of six layers.
@@ -48,13 +48,7 @@ def _more_in_the_released_code(config, size):
   At inference it computes the masks of all six layers. In Swin it projects the padding of the
   windows.
   """
-  options = config.model_options.mask2former
-  pixels = {stride: math.prod(-(-side // stride) for side in size) for stride in (4, 8, 16, 32)}
-  more = (options.num_layers - 1) * options.num_queries * options.mask_channels * pixels[4]
-  variant = swin.VARIANTS.get(config.model_options.backbone.name)
-  if variant is not None:
-    for stage, (stride, blocks) in enumerate(zip(pixels, variant.num_blocks)):
-      window = variant.window_size
-      padded = math.prod(-(-side // (stride * window)) * window for side in size)
-      more += blocks * (padded - pixels[stride]) * (variant.embedding_channels * 2**stage)**2
-  return more
+  options, backbone = config.model_options.mask2former, config.model_options.backbone.name
+  pixels = math.prod(-(-side // 4) for side in size)
+  masks = (options.num_layers - 1) * options.num_queries * options.mask_channels * pixels
+  return masks + released_configs.madds_of_window_padding(backbone, size)

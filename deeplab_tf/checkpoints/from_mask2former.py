@@ -12,7 +12,10 @@ from typing import Callable, Collection, Iterable, Union
 import numpy as np
 
 from deeplab_tf.checkpoints import origins as origins_lib
-from deeplab_tf.transformer_decoders.masked_attention_decoder import Scales
+from deeplab_tf.transformer_decoders.masked_attention_decoder import (
+    MaskedAttentionDecoder,
+    Scales,
+)
 
 _Rule = tuple[str, Union[str, Callable[[re.Match], str]]]
 
@@ -73,7 +76,7 @@ _PARTS: tuple[_Rule, ...] = (
     (r'^transformer_decoder/mask_head/', f'{_PREDICTOR}.mask_embed.layers.'),
 )
 # The same for MaskFormer's transformer decoder; its other parts have the names above.
-_MASKFORMER_LAYER = rf'{_PREDICTOR}.transformer.decoder.layers'
+_MASKFORMER_LAYER = f'{_PREDICTOR}.transformer.decoder.layers'
 _MASKFORMER_PARTS: tuple[_Rule, ...] = (
     (r'^transformer_decoder/input_projections/0/', f'{_PREDICTOR}.input_proj.'),
     (r'^transformer_decoder/layers/(\d+)/cross_attention/',
@@ -160,7 +163,7 @@ def weight_names(names: Iterable[str]) -> dict[str, str]:
 
 def origins(path: str, model=None) -> list[origins_lib.Origin]:
   """Returns the origin of the variable at a path; see variable_paths.variables_by_path."""
-  is_maskformer = model is not None and _is_maskformer(model)
+  is_maskformer = _is_maskformer(model)
   projection = _PROJECTION.match(path)
   if projection:
     name = _name(f'{projection[1]}/in_proj_{projection[3]}', is_maskformer)
@@ -172,7 +175,8 @@ def origins(path: str, model=None) -> list[origins_lib.Origin]:
 def _is_maskformer(model) -> bool:
   """Returns whether queries read the backbone's last feature, as in MaskFormer alone."""
   decoder = getattr(model, 'transformer_decoder', None)
-  return decoder is not None and decoder.scales is Scales.BACKBONE_STRIDE_32
+  return (isinstance(decoder, MaskedAttentionDecoder)
+          and decoder.scales is Scales.BACKBONE_STRIDE_32)
 
 
 def _name(path: str, is_maskformer: bool) -> str:

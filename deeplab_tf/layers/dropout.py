@@ -27,7 +27,7 @@ def dropout(x: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
   if not training or not rate:
     return x
   kept = _are_kept(x, rate)
-  return tf.where(kept, x * (1.0 / (1.0 - rate)), tf.zeros([], x.dtype))
+  return tf.where(kept, x / (1.0 - rate), tf.zeros([], x.dtype))
 
 
 def _are_kept(x, rate):

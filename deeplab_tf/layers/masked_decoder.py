@@ -6,9 +6,8 @@ from typing import NamedTuple, Optional, Sequence
 import tensorflow as tf
 
 from deeplab_tf.compat import keras
-from deeplab_tf.layers import initializers
-from deeplab_tf.layers.convolution import Projection
 from deeplab_tf.layers.dropout import dropout
+from deeplab_tf.layers.feed_forward import feed_forward_projections
 from deeplab_tf.layers.mask_pooling import MaskPooling
 from deeplab_tf.layers.multi_head_attention import MultiHeadAttention
 from deeplab_tf.layers.normalization import LayerNorm
@@ -112,10 +111,7 @@ class MaskedDecoderLayer(keras.layers.Layer):
     self.cross_norm = LayerNorm(channels)
     self.self_attention = MultiHeadAttention(channels, options.num_heads, rate)
     self.self_norm = LayerNorm(channels)
-    self.fc1 = Projection(channels, hidden, activation='relu', kernel_initializer='glorot_uniform',
-                          bias_initializer=initializers.torch_linear_bias(channels))
-    self.fc2 = Projection(hidden, channels, kernel_initializer='glorot_uniform',
-                          bias_initializer=initializers.torch_linear_bias(hidden))
+    self.fc1, self.fc2 = feed_forward_projections(channels, hidden)
     self.feed_forward_norm = LayerNorm(channels)
 
   def call(self, queries: tf.Tensor, positions: tf.Tensor, memory: Memory,
@@ -125,7 +121,7 @@ class MaskedDecoderLayer(keras.layers.Layer):
     Args:
       queries: [batch, queries, channels].
       positions: [queries, channels], position embedding of the queries.
-      memory: What the queries read.
+      memory: Feature maps that the queries read.
       blocked: bool [batch, queries, pixels], the pixels that a query does not read.
       training: Whether values are dropped.
 

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import initializers
-from deeplab_tf.layers.convolution import Convolution, Projection
+from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.dropout import dropout
+from deeplab_tf.layers.feed_forward import feed_forward_projections
 from deeplab_tf.layers.multi_head_attention import MultiHeadAttention
 from deeplab_tf.layers.normalization import LayerNorm
 from deeplab_tf.layers.position_embedding import sine_position_embedding
@@ -47,11 +48,7 @@ class TransformerEncoderLayer(keras.layers.Layer):
     self.dropout_rate = dropout_rate
     self.attention = MultiHeadAttention(channels, num_heads, dropout_rate)
     self.norm1 = LayerNorm(channels)
-    self.fc1 = Projection(channels, feed_forward_channels, activation='relu',
-                          kernel_initializer='glorot_uniform',
-                          bias_initializer=initializers.torch_linear_bias(channels))
-    self.fc2 = Projection(feed_forward_channels, channels, kernel_initializer='glorot_uniform',
-                          bias_initializer=initializers.torch_linear_bias(feed_forward_channels))
+    self.fc1, self.fc2 = feed_forward_projections(channels, feed_forward_channels)
     self.norm2 = LayerNorm(channels)
 
   def call(self, pixels: tf.Tensor, positions: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -252,14 +252,15 @@ class Mask2FormerCriterion(criterion.Criterion):
       masks = tf.cast(tf.reshape(masks, [-1, height * width, masks.shape[3]]), tf.float32)
       return tf.transpose(masks, [0, 2, 1])
 
-    at = (self._comparison.matching_at, self._comparison.loss_at)
-    of_points = None
-    if 'points' in at and not self._num_points:
-      of_points = flat(mask_values.on_grid(targets, height, width))
-    of_matching = of_points
-    if at[0] == 'masks':
-      of_matching = flat(mask_values.nearest_on_grid(targets, height, width))
-    return of_matching, of_points if at[1] == 'points' else None
+    matching_at, loss_at = self._comparison.matching_at, self._comparison.loss_at
+    interpolated = None
+    if 'points' in (matching_at, loss_at) and not self._num_points:
+      interpolated = flat(mask_values.on_grid(targets, height, width))
+    nearest = None
+    if matching_at == 'masks':
+      nearest = flat(mask_values.nearest_on_grid(targets, height, width))
+    return (nearest if matching_at == 'masks' else interpolated,
+            None if loss_at == 'masks' else interpolated)
 
   def _compare(self, layer: Layer, targets: AnyMaskTargets,
                labels: Optional[tf.Tensor]) -> Comparison:

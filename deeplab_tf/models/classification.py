@@ -12,8 +12,7 @@ from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.classes import ImageClasses
 from deeplab_tf.compat import keras
-from deeplab_tf.layers import randomness
-from deeplab_tf.layers.shapes import dimensions
+from deeplab_tf.layers.dropout import dropout
 from deeplab_tf.losses.classification import ClassificationCriterion
 from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.structures import ClassPrediction
@@ -67,9 +66,7 @@ class Classifier(KerasModel):
     """
     features = self.backbone(images, training=training)
     pooled = tf.reduce_mean(tf.cast(features[self._pooled], tf.float32), [1, 2])
-    if training and self._dropout_rate:
-      kept = randomness.uniform(dimensions(pooled)) >= self._dropout_rate
-      pooled = tf.where(kept, pooled / (1.0 - self._dropout_rate), 0.0)
+    pooled = dropout(pooled, self._dropout_rate, training)
     return {'class_logits': self.classifier(pooled)}
 
 

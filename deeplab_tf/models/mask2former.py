@@ -28,6 +28,7 @@ from deeplab_tf.losses.mask2former import ComparisonOptions, Mask2FormerCriterio
 from deeplab_tf.losses.mask_comparison import Focal
 from deeplab_tf.models import _score_passes
 from deeplab_tf.models._keras_model import KerasModel
+from deeplab_tf.pixel_decoders.pixel_decoder import PixelDecoder
 from deeplab_tf.postprocessing import mask2former_panoptic
 from deeplab_tf.postprocessing.averaged_scores import AveragedScores
 from deeplab_tf.postprocessing.mask2former_instances import Mask2FormerInstances
@@ -63,7 +64,7 @@ class Mask2Former(KerasModel):
   """
 
   def __init__(self, *, dataset_info: DatasetInfo, backbone: Backbone,
-               pixel_decoder: keras.layers.Layer,
+               pixel_decoder: PixelDecoder,
                transformer_decoder: MaskedAttentionDecoder):
     """Initializes the model from its layers, the attributes of the class."""
     super().__init__(dataset_info)

@@ -5,19 +5,19 @@
 
 from typing import Sequence
 
-from deeplab_tf.compat import keras
 from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.transformer_encoder import TransformerEncoder
 from deeplab_tf.pixel_decoders.bifpn_decoder import BiFPNDecoder
 from deeplab_tf.pixel_decoders.deformable_decoder import DeformablePixelDecoder
 from deeplab_tf.pixel_decoders.fapn_decoder import FaPNDecoder
 from deeplab_tf.pixel_decoders.fpn_decoder import FPNDecoder
+from deeplab_tf.pixel_decoders.pixel_decoder import PixelDecoder
 from deeplab_tf.pixel_decoders.semantic_fpn_decoder import SemanticFPNDecoder
 from deeplab_tf.user_errors import ConfigError
 
 
 def build(options, features: Sequence[Feature], *, mask_channels: int, num_heads: int,
-          recompute: bool) -> keras.layers.Layer:
+          recompute: bool) -> PixelDecoder:
   """Builds the pixel decoder that Mask2FormerOptions.PixelDecoderOptions describe.
 
   Args:
@@ -27,10 +27,6 @@ def build(options, features: Sequence[Feature], *, mask_channels: int, num_heads
     num_heads: Number of heads of attention layers.
     recompute: Whether the activations of attention layers, of BiFPN's layers and of FaPN's
       alignments are not stored in training but recomputed in the backward pass.
-
-  Returns:
-    A layer from a dictionary of features to a PixelDecoderOutput, with the attributes `channels`,
-    `mask_channels` and `coarsest_channels`.
 
   Raises:
     ConfigError: Channels are not divisible by the groups of norms or the heads, the strides of the

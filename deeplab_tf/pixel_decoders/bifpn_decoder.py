@@ -18,7 +18,7 @@ from deeplab_tf.layers.recomputation import recompute as recompute_activations
 from deeplab_tf.layers.resizing import upsample_nearest
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.pixel_decoders import _convolutions
-from deeplab_tf.pixel_decoders.output import PixelDecoderOutput, check_strides
+from deeplab_tf.pixel_decoders.pixel_decoder import PixelDecoder, PixelDecoderOutput
 
 _LEVELS = 4
 # Keeps the divisor of the fusion positive.
@@ -91,15 +91,10 @@ class BiFPNLayer(keras.layers.Layer):
     return tuple(outputs)
 
 
-class BiFPNDecoder(keras.layers.Layer):
+class BiFPNDecoder(PixelDecoder):
   """Pixel decoder of BiFPN layers. It computes in the precision of the policy.
 
-  All variables exist after the constructor.
-
-  Attributes:
-    channels: Channels of the levels.
-    mask_channels: Channels of the mask features.
-    coarsest_channels: Channels of the backbone's feature of stride 32.
+  Attributes besides those of PixelDecoder:
     input_projections: 1x1 convolutions of the backbone's features, the first for stride 4.
     fusion_layers: BiFPNLayers.
     mask_projection: 3x3 convolution to the mask features.
@@ -120,11 +115,7 @@ class BiFPNDecoder(keras.layers.Layer):
     Raises:
       ConfigError: The strides of the features are others, or the channels are not divisible.
     """
-    super().__init__()
-    check_strides(features)
-    self.channels, self.mask_channels = channels, mask_channels
-    self.coarsest_channels = features[-1].channels
-    self._names = [feature.name for feature in features]
+    super().__init__(features, channels, mask_channels)
     self._recompute = recompute
     self.input_projections = [_convolutions.normalized(feature.channels, channels)
                               for feature in features]
@@ -141,7 +132,7 @@ class BiFPNDecoder(keras.layers.Layer):
     Returns:
       Levels and mask features.
     """
-    inputs = [features[name] for name in self._names]
+    inputs = [features[name] for name in self.feature_names]
     levels = tuple(project(x) for project, x in zip(self.input_projections, inputs))
     for layer in self.fusion_layers:
       recomputed = training and self._recompute

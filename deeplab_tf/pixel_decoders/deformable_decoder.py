@@ -10,16 +10,18 @@ import tensorflow as tf
 
 from deeplab_tf.compat import keras
 from deeplab_tf.layers import initializers
-from deeplab_tf.layers.convolution import Convolution, Projection
+from deeplab_tf.layers.convolution import Convolution
 from deeplab_tf.layers.deformable_attention import DeformableAttention
 from deeplab_tf.layers.features import Feature
+from deeplab_tf.layers.feed_forward import feed_forward_projections
 from deeplab_tf.layers.normalization import GroupNorm, LayerNorm
 from deeplab_tf.layers.position_embedding import sine_position_embedding
 from deeplab_tf.layers.precision import policy
 from deeplab_tf.layers.recomputation import recompute
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import Dimension, dimensions
-from deeplab_tf.pixel_decoders.output import PixelDecoderOutput, check_strides
+from deeplab_tf.pixel_decoders import _convolutions
+from deeplab_tf.pixel_decoders.pixel_decoder import PixelDecoder, PixelDecoderOutput
 
 _LEVELS = 3
 
@@ -52,11 +54,7 @@ class DeformableEncoderLayer(keras.layers.Layer):
       self.attention = DeformableAttention(channels, num_heads=num_heads, num_levels=_LEVELS,
                                            num_points=num_points)
       self.norm1 = LayerNorm(channels)
-      self.fc1 = Projection(channels, feed_forward_channels, activation='relu',
-                            kernel_initializer='glorot_uniform',
-                            bias_initializer=initializers.torch_linear_bias(channels))
-      self.fc2 = Projection(feed_forward_channels, channels, kernel_initializer='glorot_uniform',
-                            bias_initializer=initializers.torch_linear_bias(feed_forward_channels))
+      self.fc1, self.fc2 = feed_forward_projections(channels, feed_forward_channels)
       self.norm2 = LayerNorm(channels)
 
   def call(self, pixels: tf.Tensor, positions: tf.Tensor, references: tf.Tensor,
@@ -77,16 +75,12 @@ class DeformableEncoderLayer(keras.layers.Layer):
     return self.norm2(pixels + self.fc2(self.fc1(pixels)))
 
 
-class DeformablePixelDecoder(keras.layers.Layer):
+class DeformablePixelDecoder(PixelDecoder):
   """Pixel decoder with multi-scale deformable attention.
 
-  As in the released code, the whole decoder computes in float32 also in mixed precision. All
-  variables exist after the constructor.
+  As in the released code, the whole decoder computes in float32 also in mixed precision.
 
-  Attributes:
-    channels: Channels of the levels.
-    mask_channels: Channels of the mask features.
-    coarsest_channels: Channels of the backbone's feature of stride 32.
+  Attributes besides those of PixelDecoder:
     input_projections: 1x1 convolution with group norm for each level, the first for stride 32.
     level_embedding: float32 [3, channels], added to the position embedding of each level.
     encoder_layers: DeformableEncoderLayers.
@@ -115,11 +109,7 @@ class DeformablePixelDecoder(keras.layers.Layer):
       ConfigError: The strides of the features are others, or the channels are not divisible.
     """
     # Without autocast, since `call` returns the precision of its inputs.
-    super().__init__(dtype='float32', autocast=False)
-    check_strides(features)
-    self.channels, self.mask_channels = channels, mask_channels
-    self.coarsest_channels = features[-1].channels
-    self._names = [feature.name for feature in features]
+    super().__init__(features, channels, mask_channels, dtype='float32', autocast=False)
     self._recompute = recompute
     with policy('float32'):
       self.input_projections = [_InputProjection(feature.channels, channels)
@@ -130,10 +120,8 @@ class DeformablePixelDecoder(keras.layers.Layer):
           DeformableEncoderLayer(channels, num_heads=num_heads, num_points=num_points,
                                  feed_forward_channels=feed_forward_channels)
           for _ in range(num_layers)]
-      self.lateral = Convolution(features[0].channels, channels, norm=GroupNorm,
-                                 kernel_initializer=initializers.caffe2_xavier())
-      self.fuse = Convolution(channels, channels, 3, norm=GroupNorm, activation='relu',
-                              kernel_initializer=initializers.caffe2_xavier())
+      self.lateral = _convolutions.normalized(features[0].channels, channels)
+      self.fuse = _convolutions.normalized(channels, channels, 3, 'relu')
       self.mask_projection = Convolution(channels, mask_channels,
                                          kernel_initializer=initializers.caffe2_xavier())
 
@@ -147,15 +135,15 @@ class DeformablePixelDecoder(keras.layers.Layer):
     Returns:
       Levels and mask features, in the precision of the inputs.
     """
-    dtype = features[self._names[0]].dtype
-    finest, *others = [tf.cast(features[name], tf.float32) for name in self._names]
+    dtype = features[self.feature_names[0]].dtype
+    finest, *others = [tf.cast(features[name], tf.float32) for name in self.feature_names]
     levels = self._encode([projection(x) for projection, x in
                            zip(self.input_projections, reversed(others))], training)
     lateral = self.lateral(finest)
     upsampled = resize_bilinear(levels[-1], dimensions(lateral)[1:3], 'half_pixel')
     mask_features = self.mask_projection(self.fuse(lateral + upsampled))
     return PixelDecoderOutput(tuple(tf.cast(level, dtype) for level in levels),
-                              tf.cast(mask_features, dtype), features[self._names[-1]])
+                              tf.cast(mask_features, dtype), features[self.feature_names[-1]])
 
   def _encode(self, levels, training):
     """Passes the levels through the encoder layers; all have the same channels."""

@@ -20,7 +20,7 @@ from deeplab_tf.layers.recomputation import recompute as recompute_activations
 from deeplab_tf.layers.resizing import resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.pixel_decoders import _convolutions
-from deeplab_tf.pixel_decoders.output import PixelDecoderOutput, check_strides
+from deeplab_tf.pixel_decoders.pixel_decoder import PixelDecoder, PixelDecoderOutput
 
 
 class FeatureSelection(keras.layers.Layer):
@@ -74,16 +74,11 @@ class FeatureAlignment(keras.layers.Layer):
     return finer + tf.nn.relu(self.align(upsampled, guide))
 
 
-class FaPNDecoder(keras.layers.Layer):
+class FaPNDecoder(PixelDecoder):
   """Feature-aligned pyramid network. It computes in the precision of the policy, except for the
   samples of deformable convolutions, which are float32.
 
-  All variables exist after the constructor.
-
-  Attributes:
-    channels: Channels of the levels.
-    mask_channels: Channels of the mask features.
-    coarsest_channels: Channels of the backbone's feature of stride 32.
+  Attributes besides those of PixelDecoder:
     coarsest_projection: 1x1 convolution of the backbone's feature of stride 32.
     selections: FeatureSelections of the backbone's features of stride 16, 8 and 4.
     alignments: FeatureAlignments at stride 16, 8 and 4.
@@ -105,11 +100,7 @@ class FaPNDecoder(keras.layers.Layer):
     Raises:
       ConfigError: The strides of the features are others, or the channels are not divisible.
     """
-    super().__init__()
-    check_strides(features)
-    self.channels, self.mask_channels = channels, mask_channels
-    self.coarsest_channels = features[-1].channels
-    self._names = [feature.name for feature in features]
+    super().__init__(features, channels, mask_channels)
     self._recompute = recompute
     *finer, coarsest = features
     self.coarsest_projection = _convolutions.normalized(coarsest.channels, channels)
@@ -128,7 +119,7 @@ class FaPNDecoder(keras.layers.Layer):
     Returns:
       Levels and mask features.
     """
-    *finer, coarsest = [features[name] for name in self._names]
+    *finer, coarsest = [features[name] for name in self.feature_names]
     sums = [self.coarsest_projection(coarsest)]
     for select, align, feature in zip(self.selections, self.alignments, reversed(finer)):
       if training and self._recompute:

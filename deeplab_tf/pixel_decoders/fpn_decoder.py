@@ -9,25 +9,18 @@ from typing import Optional, Sequence
 
 import tensorflow as tf
 
-from deeplab_tf.compat import keras
 from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.resizing import upsample_nearest
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.layers.transformer_encoder import TransformerEncoder
 from deeplab_tf.pixel_decoders import _convolutions
-from deeplab_tf.pixel_decoders.output import PixelDecoderOutput, check_strides
+from deeplab_tf.pixel_decoders.pixel_decoder import PixelDecoder, PixelDecoderOutput
 
 
-class FPNDecoder(keras.layers.Layer):
+class FPNDecoder(PixelDecoder):
   """Feature pyramid network with group norms. It computes in the precision of the policy.
 
-  All variables exist after the constructor.
-
-  Attributes:
-    channels: Channels of the levels.
-    mask_channels: Channels of the mask features.
-    coarsest_channels: Channels of the feature of stride 32 after the encoder, if there is one, else
-      of the backbone's.
+  Attributes besides those of PixelDecoder:
     encoder: TransformerEncoder of the backbone's feature of stride 32, or None.
     laterals: 1x1 convolutions of the backbone's features of stride 16, 8 and 4; adapter_3,
       adapter_2 and adapter_1 in the released code.
@@ -49,12 +42,10 @@ class FPNDecoder(keras.layers.Layer):
     Raises:
       ConfigError: The strides of the features are others, or the channels are not divisible.
     """
-    super().__init__()
-    check_strides(features)
-    self.channels, self.mask_channels = channels, mask_channels
-    self._names = [feature.name for feature in features]
+    super().__init__(features, channels, mask_channels)
     self.encoder = encoder
-    self.coarsest_channels = features[-1].channels if encoder is None else encoder.channels
+    if encoder is not None:
+      self.coarsest_channels = encoder.channels
     self.laterals = [_convolutions.normalized(feature.channels, channels)
                      for feature in reversed(features[:-1])]
     self.outputs = [_convolutions.normalized(in_channels, channels, 3, 'relu')
@@ -71,7 +62,7 @@ class FPNDecoder(keras.layers.Layer):
     Returns:
       Levels and mask features.
     """
-    *finer, coarsest = [features[name] for name in self._names]
+    *finer, coarsest = [features[name] for name in self.feature_names]
     if self.encoder is not None:
       coarsest = self.encoder(coarsest, training=training)
     levels = [self.outputs[0](coarsest)]

@@ -7,6 +7,7 @@ import mask2former_configs
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_mask2former
 
 import deeplab_tf
 from deeplab_tf.checkpoints import convert, from_mask2former, load_reference_weights
@@ -17,21 +18,15 @@ _CONFIGS = mask2former_configs.CONFIGS
 _PIXELS, _PREDICTOR = 'sem_seg_head.pixel_decoder', 'sem_seg_head.predictor'
 _TINY = """
 model_options {
-  backbone {
-    name: "torchvision_resnet50"
-    resnet { stem_channels: 8 middle_channels: 8 stage_channels: 16 num_blocks: [1, 1, 1, 1] }
-  }
   mask2former {
-    num_queries: 12 hidden_channels: 32 mask_channels: 32 num_layers: 2 num_heads: 4
-    feed_forward_channels: 48
-    pixel_decoder { kind: FPN channels: 32 num_encoder_layers: 2 feed_forward_channels: 48 }
+    mask_channels: 32 num_layers: 2
+    pixel_decoder { kind: FPN channels: 32 num_encoder_layers: 2 }
     transformer_decoder {
       cross_attention: FULL scales: BACKBONE_STRIDE_32 query_features: ZERO
       self_attention_first: true dropout_rate: 0.1
     }
   }
 }
-eval_dataset_options { dataset: "shapes" }
 """
 
 
@@ -109,9 +104,8 @@ def test_every_weight_of_a_released_head_has_one_variable(config, stages, classe
 @pytest.fixture(name='tiny', scope='module')
 def fixture_tiny(tmp_path_factory):
   """Returns the config of a tiny MaskFormer, and the weights of a checkpoint of it."""
-  path = tmp_path_factory.mktemp('config') / 'config.textproto'
-  path.write_text(_TINY)
-  config = deeplab_tf.load_config(path)
+  path = tiny_mask2former.write_config(tmp_path_factory.mktemp('config'))
+  config = deeplab_tf.load_config(path, [_TINY])
   model = deeplab_tf.build_model(config)
   shapes = _head((16, 32, 64, 128), 9, 32, 48, 12, 2, 2)
   for variable_path, variable in variables_by_path(model).items():

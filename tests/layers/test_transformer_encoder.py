@@ -1,6 +1,7 @@
 """The transformer encoder of a feature map: its equation and dropout."""
 
 import numpy as np
+import plain_decoder
 import plain_maps
 import pytest
 import tensorflow as tf
@@ -17,26 +18,12 @@ def _layer(**options):
   return layer
 
 
-def _linear(projection, x):
-  return x @ projection.kernel.numpy().astype(np.float64) + projection.bias.numpy()
-
-
-def _norm(norm, x):
-  centered = x - x.mean(-1, keepdims=True)
-  scale = 1 / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
-  return centered * scale * norm.gamma.numpy() + norm.beta.numpy()
-
-
 def _plain(layer, x, positions):
-  """x = norm1(x + attention(x + p, x + p, x)), norm2(x + fc2(relu(fc1(x)))); two heads."""
-  attention, read = layer.attention, []
-  q, k = (_linear(part, x + positions) for part in (attention.query, attention.key))
-  v = _linear(attention.value, x)
-  for head in (slice(0, 4), slice(4, 8)):
-    logits = np.exp(q[..., head] @ k[..., head].swapaxes(1, 2) / 2)
-    read.append(logits / logits.sum(-1, keepdims=True) @ v[..., head])
-  x = _norm(layer.norm1, x + _linear(attention.output_projection, np.concatenate(read, -1)))
-  return _norm(layer.norm2, x + _linear(layer.fc2, np.maximum(_linear(layer.fc1, x), 0)))
+  """x = norm1(x + attention(x + p, x + p, x)), norm2(x + fc2(relu(fc1(x))))."""
+  read = plain_decoder.attention(layer.attention, x + positions, x + positions, x)
+  x = plain_decoder.norm(layer.norm1, x + read)
+  hidden = np.maximum(plain_decoder.linear(layer.fc1, x), 0)
+  return plain_decoder.norm(layer.norm2, x + plain_decoder.linear(layer.fc2, hidden))
 
 
 def _map(*shape):
