@@ -10,8 +10,6 @@ import tiny_mask2former
 import deeplab_tf
 from deeplab_tf import pixel_decoders
 from deeplab_tf.config import load_config
-from deeplab_tf.data import catalog
-from deeplab_tf.export import saved_model, serving_module
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.models import mask2former
 from deeplab_tf.protos import trainer_pb2
@@ -38,6 +36,10 @@ class TestMask2Former(model_battery.ModelBattery):
       'mask pooling of all scales, queries without loss, self-attention first':
           'mask2former { transformer_decoder { cross_attention: MASK_POOLING scales: CONCATENATED '
           'query_features: LEARNED_WITHOUT_LOSS self_attention_first: true } }',
+      'attention without mask of stride 8':
+          'mask2former { transformer_decoder { cross_attention: FULL scales: STRIDE_8 } }',
+      'masked attention of stride 32, self-attention first':
+          'mask2former { transformer_decoder { scales: STRIDE_32 self_attention_first: true } }',
       'FPN with an encoder': 'mask2former { pixel_decoder { kind: FPN num_encoder_layers: 1 '
                              'dropout_rate: 0.1 } }',
       'Semantic FPN': 'mask2former { pixel_decoder { kind: SEMANTIC_FPN } }',
@@ -114,19 +116,6 @@ def test_every_pixel_decoder_takes_the_backbones_of_deeplab2(tmp_path, kind, nam
   assert outputs['mask_logits'].shape == [1, 13, 11, 12]
   for name, value in outputs.items():
     assert np.isfinite(value).all(), name
-
-
-@pytest.mark.slow
-def test_a_saved_model_with_fapn_gives_the_same_maps(tmp_path):
-  config = _config(tmp_path, 'model_options { mask2former { pixel_decoder { kind: FAPN } } }')
-  info = catalog.from_config(config)
-  module = serving_module.build(config, info, serving_module.build_network(config, info))
-  image = tf.constant(np.random.default_rng(0).integers(0, 256, (1, 47, 70, 3)), tf.uint8)
-  expected = module.predict(image)
-  saved_model.export_saved_model(module, config, info, str(tmp_path / 'saved'))
-  found = tf.saved_model.load(str(tmp_path / 'saved')).signatures['serving_default'](images=image)
-  assert found['panoptic_map'].shape == (1, 47, 70)
-  assert (found['panoptic_map'] == expected['panoptic_map']).numpy().mean() > 0.99
 
 
 def test_the_last_activated_feature_of_each_stride_is_read(tmp_path, monkeypatch):

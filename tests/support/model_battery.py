@@ -216,22 +216,23 @@ class ModelBattery:
   def test_a_saved_model_gives_the_same_maps_without_this_library(self, network, tmp_path):
     if Task.CLASSIFICATION in network.architecture.postprocessors:
       pytest.skip('classification is for pre-training, and has no export')
-    config, info = network.config, network.info
-    inference = serving_module.build_network(config, info)
-    for path, variable in variables_by_path(inference).items():
-      variable.assign(variables_by_path(network.model)[path])
-    module = serving_module.build(config, info, inference)
-    image = np.random.default_rng(0).integers(0, 256, (1, 47, 70, 3)).astype(np.uint8)
-    expected = module.predict(tf.constant(image))
-    saved_model.export_saved_model(module, config, info, str(tmp_path / 'saved'))
+    image, expected = export(network, tmp_path / 'saved')
     np.save(tmp_path / 'image.npy', image)
     done = subprocess.run([sys.executable, '-c', _SERVE, str(tmp_path)], capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(tmp_path / 'found.npz') as found:
       assert set(found) == set(expected)
-      same = found['panoptic_map'] == expected['panoptic_map'].numpy()
-      assert same.mean() > 0.99 and found['panoptic_map'].shape == (1, 47, 70)
+      check_same_maps(found, expected)
+
+  @pytest.mark.slow
+  def test_a_saved_model_of_every_option_gives_the_same_maps(self, option, tmp_path):
+    network = build(option)
+    if Task.CLASSIFICATION in network.architecture.postprocessors:
+      pytest.skip('classification is for pre-training, and has no export')
+    image, expected = export(network, tmp_path / 'saved')
+    serve = tf.saved_model.load(str(tmp_path / 'saved')).signatures['serving_default']
+    check_same_maps(serve(images=tf.constant(image)), expected)
 
 
 _SERVE = """
@@ -244,6 +245,26 @@ found = serve(images=tf.constant(np.load(folder + '/image.npy')))
 assert not any(name.startswith('deeplab_tf') for name in sys.modules)
 np.savez(folder + '/found.npz', **{name: value.numpy() for name, value in found.items()})
 """
+
+
+def export(network: Network, folder) -> tuple:
+  """Exports a network; returns an image and what the program predicts of it."""
+  config, info = network.config, network.info
+  inference = serving_module.build_network(config, info)
+  for path, variable in variables_by_path(inference).items():
+    variable.assign(variables_by_path(network.model)[path])
+  module = serving_module.build(config, info, inference)
+  image = np.random.default_rng(0).integers(0, 256, (1, 47, 70, 3)).astype(np.uint8)
+  expected = module.predict(tf.constant(image))
+  saved_model.export_saved_model(module, config, info, str(folder))
+  return image, expected
+
+
+def check_same_maps(found, expected) -> None:
+  """Checks a prediction of the image of `export`."""
+  assert set(found) == set(expected)
+  assert found['panoptic_map'].shape == (1, 47, 70)
+  assert np.mean(found['panoptic_map'] == expected['panoptic_map']) > 0.99
 
 
 def open_residual_branches(model) -> None:
