@@ -17,8 +17,8 @@ from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.user_errors import ConfigError
 
 _VARIANTS = {
-    'axial_resnet': ('axial_resnet_s', 'axial_resnet_l', 'axial_deeplab_s', 'axial_deeplab_l',
-                     'axial_swidernet'),
+    'axial_resnet': ('axial_resnet50', 'axial_resnet104', 'axial_resnet_s', 'axial_resnet_l',
+                     'axial_deeplab_s', 'axial_deeplab_l', 'axial_swidernet'),
     'axial_resnet_imagenet': (
         'conv_stem_axial_resnet', 'full_axial_resnet', 'conv_stem_attention',
         'inception_stem_axial_resnet', 'inception_stem_attention', 'axial26', 'axial50'),

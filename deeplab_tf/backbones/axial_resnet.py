@@ -15,7 +15,16 @@ def _everywhere(network: NetworkOptions) -> NetworkOptions:
   return network.with_groups(axial_beyond_stride=2, attention_bottleneck_expansion=2)
 
 
+def _from_stride_16(num_blocks: tuple[int, ...]) -> NetworkOptions:
+  """Returns a ResNet with attention in the blocks whose input has stride 16 (CMT-DeepLab)."""
+  network = resnet.VARIANTS['resnet50_beta'].with_groups(axial_beyond_stride=16,
+                                                         attention_bottleneck_expansion=2)
+  return network._replace(num_blocks=num_blocks)
+
+
 VARIANTS = {
+    'axial_resnet50': _from_stride_16((3, 4, 6, 3)),
+    'axial_resnet104': _from_stride_16((3, 4, 24, 3)),
     **{name: _everywhere(resnet.VARIANTS['resnet50'])
        for name in ('axial_resnet_s', 'axial_resnet_l')},
     **{name: _everywhere(resnet.VARIANTS['resnet50_beta'])

@@ -26,7 +26,7 @@ _FIRST_STAGE_BLOCKS = 3
 _USED_FIELDS = (
     'output_stride', 'use_squeeze_and_excite', 'drop_path_keep_prob', 'drop_path_schedule',
     'stem_width_multiplier', 'backbone_width_multiplier', 'backbone_layer_multiplier',
-    'use_sac_beyond_stride', 'recomputed', 'attention')
+    'use_sac_beyond_stride', 'recomputed', 'attention', 'activation')
 
 
 class NetworkOptions(NamedTuple):
@@ -129,7 +129,7 @@ class _Network(keras.layers.Layer):
         *outputs, *(f._replace(name=f.name.replace('stage', 'res')) for f in outputs), *decoded,
         self.decoder_inputs[-1]._replace(name='backbone_output'))
 
-  def _run(self, images, queries, training):
+  def _run(self, images, queries, training, recursive=None):
     """Returns the features by name, and the queries."""
     x = images if self.stem is None else self.stem(images, training=training)
     if self.first_stage is not None:
@@ -140,6 +140,8 @@ class _Network(keras.layers.Layer):
       x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1), 3, 2, 'VALID')
     for level, stage in zip(range(2, 6), self.stages):
       x, queries = stage(x, queries, training=training)
+      if level == 2 and recursive is not None:
+        x = (x + recursive) / 2
       features[f'stage{level}'] = x
       features[f'res{level}'] = self._activation(x)
     features['backbone_output'] = features['res5']
@@ -177,19 +179,21 @@ class BlockGroupNetwork(_Network):
 class TwoPathNetwork(_Network):
   """The network with query layers among its blocks, for a second path of queries; see _Network."""
 
-  def call(self, images: tf.Tensor, queries: Any,
-           training: bool = False) -> tuple[dict[str, tf.Tensor], Any]:
+  def call(self, images: tf.Tensor, queries: Any, training: bool = False,
+           recursive: Optional[tf.Tensor] = None) -> tuple[dict[str, tf.Tensor], Any]:
     """Extracts features and updates queries.
 
     Args:
       images: [batch, height, width, 3], normalized.
       queries: Initial state of the queries, as the query layers take it.
       training: Whether batch norms use the batch's statistics and branches are dropped.
+      recursive: A feature of the shape of 'stage2', with which that is averaged (CMT-DeepLab's
+        Recursive Feature Network); None without one.
 
     Returns:
       [batch, h, w, channels] for each of `features`, by name; and the updated state of the queries.
     """
-    return self._run(images, queries, training)
+    return self._run(images, queries, training, recursive)
 
 
 # === From a config ===
@@ -210,6 +214,8 @@ def configured(variant: NetworkOptions, options) -> NetworkOptions:
   used_fields.check(options, _USED_FIELDS)
   block = variant.groups.block
   changes = {'squeeze_and_excite': options.use_squeeze_and_excite}
+  if options.HasField('activation'):
+    changes['activation'] = options.Activation.Name(options.activation).lower()
   if options.HasField('attention'):
     if not variant.groups.axial_beyond_stride:
       raise ConfigError(f'model_options.backbone.attention is set, but {options.name} has no '

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from deeplab_tf.backbones import axial_resnet, block_group_network, resnet
+from deeplab_tf.backbones import axial_resnet, block_group_network
 from deeplab_tf.backbones.features import Backbone
 from deeplab_tf.layers.normalization import NormFactory
 
@@ -30,8 +30,7 @@ class MaskTransformerOptions(NamedTuple):
 
 # ResNet-50 with axial blocks in the last two stages. As in DeepLab2, the first block of stage 4 is
 # convolutional, since its input has stride 8.
-_SMALL = resnet.VARIANTS['resnet50_beta'].with_groups(
-    axial_beyond_stride=16, attention_bottleneck_expansion=2)
+_SMALL = axial_resnet.VARIANTS['axial_resnet50']
 # Wide-ResNet-41 with axial blocks, and a decoder stack that is pre-trained with it.
 _LARGE = axial_resnet.VARIANTS['axial_swidernet']._replace(decoder_stacks=1)
 

@@ -8,7 +8,7 @@ Without a recorder nothing is kept, and a report only reads one variable.
 
 import contextlib
 import threading
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional, Union
 
 import tensorflow as tf
 
@@ -33,16 +33,32 @@ class AttentionRecord(NamedTuple):
   key_size: Optional[tuple[Dimension, Dimension]] = None
 
 
+class AssignmentRecord(NamedTuple):
+  """One assignment of pixels to clusters.
+
+  Attributes:
+    layer: The layer.
+    weights: float32 [batch, height * width, clusters], which sum to 1 over the clusters.
+    size: Height and width of the map of pixels.
+  """
+  layer: keras.layers.Layer
+  weights: tf.Tensor
+  size: tuple[Dimension, Dimension]
+
+
+Record = Union[AttentionRecord, AssignmentRecord]
+
+
 class _Open(threading.local):
   """The open recorder; each replica of a MirroredStrategy is traced in a thread of its own."""
-  records: Optional[list[AttentionRecord]] = None
+  records: Optional[list[Record]] = None
 
 
 _open = _Open()
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[AttentionRecord]]:
+def recording() -> Iterator[list[Record]]:
   """Yields a list that attention layers fill while the context is open.
 
   Works eagerly and while a tf.function is traced; the records of a trace hold its symbolic
@@ -59,7 +75,7 @@ def recording() -> Iterator[list[AttentionRecord]]:
     _open.records = previous
 
 
-def report(record: AttentionRecord) -> None:
+def report(record: Record) -> None:
   """Adds a record to the open recorder, if there is one; attention layers do so in `call`."""
   if _open.records is not None:
     _open.records.append(record)

@@ -80,6 +80,11 @@ class NormalizedAttention(keras.layers.Layer):
     Returns:
       [batch, queries, heads * value channels], activated.
     """
+    return self._activation(self.read(query, key, value, training, key_size))
+
+  def read(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, training: bool = False,
+           key_size: Optional[tuple[Dimension, Dimension]] = None) -> tf.Tensor:
+    """Returns the attention as `call` does, before the activation."""
     weights = self.attention_weights(query, key, training)
     report(AttentionRecord(self, (query, key, value), weights, key_size))
     queries, keys = query.shape[2], key.shape[2]
@@ -90,7 +95,7 @@ class NormalizedAttention(keras.layers.Layer):
     output = tf.matmul(tf.cast(weights, value.dtype), value)
     if not on_values:
       output = self.norm_output(output, training=training)
-    return merge_heads(self._activation(output))
+    return merge_heads(output)
 
   def attention_weights(self, query: tf.Tensor, key: tf.Tensor, training: bool) -> tf.Tensor:
     """Returns the attention weights, float32 [batch, heads, queries, keys]."""
@@ -109,7 +114,8 @@ class DualPathLayer(keras.layers.Layer):
   """One exchange between the pixel path and the memory path."""
 
   def __init__(self, pixel_channels: int, memory_channels: int, options: DualPathOptions,
-               norm: NormFactory, keep_prob: float = 1.0):
+               norm: NormFactory, keep_prob: float = 1.0,
+               pixel_attention: Optional[keras.layers.Layer] = None):
     """Initializes the layer.
 
     Args:
@@ -118,6 +124,8 @@ class DualPathLayer(keras.layers.Layer):
       options: Sizes and switches.
       norm: Factory of the batch norms.
       keep_prob: Probability that a branch is kept in training (drop path), in (0, 1].
+      pixel_attention: With P2M, the layer by which pixels read the memory if it is another one
+        than NormalizedAttention; a subclass then calls it.
 
     Raises:
       ValueError: The channels are not divisible by the number of heads.
@@ -156,7 +164,8 @@ class DualPathLayer(keras.layers.Layer):
     self.feed_forward2 = Projection(options.feed_forward_channels, memory_channels, norm,
                                     zero_gamma=True)
     if options.pixel_to_memory:
-      self.pixel_attention = NormalizedAttention(values, options.num_heads, norm, activation)
+      self.pixel_attention = pixel_attention or NormalizedAttention(
+          values, options.num_heads, norm, activation)
       self.pixel_conv3 = Projection(values, pixel_channels, norm, zero_gamma=True)
 
   def call(self, pixels: tf.Tensor, memory: tf.Tensor,
@@ -171,37 +180,61 @@ class DualPathLayer(keras.layers.Layer):
     Returns:
       The updated pixels (before the activation) and memory, of the same shapes.
     """
+    return self.exchange(pixels, memory, *self.bottlenecks(pixels, memory, training), training)
+
+  def bottlenecks(self, pixels: tf.Tensor, memory: tf.Tensor,
+                  training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns both paths with `bottleneck_channels`, the pixels [batch, height * width, ...]."""
     batch, height, width, channels = dimensions(pixels)
     flat = tf.reshape(pixels, [batch, height * width, channels])
-    heads = self.options.num_heads
     # The paper activates every input; as in DeepLab2, the memory is taken as it is.
-    memory_qkv = self.memory_qkv(self.memory_conv1(memory, training=training), training=training)
-    pixel_qkv = self.pixel_qkv(
-        self.pixel_conv1(self._activation(flat), training=training), training=training)
-    memory_qkv = [split_heads(t, heads) for t in split_channels(memory_qkv, self.memory_sizes)]
-    pixel_qkv = [split_heads(t, heads) for t in split_channels(pixel_qkv, self.pixel_sizes)]
+    return (self.pixel_conv1(self._activation(flat), training=training),
+            self.memory_conv1(memory, training=training))
 
-    new_memory = self._read_all(memory, memory_qkv, pixel_qkv, (height, width), training)
+  def exchange(self, pixels: tf.Tensor, memory: tf.Tensor, narrow_pixels: tf.Tensor,
+               narrow_memory: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """Updates both paths by what their `bottlenecks` read of each other."""
+    memory_qkv, pixel_qkv = self.projections(narrow_pixels, narrow_memory, training)
+    size = dimensions(pixels)[1:3]
+    read = self.memory_attention(*self.memory_reads(memory_qkv, pixel_qkv), training=training,
+                                 key_size=size)
+    new_memory = self.update_memory(memory, read, training)
     if not self.options.pixel_to_memory:
       return pixels, new_memory
     # Pixels attend to the memory as it was before this layer.
     read = self.pixel_attention(pixel_qkv[0], memory_qkv[1], memory_qkv[2], training=training)
-    branch = self.pixel_conv3(read, training=training)
-    branch = tf.reshape(branch, [batch, height, width, channels])
-    return pixels + drop_path(branch, self.keep_prob, training), new_memory
+    return self.update_pixels(pixels, read, training), new_memory
 
-  def _read_all(self, memory, memory_qkv, pixel_qkv, pixel_size, training):
-    """Returns the memory after M2P and M2M, under one softmax, and the feed-forward network."""
+  def projections(self, narrow_pixels: tf.Tensor, narrow_memory: tf.Tensor,
+                  training: bool) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Returns queries, keys and values of the memory and of the pixels, by head."""
+    memory_qkv = self.memory_qkv(narrow_memory, training=training)
+    pixel_qkv = self.pixel_qkv(narrow_pixels, training=training)
+    heads = self.options.num_heads
+    return ([split_heads(t, heads) for t in split_channels(memory_qkv, self.memory_sizes)],
+            [split_heads(t, heads) for t in split_channels(pixel_qkv, self.pixel_sizes)])
+
+  def memory_reads(self, memory_qkv: list[tf.Tensor],
+                   pixel_qkv: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns queries, keys and values of M2P and M2M, which are under one softmax."""
     key, value = pixel_qkv[-2:]
     if self.options.memory_to_memory:
       key = tf.concat([key, memory_qkv[1]], axis=2)
       value = tf.concat([value, memory_qkv[2]], axis=2)
-    read = self.memory_attention(memory_qkv[0], key, value, training=training,
-                                 key_size=pixel_size)
+    return memory_qkv[0], key, value
+
+  def update_memory(self, memory: tf.Tensor, read: tf.Tensor, training: bool) -> tf.Tensor:
+    """Returns the memory after what it read, [batch, queries, values], and after the
+    feed-forward network."""
     branch = self.memory_conv3(read, training=training)
     memory = self._activation(memory + drop_path(branch, self.keep_prob, training))
     branch = self.feed_forward2(self.feed_forward1(memory, training=training), training=training)
     return self._activation(memory + drop_path(branch, self.keep_prob, training))
+
+  def update_pixels(self, pixels: tf.Tensor, read: tf.Tensor, training: bool) -> tf.Tensor:
+    """Returns the pixels after what they read, [batch, height * width, values]."""
+    branch = tf.reshape(self.pixel_conv3(read, training=training), dimensions(pixels))
+    return pixels + drop_path(branch, self.keep_prob, training)
 
 
 class DualPathLayers(NamedTuple):

@@ -5,7 +5,7 @@ stride 4 and back; after all stacks the decoder ends with one more walk to strid
 """
 
 import functools
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, Union
 
 import tensorflow as tf
 
@@ -45,37 +45,45 @@ class Hourglass(keras.layers.Layer):
     stages: One BlockGroup per step.
   """
 
-  def __init__(self, *, strides: Sequence[int], features: Sequence[Feature], num_blocks: int,
-               width: float, options: BlockGroupOptions, norm: NormFactory,
-               query_layers: Optional[QueryLayers] = None, first_step: int = 1):
+  def __init__(self, *, strides: Sequence[int], features: Sequence[Feature],
+               num_blocks: Union[int, Sequence[int]], width: float, options: BlockGroupOptions,
+               norm: NormFactory, query_layers: Optional[QueryLayers] = None, first_step: int = 1,
+               stage_strides: Optional[Sequence[int]] = None):
     """Initializes the layer.
 
     Args:
       strides: Strides of the steps.
       features: Input features before their activation, the oldest first; the walk starts at the
         last.
-      num_blocks: Blocks per step.
+      num_blocks: Blocks per step, or the blocks of each step.
       width: Factor on the channels of all steps.
       options: Options that all stages of the network share.
       norm: Factory of the batch norms.
       query_layers: Factory of the query layers, see block_group.QueryLayers.
       first_step: Number of the first step in the whole walk, from 1.
+      stage_strides: For each step, the stride in the network without dilation, which decides the
+        kind and the width of its blocks. By default blocks at the lowest resolution are those of
+        stride 32, whatever the output stride.
     """
     super().__init__()
     self.first_step = first_step
     self.outputs, self.fuses, self.stages, self._inputs = [], [], [], []
+    if stage_strides is None:
+      stage_strides = [32 if stride == options.output_stride else stride for stride in strides]
+    if isinstance(num_blocks, int):
+      num_blocks = [num_blocks] * len(strides)
     features, current = list(features), features[-1]
-    for step, stride in enumerate(strides, first_step):
-      fused = [current] + [f for f in features if f.stride == stride][-_SHORTCUTS:]
-      is_lowest = stride == options.output_stride
-      # Blocks at the lowest resolution are those of stride 32, whatever the output stride.
-      channels = round((32 if is_lowest else stride) * 64 * width) // 4 * 4
+    steps = zip(strides, stage_strides, num_blocks)
+    for step, (stride, stage, blocks) in enumerate(steps, first_step):
+      earlier = [f for f in features if f.stride == stride and f is not current]
+      fused = [current] + earlier[-_SHORTCUTS:]
+      channels = round(stage * 64 * width) // 4 * 4
       self.fuses.append(ResizedFuse([f.channels for f in fused], [f.stride for f in fused],
                                     channels, stride, norm=norm,
                                     activation=options.block.activation))
       self.stages.append(BlockGroup(
-          in_channels=channels, filters=channels // 4, num_blocks=num_blocks, stride=1,
-          input_stride=32 if is_lowest else stride, options=options, norm=norm,
+          in_channels=channels, filters=channels // 4, num_blocks=blocks, stride=1,
+          input_stride=stage, options=options, norm=norm,
           query_layer=query_layers and functools.partial(query_layers, stride)))
       self._inputs.append([f.name for f in fused])
       current = Feature(f'decoder{step}', stride, channels)

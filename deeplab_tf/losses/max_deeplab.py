@@ -93,7 +93,18 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     Raises:
       ValueError: The sizes of outputs and targets do not fit.
     """
-    outputs = {name: tf.cast(outputs[name], tf.float32) for name in self._outputs_used()}
+    outputs = {name: tf.cast(outputs[name], tf.float32) for name in self.outputs_used(outputs)}
+    matched = self.match(outputs, targets, matching)
+    losses, weights, statistics = self.terms(outputs, targets, matched)
+    images = tf.shape(matched.costs)[:1]
+    total = tf.add_n(list(losses.values()) or [tf.zeros(images)])
+    statistics = {name: tf.stop_gradient(value) for name, value in statistics.items()}
+    checks = criterion.are_finite({**outputs, 'matching_costs': matched.costs, **losses})
+    return criterion.CriterionResult(losses, weights, total, statistics, checks)
+
+  def match(self, outputs: dict[str, tf.Tensor], targets: MaskTargets,
+            matching: Optional[tf.Tensor] = None) -> 'MatchedTargets':
+    """Compares the outputs with the targets and matches them; see `image_losses`."""
     scaled = _read_targets(targets, self._ignore_label, *outputs['mask_logits'].shape[1:3])
     found, recognition, segmentation = _compare(outputs, scaled)
     costs = pq_style.matching_costs(recognition, segmentation, self._similarity)
@@ -101,15 +112,20 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
       # `checks` reports costs that are not finite; here they must not stop either solver.
       finite_costs = tf.where(tf.math.is_finite(costs), costs, 0.)
       matching = matchers.match(finite_costs, scaled.real, self._solver)
-    match = pq_style.matched(matching, recognition, segmentation)
+    pairs = pq_style.matched(matching, recognition, segmentation)
+    return MatchedTargets(scaled, found, costs, matching, pairs)
 
+  def terms(self, outputs: dict[str, tf.Tensor], targets: MaskTargets,
+            matched: 'MatchedTargets') -> tuple[dict, dict, dict]:
+    """Returns the weighted terms, float32 [batch]; their weights; and statistics, float32 []."""
+    scaled, match = matched.scaled, matched.pairs
     losses = {}
     statistics = _matching_statistics(match)
     if self._pq_style_weight:
-      losses.update(self._pq_style(found, match, outputs['class_logits'], scaled))
+      losses.update(self._pq_style(matched.found, match, outputs['class_logits'], scaled))
     if self._mask_id_term.weight:
       loss, statistics['mask_id_accuracy'] = self._mask_id(
-          outputs['mask_logits'], scaled, matching)
+          outputs['mask_logits'], scaled, matched.matching)
       losses['mask_id_cross_entropy_loss'] = loss
     if self._instance_term.weight:
       loss, statistics['instance_discrimination_accuracy'] = self._instance_discrimination(
@@ -117,13 +133,29 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
       losses['instance_discrimination_loss'] = loss
     if self._semantic_term.weight:
       losses['semantic_loss'] = self._semantic(outputs['semantic_logits'], targets)
-    total = tf.add_n(list(losses.values()) or [tf.zeros_like(costs[:, 0, 0])])
-    statistics = {name: tf.stop_gradient(value) for name, value in statistics.items()}
-    checks = criterion.are_finite({**outputs, 'matching_costs': costs, **losses})
-    weights = {name: self._weights[name] for name in losses}
-    return criterion.CriterionResult(losses, weights, total, statistics, checks)
+    return losses, {name: self._weights[name] for name in losses}, statistics
 
-  def _outputs_used(self) -> list[str]:
+  def mask_terms(self, mask_logits: tf.Tensor, matched: 'MatchedTargets') -> dict[str, tf.Tensor]:
+    """Returns the terms of other masks of the same queries that need no classes.
+
+    They are the dice term, with the weights of the matching, and the mask-ID cross-entropy.
+
+    Args:
+      mask_logits: float32 [batch, h, w, queries], in the resolution of those that were matched.
+      matched: The matching.
+    """
+    losses = {}
+    if self._pq_style_weight:
+      losses['pq_style_loss_mask_dice_term'] = self._pq_style_weight * pq_style.dice_term(
+          _overlaps(mask_logits, matched.scaled), matched.pairs, self._similarity)
+    if self._mask_id_term.weight:
+      losses['mask_id_cross_entropy_loss'] = self._mask_id(mask_logits, matched.scaled,
+                                                           matched.matching)[0]
+    return losses
+
+  def outputs_used(self, outputs: dict[str, tf.Tensor]) -> list[str]:
+    """Returns the names of the outputs that the losses read."""
+    del outputs  # For subclasses, whose networks have more.
     names = ['mask_logits', 'class_logits']
     if self._instance_term.weight:
       names.append('pixel_features')
@@ -132,7 +164,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     return names
 
   def _pq_style(self, found: pq_style.Overlaps, match: pq_style.Matched,
-                class_logits: tf.Tensor, scaled: '_ScaledTargets') -> dict[str, tf.Tensor]:
+                class_logits: tf.Tensor, scaled: 'ScaledTargets') -> dict[str, tf.Tensor]:
     dice_term = pq_style.dice_term(found, match, self._similarity)
     class_term = pq_style.class_term(
         found, match, class_logits, scaled.mask_classes,
@@ -140,7 +172,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     return {'pq_style_loss_mask_dice_term': self._pq_style_weight * dice_term,
             'pq_style_loss_class_term': self._pq_style_weight * class_term}
 
-  def _mask_id(self, mask_logits: tf.Tensor, scaled: '_ScaledTargets',
+  def _mask_id(self, mask_logits: tf.Tensor, scaled: 'ScaledTargets',
                matching: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weighted loss, float32 [batch], and the accuracy, float32 []."""
     on_mask = scaled.mask_ids >= 0
@@ -154,7 +186,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
     return self._mask_id_term.weight * loss(queries, mask_logits, counted), accuracy
 
   def _instance_discrimination(self, features: tf.Tensor,
-                               scaled: '_ScaledTargets') -> tuple[tf.Tensor, tf.Tensor]:
+                               scaled: 'ScaledTargets') -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weighted loss, float32 [batch], and the accuracy, float32 []."""
     masks = scaled.mask_classes.shape[1]
     top_k_percent = self._instance_term.top_k_percent
@@ -179,7 +211,7 @@ class MaXDeepLabCriterion(criterion.PerImageCriterion):
         targets.semantic_map, semantic_logits, targets.semantic_weights)
 
 
-class _ScaledTargets(NamedTuple):
+class ScaledTargets(NamedTuple):
   """Targets at the resolution of the mask logits.
 
   Attributes:
@@ -196,8 +228,25 @@ class _ScaledTargets(NamedTuple):
   real: tf.Tensor
 
 
+class MatchedTargets(NamedTuple):
+  """Targets and their matching with the queries.
+
+  Attributes:
+    scaled: The targets.
+    found: Overlaps of queries and masks.
+    costs: float32 [batch, queries, masks], the matching costs.
+    matching: int32 [batch, masks], the query of each mask, -1 for none.
+    pairs: The matched pairs.
+  """
+  scaled: ScaledTargets
+  found: pq_style.Overlaps
+  costs: tf.Tensor
+  matching: tf.Tensor
+  pairs: pq_style.Matched
+
+
 def _read_targets(targets: MaskTargets, ignore_label: int, height: int,
-                  width: int) -> _ScaledTargets:
+                  width: int) -> ScaledTargets:
   mask_ids = subsample(targets.mask_ids, height, width)
   row = tf.maximum(mask_ids, 0)
   used = targets.mask_classes >= 0
@@ -205,7 +254,7 @@ def _read_targets(targets: MaskTargets, ignore_label: int, height: int,
   mask_ids = tf.where(on_mask, mask_ids, -1)
   flat_ids = tf.reshape(mask_ids, [-1, height * width])
   area = cost.mask_areas(flat_ids, targets.mask_classes.shape[1])
-  return _ScaledTargets(
+  return ScaledTargets(
       mask_ids=mask_ids,
       labeled=tf.not_equal(subsample(targets.semantic_map, height, width), ignore_label),
       on_thing=on_mask & tf.gather(targets.mask_isthing, row, batch_dims=1),
@@ -214,14 +263,18 @@ def _read_targets(targets: MaskTargets, ignore_label: int, height: int,
 
 
 def _compare(outputs: dict[str, tf.Tensor],
-             scaled: _ScaledTargets) -> tuple[pq_style.Overlaps, tf.Tensor, tf.Tensor]:
-  height, width, queries = outputs['mask_logits'].shape[1:]
-  pixels = height * width
-  logits = tf.reshape(outputs['mask_logits'], [-1, pixels, queries])
-  found = pq_style.overlaps(
-      tf.nn.softmax(logits), tf.reshape(scaled.mask_ids, [-1, pixels]),
-      tf.reshape(scaled.labeled, [-1, pixels]), scaled.mask_classes.shape[1])
+             scaled: ScaledTargets) -> tuple[pq_style.Overlaps, tf.Tensor, tf.Tensor]:
+  found = _overlaps(outputs['mask_logits'], scaled)
   return found, *pq_style.similarities(found, outputs['class_logits'], scaled.mask_classes)
+
+
+def _overlaps(mask_logits: tf.Tensor, scaled: ScaledTargets) -> pq_style.Overlaps:
+  height, width, queries = mask_logits.shape[1:]
+  pixels = height * width
+  return pq_style.overlaps(
+      tf.nn.softmax(tf.reshape(mask_logits, [-1, pixels, queries])),
+      tf.reshape(scaled.mask_ids, [-1, pixels]), tf.reshape(scaled.labeled, [-1, pixels]),
+      scaled.mask_classes.shape[1])
 
 
 def _matching_statistics(match: pq_style.Matched) -> dict[str, tf.Tensor]:

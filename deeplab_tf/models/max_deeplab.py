@@ -18,7 +18,7 @@ the other differences.
 """
 
 import functools
-from typing import Optional
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -32,11 +32,13 @@ from deeplab_tf.compat import keras
 from deeplab_tf.heads import convolution_head
 from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.heads.mask_head import MaskHead
+from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers import hourglass
 from deeplab_tf.layers.block_group import BlockGroup
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathLayers, DualPathOptions
 from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.hourglass import Hourglass
+from deeplab_tf.layers.normalization import NormFactory
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.losses.max_deeplab import MaXDeepLabCriterion
 from deeplab_tf.models._keras_model import KerasModel
@@ -72,10 +74,12 @@ class MaXDeepLab(KerasModel):
                num_queries: int,
                memory_channels: int,
                semantic_decoder: Optional[ASPPDecoder] = None,
-               semantic_head: Optional[ConvolutionHead] = None):
+               semantic_head: Optional[ConvolutionHead] = None,
+               activation: str = 'relu'):
     """Initializes the model from its layers, the attributes of the class.
 
-    `num_queries` and `memory_channels` are the sizes of the initial memory.
+    `num_queries` and `memory_channels` are the sizes of the initial memory, and `activation` is the
+    name of the activation of the features before the heads.
     """
     super().__init__(dataset_info)
     self.queries = self.add_weight('queries', (1, num_queries, memory_channels),
@@ -86,6 +90,7 @@ class MaXDeepLab(KerasModel):
     self.mask_head = mask_head
     self.semantic_decoder = semantic_decoder
     self.semantic_head = semantic_head
+    self._activation = activation_lib.by_name(activation)
 
   # === Forward pass ===
 
@@ -105,13 +110,26 @@ class MaXDeepLab(KerasModel):
       ceil(width / 4), except that with a semantic decoder `semantic_logits` have the size of the
       last feature in `auxiliary_low_level`.
     """
-    memory = tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
-    features, memory = self.backbone(images, memory, training=training)
+    features, memory = self.backbone(images, self.initial_memory(images), training=training)
+    features, memory = self.decode(features, memory, training)
+    return self.predict_masks(features, memory, training)
+
+  def initial_memory(self, images: tf.Tensor) -> tf.Tensor:
+    """Returns the memory before the first layer, [batch, queries, memory channels]."""
+    return tf.cast(tf.tile(self.queries, [dimensions(images)[0], 1, 1]), images.dtype)
+
+  def decode(self, features: dict[str, tf.Tensor], memory: Any,
+             training: bool) -> tuple[dict[str, tf.Tensor], Any]:
+    """Runs the layers between backbone and heads; returns their features, and the memory."""
     features['extra'], memory = self.extra_stage(features[self.backbone.decoder_inputs[-1].name],
                                                  memory, training=training)
-    features, memory = self.pixel_decoder(features, memory, training=training)
+    return self.pixel_decoder(features, memory, training=training)
+
+  def predict_masks(self, features: dict[str, tf.Tensor], memory: tf.Tensor,
+                    training: bool) -> dict[str, tf.Tensor]:
+    """Returns the outputs of `call`."""
     # Features are passed on before their activation.
-    pixels = tf.nn.relu(features[self.pixel_decoder.outputs[-1].name])
+    pixels = self._activation(features[self.pixel_decoder.outputs[-1].name])
     outputs = self.mask_head(memory, pixels, training=training)
     if self.semantic_head is not None:
       semantic = self._semantic_feature(features, training)
@@ -128,7 +146,7 @@ class MaXDeepLab(KerasModel):
     """
     if self.semantic_decoder is not None:
       return self.semantic_decoder(features, training=training)
-    return tf.nn.relu(features[first_at_lowest_stride(self.pixel_decoder).name])
+    return self._activation(features[first_at_lowest_stride(self.pixel_decoder).name])
 
 
 def first_at_lowest_stride(decoder: Hourglass) -> Feature:
@@ -151,62 +169,90 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
     ConfigError: The backbone is not one of MaX-DeepLab's, or the numbers of decoder stacks
       contradict each other; the message says what is allowed.
   """
-  model_options, options = config.model_options, config.model_options.max_deeplab
+  options = config.model_options.max_deeplab
+  network, variant = configured(config.model_options.backbone, options)
   norm = models.norm_factory(config.trainer_options.solver_options)
-  network, variant = _variant(model_options.backbone, options)
-  memory_channels, groups = variant.memory_channels, network.groups
   dual_path_layers = DualPathLayers(
       DualPathOptions(
           channels=variant.transformer_channels,  # Of the keys, for an input of stride 16.
           feed_forward_channels=options.feed_forward_channels,
           pixel_to_memory=options.pixel_to_memory_attention,
-          memory_to_memory=options.memory_to_memory_attention),
-      memory_channels, norm, variant.transformer_beyond_stride)
+          memory_to_memory=options.memory_to_memory_attention,
+          activation=network.groups.block.activation),
+      variant.memory_channels, norm, variant.transformer_beyond_stride)
   backbone = TwoPathNetwork(network, norm, dual_path_layers)
 
   # As in DeepLab2 it has the width and dual-path channels of stage 5, whose input has stride 16,
   # and the blocks for an input of stride 32, whatever the output stride is.
-  extra_stage = BlockGroup(
-      in_channels=backbone.decoder_inputs[-1].channels, filters=round(16 * 32 * network.width),
-      num_blocks=variant.decoder_blocks, stride=1, input_stride=32, options=groups, norm=norm,
-      query_layer=functools.partial(dual_path_layers, 16))
+  extra_stage = after_stage5(backbone, variant.decoder_blocks, dual_path_layers, norm)
   # The decoder starts from this feature in place of the backbone's last one.
-  extra = Feature('extra', groups.output_stride, extra_stage.channels)
+  extra = Feature('extra', network.groups.output_stride, extra_stage.channels)
   stacks = variant.decoder_stacks - network.decoder_stacks
   pixel_decoder = Hourglass(
-      strides=hourglass.walk(groups.output_stride, stacks),
+      strides=hourglass.walk(network.groups.output_stride, stacks),
       features=[*backbone.decoder_inputs[:-1], extra], num_blocks=variant.decoder_blocks,
-      width=network.width, options=groups, norm=norm, query_layers=dual_path_layers,
+      width=network.width, options=network.groups, norm=norm, query_layers=dual_path_layers,
       first_step=1 + (len(backbone.decoder.outputs) if backbone.decoder else 0))
+  model = MaXDeepLab(
+      dataset_info=dataset_info, backbone=backbone, extra_stage=extra_stage,
+      pixel_decoder=pixel_decoder,
+      **heads(config, options, dataset_info, backbone, pixel_decoder, variant, stacks,
+              for_inference))
+  model.describe_by(config, for_inference)
+  return model
 
+
+def after_stage5(backbone: TwoPathNetwork, num_blocks: int, query_layers,
+                 norm: NormFactory) -> BlockGroup:
+  """Returns a stage of the width of stage 5 that follows a backbone."""
+  return BlockGroup(
+      in_channels=backbone.decoder_inputs[-1].channels,
+      filters=round(16 * 32 * backbone.options.width), num_blocks=num_blocks, stride=1,
+      input_stride=32, options=backbone.options.groups, norm=norm,
+      query_layer=functools.partial(query_layers, 16))
+
+
+def heads(config, options, dataset_info: DatasetInfo, backbone: TwoPathNetwork,
+          pixel_decoder: Hourglass, variant: backbones.MaskTransformerOptions, stacks: int,
+          for_inference: bool) -> dict[str, Any]:
+  """Returns what MaXDeepLab takes besides the layers before the heads.
+
+  Args:
+    config: ExperimentOptions.
+    options: MaXDeepLabOptions, or others with the same fields of heads and queries.
+    dataset_info: The classes.
+    backbone: The backbone.
+    pixel_decoder: The pixel decoder.
+    variant: Numbers of channels.
+    stacks: Number of stacks of the pixel decoder.
+    for_inference: Whether to leave out the auxiliary semantic head and its decoder.
+  """
+  norm = models.norm_factory(config.trainer_options.solver_options)
+  activation = backbone.options.groups.block.activation
   # The paper's 2Conv, which predicts g.
   pixel_head = convolution_head.build(options.pixel_space_head, pixel_decoder.outputs[-1].channels,
-                                      norm)
+                                      norm, activation=activation)
   # num_classes may count the ignored class too, so the mask head takes the number of class ids.
   mask_head = MaskHead(
-      memory_channels=memory_channels, feature_channels=variant.feature_channels,
+      memory_channels=variant.memory_channels, feature_channels=variant.feature_channels,
       pixel_head=pixel_head, pixel_channels=options.pixel_space_head.output_channels,
-      num_classes=len(dataset_info.class_ids), norm=norm)
+      num_classes=len(dataset_info.class_ids), norm=norm, activation=activation)
   semantic_decoder = semantic_head = None
   if options.HasField('auxiliary_semantic_head') and not for_inference:
     semantic_channels = first_at_lowest_stride(pixel_decoder).channels
     if not stacks:
       semantic_decoder = aspp_decoder.build(
-          model_options.decoder, options.auxiliary_low_level, backbone.features,
-          config.train_dataset_options.crop_size, norm)
+          config.model_options.decoder, options.auxiliary_low_level, backbone.features,
+          config.train_dataset_options.crop_size, norm, activation)
       semantic_channels = semantic_decoder.channels
     semantic_head = convolution_head.build(options.auxiliary_semantic_head, semantic_channels,
-                                           norm, dataset_info.num_classes)
-  model = MaXDeepLab(
-      dataset_info=dataset_info, backbone=backbone, extra_stage=extra_stage,
-      pixel_decoder=pixel_decoder, mask_head=mask_head, num_queries=options.num_queries,
-      memory_channels=memory_channels, semantic_decoder=semantic_decoder,
-      semantic_head=semantic_head)
-  model.describe_by(config, for_inference)
-  return model
+                                           norm, dataset_info.num_classes, activation)
+  return {'mask_head': mask_head, 'num_queries': options.num_queries,
+          'memory_channels': variant.memory_channels, 'semantic_decoder': semantic_decoder,
+          'semantic_head': semantic_head, 'activation': activation}
 
 
-def _variant(backbone_options, options):
+def configured(backbone_options, options):
   """Returns the backbone's NetworkOptions and MaskTransformerOptions, changed by the config.
 
   Raises:
@@ -249,11 +295,15 @@ def parameter_groups(model: MaXDeepLab, solver) -> list[ParameterGroup]:
   The pre-trained variables are those of the backbone except its dual-path layers;
   backbone_learning_rate_multiplier applies to them (section 4 and A.6).
   """
-  not_pretrained = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
-                    for v in layer.trainable_variables}
-  backbone = [v for v in model.backbone.trainable_variables if id(v) not in not_pretrained]
-  return architecture.parameter_groups(model.trainable_variables, backbone,
+  return architecture.parameter_groups(model.trainable_variables, pretrained_variables(model),
                                        solver.backbone_learning_rate_multiplier)
+
+
+def pretrained_variables(model: MaXDeepLab) -> list[tf.Variable]:
+  """Returns the trainable variables of the backbone without those of its dual-path layers."""
+  others = {id(v) for layer in model.backbone.submodules if isinstance(layer, DualPathLayer)
+            for v in layer.trainable_variables}
+  return [v for v in model.backbone.trainable_variables if id(v) not in others]
 
 
 def inference_variables(model: MaXDeepLab) -> list[tf.Variable]:
@@ -281,26 +331,37 @@ def build_criterion(config, dataset_info):
   Raises:
     ConfigError: There is a semantic loss, but no semantic head.
   """
+  return MaXDeepLabCriterion(**criterion_options(config, dataset_info))
+
+
+def criterion_options(config, dataset_info) -> dict[str, Any]:
+  """Returns the arguments of MaXDeepLabCriterion, for max_deeplab and what has its losses.
+
+  Raises:
+    ConfigError: See `build_criterion`.
+  """
   losses = config.trainer_options.loss_options
-  options = config.model_options.max_deeplab
+  name = config.model_options.WhichOneof('meta_architecture')
+  options = getattr(config.model_options, name)
   term = functools.partial(models.loss_term, config)
   semantic_weight = term('semantic_loss').weight
   if semantic_weight and not options.HasField('auxiliary_semantic_head'):
     raise ConfigError(
         f'trainer_options.loss_options.semantic_loss has weight {semantic_weight:g} and needs '
-        'model_options.max_deeplab.auxiliary_semantic_head, which is not set: set it, or clear '
+        f'model_options.{name}.auxiliary_semantic_head, which is not set: set it, or clear '
         'semantic_loss')
-  return MaXDeepLabCriterion(
-      ignore_label=dataset_info.ignore_label,
-      pq_style_weight=term('pq_style_loss').weight,
-      mask_id_term=term('mask_id_cross_entropy_loss'),
-      instance_discrimination_term=term('instance_discrimination_loss'),
-      semantic_term=term('semantic_loss'),
-      sample_k=options.instance_discrimination_sample_k,
-      sample_temperature=options.instance_discrimination_sample_temperature,
-      similarity=losses.Similarity.Name(losses.pq_style_similarity).lower(),
-      negatives=losses.Negatives.Name(losses.pq_style_negatives).lower(),
-      solver=models.matching_solver(config))
+  return {
+      'ignore_label': dataset_info.ignore_label,
+      'pq_style_weight': term('pq_style_loss').weight,
+      'mask_id_term': term('mask_id_cross_entropy_loss'),
+      'instance_discrimination_term': term('instance_discrimination_loss'),
+      'semantic_term': term('semantic_loss'),
+      'sample_k': options.instance_discrimination_sample_k,
+      'sample_temperature': options.instance_discrimination_sample_temperature,
+      'similarity': losses.Similarity.Name(losses.pq_style_similarity).lower(),
+      'negatives': losses.Negatives.Name(losses.pq_style_negatives).lower(),
+      'solver': models.matching_solver(config),
+  }
 
 
 def build_postprocessor(config, dataset_info, static_shapes: bool = False):

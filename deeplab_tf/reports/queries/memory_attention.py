@@ -4,7 +4,7 @@ from typing import Iterable, NamedTuple
 
 import tensorflow as tf
 
-from deeplab_tf.layers.attention_records import AttentionRecord
+from deeplab_tf.layers.attention_records import AttentionRecord, Record
 from deeplab_tf.layers.shapes import Dimension, dimensions
 
 
@@ -34,7 +34,7 @@ class MemoryReading(NamedTuple):
     return tf.reduce_sum(self.weights[..., self.height * self.width:], axis=-1)
 
 
-def readings(records: Iterable[AttentionRecord]) -> list[MemoryReading]:
+def readings(records: Iterable[Record]) -> list[MemoryReading]:
   """Returns the attention to pixels among the records of a network, in the order of execution.
 
   Args:
@@ -42,4 +42,4 @@ def readings(records: Iterable[AttentionRecord]) -> list[MemoryReading]:
       it has dual-path layers or a transformer decoder.
   """
   return [MemoryReading(record.weights, *record.key_size) for record in records
-          if record.key_size is not None]
+          if isinstance(record, AttentionRecord) and record.key_size is not None]
