@@ -217,7 +217,9 @@ def _variant(backbone_options, options):
                       f'{", ".join(allowed)} {with_or_without} its stronger_decoder.'
                       f'{modules.nearest(name, allowed)}')
   variants = axial_resnet.VARIANTS if options.stronger_decoder else max_backbones.VARIANTS
-  network = block_group_network.configured(variants[name], backbone_options)
+  network = max_deeplab.with_blocks_of_kind(
+      block_group_network.configured(variants[name], backbone_options),
+      options.pixel_to_pixel_attention)
   variant = max_backbones.MASK_TRANSFORMERS[BASELINE]._replace(
       memory_channels=options.memory_channels, feature_channels=options.memory_channels,
       transformer_channels=options.transformer_channels)

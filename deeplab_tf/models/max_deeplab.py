@@ -26,7 +26,7 @@ from deeplab_tf import architecture, models, modules
 from deeplab_tf.architecture import Architecture, ParameterGroup, TargetForm
 from deeplab_tf.backbones import block_group_network
 from deeplab_tf.backbones import max_deeplab as backbones
-from deeplab_tf.backbones.block_group_network import TwoPathNetwork
+from deeplab_tf.backbones.block_group_network import NetworkOptions, TwoPathNetwork
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.compat import keras
 from deeplab_tf.heads import convolution_head
@@ -45,6 +45,7 @@ from deeplab_tf.models._keras_model import KerasModel
 from deeplab_tf.pixel_decoders import aspp_decoder
 from deeplab_tf.pixel_decoders.aspp_decoder import ASPPDecoder
 from deeplab_tf.postprocessing import mask_transformer
+from deeplab_tf.protos import model_pb2
 from deeplab_tf.tasks import Task
 from deeplab_tf.user_errors import ConfigError
 
@@ -276,9 +277,7 @@ def configured(backbone_options, options):
   }
   variant = variant._replace(**{own: getattr(options, field) for own, field in changed.items()
                                 if options.HasField(field)})
-  kind = options.pixel_to_pixel_attention
-  if kind != options.VARIANT_DEFAULT:
-    network = network.with_groups(axial_beyond_stride=16 if kind == options.AXIAL else 0)
+  network = with_blocks_of_kind(network, options.pixel_to_pixel_attention)
   if options.HasField('num_backbone_decoder_stacks'):
     network = network._replace(decoder_stacks=options.num_backbone_decoder_stacks)
   if not 0 <= network.decoder_stacks <= variant.decoder_stacks:
@@ -287,6 +286,14 @@ def configured(backbone_options, options):
         f'must be from 0 to num_decoder_stacks, {variant.decoder_stacks}, which includes the '
         'pre-trained stacks')
   return network, variant
+
+
+def with_blocks_of_kind(network: NetworkOptions, kind: int) -> NetworkOptions:
+  """Returns the network with the blocks from stride 16 on of a PixelToPixelAttention."""
+  kinds = model_pb2.ModelOptions.MaXDeepLabOptions
+  if kind == kinds.VARIANT_DEFAULT:
+    return network
+  return network.with_groups(axial_beyond_stride=16 if kind == kinds.AXIAL else 0)
 
 
 def parameter_groups(model: MaXDeepLab, solver) -> list[ParameterGroup]:
