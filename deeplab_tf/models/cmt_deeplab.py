@@ -95,35 +95,57 @@ class CMTDeepLab(MaXDeepLab):
       [0, 1]; and all outputs of the first of two networks, named 'first_network/mask_logits' and so
       on.
     """
-    outputs, feature = {}, None
+    outputs, recursive = {}, None
     if self.first_network is not None:
-      first, feature = self.first_network.run(images, training, training)
+      first = self.first_network
+      features, memory = first.extract(images, training)
+      recursive = features[first.pixel_decoder.outputs[-1].name]
       if training:
-        outputs = {FIRST_NETWORK + name: value for name, value in first.items()}
-    last, _ = self.run(images, training, training or all_predictions, feature)
-    return {**last, **outputs}
+        outputs = {FIRST_NETWORK + name: value
+                   for name, value in first.predict(features, memory, training, True).items()}
+    features, memory = self.extract(images, training, recursive)
+    return {**self.predict(features, memory, training, training or all_predictions), **outputs}
 
-  def run(self, images: tf.Tensor, training: bool, all_predictions: bool,
-          recursive: Optional[tf.Tensor] = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Runs one network.
+  def call_all_layers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the outputs at inference with those of clustering layers; see `call`."""
+    return self(images, training=False, all_predictions=True)
+
+  @property
+  def first_prediction(self) -> int:
+    """Number of the layer after which the first masks are there."""
+    return 1
+
+  def extract(self, images: tf.Tensor, training: bool, recursive: Optional[tf.Tensor] = None
+              ) -> tuple[dict[str, tf.Tensor], Union[tf.Tensor, Clusters]]:
+    """Runs one network up to its heads.
 
     Args:
       images: [batch, height, width, 3], normalized.
       training: Whether batch norms use the batch's statistics and branches are dropped.
-      all_predictions: Whether the predictions of clustering layers are returned.
       recursive: The last feature of the network before this one; None without one.
 
     Returns:
-      The outputs of this network, and its last feature, of stride 4 and before the activation.
+      The features by name, before the activation, and the cluster centers.
     """
-    memory = self.initial_memory(images)
-    features, memory = self.backbone(images, memory, training=training, recursive=recursive)
-    features, memory = self.decode(features, memory, training)
-    centers = memory.centers if self._has_clusters else memory
-    outputs = self.predict_masks(features, centers, training)
-    if self._has_clusters:
-      outputs = self._with_clusters(outputs, memory, all_predictions)
-    return outputs, features[self.pixel_decoder.outputs[-1].name]
+    features, memory = self.backbone(images, self.initial_memory(images), training=training,
+                                     recursive=recursive)
+    return self.decode(features, memory, training)
+
+  def predict(self, features: dict[str, tf.Tensor], memory: Union[tf.Tensor, Clusters],
+              training: bool, all_predictions: bool) -> dict[str, tf.Tensor]:
+    """Returns the outputs of one network; see `call`."""
+    if not self._has_clusters:
+      return self.predict_masks(features, memory, training)
+    outputs = self.predict_masks(features, memory.centers, training)
+    if memory.affinities:
+      # The residual connection of equation 6 includes the final segmentation.
+      size = dimensions(outputs['mask_logits'])[1:3]
+      outputs['mask_logits'] += resize_bilinear(memory.affinities[-1], size)
+    if all_predictions:
+      outputs.update({f'mask_logits_{i}': x for i, x in enumerate(memory.affinities)})
+      if memory.references:
+        outputs['reference_points'] = tf.stack(memory.references, axis=1)
+    return outputs
 
   def initial_memory(self, images: tf.Tensor) -> Union[tf.Tensor, Clusters]:
     """Returns the cluster centers before the first layer."""
@@ -134,17 +156,6 @@ class CMTDeepLab(MaXDeepLab):
     if self.reference_embedding is not None:
       embedding = self.reference_embedding(centers)
     return Clusters(centers, embedding)
-
-  def _with_clusters(self, outputs, clusters: Clusters, all_predictions):
-    if clusters.affinities:
-      # The residual connection of equation 6 includes the final segmentation.
-      size = dimensions(outputs['mask_logits'])[1:3]
-      outputs['mask_logits'] += resize_bilinear(clusters.affinities[-1], size)
-    if all_predictions:
-      outputs.update({f'mask_logits_{i}': x for i, x in enumerate(clusters.affinities)})
-      if clusters.references:
-        outputs['reference_points'] = tf.stack(clusters.references, axis=1)
-    return outputs
 
 
 # === From a config ===

@@ -10,7 +10,7 @@ from deeplab_tf.checkpoints.restore import load_checkpoint
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.data import catalog
 from deeplab_tf.export import serving_module
-from deeplab_tf.layers.attention_records import recording
+from deeplab_tf.layers.attention_records import AssignmentRecord, recording
 from deeplab_tf.layers.resizing import ResizeRule, resize_bilinear
 from deeplab_tf.layers.shapes import dimensions
 from deeplab_tf.postprocessing import query_maps, resize_back
@@ -36,8 +36,10 @@ class AnalyzedImage(NamedTuple):
       queries] and, if the model has them, pixel_features [h, w, channels], attention [heads,
       queries, h, w] (of queries to pixels, in the last layer that has it: M2P of the last dual-path
       layer, or cross-attention), memory_share [heads, queries] (fraction of the attention to
-      the memory) and layer_masks, bool [predictions, h, w, queries] (the masks of each decoder
-      layer, from the first prediction to the last).
+      the memory), layer_masks, bool [predictions, h, w, queries] (the masks of each decoder
+      layer, from the first prediction to the last), assignment [h', w', queries] (of pixels to
+      clusters in the last clustering layer, in the resolution of attention) and reference_points
+      [layers, queries, points, 2], (y, x) in [0, 1] of the padded input.
     first_prediction: Decoder layer of the first prediction; 0: before the first layer.
     padded_size: Height and width of the network's input.
     rule: Rule by which maps are resized.
@@ -163,13 +165,20 @@ class AnalyzedNetwork:
     }
     if 'pixel_features' in outputs:
       found['pixel_features'] = outputs['pixel_features']
-    layers = split_layers(outputs)
+    # Layers of CMT-DeepLab predict masks without classes.
+    layers = [{'class_logits': outputs['class_logits'], **layer} for layer in split_layers(outputs)]
     if len(layers) > 1:
-      found['layer_masks'] = tf.stack([layer['mask_logits'][0] > 0 for layer in layers])[None]
+      found['layer_masks'] = tf.stack([self._masks(layer, outputs)[0] for layer in layers])[None]
     readings = memory_attention.readings(records)
     if readings:
       found['attention'] = readings[-1].pixel_weights()
       found['memory_share'] = readings[-1].memory_share()
+    assignments = [record for record in records if isinstance(record, AssignmentRecord)]
+    if assignments:
+      weights = assignments[-1].weights
+      found['assignment'] = tf.reshape(weights, [1, *assignments[-1].size, weights.shape[-1]])
+    if 'reference_points' in outputs:
+      found['reference_points'] = outputs['reference_points']
     found = {name: tf.cast(value, tf.float32) if value.dtype.is_floating else value
              for name, value in found.items()}
     proposals = None
@@ -177,6 +186,14 @@ class AnalyzedNetwork:
       full_size = FullSize(size, resized_size, raw_size, self._serving.augmentation.resize_rule)
       proposals = self._propose(layers, full_size.unstacked())
     return found, proposals
+
+  def _masks(self, layer, outputs):
+    """Returns the masks of a layer, bool [1, h, w, queries], in the size of the last ones."""
+    logits = resize_bilinear(layer['mask_logits'], dimensions(outputs['mask_logits'])[1:3],
+                             self._rule)
+    if not self._masks_compete:
+      return logits > 0
+    return tf.one_hot(tf.argmax(logits, -1), logits.shape[-1]) > 0
 
   def _propose(self, layers, full_size: FullSize) -> dict[int, Proposals]:
     if len(layers) == 1:

@@ -9,14 +9,19 @@ import numpy as np
 
 from deeplab_tf.classes import DatasetInfo
 from deeplab_tf.formats import atomic_file
-from deeplab_tf.reports.queries import proposal_section, query_page, query_sections
+from deeplab_tf.reports.queries import (
+  cluster_section,
+  proposal_section,
+  query_page,
+  query_sections,
+)
 from deeplab_tf.reports.queries.query_survey import Survey
 
 # Files that an analysis may write.
 _FILES = ('analysis.html', 'analysis.json', 'query_classes.png', 'average_masks.png',
           'average_masks.npz', 'attention.npz', 'attention_[0-9]*.png', 'memory_share.png',
-          'layer_masks_[0-9]*.png', 'proposal_recall.png', 'proposals.png', 'features.png',
-          'features.npz', 'training_curves.png')
+          'layer_masks_[0-9]*.png', 'clustering_[0-9]*.png', 'proposal_recall.png',
+          'proposals.png', 'features.png', 'features.npz', 'training_curves.png')
 
 
 class Experiment(NamedTuple):
@@ -68,6 +73,7 @@ def write(folder: str, survey: Survey, info: DatasetInfo, experiment: Experiment
       query_sections.attention(folder, pictures, survey.memory_share, experiment.queries, info,
                                numbers),
       query_sections.layer_masks(folder, pictures, experiment.queries, info, numbers),
+      cluster_section.clustering(folder, pictures, experiment.queries, info, numbers),
       proposal_section.proposals(folder, survey.proposals, info, numbers),
       query_sections.feature_colors(folder, pictures, info, numbers),
       query_sections.training_curves(folder, experiment.model_dir, numbers),
