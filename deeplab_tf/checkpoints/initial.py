@@ -72,9 +72,12 @@ def restore_matching(model: keras.Model, prefix: str,
     ValueError: The file is not a checkpoint, or is corrupt; no variable has changed.
   """
   variables = variable_paths.variables_by_path(model)
-  table = _compare(variables, restore.shapes_in_checkpoint(prefix), skip)
+  saved = restore.shapes_in_checkpoint(prefix)
+  sources = {path: _source(model, path, saved) for path in variables}
+  table = _compare(variables, sources, saved, skip)
   read = [path for path, entry in table.items() if entry.fate in (_RESTORED, _OTHER_SHAPE)]
-  values = restore.read_variables(prefix, read)
+  found = restore.read_variables(prefix, list(dict.fromkeys(sources[path] for path in read)))
+  values = {path: found[sources[path]] for path in read}
   owners = variable_paths.owners_by_path(model)
   for path in [path for path in read if table[path].fate == _OTHER_SHAPE]:
     fitted = _fit(owners[path], variables[path], values.pop(path))
@@ -87,25 +90,33 @@ def restore_matching(model: keras.Model, prefix: str,
                          + _advice(names))
   for path, value in values.items():
     variables[path].assign(value)
-  averaged = len({restore.averaged_key(path) for path in values} & set(names))
+  averaged = len({restore.averaged_key(sources[path]) for path in values} & set(names))
   return [f'initial checkpoint: {len(values)} of {len(variables)} variables from {prefix}',
           *([f'  averages instead of weights: of {averaged} variables'] if averaged else []),
           *_lines(table)]
 
 
-def _compare(variables, saved, skip) -> dict[str, _Entry]:
+def _source(model, path: str, saved: Collection[str]) -> str:
+  """Returns the path in the checkpoint that a variable is read from, if it is there."""
+  if path not in saved and hasattr(model, 'other_path'):
+    return model.other_path(path)
+  return path
+
+
+def _compare(variables, sources, saved, skip) -> dict[str, _Entry]:
   """Returns what becomes of each variable of the model and of the checkpoint, by path."""
   table = {}
   for path, variable in variables.items():
-    own, there = variable.shape.as_list(), saved.get(path)
+    own, there = variable.shape.as_list(), saved.get(sources[path])
     fate = _RESTORED if own == there else _OTHER_SHAPE
     if there is None:
       fate = _MISSING
     elif path in skip:
       fate = _LEFT_OUT
     table[path] = _Entry(fate, there, own)
+  used = {*variables, *sources.values()}
   table.update((path, _Entry(_UNUSED, shape, None)) for path, shape in sorted(saved.items())
-               if path not in variables)
+               if path not in used)
   return table
 
 

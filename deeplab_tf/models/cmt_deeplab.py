@@ -110,6 +110,10 @@ class CMTDeepLab(MaXDeepLab):
     """Returns the outputs at inference with those of clustering layers; see `call`."""
     return self(images, training=False, all_predictions=True)
 
+  def other_path(self, path: str) -> str:
+    """Returns the path of a variable in the checkpoint of a single network or of a backbone."""
+    return path[len(FIRST_NETWORK):] if path.startswith(FIRST_NETWORK) else path
+
   @property
   def first_prediction(self) -> int:
     """Number of the layer after which the first masks are there."""

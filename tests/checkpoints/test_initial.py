@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+import tiny_cmt
 
 import deeplab_tf
 from deeplab_tf.checkpoints import initial, restore
@@ -171,6 +172,30 @@ def test_paths_can_be_left_out(tmp_path):
   assert _section(lines, 'left out on request')[0].endswith('2 variables, 16 parameters')
   with pytest.raises(initial.NothingMatches):
     initial.restore_matching(model, prefix, list(variable_paths.variables_by_path(model)))
+
+
+def test_both_networks_start_from_one_backbone(tmp_path):
+  config = deeplab_tf.load_config(tiny_cmt.write_config(tmp_path))
+  single = deeplab_tf.build_model(config)
+  prefix = tf.train.Checkpoint(model=Network(backbone=single.backbone)).write(
+      str(tmp_path / 'ckpt-1'))
+  config.model_options.cmt_deeplab.recursive_feature_network = True
+  double = deeplab_tf.build_model(config)
+  report = initial.restore_matching(double, prefix)
+  paths = variable_paths.variables_by_path(double)
+  own = variable_paths.variables_by_path(single)
+  count = 0
+  for path in own:
+    if path.startswith('backbone/'):
+      np.testing.assert_array_equal(paths[path], own[path])
+      np.testing.assert_array_equal(paths['first_network/' + path], own[path])
+      count += 2
+  assert report[0].startswith(f'initial checkpoint: {count} of {len(paths)} variables')
+  assert not _section_of_unused(report)
+
+
+def _section_of_unused(report):
+  return [line for line in report if 'only in the checkpoint' in line]
 
 
 def test_averages_are_taken_and_told(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_classification
+import tiny_cmt
 import tiny_mask2former
 from PIL import Image
 
@@ -41,6 +42,37 @@ def untrained(tmp_path_factory):
     writer.scalars({'statistics/mask_id_accuracy': step / 4}, step)
   writer.close()
   return path, prefix
+
+
+@pytest.mark.parametrize('fields, panels', [
+    ('', 'two layers, final masks, points, attention before and after'),
+    (tiny_cmt.NO_CLUSTERING, 'points'), (tiny_cmt.NO_REFERENCES, 'no points')])
+def test_clusters_are_shown(tmp_path, fields, panels):
+  path = tiny_cmt.write_config(tmp_path)
+  overrides = [tiny_cmt.override(fields)] + (
+      [tiny_cmt.NO_APPROXIMATION] if fields == tiny_cmt.NO_REFERENCES else [])
+  keras.utils.set_random_seed(1)
+  prefix = convert.save_checkpoint(
+      deeplab_tf.build_model(deeplab_tf.load_config(path, overrides)),
+      str(tmp_path / 'run' / 'ckpt-0'))
+  flags = _flags((path, prefix), tmp_path / 'out', '--num_images=2',
+                 *[f'--override={text}' for text in overrides])
+  assert analyze.main(flags) == 0
+  numbers = json.loads((tmp_path / 'out' / 'analysis.json').read_text())
+  clusters = numbers['clustering']
+  assert [entry['number'] for entry in clusters] == list(range(1, len(clusters) + 1))
+  for entry in clusters:
+    with Image.open(tmp_path / 'out' / f'clustering_{entry["number"]}.png') as picture:
+      assert min(picture.size) > 200
+    if panels == 'points':
+      assert 'dense_after' not in entry
+    else:
+      # Adding the assignment never makes attention smaller.
+      assert all(0 <= before <= after <= 1 for before, after in zip(
+          entry['dense_before'], entry['dense_after']))
+  layers = numbers.get('layer_masks', [])
+  assert all(len(entry['iou_with_the_last']) == 3 for entry in layers)
+  assert bool(layers) == (panels != 'points')
 
 
 def _flags(untrained, output, *more):

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tiny
 import tiny_centers
 import tiny_classification
+import tiny_cmt
 import tiny_mask2former
 
 from deeplab_tf import config as config_lib
@@ -19,6 +20,7 @@ from deeplab_tf.training import state, trainer
 
 _CONFIGS = {
     'max_deeplab': lambda folder: tiny.config_text(),
+    'cmt_deeplab': lambda folder: tiny_cmt.config_text(),
     'panoptic_deeplab': lambda folder: tiny_centers.CONFIG,
     'classification': lambda folder: tiny_classification.CONFIG % {'folder': folder},
     'mask2former': lambda folder: tiny_mask2former.CONFIG,
