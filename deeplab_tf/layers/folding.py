@@ -10,8 +10,8 @@ def fold_norms(model: keras.layers.Layer) -> None:
   follows an operation that is linear in its weights has a method `fold_norms`. Layer norms and
   group norms are kept, as they depend on their input. Also kept are the batch norms of switchable
   atrous convolutions, whose last term depends on the tensor that would be scaled; of the logits and
-  outputs of dual-path attention, whose values are used twice; and of the mask logits, whose scale
-  must not change the pixel features.
+  outputs of dual-path attention and of clustering, whose values are used twice; and of the mask
+  logits, whose scale must not change the pixel features.
 
   Folding removes variables and adds others, so a folded model cannot load a checkpoint and must not
   be saved as one. It has no trainable variables. Folding it again changes nothing.
