@@ -19,6 +19,7 @@ output:
   attention_N.png      attention of four masks, per head             (A.6)
   memory_share.png     fraction of the attention to the memory, per head
   layer_masks_N.png    four masks after each decoder layer
+  clustering_N.png     clusters after each layer, and reference masks (CMT-DeepLab)
   proposal_recall.png  AR@100 of the masks of some decoder layers    (Mask2Former: figure 3)
   proposals.png        their best masks for some things              (Mask2Former: figure 3)
   features.png         pixel features as colors                      (5, A.5)

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
+from deeplab_tf import config as config_lib
 from deeplab_tf.formats import atomic_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -52,7 +53,9 @@ def run(doc: str, config: str, tables: Tables, shown: Sequence[str]) -> None:
   """
   args = _parse(doc, tables, shown)
   args.output_dir.mkdir(parents=True, exist_ok=True)
-  results = Results(args.results or args.output_dir / 'results.jsonl')
+  steps = config_lib.load_config(ROOT / config).trainer_options.solver_options
+  results = Results(args.results or args.output_dir / 'results.jsonl', config,
+                    steps.training_number_of_steps)
   end, left = time.monotonic() + 60 * args.minutes, 0
   chosen = {name: tables[name] for name in args.tables}
   for options, seed in trainings(chosen):
@@ -62,8 +65,9 @@ def run(doc: str, config: str, tables: Tables, shown: Sequence[str]) -> None:
       left += 1
       continue
     records = _records(args.output_dir)
-    results.add({'options': options, 'seed': seed, **_train(
-        config, args.output_dir / _folder(options, seed), records, options, seed)})
+    folder = args.output_dir / _folder(config, results.steps, options, seed)
+    results.add({'options': options, 'seed': seed,
+                 **_train(config, folder, records, options, seed)})
   for name, rows in chosen.items():
     print(*table(name, rows, results), '', sep='\n')
   if left:
@@ -94,13 +98,17 @@ def _parse(doc, tables, shown) -> argparse.Namespace:
 class Results:
   """The results of finished trainings, a line of JSON each.
 
+  A file may hold those of other configs and of other numbers of steps, which do not count.
+
   Attributes:
-    all: The results, oldest first.
+    config: Path of the config.
+    steps: Number of steps of the trainings.
   """
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: pathlib.Path, config: str, steps: int):
+    self.config, self.steps = config, steps
     self._path = path
-    self.all = self._read()
+    self._all = self._read()
 
   def _read(self) -> list[dict[str, Any]]:
     lines = self._path.read_text(encoding='utf-8').splitlines() if self._path.exists() else []
@@ -108,14 +116,15 @@ class Results:
 
   def find(self, options: str, seed: int) -> Optional[dict[str, Any]]:
     """Returns the result of a training, or None."""
-    found = [r for r in self.all if (r['options'], r['seed']) == (options, seed)]
+    key = (self.config, self.steps, options, seed)
+    found = [r for r in self._all if (r['config'], r['steps'], r['options'], r['seed']) == key]
     return found[-1] if found else None
 
   def add(self, result: dict[str, Any]) -> None:
     """Adds a result to the file, which is written whole and may have got others meanwhile."""
-    self.all = [*self._read(), result]
+    self._all = [*self._read(), {'config': self.config, **result}]
     with atomic_file.writing(self._path) as file:
-      file.writelines(json.dumps(line) + '\n' for line in self.all)
+      file.writelines(json.dumps(line) + '\n' for line in self._all)
 
 
 def _seeds(rows: Sequence[Row], index: int) -> range:
@@ -131,9 +140,10 @@ def trainings(tables: Tables) -> list[tuple[str, int]]:
   return sorted(runs, key=lambda run: (run[1], order.index(run[0])))
 
 
-def _folder(options: str, seed: int) -> str:
+def _folder(config: str, steps: int, options: str, seed: int) -> str:
   """Returns the name of a training's folder, in which it goes on if it was stopped."""
-  return f'{hashlib.sha256(options.encode()).hexdigest()[:8]}-seed{seed}'
+  key = f'{config} {steps} {options}'
+  return f'{hashlib.sha256(key.encode()).hexdigest()[:8]}-seed{seed}'
 
 
 # === Training ===

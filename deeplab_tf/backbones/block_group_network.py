@@ -136,8 +136,8 @@ class _Network(keras.layers.Layer):
       x, queries = self.first_stage(x, queries, training=training)
     features = {'stage1': x, 'res1': self._activation(x)}
     if self.options.pooled:
-      # After relu no value is negative, so that zeros around them do not change a maximum.
-      x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1), 3, 2, 'VALID')
+      # A value below all others does not change a maximum; after relu it could be 0.
+      x = tf.nn.max_pool2d(pad_for_stride(features['res1'], 3, 1, x.dtype.min), 3, 2, 'VALID')
     for level, stage in zip(range(2, 6), self.stages):
       x, queries = stage(x, queries, training=training)
       if level == 2 and recursive is not None:

@@ -2,7 +2,8 @@
 
 A layer may have a method `fit_saved_value(variable, value)`, which returns a value of another
 shape in the shape of its variable, or None if it cannot. This adapts tables of positions to
-another image size.
+another image size. A model may have a method `initial_checkpoint_path(path)`, which returns where
+another model's checkpoint has a variable that it lacks under its own path.
 """
 
 import collections
@@ -98,9 +99,9 @@ def restore_matching(model: keras.Model, prefix: str,
 
 def _source(model, path: str, saved: Collection[str]) -> str:
   """Returns the path in the checkpoint that a variable is read from, if it is there."""
-  if path not in saved and hasattr(model, 'other_path'):
-    return model.other_path(path)
-  return path
+  if path in saved or not hasattr(model, 'initial_checkpoint_path'):
+    return path
+  return model.initial_checkpoint_path(path)
 
 
 def _compare(variables, sources, saved, skip) -> dict[str, _Entry]:

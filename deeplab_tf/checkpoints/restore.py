@@ -200,4 +200,12 @@ def _differences(model, variables, saved) -> list[str]:
 
 
 def _is_switched_off(model, key: str) -> bool:
-  return getattr(model, key.split('/')[0], model) is None
+  """Returns whether the model could have the variable, but does not have that part."""
+  part = model
+  for name in key.split('/'):
+    if not hasattr(part, name):
+      return False
+    part = getattr(part, name)
+    if part is None:
+      return True
+  return False

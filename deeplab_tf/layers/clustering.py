@@ -57,8 +57,8 @@ class Clusters(NamedTuple):
 
   Attributes:
     centers: [batch, clusters, channels].
-    embedding: The reference masks before their sigmoid (e of equation 9), [batch, clusters,
-      2 * num_points]; None without reference masks.
+    embedding: The reference masks before their sigmoid (e of equation 9), float32 [batch,
+      clusters, 2 * num_points]; None without reference masks.
     affinities: For each layer so far, float32 [batch, h, w, clusters]: the logits of Z, which is
       their softmax over the clusters.
     references: For each layer so far, float32 [batch, clusters, num_points, 2]: the points of the
@@ -236,10 +236,10 @@ class ClusteringLayer(DualPathLayer):
     hidden = clusters.centers
     for layer in self.reference_mlp:
       hidden = layer(hidden, training=training)
-    embedding = clusters.embedding + self.reference_offset(hidden, training=training)
+    offset = self.reference_offset(hidden, training=training)
+    embedding = clusters.embedding + tf.cast(offset, tf.float32)
     batch, centers, _ = dimensions(embedding)
-    points = tf.reshape(tf.sigmoid(tf.cast(embedding, tf.float32)),
-                        [batch, centers, self.clustering.num_points, 2])
+    points = tf.reshape(tf.sigmoid(embedding), [batch, centers, self.clustering.num_points, 2])
     return clusters._replace(embedding=embedding, references=(*clusters.references, points))
 
   def _with_coordinates(self, pixels, centers, points, size, training):

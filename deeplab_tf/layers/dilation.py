@@ -18,10 +18,10 @@ from deeplab_tf.layers.shapes import dimensions
 _ACCELERATORS = ('GPU', 'TPU')
 
 
-def pad_for_stride(x: tf.Tensor, kernel_size: int, rate: int) -> tf.Tensor:
-  """Pads height and width as a 'same' convolution of stride 1 would."""
+def pad_for_stride(x: tf.Tensor, kernel_size: int, rate: int, value: float = 0.0) -> tf.Tensor:
+  """Pads height and width as a 'same' convolution of stride 1 would, with zeros or a value."""
   before, after = _padding(kernel_size, rate)
-  return tf.pad(x, [[0, 0], [before, after], [before, after], [0, 0]])
+  return tf.pad(x, [[0, 0], [before, after], [before, after], [0, 0]], constant_values=value)
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, rate: int) -> tf.Tensor:

@@ -62,8 +62,10 @@ class CMTDeepLabCriterion(MaXDeepLabCriterion):
         losses[f'{name}_{i}'], weights[f'{name}_{i}'] = value, weights[name]
     if 'reference_points' in outputs:
       # Reading: each layer counts, like its assignment.
+      scaled = matched.scaled
+      extents = mask_approximation.extents(scaled.mask_ids, scaled.mask_classes.shape[1])
       losses['mask_approximation_loss'] = self._approximation_weight * tf.add_n([
-          mask_approximation.loss(points, matched.matching, matched.scaled.mask_ids)
+          mask_approximation.loss(points, matched.matching, extents)
           for points in tf.unstack(outputs['reference_points'], axis=1)])
       weights['mask_approximation_loss'] = self._approximation_weight
     first = _of_first(outputs)

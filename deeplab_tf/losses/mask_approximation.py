@@ -4,25 +4,36 @@ A reference mask is a few points. Their extreme coordinates and their mean shoul
 pixels of the ground-truth mask.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 
-def extent(mask_ids: tf.Tensor, masks: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Returns the extreme coordinates and the centers of ground-truth masks.
+class Extents(NamedTuple):
+  """Extreme coordinates and centers of masks; all are 0 for masks without pixels.
 
   Coordinates are (y, x) in [0, 1], where 0 and 1 are the first and the last row or column.
+
+  Attributes:
+    least: float32 [batch, masks, 2].
+    greatest: float32 [batch, masks, 2].
+    mean: float32 [batch, masks, 2].
+  """
+  least: tf.Tensor
+  greatest: tf.Tensor
+  mean: tf.Tensor
+
+
+def extents(mask_ids: tf.Tensor, masks: int) -> Extents:
+  """Returns the extents of ground-truth masks.
 
   Args:
     mask_ids: int32 [batch, height, width], the mask of each pixel; -1 for none.
     masks: Number of masks.
-
-  Returns:
-    Three float32 [batch, masks, 2]: least, greatest and mean coordinates; 0 for masks without
-    pixels.
   """
   members = tf.one_hot(mask_ids, masks)
   found = [_along_axis(tf.reduce_sum(members, axis=axis)) for axis in (2, 1)]
-  return tuple(tf.stack(values, axis=2) for values in zip(*found))
+  return Extents(*(tf.stack(values, axis=2) for values in zip(*found)))
 
 
 def _along_axis(counts):
@@ -42,22 +53,21 @@ def _along_axis(counts):
   return tf.where(area > 0.5, least, 0.), greatest, mean
 
 
-def loss(points: tf.Tensor, matching: tf.Tensor, mask_ids: tf.Tensor) -> tf.Tensor:
+def loss(points: tf.Tensor, matching: tf.Tensor, targets: Extents) -> tf.Tensor:
   """Computes equation 13 for each image.
 
   Args:
     points: float32 [batch, queries, points, 2], the reference masks, (y, x) in [0, 1].
     matching: int32 [batch, masks], the query of each mask; -1 for none.
-    mask_ids: int32 [batch, height, width], the mask of each pixel; -1 for none.
+    targets: Extents of the ground-truth masks.
 
   Returns:
     float32 [batch], the mean over the matched masks, the paper's K; 0 without any.
   """
-  least, greatest, mean = extent(mask_ids, matching.shape[1])
   own = tf.gather(points, tf.maximum(matching, 0), batch_dims=1)
-  extremes = (tf.abs(tf.reduce_min(own, axis=2) - least)
-              + tf.abs(tf.reduce_max(own, axis=2) - greatest))
-  centers = tf.abs(tf.reduce_mean(own, axis=2) - mean)
+  extremes = (tf.abs(tf.reduce_min(own, axis=2) - targets.least)
+              + tf.abs(tf.reduce_max(own, axis=2) - targets.greatest))
+  centers = tf.abs(tf.reduce_mean(own, axis=2) - targets.mean)
   of_mask = tf.reduce_sum(extremes, axis=2) / 4. + tf.reduce_sum(centers, axis=2) / 2.
   is_matched = tf.cast(matching >= 0, tf.float32)
   return tf.math.divide_no_nan(tf.reduce_sum(of_mask * is_matched, axis=1),

@@ -56,6 +56,16 @@ class KerasModel(keras.Model):
     """
     return self(images, training=False)
 
+  def initial_checkpoint_path(self, path: str) -> str:
+    """Returns where another model's checkpoint has a variable that it lacks under its own path.
+
+    By default the path itself. See checkpoints.initial.
+
+    Args:
+      path: Path of a variable; see layers.variable_paths.
+    """
+    return path
+
   @property
   def first_prediction(self) -> int:
     """Number of the decoder layer after which the first prediction of `call_all_layers` is made.

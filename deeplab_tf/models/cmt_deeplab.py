@@ -85,33 +85,34 @@ class CMTDeepLab(MaXDeepLab):
       images: [batch, height, width, 3], normalized by the config's `image_normalization`,
         by default to [-1, 1].
       training: Whether batch norms use the batch's statistics and branches are dropped.
-      all_predictions: Whether what clustering layers predict is returned at inference too, as it is
-        in training.
+      all_predictions: Whether what clustering layers predict is returned at inference too.
 
     Returns:
       The outputs of MaXDeepLab. In training also, where the network has them, `mask_logits_0` and
       so on, float32 [batch, h, w, queries], the affinity logits of the clustering layers at their
       own resolutions; `reference_points`, float32 [batch, layers, queries, points, 2], (y, x) in
       [0, 1]; and all outputs of the first of two networks, named 'first_network/mask_logits' and so
-      on.
+      on. With all_predictions the same without the last layer's logits, which are part of
+      `mask_logits`, and without the first network's outputs.
     """
     outputs, recursive = {}, None
     if self.first_network is not None:
       first = self.first_network
-      features, memory = first.extract(images, training)
-      recursive = features[first.pixel_decoder.outputs[-1].name]
-      if training:
-        outputs = {FIRST_NETWORK + name: value
-                   for name, value in first.predict(features, memory, training, True).items()}
+      with tf.name_scope(first.name):
+        features, memory = first.extract(images, training)
+        recursive = features[first.pixel_decoder.outputs[-1].name]
+        if training:
+          outputs = {FIRST_NETWORK + name: value
+                     for name, value in first.outputs_of(features, memory, training).items()}
     features, memory = self.extract(images, training, recursive)
-    return {**self.predict(features, memory, training, training or all_predictions), **outputs}
+    return {**self.outputs_of(features, memory, training, all_predictions), **outputs}
 
   def call_all_layers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the outputs at inference with those of clustering layers; see `call`."""
     return self(images, training=False, all_predictions=True)
 
-  def other_path(self, path: str) -> str:
-    """Returns the path of a variable in the checkpoint of a single network or of a backbone."""
+  def initial_checkpoint_path(self, path: str) -> str:
+    """Returns the path in the checkpoint of a single network or of a backbone."""
     return path[len(FIRST_NETWORK):] if path.startswith(FIRST_NETWORK) else path
 
   @property
@@ -135,8 +136,8 @@ class CMTDeepLab(MaXDeepLab):
                                      recursive=recursive)
     return self.decode(features, memory, training)
 
-  def predict(self, features: dict[str, tf.Tensor], memory: Union[tf.Tensor, Clusters],
-              training: bool, all_predictions: bool) -> dict[str, tf.Tensor]:
+  def outputs_of(self, features: dict[str, tf.Tensor], memory: Union[tf.Tensor, Clusters],
+                 training: bool, all_predictions: bool = False) -> dict[str, tf.Tensor]:
     """Returns the outputs of one network; see `call`."""
     if not self._has_clusters:
       return self.predict_masks(features, memory, training)
@@ -145,8 +146,10 @@ class CMTDeepLab(MaXDeepLab):
       # The residual connection of equation 6 includes the final segmentation.
       size = dimensions(outputs['mask_logits'])[1:3]
       outputs['mask_logits'] += resize_bilinear(memory.affinities[-1], size)
-    if all_predictions:
-      outputs.update({f'mask_logits_{i}': x for i, x in enumerate(memory.affinities)})
+    # Training supervises all of them; otherwise the final masks stand for those of the last layer.
+    affinities = memory.affinities if training else memory.affinities[:-1]
+    if training or all_predictions:
+      outputs.update({f'mask_logits_{i}': x for i, x in enumerate(affinities)})
       if memory.references:
         outputs['reference_points'] = tf.stack(memory.references, axis=1)
     return outputs
@@ -158,7 +161,8 @@ class CMTDeepLab(MaXDeepLab):
       return centers
     embedding = None
     if self.reference_embedding is not None:
-      embedding = self.reference_embedding(centers)
+      # In float32, as small corrections are added up over the layers.
+      embedding = tf.cast(self.reference_embedding(centers), tf.float32)
     return Clusters(centers, embedding)
 
 
@@ -231,6 +235,9 @@ def _variant(backbone_options, options):
     raise ConfigError(f'model_options.backbone.name is "{name}": cmt_deeplab takes '
                       f'{", ".join(allowed)} {with_or_without} its stronger_decoder.'
                       f'{modules.nearest(name, allowed)}')
+  if options.stronger_decoder and backbone_options.output_stride < 16:
+    raise ConfigError(f'model_options.backbone.output_stride is {backbone_options.output_stride}: '
+                      'cmt_deeplab takes 16 and 32 with its stronger_decoder')
   variants = axial_resnet.VARIANTS if options.stronger_decoder else max_backbones.VARIANTS
   network = max_deeplab.with_blocks_of_kind(
       block_group_network.configured(variants[name], backbone_options),
@@ -297,8 +304,15 @@ def build_criterion(config, dataset_info):
   Raises:
     ConfigError: There is a loss, but not the part of the network that it is for.
   """
+  options = config.model_options.cmt_deeplab
   approximation = models.loss_term(config, 'mask_approximation_loss')
-  if approximation.weight and not config.model_options.cmt_deeplab.num_reference_points:
+  if (options.num_reference_points and not options.coordinate_convolutions
+      and not approximation.weight):
+    raise ConfigError(
+        f'model_options.cmt_deeplab.num_reference_points is {options.num_reference_points} with '
+        'coordinate_convolutions: false and without mask_approximation_loss, so that nothing '
+        'trains the reference masks: set the loss, or num_reference_points to 0')
+  if approximation.weight and not options.num_reference_points:
     raise ConfigError(
         f'trainer_options.loss_options.mask_approximation_loss has weight '
         f'{approximation.weight:g} and needs reference masks, but '

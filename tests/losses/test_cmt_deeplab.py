@@ -83,7 +83,8 @@ def test_reference_masks_of_all_layers_are_added_up():
   matched = criterion.match(outputs, targets)
   expected = 0.5 * sum(
       mask_approximation.loss(outputs['reference_points'][:, i], matched.matching,
-                              matched.scaled.mask_ids) for i in range(_LAYERS))
+                              mask_approximation.extents(matched.scaled.mask_ids, 4))
+      for i in range(_LAYERS))
   result = criterion.image_losses(outputs, targets)
   np.testing.assert_allclose(result.losses['mask_approximation_loss'], expected, rtol=1e-6)
   off = _criterion(mask_approximation_term=_OFF).image_losses(outputs, targets)

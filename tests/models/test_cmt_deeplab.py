@@ -8,7 +8,7 @@ import tiny
 import tiny_cmt
 
 import deeplab_tf
-from deeplab_tf import models
+from deeplab_tf import models, profiling
 from deeplab_tf.compat import keras
 from deeplab_tf.config import ConfigError, load_config
 from deeplab_tf.data import catalog
@@ -55,7 +55,7 @@ class TestCMTDeepLab(model_battery.ModelBattery):
   def test_layers_predict_in_training_and_on_request(self, network):
     last = network.model(_IMAGES)
     found = network.model(_IMAGES, all_predictions=True)
-    assert set(found) == set(last) | {'mask_logits_0', 'mask_logits_1', 'reference_points'}
+    assert set(found) == set(last) | {'mask_logits_0', 'reference_points'}
     for name, value in last.items():
       np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert found['mask_logits_0'].shape == (2, 5, 6, 16)
@@ -104,9 +104,10 @@ def test_the_mask_logits_end_with_those_of_the_last_layer(tmp_path):
   for layer in model.submodules:
     if hasattr(layer, 'norm_masks'):  # Nothing but the residual is left.
       layer.norm_masks.gamma.assign([0.])
-  found = model(_IMAGES, all_predictions=True)
+  found = model(_IMAGES)
+  _, clusters = model.extract(_IMAGES, False)
   offset = model.mask_head.norm_masks.beta
-  np.testing.assert_allclose(found['mask_logits'][:, ::4, ::4] - offset, found['mask_logits_1'],
+  np.testing.assert_allclose(found['mask_logits'][:, ::4, ::4] - offset, clusters.affinities[-1],
                              atol=1e-5)
 
 
@@ -126,7 +127,7 @@ def test_two_networks(tmp_path):
   np.testing.assert_allclose(first(_IMAGES)['mask_logits'], expected['mask_logits'], atol=1e-5)
   features, _ = single.model.extract(_IMAGES, False)
   features, clusters = single.model.extract(_IMAGES, False, features['decoder3'])
-  again = single.model.predict(features, clusters, False, False)
+  again = single.model.outputs_of(features, clusters, False)
   for path, variable in variables_by_path(single.model).items():
     variables_by_path(double.model)[path].assign(variable)
   found = double.model(_IMAGES)
@@ -149,6 +150,9 @@ def test_pretrained_variables_are_those_of_both_backbones(tmp_path):
      'model_options.cmt_deeplab.coordinate_convolutions is true and num_reference_points is 0: '
      'the coordinates of centers are their reference masks; set the first to false or the second '
      'above 0, e.g. 8'),
+    ('model_options { backbone { output_stride: 8 } }',
+     'model_options.backbone.output_stride is 8: cmt_deeplab takes 16 and 32 with its '
+     'stronger_decoder'),
     ('model_options { backbone { name: "max_deeplab_s" } }',
      'model_options.backbone.name is "max_deeplab_s": cmt_deeplab takes axial_resnet50, '
      'axial_resnet104 with its stronger_decoder.'),
@@ -169,3 +173,27 @@ def test_a_mask_approximation_loss_needs_reference_masks(tmp_path):
       'trainer_options.loss_options.mask_approximation_loss has weight 1 and needs reference '
       'masks, but model_options.cmt_deeplab.num_reference_points is 0: set it, e.g. to 8, or clear '
       'mask_approximation_loss')
+
+
+def test_reference_masks_that_nothing_trains_are_refused(tmp_path):
+  config = _config(tmp_path, tiny_cmt.override(tiny_cmt.NO_COORDINATES), tiny_cmt.NO_APPROXIMATION)
+  with pytest.raises(ConfigError) as error:
+    cmt_deeplab.build_criterion(config, catalog.from_config(config))
+  assert str(error.value) == (
+      'model_options.cmt_deeplab.num_reference_points is 3 with coordinate_convolutions: false and '
+      'without mask_approximation_loss, so that nothing trains the reference masks: set the loss, '
+      'or num_reference_points to 0')
+
+
+def test_output_strides_change_no_variable(tmp_path):
+  found = [{path: v.shape for path, v in variables_by_path(models.build_model(_config(
+      tmp_path, f'model_options {{ backbone {{ output_stride: {stride} }} }}'))).items()}
+           for stride in (16, 32)]
+  assert found[0] == found[1]
+
+
+def test_two_networks_are_counted_by_part(tmp_path):
+  config = _config(tmp_path, tiny_cmt.override(tiny_cmt.RECURSIVE))
+  parts = profiling.summarize(config).by_part
+  assert parts['first_network'].madds > 0.3 * sum(part.madds for part in parts.values())
+  assert 'other' not in parts or parts['other'].madds < 1e6

@@ -52,11 +52,16 @@ def test_every_row_is_a_network(scripts, name):
 
 
 def test_results_are_kept_and_printed_with_their_spread(scripts, tmp_path):
-  masked = scripts('mask2former_tables').TABLES['4a'][1].options
+  script = scripts('mask2former_tables')
+  masked, config = script.TABLES['4a'][1].options, script.CONFIG
   for options, seed, pq in (('', 0, 30.0), ('', 1, 34.0), (masked, 0, 20)):
     result = {'options': options, 'seed': seed, 'pq': pq, 'pq_things': 1.0, 'pq_stuff': 2.0,
               'seconds_per_step': 0.25, 'memory_gb': 1.5}
-    scripts('small_tables').Results(tmp_path / 'results.jsonl').add(result)
+    scripts('small_tables').Results(tmp_path / 'results.jsonl', config, 1000).add(
+        {**result, 'steps': 1000})
+  for other, steps in (('other.textproto', 1000), (config, 500)):  # These do not count.
+    scripts('small_tables').Results(tmp_path / 'results.jsonl', other, steps).add(
+        {**result, 'options': '', 'seed': 0, 'pq': 99.0, 'steps': steps})
   done = _program(f'--output_dir={tmp_path / "runs"}', f'--results={tmp_path / "results.jsonl"}',
                   '--tables=4a', '--minutes=0')
   assert done.returncode == 0, done.stderr

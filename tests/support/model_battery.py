@@ -190,6 +190,11 @@ class ModelBattery:
     assert np.abs(outputs(1, True) - outputs(2, True)).max() > 1e-3
     np.testing.assert_array_equal(outputs(1, False), outputs(2, False))
 
+  def test_methods_of_keras_keep_their_meaning(self, network):
+    own = {name for kind in type(network.model).__mro__ if kind.__module__.startswith('deeplab_tf')
+           for name in vars(kind) if hasattr(keras.Model, name) and not name.startswith('_')}
+    assert own <= {'call', 'save', 'save_weights', 'get_config', 'from_config'}
+
   def test_parameter_groups_hold_each_variable_once(self, network):
     for rate in (1.0, 0.5):
       solver = trainer_pb2.SolverOptions(backbone_learning_rate_multiplier=rate)
@@ -216,7 +221,7 @@ class ModelBattery:
   def test_a_saved_model_gives_the_same_maps_without_this_library(self, network, tmp_path):
     if Task.CLASSIFICATION in network.architecture.postprocessors:
       pytest.skip('classification is for pre-training, and has no export')
-    image, expected = export(network, tmp_path / 'saved')
+    image, expected = export(network, tmp_path)
     np.save(tmp_path / 'image.npy', image)
     done = subprocess.run([sys.executable, '-c', _SERVE, str(tmp_path)], capture_output=True,
                           text=True, check=False)
@@ -230,7 +235,7 @@ class ModelBattery:
     network = build(option)
     if Task.CLASSIFICATION in network.architecture.postprocessors:
       pytest.skip('classification is for pre-training, and has no export')
-    image, expected = export(network, tmp_path / 'saved')
+    image, expected = export(network, tmp_path)
     serve = tf.saved_model.load(str(tmp_path / 'saved')).signatures['serving_default']
     check_same_maps(serve(images=tf.constant(image)), expected)
 
@@ -248,15 +253,15 @@ np.savez(folder + '/found.npz', **{name: value.numpy() for name, value in found.
 
 
 def export(network: Network, folder) -> tuple:
-  """Exports a network; returns an image and what the program predicts of it."""
+  """Exports a network to folder/saved; returns an image and what the program predicts of it."""
   config, info = network.config, network.info
+  prefix = tf.train.Checkpoint(model=network.model).write(str(folder / 'exported'))
   inference = serving_module.build_network(config, info)
-  for path, variable in variables_by_path(inference).items():
-    variable.assign(variables_by_path(network.model)[path])
+  restore.load_checkpoint(inference, prefix)
   module = serving_module.build(config, info, inference)
   image = np.random.default_rng(0).integers(0, 256, (1, 47, 70, 3)).astype(np.uint8)
   expected = module.predict(tf.constant(image))
-  saved_model.export_saved_model(module, config, info, str(folder))
+  saved_model.export_saved_model(module, config, info, str(folder / 'saved'))
   return image, expected
 
 

@@ -193,7 +193,7 @@ class AnalyzedNetwork:
                              self._rule)
     if not self._masks_compete:
       return logits > 0
-    return tf.one_hot(tf.argmax(logits, -1), logits.shape[-1]) > 0
+    return tf.one_hot(tf.argmax(logits, -1), logits.shape[-1], True, False, dtype=tf.bool)
 
   def _propose(self, layers, full_size: FullSize) -> dict[int, Proposals]:
     if len(layers) == 1:

@@ -63,14 +63,17 @@ def clustering(folder: str, pictures: Sequence[Picture], wanted: Optional[Sequen
 
 
 def _densities(found, chosen) -> dict[str, list[float]]:
-  """Returns the share of a mask's pixels that have more than even attention, before and after."""
+  """Returns the share of a mask's pixels that have more than even attention, before and after.
+
+  The attention of each query has sum 1 here, so that an even assignment adds nothing.
+  """
   if 'assignment' not in found.raw:
     return {}
   before, after = _attention(found, chosen)
   masks = [found.query_map == query for query in chosen]
   shares = {}
   for name, maps in (('dense_before', before), ('dense_after', after)):
-    above = found.resized(maps) > 1 / maps[..., 0].size
+    above = found.resized(maps / maps.sum((0, 1))) > 1 / maps[..., 0].size
     shares[name] = [float(above[mask, i].mean()) if mask.any() else 0.0
                     for i, mask in enumerate(masks)]
   return shares
@@ -92,8 +95,7 @@ def _draw(path: str, picture: Picture, chosen: Sequence[int], info: DatasetInfo)
     for i, masks in enumerate(found.raw['layer_masks']):
       clusters = found.resized(masks.astype(np.float32)).argmax(-1)
       panels.append(draw.enlarge(query_pictures.paint_masks(clusters, colors), _SIDE))
-      is_last = i == len(found.raw['layer_masks']) - 1
-      titles.append('final masks' if is_last else query_figures.layer_title(i + 1))
+      titles.append(query_figures.layer_title(i + 1))
   if 'reference_points' in found.raw:
     panels.append(_with_points(image, found, chosen))
     titles.append('reference masks')

@@ -1,6 +1,7 @@
 """Figures of the analyses, as PNG files.
 
-They are figures 4, 5 and A.3 to A.6 of the MaX-DeepLab paper and figure 3 of the Mask2Former paper.
+They are figures 4, 5 and A.3 to A.6 of the MaX-DeepLab paper, figure 3 of the Mask2Former paper and
+figures 1 and 5 of the CMT-DeepLab paper.
 """
 
 import math

@@ -223,7 +223,8 @@ def layer_masks(folder: str, pictures: Sequence[Picture], wanted: Optional[Seque
   numbers['layer_masks'] = entries
   return Section(
       title,
-      'The same masks *after each layer of the decoder*, as outlines. With masked attention '
+      'The same masks *after each layer of the decoder*, as outlines. In CMT-DeepLab they are the '
+      'clusters of the layer. With masked attention '
       '(Mask2Former) the mask of one prediction is where the query may read pixels in the next '
       'layer, and a query whose mask is empty reads everywhere. Masks that are in place before the '
       'first layer belong to learned queries that propose a region by themselves; masks that move '
