@@ -123,6 +123,11 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> Mas
       other.
   """
   options = config.model_options.mask2former
+  if options.pre_norm and options.pixel_decoder.num_encoder_layers:
+    raise ConfigError(
+        'model_options.mask2former.pre_norm is true and pixel_decoder.num_encoder_layers is '
+        f'{options.pixel_decoder.num_encoder_layers}: the encoder has its layer norms after the '
+        'residual connections alone; set pre_norm to false, or num_encoder_layers to 0')
   backbone = backbones.build(config.model_options.backbone,
                              models.norm_factory(config.trainer_options.solver_options))
   pixel_decoder = pixel_decoders.build(
@@ -217,10 +222,19 @@ def last_layers(model: Mask2Former) -> dict[str, list[keras.layers.Layer]]:
 
 
 def build_criterion(config, dataset_info) -> Mask2FormerCriterion:
-  """Returns the loss of the network's outputs; see losses.mask2former."""
+  """Returns the loss of the network's outputs; see losses.mask2former.
+
+  Raises:
+    ConfigError: An option of another mask loss is set.
+  """
   del dataset_info
   losses = config.trainer_options.loss_options.mask2former_loss
   compared_at = {losses.POINTS: 'points', losses.MASKS: 'masks'}
+  for name in ('focal_alpha', 'focal_gamma'):
+    if losses.HasField(name) and losses.mask_loss != losses.FOCAL:
+      raise ConfigError(
+          f'trainer_options.loss_options.mask2former_loss.{name} is set, and mask_loss is '
+          f'{losses.MaskLoss.Name(losses.mask_loss)}: remove it or set mask_loss to FOCAL')
   focal = Focal(losses.focal_alpha, losses.focal_gamma)
   comparison = ComparisonOptions(
       matching_at=compared_at[losses.matching_at], loss_at=compared_at[losses.loss_at],

@@ -106,6 +106,27 @@ def test_a_backbone_without_these_strides_is_one_line(tmp_path):
       'torchvision_resnet50')
 
 
+def test_an_encoder_has_no_pre_norm(tmp_path):
+  config = _config(tmp_path, 'model_options { mask2former { pre_norm: true pixel_decoder { '
+                   'kind: FPN num_encoder_layers: 2 } } }')
+  with pytest.raises(ConfigError) as error:
+    deeplab_tf.build_model(config)
+  assert str(error.value) == (
+      'model_options.mask2former.pre_norm is true and pixel_decoder.num_encoder_layers is 2: the '
+      'encoder has its layer norms after the residual connections alone; set pre_norm to false, or '
+      'num_encoder_layers to 0')
+
+
+def test_options_of_another_mask_loss_are_refused(tmp_path):
+  override = 'trainer_options { loss_options { mask2former_loss { focal_gamma: 1.5 %s } } }'
+  with pytest.raises(ConfigError) as error:
+    mask2former.build_criterion(_config(tmp_path, override % ''), None)
+  assert str(error.value) == (
+      'trainer_options.loss_options.mask2former_loss.focal_gamma is set, and mask_loss is '
+      'CROSS_ENTROPY: remove it or set mask_loss to FOCAL')
+  assert mask2former.build_criterion(_config(tmp_path, override % 'mask_loss: FOCAL'), None)
+
+
 @pytest.mark.parametrize('kind, name', [
     ('DEFORMABLE_ATTENTION', 'resnet50_beta'), ('FPN', 'resnet50'),
     ('SEMANTIC_FPN', 'max_deeplab_s'), ('BIFPN', 'full_axial_resnet'), ('FAPN', 'max_deeplab_l')])

@@ -68,8 +68,17 @@ def test_semantic_fpn_merges_levels_by_convolutions_and_upsampling():
     for step, convolution in enumerate(convolutions):
       x = plain_maps.block(convolution, x, activated=True)
       x = plain_maps.bilinear(x, sizes[min(i + step + 1, 3)])
-    merged = merged + x
+    merged = merged + x / 4
   _assert_close(decoder(inputs), levels, plain_maps.block(decoder.mask_projection, merged))
+
+
+def test_the_merged_levels_of_a_new_semantic_fpn_have_the_scale_of_a_level():
+  decoder = SemanticFPNDecoder(FEATURES, channels=64, mask_channels=7)
+  levels = [tf.nn.relu(tf.random.stateless_normal([2, *size, 64], [0, i]))
+            for i, size in enumerate(((2, 3), (4, 5), (8, 9), (15, 17)))]
+  scale, expected = (float(tf.sqrt(tf.reduce_mean(x**2)))
+                     for x in (decoder.merge(levels), levels[-1]))
+  assert 0.5 < scale / expected < 1.5
 
 
 # === Recorded numbers ===
