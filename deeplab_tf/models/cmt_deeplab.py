@@ -60,17 +60,19 @@ class CMTDeepLab(MaXDeepLab):
     first_network: The first of the two networks of a Recursive Feature Network, or None.
   """
 
-  def __init__(self, *, num_points: int = 0, first_network: Optional['CMTDeepLab'] = None,
-               has_clusters: bool = False, **layers: Any):
+  def __init__(self, *, dataset_info: DatasetInfo, num_points: int = 0,
+               first_network: Optional['CMTDeepLab'] = None, has_clusters: bool = False,
+               **layers: Any):
     """Initializes the model.
 
     Args:
+      dataset_info: The classes.
       num_points: Number of points of a reference mask; 0: no reference masks.
       first_network: The first network of a Recursive Feature Network, of the same sizes.
       has_clusters: Whether the dual-path layers are clustering layers.
       **layers: See MaXDeepLab.
     """
-    super().__init__(**layers)
+    super().__init__(dataset_info=dataset_info, **layers)
     self._has_clusters = has_clusters
     self.reference_embedding = None
     if num_points:
@@ -218,8 +220,9 @@ def _network(config, dataset_info, for_inference, first=None) -> CMTDeepLab:
       dataset_info=dataset_info, backbone=backbone, extra_stage=extra_stage,
       pixel_decoder=pixel_decoder, num_points=options.num_reference_points, first_network=first,
       has_clusters=has_clusters,
-      **max_deeplab.heads(config, options, dataset_info, backbone, pixel_decoder, variant, 0,
-                          for_inference))
+      **max_deeplab.heads(config, options, dataset_info, backbone=backbone,
+                          pixel_decoder=pixel_decoder, variant=variant, stacks=0,
+                          for_inference=for_inference))
 
 
 def _variant(backbone_options, options):

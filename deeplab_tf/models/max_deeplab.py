@@ -34,7 +34,7 @@ from deeplab_tf.heads.convolution_head import ConvolutionHead
 from deeplab_tf.heads.mask_head import MaskHead
 from deeplab_tf.layers import activation as activation_lib
 from deeplab_tf.layers import hourglass
-from deeplab_tf.layers.block_group import BlockGroup
+from deeplab_tf.layers.block_group import BlockGroup, QueryLayers
 from deeplab_tf.layers.dual_path_attention import DualPathLayer, DualPathLayers, DualPathOptions
 from deeplab_tf.layers.features import Feature
 from deeplab_tf.layers.hourglass import Hourglass
@@ -171,7 +171,7 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
       contradict each other; the message says what is allowed.
   """
   options = config.model_options.max_deeplab
-  network, variant = configured(config.model_options.backbone, options)
+  network, variant = _variant(config.model_options.backbone, options)
   norm = models.norm_factory(config.trainer_options.solver_options)
   dual_path_layers = DualPathLayers(
       DualPathOptions(
@@ -197,13 +197,13 @@ def build(config, dataset_info: DatasetInfo, for_inference: bool = False) -> MaX
   model = MaXDeepLab(
       dataset_info=dataset_info, backbone=backbone, extra_stage=extra_stage,
       pixel_decoder=pixel_decoder,
-      **heads(config, options, dataset_info, backbone, pixel_decoder, variant, stacks,
-              for_inference))
+      **heads(config, options, dataset_info, backbone=backbone, pixel_decoder=pixel_decoder,
+              variant=variant, stacks=stacks, for_inference=for_inference))
   model.describe_by(config, for_inference)
   return model
 
 
-def after_stage5(backbone: TwoPathNetwork, num_blocks: int, query_layers,
+def after_stage5(backbone: TwoPathNetwork, num_blocks: int, query_layers: QueryLayers,
                  norm: NormFactory) -> BlockGroup:
   """Returns a stage of the width of stage 5 that follows a backbone."""
   return BlockGroup(
@@ -213,7 +213,7 @@ def after_stage5(backbone: TwoPathNetwork, num_blocks: int, query_layers,
       query_layer=functools.partial(query_layers, 16))
 
 
-def heads(config, options, dataset_info: DatasetInfo, backbone: TwoPathNetwork,
+def heads(config, options, dataset_info: DatasetInfo, *, backbone: TwoPathNetwork,
           pixel_decoder: Hourglass, variant: backbones.MaskTransformerOptions, stacks: int,
           for_inference: bool) -> dict[str, Any]:
   """Returns what MaXDeepLab takes besides the layers before the heads.
@@ -253,7 +253,7 @@ def heads(config, options, dataset_info: DatasetInfo, backbone: TwoPathNetwork,
           'semantic_head': semantic_head, 'activation': activation}
 
 
-def configured(backbone_options, options):
+def _variant(backbone_options, options):
   """Returns the backbone's NetworkOptions and MaskTransformerOptions, changed by the config.
 
   Raises:
