@@ -28,8 +28,9 @@ _CONFIGS = {
 # Dilated, depthwise and switchable convolutions in the backbone as well.
 _BACKBONES = {'stride 8': 'model_options { backbone { output_stride: 8 } }',
               'switchable': 'model_options { backbone { use_sac_beyond_stride: 8 } }'}
-# Architectures whose backbones have neither.
-_OTHER_BACKBONES = {'mask2former': {'ResNet': '', 'Swin': tiny_mask2former.SWIN}}
+# Architectures whose backbones do not have both.
+_OTHER_BACKBONES = {'mask2former': {'ResNet': '', 'Swin': tiny_mask2former.SWIN},
+                    'cmt_deeplab': {'stride 16': '', 'switchable': _BACKBONES['switchable']}}
 
 
 def _step(config):
