@@ -195,7 +195,7 @@ class DualPathLayer(keras.layers.Layer):
                narrow_memory: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """Updates both paths by what their `bottlenecks` read of each other."""
     memory_qkv, pixel_qkv = self.projections(narrow_pixels, narrow_memory, training)
-    size = dimensions(pixels)[1:3]
+    size = tuple(dimensions(pixels)[1:3])
     read = self.memory_attention(*self.memory_reads(memory_qkv, pixel_qkv), training=training,
                                  key_size=size)
     new_memory = self.update_memory(memory, read, training)

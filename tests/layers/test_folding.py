@@ -8,7 +8,6 @@ import tensorflow as tf
 import tiny
 import tiny_centers
 import tiny_classification
-import tiny_cmt
 
 import deeplab_tf
 from deeplab_tf.compat import keras
@@ -53,8 +52,7 @@ def _train_norms(model, images):
 
 def _config(kind, folder, overrides):
   folder.mkdir(exist_ok=True)
-  path = {'max_deeplab': tiny.write_config, 'cmt_deeplab': tiny_cmt.write_config,
-          'panoptic_deeplab': tiny_centers.write_config,
+  path = {'max_deeplab': tiny.write_config, 'panoptic_deeplab': tiny_centers.write_config,
           'classification': tiny_classification.write_experiment}[kind](folder)
   return deeplab_tf.load_config(path, overrides)
 
@@ -72,13 +70,12 @@ def _largest_errors(actual, expected):
 
 @pytest.mark.parametrize('kind, overrides', [
     ('max_deeplab', ()),
-    ('cmt_deeplab', ()),
     ('panoptic_deeplab', ()),
     ('panoptic_deeplab', (_BACKBONE % 'use_squeeze_and_excite: true use_sac_beyond_stride: 32',)),
     ('panoptic_deeplab', (_AXIAL,)),
     ('panoptic_deeplab', (_AXIAL, _BACKBONE % 'attention { span: 5 key_positions: false }')),
     ('classification', ()),
-], ids=['max_deeplab', 'cmt_deeplab', 'resnet', 'resnet sac', 'axial', 'axial span',
+], ids=['max_deeplab', 'resnet', 'resnet sac', 'axial', 'axial span',
         'classification'])
 def test_outputs_of_a_folded_network_are_those_of_before(tmp_path, kind, overrides):
   model = _model(kind, tmp_path / 'a', overrides)

@@ -12,7 +12,8 @@ from deeplab_tf import models, profiling
 from deeplab_tf.compat import keras
 from deeplab_tf.config import ConfigError, load_config
 from deeplab_tf.data import catalog
-from deeplab_tf.layers import randomness
+from deeplab_tf.layers import folding, randomness
+from deeplab_tf.layers.normalization import BatchNorm
 from deeplab_tf.layers.variable_paths import variables_by_path
 from deeplab_tf.models import cmt_deeplab
 from deeplab_tf.structures import split_layers
@@ -190,6 +191,24 @@ def test_output_strides_change_no_variable(tmp_path):
       tmp_path, f'model_options {{ backbone {{ output_stride: {stride} }} }}'))).items()}
            for stride in (16, 32)]
   assert found[0] == found[1]
+
+
+def test_folding_norms_changes_no_output(tmp_path):
+  # Not with the random statistics of test_folding.py: of two images of noise, what centers read of
+  # a nearly even assignment hardly varies, so that its norm makes much of the last digits.
+  keras.utils.set_random_seed(3)
+  model = models.build_model(_config(tmp_path))
+  rng = np.random.default_rng(0)
+  for layer in model.submodules:
+    if isinstance(layer, BatchNorm):
+      layer.gamma.assign(rng.uniform(0.5, 1, layer.gamma.shape))
+      layer.beta.assign(rng.normal(size=layer.beta.shape) / 4)
+      layer.moving_mean.assign(rng.normal(size=layer.beta.shape) / 4)
+  expected = model(_IMAGES)
+  folding.fold_norms(model)
+  for name, value in model(_IMAGES).items():
+    np.testing.assert_allclose(value, expected[name], rtol=1e-3,
+                               atol=1e-4 * np.abs(expected[name]).max(), err_msg=name)
 
 
 def test_two_networks_are_counted_by_part(tmp_path):
