@@ -42,7 +42,7 @@ def test_each_variant_is_in_the_module_that_the_package_says():
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-  with pytest.raises(ConfigError, match=r'backbone.name is "resnet5": there are axial_resnet_s, .*'
+  with pytest.raises(ConfigError, match=r'backbone.name is "resnet5": there are axial_resnet50, .*'
                                         r'resnet50, .*Did you mean "resnet50"\?'):
     backbones.build(_options(name='resnet5'), BatchNorm)
 
