@@ -53,9 +53,9 @@ def run(doc: str, config: str, tables: Tables, shown: Sequence[str]) -> None:
   """
   args = _parse(doc, tables, shown)
   args.output_dir.mkdir(parents=True, exist_ok=True)
-  steps = config_lib.load_config(ROOT / config).trainer_options.solver_options
+  solver = config_lib.load_config(ROOT / config).trainer_options.solver_options
   results = Results(args.results or args.output_dir / 'results.jsonl', config,
-                    steps.training_number_of_steps)
+                    solver.training_number_of_steps)
   end, left = time.monotonic() + 60 * args.minutes, 0
   chosen = {name: tables[name] for name in args.tables}
   for options, seed in trainings(chosen):

@@ -193,7 +193,18 @@ class DualPathLayer(keras.layers.Layer):
 
   def exchange(self, pixels: tf.Tensor, memory: tf.Tensor, narrow_pixels: tf.Tensor,
                narrow_memory: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Updates both paths by what their `bottlenecks` read of each other."""
+    """Updates both paths by what they read of each other.
+
+    Args:
+      pixels: [batch, height, width, pixel_channels], before the activation.
+      memory: [batch, queries, memory_channels].
+      narrow_pixels: [batch, height * width, bottleneck channels]; see `bottlenecks`.
+      narrow_memory: [batch, queries, bottleneck channels].
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+
+    Returns:
+      The updated pixels and memory, of the same shapes.
+    """
     memory_qkv, pixel_qkv = self.projections(narrow_pixels, narrow_memory, training)
     size = tuple(dimensions(pixels)[1:3])
     read = self.memory_attention(*self.memory_reads(memory_qkv, pixel_qkv), training=training,
@@ -224,15 +235,26 @@ class DualPathLayer(keras.layers.Layer):
     return memory_qkv[0], key, value
 
   def update_memory(self, memory: tf.Tensor, read: tf.Tensor, training: bool) -> tf.Tensor:
-    """Returns the memory after what it read, [batch, queries, values], and after the
-    feed-forward network."""
+    """Returns the memory after its residual branch and the feed-forward network.
+
+    Args:
+      memory: [batch, queries, memory_channels].
+      read: [batch, queries, value channels], what it read, activated.
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+    """
     branch = self.memory_conv3(read, training=training)
     memory = self._activation(memory + drop_path(branch, self.keep_prob, training))
     branch = self.feed_forward2(self.feed_forward1(memory, training=training), training=training)
     return self._activation(memory + drop_path(branch, self.keep_prob, training))
 
   def update_pixels(self, pixels: tf.Tensor, read: tf.Tensor, training: bool) -> tf.Tensor:
-    """Returns the pixels after what they read, [batch, height * width, values]."""
+    """Returns the pixels after their residual branch, before the activation.
+
+    Args:
+      pixels: [batch, height, width, pixel_channels], before the activation.
+      read: [batch, height * width, value channels], what they read, activated.
+      training: Whether batch norms use the batch's statistics and branches are dropped.
+    """
     branch = tf.reshape(self.pixel_conv3(read, training=training), dimensions(pixels))
     return pixels + drop_path(branch, self.keep_prob, training)
 
